@@ -1,0 +1,1 @@
+//! Opens the rooms, joins them, and closes them in the reverse order.

@@ -1,0 +1,1 @@
+//! The TOML file: the sum of the rooms' configurations.

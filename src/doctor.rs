@@ -1,0 +1,1 @@
+//! What this board has and what would be used.

@@ -1,0 +1,229 @@
+//! How a browser reaches us: every way in becomes a stream of [`Call`]s, as a listener gives TCP streams.
+//!
+//! A WebSocket, a WHEP resource and (later) a pair of MQTT topics each carry one call. Who answers a call cannot
+//! tell which it was. SDP is an opaque string here but for the ICE lines that WHEP's PATCH needs.
+
+mod websocket;
+mod whep;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+pub use websocket::serve as serve_websocket;
+pub use whep::{Whep, router as whep_router};
+
+/// The largest signalling message that is read. A Chromium offer with all its codecs is about 8 KiB;
+/// MQTT's usual packet limit is 256 KiB.
+pub const MOST_BYTES: usize = 256 * 1024;
+
+/// How many signals may wait in each direction of a call. A browser trickles about ten candidates.
+const QUEUE: usize = 64;
+
+/// Names one viewer from its first message to its last. Unguessable, since WHEP puts it into a URL.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct ViewerId(String);
+
+impl ViewerId {
+    /// A new name: 128 random bits in hexadecimal.
+    pub fn random() -> Self {
+        Self(format!("{:032x}", rand::random::<u128>()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Only the beginning, which tells viewers apart in a log without giving away a WHEP session.
+impl fmt::Display for ViewerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0[..8])
+    }
+}
+
+/// One viewer's conversation with the board.
+///
+/// It ends when either side drops its channel.
+#[derive(Debug)]
+pub struct Call {
+    /// Who calls.
+    pub viewer: ViewerId,
+    /// Which way the call came, for status and logs.
+    pub way: Way,
+    /// The camera asked for by name; `None` is the first one.
+    pub camera: Option<String>,
+    /// What the viewer sends.
+    pub incoming: mpsc::Receiver<Signal>,
+    /// What the viewer gets.
+    pub outgoing: mpsc::Sender<Signal>,
+}
+
+/// The other end of a [`Call`], held by the way in.
+#[derive(Debug)]
+pub struct Line {
+    /// The call's viewer.
+    pub viewer: ViewerId,
+    /// Towards whoever answers.
+    pub to_device: mpsc::Sender<Signal>,
+    /// From whoever answers.
+    pub to_viewer: mpsc::Receiver<Signal>,
+}
+
+/// Opens a call and its other end.
+pub fn call(way: Way, camera: Option<String>) -> (Call, Line) {
+    let viewer = ViewerId::random();
+    let (to_device, incoming) = mpsc::channel(QUEUE);
+    let (outgoing, to_viewer) = mpsc::channel(QUEUE);
+    (Call { viewer: viewer.clone(), way, camera, incoming, outgoing }, Line { viewer, to_device, to_viewer })
+}
+
+/// The ways in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// `/api/signal`
+    WebSocket,
+    /// `/whep`
+    Whep,
+}
+
+/// A signalling message. The same JSON on every way in; unknown fields are ignored, unknown types refused.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Signal {
+    /// The viewer's session description.
+    Offer {
+        /// RFC 8866 text.
+        sdp: String,
+    },
+    /// The board's session description.
+    Answer {
+        /// RFC 8866 text.
+        sdp: String,
+    },
+    /// One ICE candidate; `null` ends them.
+    Candidate {
+        /// As the browser's `RTCIceCandidate.toJSON()` gives it.
+        candidate: Option<Candidate>,
+    },
+    /// Something the other side said cannot be done.
+    Error {
+        /// A stable word for programs.
+        #[serde(default)]
+        code: Refusal,
+        /// A sentence for people: what, where, and what to do.
+        reason: String,
+    },
+    /// The conversation ends.
+    Bye {
+        /// Why.
+        #[serde(default)]
+        reason: String,
+    },
+}
+
+impl Signal {
+    /// An error to the viewer.
+    pub fn error(code: Refusal, reason: impl Into<String>) -> Self {
+        Self::Error { code, reason: reason.into() }
+    }
+}
+
+/// RTCIceCandidateInit (W3C WebRTC, section 4.8.1).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Candidate {
+    /// The candidate-attribute (RFC 8839, section 5.1); empty ends the candidates of a generation.
+    pub candidate: String,
+    /// The media section's identification tag.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sdp_mid: Option<String>,
+    /// The media section's index.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sdp_m_line_index: Option<u16>,
+    /// The ICE generation it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username_fragment: Option<String>,
+}
+
+/// Why something was refused, in a word that programs can rely on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refusal {
+    /// Not JSON, a wrong type, an unknown message, too long, or out of turn.
+    #[default]
+    BadMessage,
+    /// The offer is not SDP, or nothing that can be answered.
+    BadOffer,
+    /// The offer is sound but has no codec that this board sends.
+    NoCommonCodec,
+    /// The candidate cannot be read.
+    BadCandidate,
+    /// No camera of that name.
+    UnknownCamera,
+    /// The camera gives no picture at the moment.
+    NoPicture,
+    /// As many viewers as the configuration admits are watching.
+    TooManyViewers,
+    /// The board itself failed.
+    Internal,
+}
+
+/// Reads one message from text. The error says what is wrong with it, for the one who sent it.
+pub fn parse(text: &str) -> Result<Signal, String> {
+    if text.len() > MOST_BYTES {
+        return Err(format!("the message has {} bytes; at most {MOST_BYTES} are read", text.len()));
+    }
+    serde_json::from_str(text).map_err(|error| {
+        format!("not a signalling message ({error}); send {{\"type\":\"offer\"|\"candidate\"|\"bye\", ..}}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_read_and_write_as_documented() {
+        let cases = [
+            (r#"{"type":"offer","sdp":"v=0"}"#, Signal::Offer { sdp: "v=0".into() }),
+            (r#"{"type":"candidate","candidate":null}"#, Signal::Candidate { candidate: None }),
+            (
+                r#"{"type":"candidate","candidate":{"candidate":"c","sdpMid":"0","sdpMLineIndex":0}}"#,
+                Signal::Candidate {
+                    candidate: Some(Candidate {
+                        candidate: "c".into(),
+                        sdp_mid: Some("0".into()),
+                        sdp_m_line_index: Some(0),
+                        username_fragment: None,
+                    }),
+                },
+            ),
+            (r#"{"type":"bye","reason":"done"}"#, Signal::Bye { reason: "done".into() }),
+            (r#"{"type":"error","code":"bad-offer","reason":"r"}"#, Signal::error(Refusal::BadOffer, "r")),
+        ];
+        for (text, signal) in cases {
+            assert_eq!(parse(text).unwrap(), signal);
+            assert_eq!(serde_json::to_string(&signal).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored_and_unknown_types_refused() {
+        assert!(parse(r#"{"type":"offer","sdp":"v=0","colour":"red"}"#).is_ok());
+        assert!(parse(r#"{"type":"dance"}"#).unwrap_err().contains("unknown variant `dance`"));
+        assert!(parse(r#"{"type":"offer","sdp":5}"#).unwrap_err().contains("expected a string"));
+        assert!(parse("[[[[").is_err());
+        assert!(parse(&" ".repeat(MOST_BYTES + 1)).unwrap_err().contains("bytes"));
+    }
+
+    #[test]
+    fn a_viewer_is_logged_by_the_beginning_of_its_name_only() {
+        let viewer = ViewerId::random();
+        assert_eq!(viewer.to_string().len(), 8);
+        assert_eq!(viewer.as_str().len(), 32);
+    }
+}

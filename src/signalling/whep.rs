@@ -1,0 +1,5 @@
+//! One WHEP resource is one call.
+/// Placeholder.
+pub struct Whep;
+/// Placeholder.
+pub fn router() {}

@@ -1,0 +1,1 @@
+//! Ready, stopping and watchdog for systemd; silent elsewhere.
