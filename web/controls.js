@@ -69,11 +69,10 @@ export class Controls {
   }
 
   showVolume() {
-    const { video, slider, unmute } = this.#view;
+    const { video, slider } = this.#view;
     const silent = video.muted || video.volume === 0;
     label(this.#view.control('mute'), silent ? 'muted' : 'sound', silent ? 'Sound on' : 'Sound off', 'm');
     slider.value = video.muted ? 0 : video.volume;
-    if (!silent) unmute.hidden = true;
   }
 
   /** Takes a key, unless it is meant for a field or is part of a shortcut of the browser. */

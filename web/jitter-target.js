@@ -13,6 +13,8 @@ const RAISED_MS = 180;
 const LOSS_SHARE = 0.01;
 /** One lost packet in a second with few packets is a large share, and still one packet. */
 const LOSS_PACKETS = 2;
+/** Freezes without loss come from a path that delays (Wi-Fi) or a busy machine. One may be chance, two this close not. */
+const FREEZES_WITHIN_MS = 5000;
 /** Loss comes in bursts: taking the delay back earlier would meet the next burst unprepared. */
 const QUIET_MS = 10_000;
 /** A path that proves bad again and again is believed for longer, up to this. */
@@ -25,6 +27,7 @@ export class JitterTarget {
   target = 0;
   #quiet = QUIET_MS;
   #lastTrouble = -Infinity;
+  #lastFreeze = -Infinity;
   #lowered = -Infinity;
 
   /**
@@ -35,7 +38,9 @@ export class JitterTarget {
    */
   update({ lost, received, freezes }, now) {
     const lossy = lost >= LOSS_PACKETS && lost >= LOSS_SHARE * (lost + received);
-    if (lossy || freezes > 0) {
+    const frozen = freezes > 1 || (freezes === 1 && now - this.#lastFreeze < FREEZES_WITHIN_MS);
+    if (freezes > 0) this.#lastFreeze = now;
+    if (lossy || frozen) {
       if (this.target === 0) {
         const relapse = now - this.#lowered < RELAPSE_MS;
         this.#quiet = relapse ? Math.min(2 * this.#quiet, LONGEST_QUIET_MS) : QUIET_MS;

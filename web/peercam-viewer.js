@@ -36,6 +36,8 @@ export class PeercamViewer extends HTMLElement {
   #wanted = false;
   #hiding = 0;
   #listening = null;
+  /** The browser has forbidden sound before a click or key. */
+  #soundBlocked = false;
 
   constructor() {
     super();
@@ -176,6 +178,7 @@ export class PeercamViewer extends HTMLElement {
     this.#situation.show(situation);
     this.#controls.showSituation(situation);
     if (situation.state === 'live') this.#view.volume.hidden = !this.#session.peer.hasAudio;
+    this.#offerSound();
     this.dispatchEvent(new CustomEvent('state', { detail: situation }));
   }
 
@@ -188,14 +191,13 @@ export class PeercamViewer extends HTMLElement {
 
   /** Plays with sound if the browser lets it without a click, else without and with an offer to turn it on. */
   async #playVideo() {
-    const { video, unmute } = this.#view;
+    const { video } = this.#view;
     try {
       await video.play();
     } catch (error) {
       // Any other error: a newer stream came, or the connection was given up, which the session tells.
       if (error.name !== 'NotAllowedError') return;
-      video.muted = true;
-      unmute.hidden = false;
+      video.muted = this.#soundBlocked = true;
       await video.play().catch(() => {});
     }
   }
@@ -207,7 +209,14 @@ export class PeercamViewer extends HTMLElement {
       const byPerson = !document.hidden || document.pictureInPictureElement === video;
       if (this.state === 'live' && !video.ended && byPerson) this.stop();
     });
+    video.addEventListener('volumechange', () => this.#offerSound());
     video.addEventListener('play', () => this.state === 'paused' && !this.#wanted && this.play());
+  }
+
+  #offerSound() {
+    const { video, volume, unmute } = this.#view;
+    if (!video.muted) this.#soundBlocked = false;
+    unmute.hidden = !this.#soundBlocked || volume.hidden || this.state !== 'live';
   }
 
   #visibilityChanged() {

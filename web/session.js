@@ -16,8 +16,9 @@ import { StatisticsReader } from './statistics.js';
  *   offline: the board cannot be reached, tried again at `retryAt`; refused: the board does not want this viewer now;
  *   login: it wants its secret; paused: stopped by the viewer, or because nobody looks.
  *
- * @typedef {{state: State, reason: string, retryAt: number | null}} Situation
- *   `reason` is a sentence for people, perhaps empty; `retryAt` is on the scale of `performance.now()`.
+ * @typedef {{state: State, reason: string, code: string, retryAt: number | null}} Situation
+ *   `reason` is a sentence for people, perhaps empty; `code` is the board's word for it where it refused;
+ *   `retryAt` is on the scale of `performance.now()`.
  */
 
 /** A new frame has to come within this time, or the picture counts as standing still. */
@@ -38,6 +39,8 @@ const REFUSED_RETRY_MS = [4000, 6000];
 const WATCH_MS = 250;
 /** Counters are read once a second: often enough for people and for the jitter buffer, and getStats is not cheap. */
 const STATISTICS_MS = 1000;
+/** A picture that has just begun may stumble once more; that is no sign of a bad path. */
+const SETTLED_MS = 3000;
 /** Right after the data channel opens, so that one round trip is a quick one: 5 in half a second. */
 const FIRST_PINGS = 5;
 const FIRST_PING_MS = 100;
@@ -48,7 +51,7 @@ const HARMLESS = new Set(['bad-candidate', 'bad-message']);
 
 export class Session extends EventTarget {
   /** @type {Situation} */
-  situation = { state: 'idle', reason: '', retryAt: null };
+  situation = { state: 'idle', reason: '', code: '', retryAt: null };
   /** @type {Peer | null} */
   peer = null;
   /** @type {import('./statistics.js').Statistics | null} */
@@ -67,6 +70,8 @@ export class Session extends EventTarget {
   /** When the ICE restart that is under way began. */
   #restartedAt = null;
   #connectedAt = null;
+  /** When the board said that its camera gives pictures again. */
+  #cameraBackAt = -Infinity;
   #liveSince = Infinity;
   #lastPong = -Infinity;
   #camera = { state: 'live', reason: '' };
@@ -93,6 +98,7 @@ export class Session extends EventTarget {
   /** Starts, or tries again at once. Fires `state`, `statistics` and `stream`. */
   start() {
     this.#end('starting again');
+    this.#tell('connecting', '');
     this.#connect();
   }
 
@@ -107,10 +113,10 @@ export class Session extends EventTarget {
   }
 
   #connect() {
-    this.#tell('connecting', this.situation.state === 'offline' ? this.situation.reason : '');
     this.#clock = new BoardClock();
     this.#jitter = new JitterTarget();
     this.#camera = { state: 'live', reason: '' };
+    this.#cameraBackAt = -Infinity;
     this.#viewers = null;
     this.#lastPong = -Infinity;
     this.#restartedAt = null;
@@ -135,7 +141,7 @@ export class Session extends EventTarget {
     this.dispatchEvent(new Event('stream'));
   }
 
-  /** Frees everything of the current connection. The video keeps its last frame, under whatever is told above it. */
+  /** Frees everything of the current connection. */
   #end(reason) {
     for (const timer of this.#timers.splice(0)) clearInterval(timer);
     this.#frames.stop();
@@ -148,11 +154,17 @@ export class Session extends EventTarget {
   }
 
   /** Ends the connection and makes another after a while. */
-  #retry(state, reason, [least, most] = RETRY_MS) {
+  #retry(state, reason, code = '') {
     this.#end(reason);
+    const [least, most] = state === 'refused' ? REFUSED_RETRY_MS : RETRY_MS;
     const wait = least + Math.random() * (most - least);
-    this.#tell(state, reason, performance.now() + wait);
-    this.#timers.push(setTimeout(() => this.#connect(), wait));
+    this.#tell(state, reason, { code, retryAt: performance.now() + wait });
+    const again = () => {
+      // The state stays until the attempt has come to something: a page that alternates every second reads badly.
+      this.#tell(state, reason, { code });
+      this.#connect();
+    };
+    this.#timers.push(setTimeout(again, wait));
   }
 
   // What comes from the board.
@@ -173,11 +185,11 @@ export class Session extends EventTarget {
     if (HARMLESS.has(code) && this.peer.isAnswered && !restarting) {
       console.warn(`peercam: the board reports ${code}: ${reason}`);
     } else if (code === 'no-picture') {
-      this.#retry('waiting', reason);
+      this.#retry('waiting', reason, code);
     } else if (restarting || code === 'internal') {
       this.#retry('offline', reason);
     } else {
-      this.#retry('refused', reason, REFUSED_RETRY_MS);
+      this.#retry('refused', reason, code);
     }
   }
 
@@ -196,6 +208,7 @@ export class Session extends EventTarget {
       this.#clock.add(message, now);
     } else if (message.type === 'event' && message.event === 'camera') {
       this.#camera = { state: message.state, reason: message.reason ?? '' };
+      if (message.state === 'live') this.#cameraBackAt = now;
       this.#watch();
     } else if (message.type === 'event' && message.event === 'viewers') {
       this.#viewers = message.viewers;
@@ -233,11 +246,11 @@ export class Session extends EventTarget {
     // The connection's state need not change when a new path is found; frames tell.
     if (this.#restartedAt !== null && this.#frames.lastFrame > this.#restartedAt) this.#settled();
     if (this.#connectedAt === null || this.#restartedAt !== null) return;
-    const without = now - Math.max(this.#frames.lastFrame, this.#connectedAt);
+    const without = now - Math.max(this.#frames.lastFrame, this.#connectedAt, this.#cameraBackAt);
     const cameraIsAway = this.#camera.state === 'waiting' || this.#camera.state === 'starting';
     const boardIsSilent = now - this.#lastPong > RESTART_MS;
     if (without < STALL_MS) {
-      if (this.#frames.lastFrame > this.#connectedAt) this.#tell('live', '');
+      if (now - this.#frames.lastFrame < STALL_MS) this.#tell('live', '');
       else if (cameraIsAway) this.#tellOfCamera();
       return;
     }
@@ -291,7 +304,7 @@ export class Session extends EventTarget {
     this.#frames.decoded(figures.framesDecoded);
     // A standstill is counted as a freeze when it ends. A long one was the camera's or a broken path's, and no jitter
     // buffer would have helped.
-    const freezes = figures.at - this.#liveSince > STATISTICS_MS ? since.freezes : 0;
+    const freezes = figures.at - this.#liveSince > SETTLED_MS ? since.freezes : 0;
     const before = this.#jitter.target;
     const target = this.#jitter.update({ ...since, freezes }, figures.at);
     if (target !== before) peer.setJitterBufferTarget(target);
@@ -312,11 +325,11 @@ export class Session extends EventTarget {
     return timer;
   }
 
-  #tell(state, reason, retryAt = null) {
+  #tell(state, reason, { code = '', retryAt = null } = {}) {
     const before = this.situation;
     if (before.state === state && before.reason === reason && before.retryAt === retryAt) return;
     if (before.state !== state) this.#liveSince = state === 'live' ? performance.now() : Infinity;
-    this.situation = { state, reason, retryAt };
+    this.situation = { state, reason, code, retryAt };
     this.dispatchEvent(new Event('state'));
   }
 }

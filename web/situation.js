@@ -16,6 +16,16 @@ const WORDS = {
   paused: { tone: 'quiet', word: 'Paused', title: 'Paused', sign: 'pause', action: 'Play' },
 };
 
+/** What the board's refusals are called, where there is something better than "Refused". */
+const REFUSALS = {
+  'too-many-viewers': { word: 'Full', title: 'Too many are watching' },
+  'unknown-camera': { word: 'No camera', title: 'There is no such camera' },
+  'no-common-codec': { word: 'Not playable', title: 'This browser cannot play the camera' },
+};
+
+/** States in which there is no connection, and so no picture that could be stale. */
+const BLANK = new Set(['idle', 'offline', 'refused', 'login', 'paused']);
+
 /** Shows the situation in the pill and the veil of a view. */
 export class SituationView {
   #view;
@@ -27,20 +37,22 @@ export class SituationView {
   }
 
   /** @param {import('./session.js').Situation} situation */
-  show({ state, reason, retryAt }) {
-    const { tone, word, title, sign, action } = WORDS[state];
+  show({ state, reason, code, retryAt }) {
+    const { tone, word, title, sign, action } = { ...WORDS[state], ...REFUSALS[code] };
     const { pill, veil, stage, announcement } = this.#view;
     clearInterval(this.#countdown);
     pill.dataset.tone = tone;
     pill.firstChild.data = word;
-    this.#beside('');
+    this.#beside(state === 'offline' || state === 'refused' ? 'trying now' : '');
     if (retryAt !== null) {
-      const count = () => this.#beside(`again in ${Math.max(1, Math.ceil((retryAt - performance.now()) / 1000))} s`);
+      const count = () => this.#beside(`retrying in ${Math.max(1, Math.ceil((retryAt - performance.now()) / 1000))} s`);
       this.#countdown = setInterval(count, 250);
       count();
     }
     veil.hidden = state === 'live';
+    stage.dataset.state = state;
     stage.classList.toggle('stale', state !== 'live');
+    stage.classList.toggle('blank', BLANK.has(state));
     veil.querySelector('.sign').innerHTML = sign ? icon(sign) : '';
     veil.querySelector('.sign').hidden = !sign;
     veil.querySelector('.spinner').hidden = Boolean(sign);
@@ -48,7 +60,9 @@ export class SituationView {
     veil.querySelector('p').textContent = reason;
     veil.querySelector('.action').textContent = action;
     veil.querySelector('.action').hidden = !action;
-    announcement.textContent = [title || word, reason].filter(Boolean).join('. ');
+    // Written only when it is news, since a screen reader reads it out each time.
+    const news = [title || word, reason].filter(Boolean).join('. ');
+    if (announcement.textContent !== news) announcement.textContent = news;
   }
 
   /** While live, the delay stands beside the word: the one figure that says how live it is. */

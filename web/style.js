@@ -7,7 +7,7 @@ export const style = new CSSStyleSheet();
 style.replaceSync(`
 :host {
   --accent: var(--peercam-accent, #4cc2a5);
-  --surface: rgb(18 20 23 / 0.72);
+  --surface: rgb(18 20 23 / 0.86);
   --line: rgb(255 255 255 / 0.12);
   --text: #f3f4f5;
   --soft: rgb(243 244 245 / 0.68);
@@ -34,6 +34,7 @@ style.replaceSync(`
 .stage { position: absolute; inset: 0; }
 .picture { position: absolute; inset: 0; overflow: hidden; touch-action: pan-x pan-y; }
 video { width: 100%; height: 100%; display: block; object-fit: contain; }
+/* Nothing here blurs what is behind it: that would redraw with each frame of the video, and so add to its delay. */
 /* An old picture must not pass for a live one. */
 .stage.stale video { filter: grayscale(0.9) brightness(0.4) blur(6px); }
 
@@ -45,11 +46,16 @@ button {
   font: inherit; color: inherit; background: none; border: 0; padding: 0; margin: 0; cursor: pointer;
   touch-action: manipulation;
 }
+button:disabled { opacity: 0.35; cursor: default; }
 button:focus-visible, input:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 
+/* A video whose tracks have ended shows a black square. */
+.stage.blank .picture { opacity: 0; }
+
 /* What lies over the picture fades while nobody needs it. */
-.top, .bar { transition: opacity 0.25s, transform 0.25s; }
-.quiet .top, .quiet .bar, .quiet .top > *, .quiet .bar > * { opacity: 0; pointer-events: none; }
+.top, .bar, .unmute { transition: opacity 0.25s, transform 0.25s; }
+.quiet .top, .quiet .bar, .quiet .unmute { opacity: 0; }
+.quiet .top > *, .quiet .bar > *, .quiet .unmute { pointer-events: none; }
 .quiet .bar { transform: translateY(0.5rem); }
 .quiet { cursor: none; }
 
@@ -64,7 +70,7 @@ button:focus-visible, input:focus-visible { outline: 2px solid var(--accent); ou
 .top > * { pointer-events: auto; }
 .pill {
   display: inline-flex; align-items: center; gap: 0.5rem; min-height: 2rem; padding: 0.25rem 0.8125rem 0.25rem 0.6875rem;
-  border-radius: 1rem; background: var(--surface); backdrop-filter: blur(12px) saturate(1.3);
+  border-radius: 1rem; background: var(--surface);
   font-size: 0.8125rem; font-weight: 550; letter-spacing: 0.01em; white-space: nowrap;
   font-variant-numeric: tabular-nums;
 }
@@ -88,6 +94,8 @@ button:focus-visible, input:focus-visible { outline: 2px solid var(--accent); ou
 .veil h2 { margin: 0; font-size: 1.1875rem; font-weight: 600; letter-spacing: -0.01em; text-wrap: balance; }
 .veil p { margin: 0; color: var(--soft); text-wrap: pretty; overflow-wrap: anywhere; }
 .veil .action { margin-top: 1rem; }
+/* A connection that comes about at once should not flash anything at the eye. */
+[data-state="connecting"] .veil { animation-delay: 0.3s; }
 @keyframes appear { from { opacity: 0; } }
 .action {
   display: inline-flex; align-items: center; gap: 0.5rem; min-height: 2.75rem; padding: 0.5rem 1.25rem;
@@ -96,7 +104,7 @@ button:focus-visible, input:focus-visible { outline: 2px solid var(--accent); ou
 .action:hover { background: #fff; }
 .spinner {
   width: 2.5rem; height: 2.5rem; margin-bottom: 0.625rem; border-radius: 50%;
-  border: 2.5px solid rgb(255 255 255 / 0.16); border-top-color: var(--text); animation: turn 0.9s linear infinite;
+  border: 2.5px solid rgb(255 255 255 / 0.16); border-top-color: var(--text); animation: turn 0.9s 0.3s linear infinite;
 }
 @keyframes turn { to { transform: rotate(1turn); } }
 
@@ -130,7 +138,7 @@ button:focus-visible, input:focus-visible { outline: 2px solid var(--accent); ou
 .panel {
   position: absolute; z-index: 4; max-height: calc(100% - 2rem); overflow: auto; overscroll-behavior: contain;
   border-radius: 0.875rem; background: var(--surface); border: 1px solid var(--line);
-  backdrop-filter: blur(18px) saturate(1.3); animation: appear 0.15s both;
+  animation: appear 0.15s both;
 }
 .panel header { display: flex; align-items: center; justify-content: space-between; padding: 0.25rem 0.25rem 0 1rem; }
 .panel h2 { margin: 0; font-size: 0.8125rem; font-weight: 600; }
@@ -150,6 +158,7 @@ button:focus-visible, input:focus-visible { outline: 2px solid var(--accent); ou
 .latency b.gap { font-size: 0.9375rem; letter-spacing: 0; font-weight: 500; }
 .latency small { color: var(--soft); font-size: 0.75rem; }
 .latency svg { width: 100%; height: 2.25rem; margin-top: 0.5rem; color: var(--accent); stroke-width: 1.5; overflow: visible; }
+.help dl { row-gap: 0.4375rem; }
 .help { inset: 0; margin: auto; width: 19rem; max-width: calc(100% - 2rem); height: fit-content; }
 kbd {
   font: 500 0.75rem/1 ui-monospace, "SF Mono", Menlo, Consolas, monospace; padding: 0.1875rem 0.4375rem; border-radius: 0.3125rem;

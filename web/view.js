@@ -20,7 +20,7 @@ template.innerHTML = `
       <div class="pill" part="pill">&nbsp;<span></span></div>
       <slot name="top"></slot>
     </div>
-    <button class="action unmute" type="button" hidden>${icon('muted')}Tap for sound</button>
+    <button class="action unmute" type="button" hidden>${icon('muted')}Turn on sound</button>
     <div class="bar" role="toolbar" aria-label="Camera controls" hidden>
       <button type="button" data-does="pause"></button>
       <div class="volume" hidden>
