@@ -64,7 +64,9 @@ export class Controls {
     const paused = ['idle', 'paused', 'login'].includes(state);
     const button = this.#view.control('pause');
     label(button, paused ? 'play' : 'pause', paused ? 'Play' : 'Pause', 'Space');
-    this.#view.control('snapshot').disabled = this.#view.video.videoWidth === 0;
+    // The last picture can be saved as long as its connection lives.
+    const picture = ['live', 'waiting', 'stalled'].includes(state) && this.#view.video.videoWidth > 0;
+    this.#view.control('snapshot').disabled = !picture;
     this.wake();
   }
 

@@ -214,6 +214,8 @@ export class Session extends EventTarget {
       this.#viewers = message.viewers;
     } else if (message.type === 'bye') {
       this.#retry('offline', message.reason || 'The board ended the connection.');
+    } else if (message.type === 'error') {
+      console.warn(`peercam: the board did not understand: ${message.reason}`);
     }
   }
 

@@ -2,8 +2,9 @@
  * Reads the time code of the test picture from a video frame, for measuring latency from the outside.
  *
  * The code stands at the top left as two rows of 20 square blocks, white for 1: 32 bits of the Unix time in
- * milliseconds (modulo 2^32, most significant bit first), then a CRC-8 (polynomial 0x07, initially 0) of those 4 bytes.
- * The edge of a block is a 80th of the picture's width, at least 8 pixels, rounded down to an even number.
+ * milliseconds (modulo 2^32, most significant bit first), then a CRC-8 (polynomial 0x07, initially 0xff) of those
+ * 4 bytes. The edge of a block is an 80th of the picture's width, at least 8 pixels, rounded down to an even number.
+ * It is painted by src/camera/time_code.rs.
  */
 const COLUMNS = 20;
 const ROWS = 2;
@@ -30,8 +31,7 @@ export function readTimeCode(video) {
     bytes[bit >> 3] = ((bytes[bit >> 3] ?? 0) << 1) | isWhite(data, canvas.width, column * edge, row * edge, edge);
   }
   const time = bytes.slice(0, 4);
-  // A black picture is a sound code for 0, since the CRC of zeros is zero.
-  if (crc8(time) !== bytes[4] || time.every((byte) => byte === 0)) return null;
+  if (crc8(time) !== bytes[4]) return null;
   return time.reduce((all, byte) => all * 256 + byte, 0);
 }
 
@@ -57,11 +57,11 @@ function isWhite(data, stride, left, top, edge) {
       pixels++;
     }
   }
-  return sum / pixels > 127 ? 1 : 0;
+  return sum / pixels > 128 ? 1 : 0;
 }
 
 function crc8(bytes) {
-  let crc = 0;
+  let crc = 0xff;
   for (const byte of bytes) {
     crc ^= byte;
     for (let bit = 0; bit < 8; bit++) crc = crc & 0x80 ? ((crc << 1) ^ POLYNOMIAL) & 0xff : (crc << 1) & 0xff;
