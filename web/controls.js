@@ -44,7 +44,7 @@ export class Controls {
     slider.addEventListener('input', () => this.#setVolume(Number(slider.value)));
     viewer.addEventListener('keydown', (event) => this.key(event));
     video.addEventListener('volumechange', () => this.showVolume());
-    document.addEventListener('fullscreenchange', () => this.#showFullscreen());
+    viewer.addEventListener('fullscreenchange', () => this.#showFullscreen());
     for (const sign of ['pointermove', 'pointerdown', 'focusin']) viewer.addEventListener(sign, () => this.wake());
     viewer.addEventListener('pointerleave', () => this.#fadeIn(FADE_MS / 3));
     view.control('pip').hidden = !document.pictureInPictureEnabled;

@@ -28,7 +28,8 @@ export class PeercamViewer extends HTMLElement {
   /** STUN and TURN servers and the like, for the next connection. @type {RTCConfiguration} */
   configuration = {};
 
-  #view = build(this.attachShadow({ mode: 'open', delegatesFocus: false }));
+  #view = build(this.attachShadow({ mode: 'open' }));
+  #internals = this.attachInternals();
   #situation = new SituationView(this.#view);
   #panel = new StatisticsPanel(this.#view.statistics);
   #controls = new Controls(this, this.#view);
@@ -50,6 +51,8 @@ export class PeercamViewer extends HTMLElement {
     this.#session.addEventListener('statistics', () => this.#counted());
     this.#session.addEventListener('stream', () => this.#playVideo());
     this.#followVideo();
+    this.#internals.role = 'group';
+    this.#internals.ariaLabel = 'Camera';
     this.#situation.show(this.#session.situation);
     this.#controls.showSituation(this.#session.situation);
   }
@@ -158,6 +161,8 @@ export class PeercamViewer extends HTMLElement {
     addEventListener('pageshow', ({ persisted }) => persisted && this.#wanted && this.play(), { signal });
     addEventListener('online', () => this.state === 'offline' && this.play(), { signal });
     if (this.hasAttribute('autoplay')) this.play();
+    // A page that is opened in the background has nobody who looks, either.
+    this.#visibilityChanged();
   }
 
   disconnectedCallback() {
@@ -209,6 +214,7 @@ export class PeercamViewer extends HTMLElement {
       const byPerson = !document.hidden || document.pictureInPictureElement === video;
       if (this.state === 'live' && !video.ended && byPerson) this.stop();
     });
+    video.addEventListener('leavepictureinpicture', () => this.#visibilityChanged());
     video.addEventListener('volumechange', () => this.#offerSound());
     video.addEventListener('play', () => this.state === 'paused' && !this.#wanted && this.play());
   }

@@ -145,8 +145,11 @@ export class Session extends EventTarget {
   #end(reason) {
     for (const timer of this.#timers.splice(0)) clearInterval(timer);
     this.#frames.stop();
-    this.#signalling?.send({ type: 'bye', reason });
-    this.#signalling?.close();
+    if (this.#signalling) {
+      this.#signalling.onmessage = this.#signalling.onclose = () => {};
+      this.#signalling.send({ type: 'bye', reason });
+      this.#signalling.close();
+    }
     this.peer?.close();
     this.#signalling = this.peer = this.#reader = null;
     this.#connectedAt = null;

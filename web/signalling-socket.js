@@ -6,7 +6,7 @@
  *
  * @typedef {object} Signalling
  * @property {(message: Message) => void} send  Sends a message, or keeps it until the connection is open, in order.
- * @property {() => void} close  Ends the connection; what was sent before still goes out, `onclose` is not called.
+ * @property {() => void} close  Ends the connection; what was sent before still goes out.
  * @property {boolean} isOpen  Whether a message sent now leaves at once.
  * @property {(message: Message) => void} onmessage
  * @property {(end: {opened: boolean, reason: string}) => void} onclose  It ended, or could not be opened.
@@ -58,7 +58,6 @@ export class SocketSignalling {
   }
 
   close() {
-    this.#socket.onmessage = this.#socket.onclose = null;
     this.#socket.close();
   }
 }
