@@ -5,6 +5,8 @@ import { MARKS } from './peer.js';
 
 /** The latency told is the median of this time: steady enough to read, quick enough to follow a change. */
 const LATENCY_WINDOW_MS = 1000;
+/** No path and no buffer holds a frame for so long. */
+const LONGEST_MS = 60_000;
 const HAS_CALLBACK = 'requestVideoFrameCallback' in HTMLVideoElement.prototype;
 
 export class FrameWatch {
@@ -86,7 +88,10 @@ export class FrameWatch {
     if (this.#lacksTimestamp) return;
     const captured = this.#clock.capturedAt(rtpTimestamp);
     if (captured === null) return;
-    this.#ages.push({ at: now, age: (expectedDisplayTime ?? now) - captured });
+    const age = (expectedDisplayTime ?? now) - captured;
+    // Outside of this the board's answers do not belong to these timestamps: no figure is better than a wrong one.
+    if (age < -this.#clock.roundTripMs || age > LONGEST_MS) return;
+    this.#ages.push({ at: now, age });
     while (now - this.#ages[0].at > LATENCY_WINDOW_MS) this.#ages.shift();
   }
 }

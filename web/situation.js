@@ -50,6 +50,7 @@ export class SituationView {
       count();
     }
     veil.hidden = state === 'live';
+    this.#keepTrace(state);
     stage.dataset.state = state;
     stage.classList.toggle('stale', state !== 'live');
     stage.classList.toggle('blank', BLANK.has(state));
@@ -68,6 +69,19 @@ export class SituationView {
   /** While live, the delay stands beside the word: the one figure that says how live it is. */
   showLatency(latencyMs) {
     this.#beside(latencyMs === null ? '' : `${Math.round(latencyMs)} ms`);
+  }
+
+  /** A small copy of the last picture, so that the place does not turn black when its connection ends. */
+  #keepTrace(state) {
+    const { stage, video, last } = this.#view;
+    const ended = BLANK.has(state);
+    if (ended && !stage.classList.contains('blank') && video.videoWidth > 0) {
+      last.height = Math.round((last.width * video.videoHeight) / video.videoWidth);
+      last.getContext('2d').drawImage(video, 0, 0, last.width, last.height);
+      last.hidden = false;
+    } else if (state === 'live') {
+      last.hidden = true;
+    }
   }
 
   #beside(text) {

@@ -49,8 +49,9 @@ button {
 button:disabled { opacity: 0.35; cursor: default; }
 button:focus-visible, input:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 
-/* A video whose tracks have ended shows a black square. */
+/* A video whose tracks have ended shows a black square; a faint trace of its last picture stands in for it. */
 .stage.blank .picture { opacity: 0; }
+.last { position: absolute; width: 100%; height: 100%; object-fit: contain; filter: grayscale(0.9) brightness(0.3) blur(14px); }
 
 /* What lies over the picture fades while nobody needs it. */
 .top, .bar, .unmute { transition: opacity 0.25s, transform 0.25s; }

@@ -5,6 +5,7 @@ import { style } from './style.js';
 const template = document.createElement('template');
 template.innerHTML = `
   <div class="stage" part="stage">
+    <canvas class="last" width="160" height="90" hidden></canvas>
     <div class="picture"><video playsinline disableremoteplayback></video></div>
     <div class="flash"></div>
     <div class="veil">
@@ -71,6 +72,8 @@ export function build(root) {
     picture: one('.picture'),
     /** @type {HTMLVideoElement} */
     video: one('video'),
+    /** @type {HTMLCanvasElement} */
+    last: one('.last'),
     flash: one('.flash'),
     veil: one('.veil'),
     pill: one('.pill'),
