@@ -74,6 +74,7 @@ export class Session extends EventTarget {
   #cameraBackAt = -Infinity;
   #liveSince = Infinity;
   #lastPong = -Infinity;
+  /** As the board says; `live` until it says anything. */
   #camera = { state: 'live', reason: '' };
   #viewers = null;
 
@@ -108,7 +109,7 @@ export class Session extends EventTarget {
    * @param {State} [state]
    */
   stop(reason, state = 'paused') {
-    this.#end(reason);
+    this.#end(reason || 'the viewer stopped');
     this.#tell(state, state === 'paused' ? reason : '');
   }
 
@@ -252,7 +253,7 @@ export class Session extends EventTarget {
     if (this.#restartedAt !== null && this.#frames.lastFrame > this.#restartedAt) this.#settled();
     if (this.#connectedAt === null || this.#restartedAt !== null) return;
     const without = now - Math.max(this.#frames.lastFrame, this.#connectedAt, this.#cameraBackAt);
-    const cameraIsAway = this.#camera.state === 'waiting' || this.#camera.state === 'starting';
+    const cameraIsAway = this.#camera.state !== 'live';
     const boardIsSilent = now - this.#lastPong > RESTART_MS;
     if (without < STALL_MS) {
       if (now - this.#frames.lastFrame < STALL_MS) this.#tell('live', '');
@@ -287,7 +288,7 @@ export class Session extends EventTarget {
   // The data channel's clock, and statistics.
 
   #firstPings() {
-    let left = FIRST_PINGS;
+    let left = FIRST_PINGS - 1;
     const burst = this.#every(FIRST_PING_MS, () => {
       this.#ping();
       if (--left > 0) return;

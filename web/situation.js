@@ -23,7 +23,7 @@ const REFUSALS = {
   'no-common-codec': { word: 'Not playable', title: 'This browser cannot play the camera' },
 };
 
-/** States in which there is no connection, and so no picture that could be stale. */
+/** States in which there is no connection, and so nothing to be seen in the video. */
 const BLANK = new Set(['idle', 'offline', 'refused', 'login', 'paused']);
 
 /** Shows the situation in the pill and the veil of a view. */
@@ -50,10 +50,11 @@ export class SituationView {
       count();
     }
     veil.hidden = state === 'live';
-    this.#keepTrace(state);
+    const blank = BLANK.has(state) || retryAt !== null;
+    this.#keepTrace(state, blank);
     stage.dataset.state = state;
     stage.classList.toggle('stale', state !== 'live');
-    stage.classList.toggle('blank', BLANK.has(state));
+    stage.classList.toggle('blank', blank);
     veil.querySelector('.sign').innerHTML = sign ? icon(sign) : '';
     veil.querySelector('.sign').hidden = !sign;
     veil.querySelector('.spinner').hidden = Boolean(sign);
@@ -72,10 +73,9 @@ export class SituationView {
   }
 
   /** A small copy of the last picture, so that the place does not turn black when its connection ends. */
-  #keepTrace(state) {
+  #keepTrace(state, blank) {
     const { stage, video, last } = this.#view;
-    const ended = BLANK.has(state);
-    if (ended && !stage.classList.contains('blank') && video.videoWidth > 0) {
+    if (blank && !stage.classList.contains('blank') && video.videoWidth > 0) {
       last.height = Math.round((last.width * video.videoHeight) / video.videoWidth);
       last.getContext('2d').drawImage(video, 0, 0, last.width, last.height);
       last.hidden = false;
