@@ -7,6 +7,9 @@ const FADE_MS = 3000;
 const VOLUME_STEP = 0.1;
 const ZOOM_STEP = 1.25;
 
+/** States in which nothing goes on until somebody wants it. */
+const AT_REST = new Set(['idle', 'paused', 'login']);
+
 const KEYS = {
   ' ': 'pause',
   f: 'fullscreen',
@@ -61,9 +64,8 @@ export class Controls {
 
   /** Fits the controls to a situation: a pill with a reason does not fade. */
   showSituation({ state }) {
-    const paused = ['idle', 'paused', 'login'].includes(state);
-    const button = this.#view.control('pause');
-    label(button, paused ? 'play' : 'pause', paused ? 'Play' : 'Pause', 'Space');
+    const resting = AT_REST.has(state);
+    label(this.#view.control('pause'), resting ? 'play' : 'pause', resting ? 'Play' : 'Pause', 'Space');
     // The last picture can be saved as long as its connection lives.
     const picture = ['live', 'waiting', 'stalled'].includes(state) && this.#view.video.videoWidth > 0;
     this.#view.control('snapshot').disabled = !picture;
@@ -100,7 +102,7 @@ export class Controls {
   #do(action) {
     const { video } = this.#view;
     const actions = {
-      pause: () => (this.#viewer.isPlaying ? this.#viewer.stop() : this.#viewer.play()),
+      pause: () => (AT_REST.has(this.#viewer.state) ? this.#viewer.play() : this.#viewer.stop()),
       mute: () => this.#setVolume(video.muted || video.volume === 0 ? video.volume || 1 : 0),
       louder: () => this.#setVolume((video.muted ? 0 : video.volume) + VOLUME_STEP),
       softer: () => this.#setVolume((video.muted ? 0 : video.volume) - VOLUME_STEP),
