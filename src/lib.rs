@@ -22,6 +22,7 @@ pub mod config;
 pub mod control;
 pub mod doctor;
 pub mod media;
+pub mod secret;
 pub mod signalling;
 pub mod systemd;
 pub mod tasks;

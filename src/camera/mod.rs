@@ -1,5 +1,7 @@
 //! Devices become encoded frames. The only room that knows GStreamer, V4L2 and ALSA.
 
+mod limits;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -142,8 +144,8 @@ pub struct Camera {
 
 impl Camera {
     /// Starts the camera's actor in `group`. Devices are opened when somebody watches (or at once, to keep warm).
-    pub fn open(_config: Config, _group: &Group) -> Self {
-        Self { feed: Feed::new(), status: watch::channel(Status::default()).1 }
+    pub fn open(config: Config, _group: &Group) -> Self {
+        Self { feed: Feed::new(), status: watch::channel(Status { name: config.name, ..Status::default() }).1 }
     }
 
     /// The encoded pictures.
@@ -179,7 +181,7 @@ pub struct Microphone {
 
 impl Microphone {
     /// Starts the microphone's actor; `None` when audio is off.
-    pub fn open(_config: AudioConfig, _group: &Group) -> Option<Self> {
+    pub fn open(_config: AudioConfig, _cameras: &[Config], _group: &Group) -> Option<Self> {
         Some(Self { feed: Feed::new(), status: watch::channel(Status::default()).1 })
     }
 
