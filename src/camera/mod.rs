@@ -98,7 +98,7 @@ impl Config {
                 mistakes.push((key, what));
             }
         };
-        let is_even_within = |value: u32, least: u32| (least..=4096).contains(&value) && value % 2 == 0;
+        let is_even_within = |value: u32, least: u32| (least..=4096).contains(&value) && value.is_multiple_of(2);
         let least = time_code::LEAST;
         require("name", !self.name.trim().is_empty(), "give the camera a name".into());
         require("source", !self.source.trim().is_empty(), "use \"auto\", \"test\", a device or \"libcamera\"".into());
