@@ -273,6 +273,23 @@ async fn a_snapshot_is_a_jpeg_of_the_right_size_and_colours() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn black_and_white_of_a_usb_camera_are_black_and_white_in_the_snapshot() {
+    gst::init().unwrap();
+    // What v4l2src says of nearly all of them: video range, BT.601.
+    let caps = "video/x-raw,format=NV12,width=64,height=64,framerate=30/1,colorimetry=2:4:7:1".parse().unwrap();
+    let mut bytes = vec![128; 64 * 96];
+    bytes[..64 * 32].fill(16);
+    bytes[64 * 32..64 * 64].fill(235);
+    let sample = gst::Sample::builder().caps(&caps).buffer(&gst::Buffer::from_slice(bytes)).build();
+    let jpeg = snapshot::jpeg(&Group::new(), snapshot::Still::Raw(sample)).await.unwrap();
+    let chain = "jpegdec ! videoconvert ! video/x-raw,format=RGB";
+    let picture = &through(chain, "image/jpeg", &[jpeg])[0];
+    let bytes = picture.buffer().unwrap().map_readable().unwrap().to_vec();
+    let (black, white) = (bytes[8 * 192 + 30], bytes[56 * 192 + 30]);
+    assert!(black < 4 && white > 251, "black is {black}, white is {white}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_camera_that_does_not_exist_waits_with_the_reason_and_a_snapshot_tells_it() {
     let group = Group::new();
     let camera = Camera::open(Config { source: "/dev/video987".into(), ..Config::default() }, &group);
