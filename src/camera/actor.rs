@@ -271,7 +271,10 @@ impl Running {
     }
 
     async fn start(&mut self) {
-        self.tell();
+        // While a device is looked for several times a second, what is told is that it is waited for.
+        if self.failure.is_none() {
+            self.tell();
+        }
         let Self { actor, .. } = self;
         let mut open = std::mem::replace(&mut actor.open, Box::new(|_| unreachable!("one start at a time")));
         let (sink, bitrate) = (actor.sink.clone(), actor.bitrate);

@@ -98,7 +98,7 @@ impl Config {
                 mistakes.push((key, what));
             }
         };
-        let is_even_within = |value: u32, least: u32| (least..=4096).contains(&value) && value % 2 == 0;
+        let is_even_within = |value: u32, least: u32| (least..=4096).contains(&value) && value.is_multiple_of(2);
         let least = time_code::LEAST;
         // It stands in addresses, topics and menus.
         let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
