@@ -1,0 +1,183 @@
+//! What a viewer in the browser sees and hears, by the page's own element and by the browser's own counters.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{from_value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::browser::Browser;
+
+/// What can be waited for comes within this time: an emulated board takes some 10 s to start the service anew.
+const LIMIT: Duration = Duration::from_secs(60);
+/// How often the page is asked. Also how exactly a moment is known.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// Picture size and the colours in it.
+pub type Colours = ((u32, u32), Vec<[u8; 3]>);
+
+/// What the browser counts of the stream it receives, since the connection began.
+#[derive(Debug, Deserialize)]
+pub struct Counters {
+    /// The browser's clock.
+    pub seconds: f64,
+    /// Pictures decoded.
+    pub frames_decoded: f64,
+    /// Seconds in which the picture stood still, as the browser counts it.
+    pub freezes: f64,
+    /// Of the sound received: squared amplitude times seconds.
+    pub audio_energy: f64,
+    /// Sound that did not come in time and was made up, in samples.
+    pub audio_concealed: f64,
+    /// All samples played, made up or not.
+    pub audio_samples: f64,
+}
+
+/// A board's page in a browser.
+pub struct Viewer<'a> {
+    browser: &'a Browser,
+}
+
+impl<'a> Viewer<'a> {
+    /// Logs in as a person does, and stays on the page that follows.
+    pub async fn log_in(browser: &'a Browser, url: &str, secret: &str) -> Result<Self> {
+        browser.open(&format!("{url}/login.html")).await?;
+        browser.enter("#secret", secret).await?;
+        let viewer = Self { browser };
+        viewer.wait_until("the page behind the login", "viewer !== null").await?;
+        Ok(viewer)
+    }
+
+    /// Waits for a live picture of this size.
+    pub async fn wait_for_picture(&self, width: u32, height: u32) -> Result<()> {
+        let size = format!("viewer.video.videoWidth === {width} && viewer.video.videoHeight === {height}");
+        self.wait_until(&format!("a picture of {width}x{height}"), &format!("viewer.state === 'live' && {size}")).await
+    }
+
+    /// Waits until the page says that there is no picture.
+    pub async fn wait_for_loss(&self) -> Result<()> {
+        self.wait_until("the page to notice that the picture is gone", "viewer.state !== 'live'").await
+    }
+
+    /// Waits until the page is live again and has decoded more than `frames`, on a connection that it had.
+    pub async fn wait_for_frames_after(&self, frames: f64) -> Result<()> {
+        let condition = format!("viewer.state === 'live' && (await counters()).frames_decoded > {frames}");
+        self.wait_until("pictures", &condition).await
+    }
+
+    /// Marks the peer connection at hand for [`has_remembered_connection`](Self::has_remembered_connection).
+    pub async fn remember_connection(&self) -> Result<()> {
+        let there: bool = self.ask("window.remembered = viewer.peerConnection; return remembered !== null").await?;
+        ensure!(there, "the page has no peer connection");
+        Ok(())
+    }
+
+    /// Whether the page still has the very same peer connection.
+    pub async fn has_remembered_connection(&self) -> Result<bool> {
+        self.ask("return window.remembered !== undefined && viewer.peerConnection === window.remembered").await
+    }
+
+    /// The browser's counters now.
+    pub async fn counters(&self) -> Result<Counters> {
+        self.ask("return counters()").await
+    }
+
+    /// The frequency at which the received sound is loudest, in Hz, exact to 6.
+    pub async fn loudest_frequency(&self) -> Result<f64> {
+        self.ask(
+            "const { track } = viewer.peerConnection.getReceivers().find(({ track }) => track.kind === 'audio');
+             const context = new AudioContext({ sampleRate: 48000 });
+             const analyser = new AnalyserNode(context, { fftSize: 8192 });
+             context.createMediaStreamSource(new MediaStream([track])).connect(analyser);
+             await new Promise((done) => setTimeout(done, 1000));
+             const decibels = new Float32Array(analyser.frequencyBinCount);
+             analyser.getFloatFrequencyData(decibels);
+             await context.close();
+             return decibels.indexOf(Math.max(...decibels)) * 48000 / 8192;",
+        )
+        .await
+    }
+
+    /// Fetches `/snapshot.jpg`; its size, and its colours at the given shares of its width and height.
+    pub async fn snapshot_colours(&self, across: &[f64], down: f64) -> Result<Colours> {
+        self.colours(
+            "const response = await fetch('/snapshot.jpg');
+             if (!response.ok) throw new Error(`status ${response.status}: ${await response.text()}`);
+             const type = response.headers.get('Content-Type');
+             if (type !== 'image/jpeg') throw new Error(`the content type is ${type}`);
+             const source = await createImageBitmap(await response.blob());
+             const { width, height } = source;",
+            across,
+            down,
+        )
+        .await
+    }
+
+    /// The same of the video as it is shown now.
+    pub async fn video_colours(&self, across: &[f64], down: f64) -> Result<Colours> {
+        let source = "const source = viewer.video; const { videoWidth: width, videoHeight: height } = source;";
+        self.colours(source, across, down).await
+    }
+
+    async fn colours(&self, source: &str, across: &[f64], down: f64) -> Result<Colours> {
+        // Each colour is the mean of 5 x 5 pixels: what coding does to one alone does not count.
+        self.ask(&format!(
+            "{source}
+             const canvas = new OffscreenCanvas(width, height);
+             const drawing = canvas.getContext('2d', {{ willReadFrequently: true }});
+             drawing.drawImage(source, 0, 0);
+             const colours = {across}.map((x) => {{
+                 const {{ data }} = drawing.getImageData(Math.round(x * width) - 2, Math.round({down} * height) - 2, 5, 5);
+                 const mean = (channel) => {{
+                     let sum = 0;
+                     for (let i = channel; i < data.length; i += 4) sum += data[i];
+                     return Math.round(sum / 25);
+                 }};
+                 return [mean(0), mean(1), mean(2)];
+             }});
+             return [[width, height], colours];",
+            across = json!(across),
+        ))
+        .await
+    }
+
+    /// Waits until a JavaScript expression is true; else tells what the page says instead.
+    async fn wait_until(&self, what: &str, condition: &str) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        // While one page makes way for another there is nothing to ask: an error then counts as not yet.
+        while !self.ask(&format!("return {condition}")).await.unwrap_or(false) {
+            if Instant::now() > deadline {
+                let situation =
+                    "return [location.href, viewer?.situation, viewer?.video.videoWidth, viewer?.statistics]";
+                let page: serde_json::Value = self.ask(situation).await?;
+                bail!("waited {LIMIT:?} in vain for {what}; the page says {page:#}");
+            }
+            sleep(INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    /// Runs the body of an async function that knows `viewer`, the page's element, and `counters`.
+    async fn ask<T: DeserializeOwned>(&self, body: &str) -> Result<T> {
+        let script = format!(
+            "const viewer = document.querySelector('peercam-viewer');
+             const counters = async () => {{
+                 const report = [...(await viewer.peerConnection.getStats()).values()];
+                 const inbound = (kind) => report.find((entry) => entry.type === 'inbound-rtp' && entry.kind === kind);
+                 const [video, audio] = [inbound('video'), inbound('audio')];
+                 return {{
+                     seconds: video.timestamp / 1000,
+                     frames_decoded: video.framesDecoded,
+                     freezes: video.totalFreezesDuration,
+                     audio_energy: audio.totalAudioEnergy,
+                     audio_concealed: audio.concealedSamples,
+                     audio_samples: audio.totalSamplesReceived,
+                 }};
+             }};
+             {body}"
+        );
+        from_value(self.browser.run(&script).await?).with_context(|| format!("what the page gave for: {body}"))
+    }
+}
