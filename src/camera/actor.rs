@@ -107,8 +107,8 @@ impl Actor {
             state: State::Idle,
             pipeline: None,
             timers: Timers::default(),
-            // Half a minute of short pauses, then one attempt every few seconds: a busy device becomes free unannounced.
-            backoff: Backoff::new(LOOK, Duration::from_secs(4)),
+            // A device that is busy or broken becomes free unannounced; its picture is to be back within 2 s.
+            backoff: Backoff::new(LOOK, Duration::from_millis(1500)),
             key_frames: KeyFrames::default(),
             wishes: 0,
             progress: Progress::default(),
@@ -301,7 +301,7 @@ impl Running {
             status.mode.clone_from(&graph.mode);
             status.encoder = match (&graph.encoder, &graph.mode) {
                 (Some(encoder), _) => Some(encoder.kind.name.to_owned()),
-                (None, Some(_)) => Some("passthrough".to_owned()),
+                (None, Some(_)) => Some(super::PASSTHROUGH.to_owned()),
                 (None, None) => Some("opusenc".to_owned()),
             };
             let encoders = u32::from(graph.encoder.is_some() || graph.mode.is_none());

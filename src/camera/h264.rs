@@ -16,6 +16,16 @@ pub(super) fn profile(access_unit: &[u8]) -> Option<H264Profile> {
     Some(if is_constrained_baseline { H264Profile::CONSTRAINED_BASELINE } else { H264Profile { idc, constraints } })
 }
 
+/// The access unit without the delimiter that h264parse (1.22) puts in front of each, whatever the encoder did:
+/// RTP marks the end of an access unit by itself (RFC 6184, section 5.1), so these would be bytes for nothing.
+pub(super) fn without_delimiter(access_unit: &[u8]) -> &[u8] {
+    match access_unit {
+        // Start code, type 9, and one byte of payload (H.264, section 7.3.2.4).
+        [0, 0, 0, 1, 9, _, rest @ ..] | [0, 0, 1, 9, _, rest @ ..] if rest.starts_with(&[0, 0]) => rest,
+        _ => access_unit,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,6 +42,19 @@ mod tests {
         ];
         for (bytes, expected) in cases {
             assert_eq!(profile(bytes), expected, "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn only_a_delimiter_in_front_is_left_out() {
+        let cases: [(&[u8], &[u8]); 4] = [
+            (&[0, 0, 0, 1, 9, 0xf0, 0, 0, 0, 1, 0x65], &[0, 0, 0, 1, 0x65]),
+            (&[0, 0, 1, 9, 0x10, 0, 0, 1, 0x41], &[0, 0, 1, 0x41]),
+            (&[0, 0, 0, 1, 0x65, 9], &[0, 0, 0, 1, 0x65, 9]),
+            (&[0, 0, 0, 1, 9, 0xf0], &[0, 0, 0, 1, 9, 0xf0]),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(without_delimiter(bytes), expected);
         }
     }
 }

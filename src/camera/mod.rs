@@ -3,17 +3,21 @@
 mod actor;
 mod capture;
 mod clock;
+mod device;
 mod encoder;
 mod h264;
 mod microphone;
+mod mode;
 mod paced;
 mod pipeline;
 mod plugins;
 mod snapshot;
 mod state;
+mod survey;
 mod test_picture;
 mod test_tone;
 pub mod time_code;
+mod trial;
 
 use std::fmt;
 use std::time::Duration;
@@ -28,10 +32,16 @@ use crate::tasks::Group;
 
 use actor::{Actor, Command, Warmth};
 use capture::Capture;
+pub use device::{Audio, Control, Video};
 use microphone::Sound;
+pub use mode::{Format, Offer, Rate, Sizes};
 use pipeline::Sink;
 use snapshot::Picture;
 pub use state::State;
+pub use survey::{EncoderTrial, Survey, survey};
+
+/// What `encoder` and status call a camera that encodes by itself.
+pub(crate) const PASSTHROUGH: &str = "passthrough";
 
 /// How long a snapshot may take: cold cameras need a few seconds to measure light.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(5);
@@ -56,7 +66,7 @@ pub struct Config {
     pub key_frame_interval: u32,
     /// Keep encoding when nobody watches.
     pub keep_warm: bool,
-    /// `auto` or the GStreamer name of an encoder.
+    /// `auto`, the GStreamer name of an encoder, or `passthrough` for the camera's own H.264.
     pub encoder: String,
 }
 
@@ -76,6 +86,47 @@ impl Default for Config {
     }
 }
 
+/// Something in a configuration that cannot be right: the key, and what to do.
+pub type Mistake = (&'static str, String);
+
+impl Config {
+    /// The mistakes in these values. Whether the device can do them is another question.
+    pub fn check(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        let mut require = |key, is_right: bool, what: String| {
+            if !is_right {
+                mistakes.push((key, what));
+            }
+        };
+        let is_even_within = |value: u32, least: u32| (least..=4096).contains(&value) && value % 2 == 0;
+        let least = time_code::LEAST;
+        require("name", !self.name.trim().is_empty(), "give the camera a name".into());
+        require("source", !self.source.trim().is_empty(), "use \"auto\", \"test\", a device or \"libcamera\"".into());
+        let size = |value, least| format!("{value} is no even number from {least} to 4096");
+        require("width", is_even_within(self.width, least.width), size(self.width, least.width));
+        require("height", is_even_within(self.height, least.height), size(self.height, least.height));
+        require("fps", (1..=240).contains(&self.fps), format!("{} is not from 1 to 240", self.fps));
+        let bitrates = 50..=100_000;
+        require(
+            "bitrate",
+            bitrates.contains(&self.bitrate),
+            format!("{} kbit/s is not from 50 to 100000", self.bitrate),
+        );
+        let intervals = 1..=3600;
+        let interval = self.key_frame_interval;
+        require("key_frame_interval", intervals.contains(&interval), format!("{interval} s is not from 1 to 3600"));
+        let is_known = ["auto", PASSTHROUGH].contains(&self.encoder.as_str());
+        if let (false, Err(error)) = (is_known, encoder::Kind::named(&self.encoder)) {
+            require("encoder", false, error.to_string());
+        }
+        mistakes
+    }
+
+    fn resolution(&self) -> Resolution {
+        Resolution { width: self.width, height: self.height }
+    }
+}
+
 /// The `[audio]` table.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
@@ -91,6 +142,23 @@ pub struct AudioConfig {
 impl Default for AudioConfig {
     fn default() -> Self {
         Self { capture: "auto".into(), channels: 1, bitrate: 48 }
+    }
+}
+
+impl AudioConfig {
+    /// The mistakes in these values.
+    pub fn check(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        if self.capture.trim().is_empty() {
+            mistakes.push(("capture", "use \"auto\", \"off\", \"test\" or an ALSA device".into()));
+        }
+        if !(1..=2).contains(&self.channels) {
+            mistakes.push(("channels", format!("{} is neither 1 nor 2", self.channels)));
+        }
+        if !(6..=510).contains(&self.bitrate) {
+            mistakes.push(("bitrate", format!("{} kbit/s is not from 6 to 510 (RFC 6716)", self.bitrate)));
+        }
+        mistakes
     }
 }
 
@@ -163,6 +231,40 @@ pub enum Error {
         /// The Debian package that has it.
         package: &'static str,
     },
+    /// There is no such device.
+    #[error("{device} does not exist; plug it in, or see what there is with `peercam doctor`")]
+    Absent {
+        /// What was configured.
+        device: String,
+    },
+    /// The system does not let us open the device.
+    #[error("no permission to open {device}; add the user to the groups video and audio")]
+    Denied {
+        /// The device in words.
+        device: String,
+    },
+    /// The device is something else than a camera.
+    #[error("{device} is no capture device; see which are with `peercam doctor`")]
+    NoCapture {
+        /// The device in words.
+        device: String,
+    },
+    /// The device has nothing that can be used.
+    #[error(
+        "{device} has no format that can be used (it has {formats}); choose another camera, or another `encoder` if that is \"passthrough\""
+    )]
+    NoMode {
+        /// The device in words.
+        device: String,
+        /// The formats it has.
+        formats: String,
+    },
+    /// No encoder can do the work.
+    #[error("no encoder works here: {tried}")]
+    NoEncoder {
+        /// What was tried, and why it did not work.
+        tried: String,
+    },
     /// Another program has the device open.
     #[error("{device} is busy: another program uses it; stop that program")]
     Busy {
@@ -205,7 +307,7 @@ impl Error {
 
     /// Whether the device is not there, so that looking for it again is cheap.
     fn is_absence(&self) -> bool {
-        matches!(self, Self::Gone { .. })
+        matches!(self, Self::Gone { .. } | Self::Absent { .. })
     }
 }
 
@@ -323,7 +425,7 @@ impl Microphone {
         let (status, statuses) =
             watch::channel(Status { name: "microphone".into(), device: config.capture.clone(), ..Status::default() });
         let bitrate = Bitrate::kbps(u64::from(config.bitrate));
-        let sound = Sound::new(config, cameras);
+        let mut sound = Sound::new(config, cameras);
         let actor = Actor {
             open: Box::new(move |bitrate| sound.open(bitrate)),
             sink: Sink { feed: feed.clone(), profile: None },

@@ -51,6 +51,13 @@ pub(super) struct Graph {
     pub(super) mode: Option<Mode>,
 }
 
+impl Graph {
+    /// A graph that begins with `elements`.
+    pub(super) fn new(elements: Vec<gst::Element>, device: String, mode: Option<Mode>) -> Self {
+        Self { elements, waker: None, encoder: None, raw: None, device, mode }
+    }
+}
+
 /// A running graph. Dropping it stops it, which blocks for as long as the device takes to close.
 #[derive(Debug)]
 pub(super) struct Pipeline {
@@ -161,7 +168,7 @@ fn publisher(
             let map = buffer.map_readable().map_err(|_| gst::FlowError::Error)?;
             // One copy: the memory is the encoder's, from a pool of as few as four buffers on V4L2 encoders, and
             // a viewer that holds on to a frame must not stop the encoder.
-            Bytes::copy_from_slice(&map)
+            Bytes::copy_from_slice(if sink.profile.is_some() { h264::without_delimiter(&map) } else { &map })
         };
         if let (true, Some(profile)) = (is_key, &sink.profile) {
             if let Some(found) = h264::profile(&data) {

@@ -16,8 +16,8 @@ const ROWS: usize = 2;
 /// Half way between the black (16) and the white (235) of video range, also half way in full range.
 const THRESHOLD: u32 = 128;
 
-/// The narrowest and lowest picture in which the code has a place.
-pub(super) const LEAST: Resolution = Resolution { width: 160, height: 16 };
+/// The narrowest and lowest picture in which the code has a place, and the rest of the test picture too.
+pub(super) const LEAST: Resolution = Resolution { width: 160, height: 96 };
 
 /// The edge of a block in pixels in a picture of `width` pixels.
 pub fn block_edge(width: u32) -> usize {
@@ -36,7 +36,7 @@ pub fn encode(unix_ms: u64) -> [bool; COLUMNS * ROWS] {
 /// `None` if the picture is too small, the check value does not fit, or blocks are cut off.
 pub fn decode(luma: &[u8], stride: usize, resolution: Resolution) -> Option<u32> {
     let edge = block_edge(resolution.width);
-    if resolution.width < LEAST.width || (resolution.height as usize) < ROWS * edge {
+    if (resolution.width as usize) < COLUMNS * edge || (resolution.height as usize) < ROWS * edge {
         return None;
     }
     let mut bits = 0_u64;
