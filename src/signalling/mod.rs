@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 pub use websocket::serve as serve_websocket;
-pub use whep::{Whep, router as whep_router};
+pub use whep::router as whep_router;
 
 /// The largest signalling message that is read. A Chromium offer with all its codecs is about 8 KiB;
 /// MQTT's usual packet limit is 256 KiB.

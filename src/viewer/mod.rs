@@ -1,1 +1,279 @@
-//! One browser watching.
+//! One browser watching. The only room that knows a WebRTC stack.
+//!
+//! [`Viewers`] admits calls up to a limit and runs a session for each.
+
+mod control_channel;
+mod peer;
+mod session;
+mod state;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+
+use crate::media::{Bitrate, Feed, H264Profile};
+use crate::signalling::{Call, Refusal, Signal, ViewerId, Way};
+use crate::tasks::Group;
+use session::{Progress, Session};
+
+pub use peer::{Error, IceServer};
+pub use state::State;
+
+/// The `[viewers]` table, and what viewers need of other tables.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How many may watch at once.
+    pub max: usize,
+    /// STUN and TURN servers for the board's own candidates.
+    pub servers: Vec<IceServer>,
+    /// Whether viewers may be on this very machine, so that loopback is worth a candidate.
+    pub loopback: Loopback,
+}
+
+/// Whether loopback addresses are offered as candidates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loopback {
+    /// They are: the page is served on loopback.
+    Offered,
+    /// They are not.
+    Left,
+}
+
+/// One camera as viewers see it.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The name that a call may ask for.
+    pub name: String,
+    /// Its pictures.
+    pub video: Feed,
+    /// The sound that goes with them.
+    pub audio: Option<Feed>,
+    /// The profile its pictures are encoded with.
+    pub profile: watch::Receiver<H264Profile>,
+    /// Whether there is a picture, for the viewer's page.
+    pub picture: watch::Receiver<Picture>,
+}
+
+/// What the page shows where there is no picture.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Picture {
+    /// `idle`, `starting`, `live` or `waiting`.
+    pub state: &'static str,
+    /// Why it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// One viewer as status lists it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// The beginning of the viewer's name.
+    pub viewer: String,
+    /// How it reached us.
+    pub way: Way,
+    /// Which camera it watches.
+    pub camera: String,
+    /// Where it is in its life.
+    pub state: State,
+    /// Seconds since it called.
+    pub seconds: u64,
+    /// What it gets at the moment.
+    pub bitrate: Bitrate,
+    /// Frames sent to it, and not sent because it was behind.
+    pub frames: u64,
+    /// See `frames`.
+    pub skipped: u64,
+    /// Latest round-trip time in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt_ms: Option<f64>,
+    /// Share of packets lost before retransmission, latest report.
+    pub loss: f64,
+    /// Packets sent again on request.
+    pub retransmitted: u64,
+    /// Requests for packets that were not answered because a repeat would not have helped.
+    pub withheld: u64,
+}
+
+/// Counts since the process began.
+#[derive(Debug, Default)]
+struct Counters {
+    admitted: AtomicU64,
+    refused: AtomicU64,
+    frames: AtomicU64,
+    bytes: AtomicU64,
+    retransmitted: AtomicU64,
+    key_frames_wanted: AtomicU64,
+}
+
+/// Counts since the process began, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Calls that became viewers.
+    pub admitted: u64,
+    /// Calls refused because too many were watching or the camera is unknown.
+    pub refused: u64,
+    /// Video frames sent, counted once per viewer, of viewers that have left.
+    pub frames: u64,
+    /// RTP payload bytes sent to viewers that have left.
+    pub bytes: u64,
+    /// Packets repeated for viewers that have left.
+    pub retransmitted: u64,
+    /// Key frames asked for by viewers that have left.
+    pub key_frames_wanted: u64,
+}
+
+/// A handle to all viewers. A clone is the same viewers.
+#[derive(Clone)]
+pub struct Viewers {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    max: usize,
+    sources: Vec<Source>,
+    stack: peer::Stack,
+    sessions: Mutex<HashMap<ViewerId, Arc<Progress>>>,
+    count: watch::Sender<usize>,
+    counters: Counters,
+    /// Zero of the clock that pages compare theirs with.
+    board_epoch: Instant,
+    group: Group,
+}
+
+impl Viewers {
+    /// Admits the calls that come on `calls`, until `group` stops.
+    ///
+    /// # Errors
+    ///
+    /// When no certificate for DTLS can be made.
+    pub fn open(
+        config: &Config,
+        sources: Vec<Source>,
+        mut calls: mpsc::Receiver<Call>,
+        group: &Group,
+    ) -> Result<Self, Error> {
+        let interfaces = match config.loopback {
+            Loopback::Offered => peer::Interfaces::WithLoopback,
+            Loopback::Left => peer::Interfaces::Reachable,
+        };
+        let viewers = Self {
+            shared: Arc::new(Shared {
+                max: config.max,
+                sources,
+                stack: peer::Stack::new(&config.servers, interfaces, group.clone())?,
+                sessions: Mutex::default(),
+                count: watch::channel(0).0,
+                counters: Counters::default(),
+                board_epoch: Instant::now(),
+                group: group.clone(),
+            }),
+        };
+        let (admitting, stop) = (viewers.clone(), group.clone());
+        group.spawn(async move {
+            loop {
+                let call = tokio::select! {
+                    biased;
+                    () = stop.stopped() => break,
+                    call = calls.recv() => call,
+                };
+                let Some(call) = call else { break };
+                admitting.admit(call);
+            }
+        });
+        Ok(viewers)
+    }
+
+    fn admit(&self, call: Call) {
+        let shared = &self.shared;
+        let source = match &call.camera {
+            None => shared.sources.first(),
+            Some(name) => shared.sources.iter().find(|source| source.name == *name),
+        };
+        let Some(source) = source else {
+            let names: Vec<_> = shared.sources.iter().map(|source| source.name.as_str()).collect();
+            let known = names.join(", ");
+            return self.refuse(&call, Refusal::UnknownCamera, format!("no camera of that name; there is: {known}"));
+        };
+        let progress = Arc::new(Progress::new(call.way, source.name.clone()));
+        {
+            let mut sessions = shared.sessions.lock().expect("nobody panics with it");
+            if sessions.len() >= shared.max {
+                drop(sessions);
+                let reason = format!("{} viewers are watching, which is the limit; try again later", shared.max);
+                return self.refuse(&call, Refusal::TooManyViewers, reason);
+            }
+            sessions.insert(call.viewer.clone(), progress.clone());
+            shared.count.send_replace(sessions.len());
+        }
+        shared.counters.admitted.fetch_add(1, Ordering::Relaxed);
+        let place = Place { viewer: call.viewer.clone(), shared: shared.clone(), progress: progress.clone() };
+        let session = Session::new(call, source.clone(), shared.stack.clone(), progress, shared.board_epoch);
+        let (count, stop) = (shared.count.subscribe(), shared.group.clone());
+        shared.group.spawn(async move {
+            session.run(count, stop).await;
+            drop(place);
+        });
+    }
+
+    fn refuse(&self, call: &Call, code: Refusal, reason: String) {
+        self.shared.counters.refused.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(viewer = %call.viewer, way = ?call.way, reason, "viewer refused");
+        // The queue of a new call is empty, so this can only fail when the caller has gone.
+        call.outgoing.try_send(Signal::error(code, reason)).ok();
+    }
+
+    /// Who is there at the moment.
+    pub fn list(&self) -> Vec<Summary> {
+        let sessions = self.shared.sessions.lock().expect("nobody panics with it");
+        sessions.iter().map(|(viewer, progress)| progress.summary(viewer)).collect()
+    }
+
+    /// How many are there, now and as it changes.
+    pub fn count(&self) -> watch::Receiver<usize> {
+        self.shared.count.subscribe()
+    }
+
+    /// Counts since the process began.
+    pub fn totals(&self) -> Totals {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.shared.counters;
+        Totals {
+            admitted: read(&counters.admitted),
+            refused: read(&counters.refused),
+            frames: read(&counters.frames),
+            bytes: read(&counters.bytes),
+            retransmitted: read(&counters.retransmitted),
+            key_frames_wanted: read(&counters.key_frames_wanted),
+        }
+    }
+}
+
+/// A viewer's place among the admitted. Dropping it makes room, however the session ended.
+struct Place {
+    viewer: ViewerId,
+    shared: Arc<Shared>,
+    progress: Arc<Progress>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut sessions = self.shared.sessions.lock().expect("nobody panics with it");
+        sessions.remove(&self.viewer);
+        self.shared.count.send_replace(sessions.len());
+        drop(sessions);
+        let (counters, summary) = (&self.shared.counters, self.progress.summary(&self.viewer));
+        counters.frames.fetch_add(summary.frames, Ordering::Relaxed);
+        counters.retransmitted.fetch_add(summary.retransmitted, Ordering::Relaxed);
+        counters.bytes.fetch_add(self.progress.bytes(), Ordering::Relaxed);
+        counters.key_frames_wanted.fetch_add(self.progress.key_frames_wanted(), Ordering::Relaxed);
+    }
+}
+
+/// Milliseconds with fractions, as JavaScript's clocks have them.
+fn milliseconds(span: Duration) -> f64 {
+    span.as_secs_f64() * 1000.0
+}

@@ -1,5 +1,0 @@
-//! One WHEP resource is one call.
-/// Placeholder.
-pub struct Whep;
-/// Placeholder.
-pub fn router() {}

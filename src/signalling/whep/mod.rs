@@ -1,0 +1,274 @@
+//! One WHEP resource is one call (draft-ietf-wish-whep-03).
+//!
+//! `POST /whep` answers an offer and names the resource in `Location`; `PATCH` trickles candidates or restarts ICE
+//! with an SDP fragment (RFC 8840); `DELETE` ends it. Authentication and CORS are laid around this by the web room.
+
+mod fragment;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, post};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Call, Line, MOST_BYTES, Refusal, Signal, Way, call};
+use crate::tasks::Group;
+use fragment::Fragment;
+
+const SDP: &str = "application/sdp";
+const FRAGMENT: &str = "application/trickle-ice-sdpfrag";
+const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
+const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
+
+/// How long an answer may take; it needs no network, so this is for a board that is overloaded.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Seconds after which a refused viewer should try again.
+const RETRY_AFTER: &str = "5";
+
+/// The WHEP endpoint and its resources. Calls go to `calls`; tasks run in `group`.
+pub fn router(calls: mpsc::Sender<Call>, group: Group) -> Router {
+    let whep = Whep { shared: Arc::new(Shared { calls, resources: Mutex::default(), group }) };
+    Router::new()
+        .route("/whep", post(create).head(describe).options(describe).fallback(not_allowed))
+        .route("/whep/{id}", any(resource))
+        .layer(DefaultBodyLimit::max(MOST_BYTES))
+        .with_state(whep)
+}
+
+#[derive(Clone)]
+struct Whep {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    calls: mpsc::Sender<Call>,
+    resources: Mutex<HashMap<String, Arc<Resource>>>,
+    group: Group,
+}
+
+/// One viewer's resource.
+struct Resource {
+    to_device: mpsc::Sender<Signal>,
+    /// One request at a time changes the session.
+    session: tokio::sync::Mutex<Negotiated>,
+    /// Who waits for the answer to a restart.
+    waiting: Mutex<Option<oneshot::Sender<Signal>>>,
+}
+
+struct Negotiated {
+    offer: String,
+    generation: u32,
+}
+
+impl Negotiated {
+    fn etag(&self) -> String {
+        format!("\"{}\"", self.generation)
+    }
+}
+
+#[derive(Deserialize)]
+struct Wanted {
+    camera: Option<String>,
+}
+
+/// `OPTIONS` and `HEAD` of the endpoint.
+async fn describe() -> Response {
+    (StatusCode::OK, [(ACCEPT_POST, SDP), (header::CONTENT_TYPE, SDP), (header::ALLOW, "POST, OPTIONS, HEAD")])
+        .into_response()
+}
+
+async fn not_allowed() -> Response {
+    let text = "POST an SDP offer here";
+    ([(header::ALLOW, "POST, OPTIONS, HEAD")], problem(StatusCode::METHOD_NOT_ALLOWED, text)).into_response()
+}
+
+async fn create(State(whep): State<Whep>, Query(wanted): Query<Wanted>, headers: HeaderMap, body: Bytes) -> Response {
+    if !is_type(&headers, SDP) {
+        return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send the offer with Content-Type: application/sdp");
+    }
+    let Ok(offer) = String::from_utf8(body.into()) else {
+        return problem(StatusCode::BAD_REQUEST, "the offer is not UTF-8");
+    };
+    let (call, mut line) = call(Way::Whep, wanted.camera);
+    if whep.shared.calls.send(call).await.is_err() {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "the board shuts down");
+    }
+    line.to_device.try_send(Signal::Offer { sdp: offer.clone() }).ok();
+    match tokio::time::timeout(ANSWER_WITHIN, outcome(&mut line.to_viewer)).await {
+        Ok(Some(Signal::Answer { sdp })) => whep.created(line, offer, sdp),
+        Ok(Some(Signal::Error { code, reason })) => refused(code, &reason),
+        Ok(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "the call ended without an answer"),
+        Err(_) => problem(StatusCode::GATEWAY_TIMEOUT, "the board did not answer in time; try again"),
+    }
+}
+
+/// The answer or refusal among what a viewer is told. Candidates have no way to a WHEP viewer; the answer holds them.
+async fn outcome(to_viewer: &mut mpsc::Receiver<Signal>) -> Option<Signal> {
+    loop {
+        match to_viewer.recv().await? {
+            Signal::Candidate { .. } => {}
+            signal => return Some(signal),
+        }
+    }
+}
+
+impl Whep {
+    fn created(&self, line: Line, offer: String, answer: String) -> Response {
+        let id = line.viewer.as_str().to_owned();
+        let negotiated = Negotiated { offer, generation: 1 };
+        let etag = negotiated.etag();
+        let resource = Arc::new(Resource {
+            to_device: line.to_device,
+            session: tokio::sync::Mutex::new(negotiated),
+            waiting: Mutex::default(),
+        });
+        self.shared.resources().insert(id.clone(), resource.clone());
+        let (whep, mut to_viewer) = (self.clone(), line.to_viewer);
+        let (location, name) = (format!("/whep/{id}"), id);
+        self.shared.group.spawn(async move {
+            while let Some(signal) = outcome(&mut to_viewer).await {
+                let waiting = resource.waiting.lock().expect("nobody panics with it").take();
+                match waiting {
+                    // A request that was given up does not want its answer any more.
+                    Some(waiting) => drop(waiting.send(signal)),
+                    None => tracing::debug!(?signal, "nobody waits for what a WHEP viewer is told"),
+                }
+            }
+            whep.shared.resources().remove(&name);
+        });
+        let headers = [
+            (header::LOCATION, location),
+            (header::CONTENT_TYPE, SDP.into()),
+            (header::ETAG, etag),
+            (ACCEPT_PATCH, FRAGMENT.into()),
+        ];
+        (StatusCode::CREATED, headers, answer).into_response()
+    }
+}
+
+impl Shared {
+    fn resources(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Resource>>> {
+        self.resources.lock().expect("nobody panics with it")
+    }
+}
+
+async fn resource(
+    State(whep): State<Whep>,
+    Path(id): Path<String>,
+    method: axum::http::Method,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if method == axum::http::Method::OPTIONS {
+        let headers = [(header::ALLOW, "PATCH, DELETE, OPTIONS"), (ACCEPT_PATCH, FRAGMENT)];
+        return (StatusCode::OK, headers).into_response();
+    }
+    let found = whep.shared.resources().get(&id).cloned();
+    let Some(resource) = found else {
+        return problem(StatusCode::NOT_FOUND, "no such session: it has ended, or never was");
+    };
+    match method {
+        axum::http::Method::DELETE => {
+            resource.to_device.try_send(Signal::Bye { reason: "deleted".into() }).ok();
+            whep.shared.resources().remove(&id);
+            StatusCode::OK.into_response()
+        }
+        axum::http::Method::PATCH => resource.patch(&headers, body).await,
+        _ => {
+            let text = "PATCH or DELETE a session";
+            ([(header::ALLOW, "PATCH, DELETE, OPTIONS")], problem(StatusCode::METHOD_NOT_ALLOWED, text)).into_response()
+        }
+    }
+}
+
+impl Resource {
+    async fn patch(&self, headers: &HeaderMap, body: Bytes) -> Response {
+        if !is_type(headers, FRAGMENT) {
+            let text = "send candidates with Content-Type: application/trickle-ice-sdpfrag";
+            return ([(ACCEPT_PATCH, FRAGMENT)], problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, text)).into_response();
+        }
+        let fragment = match std::str::from_utf8(&body).map_err(|_| "not UTF-8".to_owned()).and_then(Fragment::read) {
+            Ok(fragment) => fragment,
+            Err(reason) => return problem(StatusCode::BAD_REQUEST, &format!("the SDP fragment is {reason}")),
+        };
+        let mut session = self.session.lock().await;
+        let wanted = headers.get(header::IF_MATCH).map(HeaderValue::as_bytes);
+        if fragment.restarts(&session.offer) {
+            // RFC 9725, section 4.3.3: a restart matches whatever generation there is.
+            if wanted.is_some_and(|tag| tag != b"*" && tag != session.etag().as_bytes()) {
+                return problem(StatusCode::PRECONDITION_FAILED, "an ICE restart needs If-Match: \"*\"");
+            }
+            return self.restart(&fragment, &mut session).await;
+        }
+        if wanted.is_some_and(|tag| tag != b"*" && tag != session.etag().as_bytes()) {
+            return problem(
+                StatusCode::PRECONDITION_FAILED,
+                "this ICE session is over; see the ETag of the last answer",
+            );
+        }
+        for candidate in fragment.candidates {
+            if self.to_device.send(Signal::Candidate { candidate: Some(candidate) }).await.is_err() {
+                return problem(StatusCode::NOT_FOUND, "the session has ended");
+            }
+        }
+        if fragment.is_end {
+            self.to_device.send(Signal::Candidate { candidate: None }).await.ok();
+        }
+        StatusCode::NO_CONTENT.into_response()
+    }
+
+    async fn restart(&self, fragment: &Fragment, session: &mut Negotiated) -> Response {
+        let offer = fragment.restarted(&session.offer);
+        let (answered, answer) = oneshot::channel();
+        *self.waiting.lock().expect("nobody panics with it") = Some(answered);
+        self.to_device.send(Signal::Offer { sdp: offer.clone() }).await.ok();
+        match tokio::time::timeout(ANSWER_WITHIN, answer).await {
+            Ok(Ok(Signal::Answer { sdp })) => {
+                session.offer = offer;
+                session.generation += 1;
+                let headers = [(header::CONTENT_TYPE, FRAGMENT.to_owned()), (header::ETAG, session.etag())];
+                (StatusCode::OK, headers, fragment::of_answer(&sdp)).into_response()
+            }
+            Ok(Ok(Signal::Error { code, reason })) => refused(code, &reason),
+            Ok(_) => problem(StatusCode::NOT_FOUND, "the session has ended"),
+            Err(_) => problem(StatusCode::GATEWAY_TIMEOUT, "the board did not answer in time; try again"),
+        }
+    }
+}
+
+fn is_type(headers: &HeaderMap, wanted: &str) -> bool {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    given.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(wanted)
+}
+
+/// A refusal as HTTP says it (draft-ietf-wish-whep-03, section 4.2).
+fn refused(code: Refusal, reason: &str) -> Response {
+    let status = match code {
+        Refusal::BadMessage | Refusal::BadOffer | Refusal::BadCandidate => StatusCode::BAD_REQUEST,
+        Refusal::NoCommonCodec => StatusCode::NOT_ACCEPTABLE,
+        Refusal::UnknownCamera => StatusCode::NOT_FOUND,
+        Refusal::NoPicture => StatusCode::CONFLICT,
+        Refusal::TooManyViewers => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    let mut response = problem(status, reason);
+    if matches!(status, StatusCode::CONFLICT | StatusCode::SERVICE_UNAVAILABLE) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+    }
+    response
+}
+
+/// An error as RFC 9457 has it.
+fn problem(status: StatusCode, detail: &str) -> Response {
+    let body = json!({ "status": status.as_u16(), "title": status.canonical_reason(), "detail": detail });
+    (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+}

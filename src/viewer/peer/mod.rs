@@ -1,0 +1,444 @@
+//! The boundary to the WebRTC stack. Only the files of this folder name the `webrtc` and `rtc` crates.
+//!
+//! The traps of `webrtc` 0.21.1 that are dealt with here: mDNS sockets (off; browsers' `.local` candidates are
+//! learnt as peer-reflexive ones), a check interval of 200 ms, H.264 matching by literal bytes ([`offer`]),
+//! swallowed RTCP and unguarded retransmission ([`link`]), timestamps from summed durations ([`rtp`]),
+//! 96 kB of buffers per socket and detached tasks ([`runtime`]), and connections that live on when dropped.
+
+mod link;
+mod offer;
+mod rtp;
+mod runtime;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use rtc::ice::mdns::MulticastDnsMode;
+use rtc::interceptor::{NackResponderBuilder, Registry, SenderReportBuilder, Slot};
+use rtc::peer_connection::configuration::media_engine::MIME_TYPE_RTX;
+use rtc::rtp_transceiver::rtp_sender::{
+    RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RTCRtpHeaderExtensionCapability, RtpCodecKind,
+};
+use tokio::sync::{Notify, mpsc};
+use webrtc::data_channel::{DataChannel, DataChannelEvent};
+use webrtc::peer_connection::crypto::{self, SignatureScheme};
+use webrtc::peer_connection::{
+    MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCCertificate,
+    RTCConfigurationBuilder, RTCIceCandidateInit, RTCIceConnectionState, RTCIceGatheringState, RTCIceServer,
+    RTCPeerConnectionIceEvent, RTCPeerConnectionState, RTCSessionDescription, SettingEngineBuilder,
+};
+
+use crate::media::H264Profile;
+use crate::signalling::Candidate;
+use crate::tasks::Group;
+use link::Link;
+use offer::{Media, Offer};
+use rtp::RtpClock;
+use runtime::GroupRuntime;
+
+pub use link::LinkStatistics;
+pub use rtp::Track;
+pub use runtime::Interfaces;
+
+/// Pause between ICE connectivity checks. The crate's 200 ms would be most of the time to the first picture;
+/// RFC 8445, appendix B.1 asks for 5 ms at least.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Checks per candidate pair: at [`CHECK_INTERVAL`], ten seconds for a viewer's candidates to find a way.
+const CHECKS: u16 = 500;
+
+/// Silence after which the path counts as interrupted, and after which more it counts as lost.
+/// Together under ten seconds: a vanished viewer is freed by then, and an outage of five seconds is survived.
+const DISCONNECTED: Duration = Duration::from_secs(3);
+/// See [`DISCONNECTED`].
+const FAILED: Duration = Duration::from_secs(5);
+/// Pause between consent checks (RFC 7675, section 5.1 has 5 s; this notices an interruption sooner).
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// How long an answer waits for the board's own host candidates, which need no network and come within a millisecond.
+const HOST_CANDIDATES: Duration = Duration::from_millis(10);
+/// After the first host candidate the others follow without a pause.
+const NEXT_CANDIDATE: Duration = Duration::from_millis(1);
+
+/// Packets kept for retransmission: two seconds at 2 Mbit/s, twice what is ever answered.
+const KEPT_PACKETS: u16 = 512;
+
+/// Messages of a viewer that may wait on its data channel; a viewer that sends more is made to wait by SCTP.
+const MESSAGES: usize = 16;
+
+/// The label of the data channel that each viewer opens.
+const CONTROL: &str = "control";
+
+/// What keeps a viewer from being served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The offer is the viewer's mistake.
+    #[error("{0}")]
+    BadOffer(String),
+    /// The offer is sound but wants nothing that we send.
+    #[error("{0}")]
+    NoCommonCodec(String),
+    /// The candidate is the viewer's mistake.
+    #[error("the candidate cannot be read: {0}")]
+    BadCandidate(String),
+    /// Our own side failed.
+    #[error("the peer connection failed: {0}")]
+    Stack(#[from] webrtc::error::Error),
+}
+
+/// A STUN or TURN server, as in the browser's RTCIceServer.
+#[derive(Clone, Debug, Default)]
+pub struct IceServer {
+    /// `stun:` or `turn:` URLs.
+    pub urls: Vec<String>,
+    /// TURN's user name.
+    pub username: String,
+    /// TURN's password.
+    pub credential: String,
+}
+
+/// What all peer connections share.
+#[derive(Clone)]
+pub struct Stack {
+    /// One for all viewers: making a key for each would cost milliseconds of each join.
+    certificate: RTCCertificate,
+    servers: Vec<RTCIceServer>,
+    interfaces: Interfaces,
+    group: Group,
+}
+
+/// What happens at a peer connection.
+#[derive(Debug)]
+pub enum Event {
+    /// A candidate of ours; `None` after the last one.
+    Candidate(Option<Candidate>),
+    /// ICE found a way; DTLS follows.
+    Reached,
+    /// Media can flow.
+    Connected,
+    /// The path is silent.
+    Disconnected,
+    /// The path is lost, or the viewer closed the connection.
+    Closed,
+    /// The viewer opened its data channel.
+    ControlOpened,
+    /// The viewer cannot decode without a key frame.
+    KeyFrameWanted,
+    /// A text message on the data channel.
+    Message(String),
+}
+
+impl Stack {
+    /// Prepares for peer connections whose tasks run in `group`.
+    pub fn new(servers: &[IceServer], interfaces: Interfaces, group: Group) -> Result<Self, Error> {
+        let provider = crypto::default_provider()
+            .map_err(|error| webrtc::error::Error::Other(format!("no cryptography: {error}")))?;
+        let names = vec!["peercam".to_owned()];
+        let parameters = rcgen::CertificateParams::new(names).expect("the name is a valid DNS name");
+        let certificate = RTCCertificate::generate(provider.crypto(), SignatureScheme::EcdsaP256Sha256, parameters)?;
+        let servers = servers.iter().map(|server| RTCIceServer {
+            urls: server.urls.clone(),
+            username: server.username.clone(),
+            credential: server.credential.clone(),
+        });
+        Ok(Self { certificate, servers: servers.collect(), interfaces, group })
+    }
+
+    /// Answers an offer: the connection, and the answer with the board's host candidates in it.
+    pub async fn answer(&self, offer: &str, profile: H264Profile) -> Result<(Peer, String), Error> {
+        let read = Offer::read(offer, profile)?;
+        let (epoch, wall) = (Instant::now(), SystemTime::now());
+        let video = Track::video(&read.video, RtpClock::new(90_000, epoch, wall));
+        let audio = read.audio.as_ref().map(|media| Track::audio(media, RtpClock::new(48_000, epoch, wall)));
+        let clocks = std::iter::once(&video).chain(&audio).map(Track::clock).collect();
+
+        let (key_frame_wanted, statistics) = (Arc::new(Notify::new()), Arc::new(LinkStatistics::default()));
+        let link = Link::new(clocks, key_frame_wanted.clone(), statistics.clone());
+        let (events, coming) = mpsc::unbounded_channel();
+        let (messages, said) = mpsc::channel(MESSAGES);
+        let handler = Handler { events, messages, control: Arc::default(), group: self.group.clone() };
+        let control = handler.control.clone();
+
+        let connection = self.builder(&read, link)?.with_handler(Arc::new(handler)).build().await?;
+        let mut peer = Peer {
+            connection: Arc::new(connection),
+            video,
+            audio,
+            control,
+            events: coming,
+            early: VecDeque::new(),
+            messages: said,
+            key_frame_wanted,
+            statistics,
+            group: self.group.clone(),
+        };
+        // Before the remote description, or the answer would have nothing to send.
+        peer.connection.add_track(peer.video.local()).await?;
+        if let Some(audio) = &peer.audio {
+            peer.connection.add_track(audio.local()).await?;
+        }
+        let answer = peer.negotiate(offer).await?;
+        Ok((peer, answer))
+    }
+
+    fn builder(&self, offer: &Offer, link: Link) -> Result<PeerConnectionBuilder<Interfaces>, Error> {
+        let settings = SettingEngineBuilder::new()
+            .with_multicast_dns_mode(MulticastDnsMode::Disabled)
+            .with_ice_connection_attempts(Some(CHECK_INTERVAL), Some(CHECKS))
+            .with_ice_timeouts(Some(DISCONNECTED), Some(FAILED), Some(KEEP_ALIVE))
+            .with_include_loopback_candidate(matches!(self.interfaces, Interfaces::WithLoopback))
+            .with_discard_local_candidates_during_ice_restart(true)
+            .build();
+        let configuration = RTCConfigurationBuilder::new()
+            .with_certificates(vec![self.certificate.clone()])
+            .with_ice_servers(self.servers.clone())
+            .build();
+        let registry = Registry::new()
+            .with(Slot::NackResponder, NackResponderBuilder::new().with_size(KEPT_PACKETS).build())
+            .with(Slot::SenderReport, SenderReportBuilder::new().build())
+            // On the wire's side of the NACK responder (4000) and of the sender reports (11000).
+            .with(Slot::from(3_900), link);
+        Ok(PeerConnectionBuilder::new()
+            .with_configuration(configuration)
+            .with_media_engine(media_engine(offer)?)
+            .with_setting_engine(settings)
+            .with_interceptor_registry(registry)
+            .with_runtime(Arc::new(GroupRuntime::new(self.group.clone())))
+            .with_udp_addrs(vec![self.interfaces]))
+    }
+}
+
+/// Registers just what is sent to this viewer, under its own payload types.
+fn media_engine(offer: &Offer) -> Result<MediaEngine, Error> {
+    let mut engine = MediaEngine::default();
+    let feedback = |typ: &str, parameter: &str| RTCPFeedback { typ: typ.into(), parameter: parameter.into() };
+    let video = RTCRtpCodec {
+        rtcp_feedback: vec![feedback("nack", ""), feedback("nack", "pli"), feedback("ccm", "fir")],
+        ..rtp::video_codec(&offer.video)
+    };
+    let register = |engine: &mut MediaEngine, rtp_codec, payload_type, kind| {
+        engine.register_codec(RTCRtpCodecParameters { rtp_codec, payload_type }, kind)
+    };
+    register(&mut engine, video, offer.video.payload_type, RtpCodecKind::Video)?;
+    if let Some(payload_type) = offer.video.retransmission {
+        let rtx = RTCRtpCodec {
+            mime_type: MIME_TYPE_RTX.to_owned(),
+            clock_rate: 90_000,
+            channels: 0,
+            sdp_fmtp_line: format!("apt={}", offer.video.payload_type),
+            rtcp_feedback: vec![],
+        };
+        register(&mut engine, rtx, payload_type, RtpCodecKind::Video)?;
+    }
+    extend(&mut engine, &offer.video, RtpCodecKind::Video)?;
+    if let Some(audio) = &offer.audio {
+        register(&mut engine, rtp::audio_codec(audio), audio.payload_type, RtpCodecKind::Audio)?;
+        extend(&mut engine, audio, RtpCodecKind::Audio)?;
+    }
+    Ok(engine)
+}
+
+fn extend(engine: &mut MediaEngine, media: &Media, kind: RtpCodecKind) -> Result<(), Error> {
+    let offered = [(media.playout_delay, offer::PLAYOUT_DELAY), (media.abs_capture_time, offer::ABS_CAPTURE_TIME)];
+    for (_, uri) in offered.into_iter().filter(|(id, _)| id.is_some()) {
+        engine.register_header_extension(RTCRtpHeaderExtensionCapability { uri: uri.into() }, kind, None)?;
+    }
+    Ok(())
+}
+
+/// One viewer's peer connection. It is closed when dropped.
+pub struct Peer {
+    connection: Arc<dyn PeerConnection>,
+    /// The stream of pictures.
+    pub video: Track,
+    /// The stream of sound, when the viewer wants one.
+    pub audio: Option<Track>,
+    control: Arc<std::sync::Mutex<Option<Arc<dyn DataChannel>>>>,
+    events: mpsc::UnboundedReceiver<Event>,
+    /// Events that came while an answer was made.
+    early: VecDeque<Event>,
+    messages: mpsc::Receiver<String>,
+    key_frame_wanted: Arc<Notify>,
+    statistics: Arc<LinkStatistics>,
+    group: Group,
+}
+
+impl Peer {
+    /// Answers a further offer on the same connection: an ICE restart.
+    pub async fn negotiate(&mut self, offer: &str) -> Result<String, Error> {
+        let offer = RTCSessionDescription::offer(offer.to_owned()).map_err(|error| bad_offer(&error))?;
+        self.connection.set_remote_description(offer).await.map_err(|error| bad_offer(&error))?;
+        let answer = self.connection.create_answer(None).await.map_err(|error| bad_offer(&error))?;
+        self.connection.set_local_description(answer).await?;
+        self.wait_for_host_candidates().await;
+        let description = self.connection.local_description().await;
+        Ok(description.ok_or(webrtc::error::Error::ErrPeerConnSDPTypeInvalidValue)?.sdp)
+    }
+
+    /// Gathers what comes at once. Later candidates are trickled; these are too, which does no harm.
+    async fn wait_for_host_candidates(&mut self) {
+        let mut patience = HOST_CANDIDATES;
+        while let Ok(Some(event)) = tokio::time::timeout(patience, self.events.recv()).await {
+            let is_last = matches!(event, Event::Candidate(None));
+            if matches!(event, Event::Candidate(_)) {
+                patience = NEXT_CANDIDATE;
+            }
+            self.early.push_back(event);
+            if is_last {
+                break;
+            }
+        }
+    }
+
+    /// Takes a candidate of the viewer's.
+    pub async fn add_candidate(&self, candidate: Candidate) -> Result<(), Error> {
+        // A `.local` name hides the browser's address from us, who need not know it: the browser checks our host
+        // candidates, and we learn its address from those checks (RFC 8445, section 7.3.1.3).
+        let address = candidate.candidate.split(' ').nth(4);
+        if address.is_some_and(|address| address.ends_with(".local")) {
+            return Ok(());
+        }
+        let candidate = RTCIceCandidateInit {
+            candidate: candidate.candidate,
+            sdp_mid: candidate.sdp_mid,
+            sdp_mline_index: candidate.sdp_m_line_index,
+            username_fragment: candidate.username_fragment,
+            ..Default::default()
+        };
+        let added = self.connection.add_ice_candidate(candidate).await;
+        added.map_err(|error| Error::BadCandidate(error.to_string()))
+    }
+
+    /// Waits for what happens next. Cancelling the wait loses nothing.
+    pub async fn event(&mut self) -> Event {
+        if let Some(event) = self.early.pop_front() {
+            return event;
+        }
+        tokio::select! {
+            biased;
+            event = self.events.recv() => event.unwrap_or(Event::Closed),
+            () = self.key_frame_wanted.notified() => Event::KeyFrameWanted,
+            Some(message) = self.messages.recv() => Event::Message(message),
+        }
+    }
+
+    /// Sends text on the data channel; without one, or with a full one, it is dropped.
+    pub async fn tell(&self, text: &str) {
+        let control = self.control.lock().expect("nobody panics with it").clone();
+        if let Some(control) = control
+            && let Err(error) = control.try_send_text(text).await
+        {
+            tracing::debug!(%error, "message on the data channel dropped");
+        }
+    }
+
+    /// Counters of this path.
+    pub fn statistics(&self) -> Arc<LinkStatistics> {
+        self.statistics.clone()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // A connection that is merely dropped lives on in the crate's driver.
+        let connection = self.connection.clone();
+        self.group.spawn(async move {
+            if let Err(error) = connection.close().await {
+                tracing::debug!(%error, "peer connection did not close cleanly");
+            }
+        });
+    }
+}
+
+fn bad_offer(error: &webrtc::error::Error) -> Error {
+    Error::BadOffer(format!("the offer cannot be answered: {error}"))
+}
+
+/// What the crate tells. Its methods are awaited on the connection's driver, so none may wait.
+struct Handler {
+    events: mpsc::UnboundedSender<Event>,
+    messages: mpsc::Sender<String>,
+    control: Arc<std::sync::Mutex<Option<Arc<dyn DataChannel>>>>,
+    group: Group,
+}
+
+impl Handler {
+    /// Unbounded, since a lost state change would be a stuck viewer; the crate makes few of these.
+    fn tell(&self, event: Event) {
+        // The session may be gone already; then nobody wants to know.
+        self.events.send(event).ok();
+    }
+}
+
+#[async_trait::async_trait]
+impl PeerConnectionEventHandler for Handler {
+    async fn on_ice_candidate(&self, event: RTCPeerConnectionIceEvent) {
+        if let Ok(init) = event.candidate.to_json() {
+            self.tell(Event::Candidate(Some(Candidate {
+                candidate: init.candidate,
+                sdp_mid: init.sdp_mid,
+                sdp_m_line_index: init.sdp_mline_index,
+                username_fragment: init.username_fragment,
+            })));
+        }
+    }
+
+    async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
+        if state == RTCIceGatheringState::Complete {
+            self.tell(Event::Candidate(None));
+        }
+    }
+
+    async fn on_ice_connection_state_change(&self, state: RTCIceConnectionState) {
+        if state == RTCIceConnectionState::Connected {
+            self.tell(Event::Reached);
+        }
+    }
+
+    async fn on_connection_state_change(&self, state: RTCPeerConnectionState) {
+        match state {
+            RTCPeerConnectionState::Connected => self.tell(Event::Connected),
+            RTCPeerConnectionState::Disconnected => self.tell(Event::Disconnected),
+            RTCPeerConnectionState::Failed | RTCPeerConnectionState::Closed => self.tell(Event::Closed),
+            _ => {}
+        }
+    }
+
+    async fn on_data_channel(&self, channel: Arc<dyn DataChannel>) {
+        let (slot, events, messages) = (self.control.clone(), self.events.clone(), self.messages.clone());
+        self.group.spawn(async move {
+            // A viewer may open what it likes; only the one channel is listened to.
+            if channel.label().await.is_ok_and(|label| label == CONTROL) {
+                listen(channel, &slot, &events, &messages).await;
+            }
+        });
+    }
+}
+
+async fn listen(
+    channel: Arc<dyn DataChannel>,
+    slot: &std::sync::Mutex<Option<Arc<dyn DataChannel>>>,
+    events: &mpsc::UnboundedSender<Event>,
+    messages: &mpsc::Sender<String>,
+) {
+    *slot.lock().expect("nobody panics with it") = Some(channel.clone());
+    let mut is_told = false;
+    while let Some(event) = channel.poll().await {
+        match event {
+            DataChannelEvent::OnOpen if !is_told => {
+                is_told = true;
+                events.send(Event::ControlOpened).ok();
+            }
+            DataChannelEvent::OnMessage(message) if message.is_string => {
+                let Ok(text) = String::from_utf8(message.data.to_vec()) else { continue };
+                if messages.send(text).await.is_err() {
+                    break;
+                }
+            }
+            DataChannelEvent::OnClose => break,
+            _ => {}
+        }
+    }
+    *slot.lock().expect("nobody panics with it") = None;
+}

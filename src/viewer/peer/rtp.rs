@@ -1,0 +1,237 @@
+//! Frames become RTP packets: one cut for all viewers, stamped for each.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use rtc::media_stream::MediaStreamTrack;
+use rtc::rtp;
+use rtc::rtp::codec::h264::H264Payloader;
+use rtc::rtp::packetizer::Payloader;
+use rtc::rtp_transceiver::rtp_sender::{
+    RTCRtpCodec, RTCRtpCodingParameters, RTCRtpEncodingParameters, RTCRtpRtxParameters, RtpCodecKind,
+};
+use webrtc::media_stream::track_local::TrackLocal;
+use webrtc::media_stream::track_local::static_rtp::TrackLocalStaticRTP;
+
+use super::offer::Media;
+use crate::media::Frame;
+
+/// Largest RTP payload. IPv6 guarantees 1280 bytes a packet (RFC 8200, section 5); less 40 for IPv6, 8 for UDP,
+/// 4 for TURN's channel header, 12 for RTP, 24 for header extensions, 2 for RTX and 16 for the SRTP tag.
+const MOST_PAYLOAD: usize = 1280 - 40 - 8 - 4 - 12 - 24 - 2 - 16;
+
+/// Seconds from NTP's era to Unix's (RFC 5905, figure 4).
+const NTP_TO_UNIX: u64 = 2_208_988_800;
+
+/// One stream's relation of capture time to RTP and wall-clock time.
+///
+/// Wall-clock time is read once, when the viewer comes: a clock that is set later must not tear
+/// sound and picture apart.
+#[derive(Clone, Copy, Debug)]
+pub struct RtpClock {
+    ssrc: u32,
+    rate: u32,
+    /// The RTP timestamp at `epoch`; random, as RFC 3550, section 5.1 asks.
+    base: u32,
+    epoch: Instant,
+    /// NTP time at `epoch`: seconds in the upper, fractions in the lower half.
+    epoch_ntp: u64,
+}
+
+impl RtpClock {
+    /// A clock of `rate` ticks a second for a new stream. Streams of one viewer share `epoch` and `wall`.
+    pub fn new(rate: u32, epoch: Instant, wall: SystemTime) -> Self {
+        let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let epoch_ntp = ((since.as_secs() + NTP_TO_UNIX) << 32) | ntp_fraction(since);
+        Self { ssrc: rand::random(), rate, base: rand::random(), epoch, epoch_ntp }
+    }
+
+    /// The stream's synchronisation source.
+    pub fn ssrc(&self) -> u32 {
+        self.ssrc
+    }
+
+    /// The RTP timestamp of something captured `at`. Frames may be older than the viewer.
+    pub fn timestamp(&self, at: Instant) -> u32 {
+        let ticks = |span: Duration| (span.as_nanos() * u128::from(self.rate) / 1_000_000_000) as u32;
+        match at.checked_duration_since(self.epoch) {
+            Some(after) => self.base.wrapping_add(ticks(after)),
+            None => self.base.wrapping_sub(ticks(self.epoch - at)),
+        }
+    }
+
+    /// NTP time (RFC 5905, section 6) at an instant.
+    pub fn ntp(&self, at: Instant) -> u64 {
+        let span = |span: Duration| (span.as_secs() << 32) | ntp_fraction(span);
+        match at.checked_duration_since(self.epoch) {
+            Some(after) => self.epoch_ntp.wrapping_add(span(after)),
+            None => self.epoch_ntp.wrapping_sub(span(self.epoch - at)),
+        }
+    }
+}
+
+fn ntp_fraction(span: Duration) -> u64 {
+    (u64::from(span.subsec_nanos()) << 32) / 1_000_000_000
+}
+
+/// One stream to one viewer.
+pub struct Track {
+    local: Arc<TrackLocalStaticRTP>,
+    clock: RtpClock,
+    payload_type: u8,
+    playout_delay: Option<u8>,
+    abs_capture_time: Option<u8>,
+    sequence: u16,
+    packetise: fn(&Bytes) -> Vec<Bytes>,
+}
+
+impl Track {
+    /// An H.264 stream for a viewer that offered `media`.
+    pub fn video(media: &Media, clock: RtpClock) -> Self {
+        Self::new("video", video_codec(media), RtpCodecKind::Video, media, clock, packetise_h264)
+    }
+
+    /// An Opus stream for a viewer that offered `media`.
+    pub fn audio(media: &Media, clock: RtpClock) -> Self {
+        // RFC 7587, section 4.2: one Opus packet is one RTP payload.
+        Self::new("audio", audio_codec(media), RtpCodecKind::Audio, media, clock, |packet| vec![packet.clone()])
+    }
+
+    fn new(
+        label: &str,
+        codec: RTCRtpCodec,
+        kind: RtpCodecKind,
+        media: &Media,
+        clock: RtpClock,
+        packetise: fn(&Bytes) -> Vec<Bytes>,
+    ) -> Self {
+        let rtx = media.retransmission.map(|_| RTCRtpRtxParameters { ssrc: rand::random() });
+        let encoding = RTCRtpEncodingParameters {
+            rtp_coding_parameters: RTCRtpCodingParameters { ssrc: Some(clock.ssrc), rtx, ..Default::default() },
+            codec,
+            ..Default::default()
+        };
+        // One stream id for sound and picture: that is what makes a browser play them in step.
+        let track = MediaStreamTrack::new("peercam".into(), label.into(), label.into(), kind, vec![encoding]);
+        Self {
+            local: Arc::new(TrackLocalStaticRTP::new(track)),
+            clock,
+            payload_type: media.payload_type,
+            playout_delay: media.playout_delay,
+            abs_capture_time: media.abs_capture_time,
+            sequence: rand::random(),
+            packetise,
+        }
+    }
+
+    /// For the peer connection to add.
+    pub fn local(&self) -> Arc<dyn TrackLocal> {
+        self.local.clone()
+    }
+
+    /// The stream's clock.
+    pub fn clock(&self) -> RtpClock {
+        self.clock
+    }
+
+    /// Sends one frame. Waits while the connection's queue is full; fails once it is closed.
+    pub async fn send(&mut self, frame: &Frame) -> Result<(), webrtc::error::Error> {
+        let payloads = frame.payloads(self.packetise);
+        let timestamp = self.clock.timestamp(frame.captured);
+        let last = payloads.len().saturating_sub(1);
+        for (index, payload) in payloads.iter().enumerate() {
+            let mut header = rtp::header::Header {
+                version: 2,
+                // The last packet of an access unit (RFC 6184, section 5.1).
+                marker: index == last,
+                payload_type: self.payload_type,
+                sequence_number: self.sequence,
+                timestamp,
+                ssrc: self.clock.ssrc,
+                ..Default::default()
+            };
+            self.sequence = self.sequence.wrapping_add(1);
+            if index == 0 {
+                self.extend(&mut header, frame.captured)?;
+            }
+            self.local.write_rtp(rtp::Packet { header, payload: payload.clone() }).await?;
+        }
+        Ok(())
+    }
+
+    /// The extensions of a frame's first packet, which is where browsers look for them.
+    fn extend(&self, header: &mut rtp::header::Header, captured: Instant) -> Result<(), webrtc::error::Error> {
+        if let Some(id) = self.playout_delay {
+            // Twelve bits of least and twelve of most delay, in 10 ms: show each frame as soon as it is decoded.
+            header.set_extension(id, Bytes::from_static(&[0, 0, 0]))?;
+        }
+        if let Some(id) = self.abs_capture_time {
+            header.set_extension(id, Bytes::copy_from_slice(&self.clock.ntp(captured).to_be_bytes()))?;
+        }
+        Ok(())
+    }
+}
+
+/// The codec as it is registered for, and sent to, this viewer.
+pub fn video_codec(media: &Media) -> RTCRtpCodec {
+    RTCRtpCodec {
+        mime_type: rtc::peer_connection::configuration::media_engine::MIME_TYPE_H264.to_owned(),
+        clock_rate: 90_000,
+        channels: 0,
+        sdp_fmtp_line: media.parameters.clone(),
+        rtcp_feedback: vec![],
+    }
+}
+
+/// The codec as it is registered for, and sent to, this viewer.
+pub fn audio_codec(media: &Media) -> RTCRtpCodec {
+    RTCRtpCodec {
+        mime_type: rtc::peer_connection::configuration::media_engine::MIME_TYPE_OPUS.to_owned(),
+        clock_rate: 48_000,
+        // Always two in SDP, whatever is encoded (RFC 7587, section 7).
+        channels: 2,
+        sdp_fmtp_line: media.parameters.clone(),
+        rtcp_feedback: vec![],
+    }
+}
+
+/// Cuts an access unit by RFC 6184: single NAL units, STAP-A for SPS and PPS, FU-A for what is too large.
+fn packetise_h264(access_unit: &Bytes) -> Vec<Bytes> {
+    // A new one each time: it keeps SPS and PPS for the next unit, and each of our key frames has its own.
+    H264Payloader::default().payload(MOST_PAYLOAD, access_unit).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rtp_and_ntp_time_move_together_before_and_after_the_epoch() {
+        let (epoch, wall) = (Instant::now() + Duration::from_secs(1), UNIX_EPOCH + Duration::from_millis(1500));
+        let clock = RtpClock::new(90_000, epoch, wall);
+        let (before, after) = (epoch - Duration::from_millis(500), epoch + Duration::from_millis(250));
+        assert_eq!(clock.timestamp(after).wrapping_sub(clock.timestamp(before)), 67_500);
+        assert_eq!(clock.ntp(epoch), ((NTP_TO_UNIX + 1) << 32) | 1 << 31);
+        assert_eq!(clock.ntp(before), (NTP_TO_UNIX + 1) << 32);
+        assert_eq!(clock.ntp(after), ((NTP_TO_UNIX + 1) << 32) | 3 << 30);
+    }
+
+    #[test]
+    fn an_access_unit_is_cut_into_payloads_that_fit_and_lose_nothing() {
+        let mut unit = vec![0, 0, 0, 1, 0x67, 1, 2, 3, 0, 0, 0, 1, 0x68, 4, 5, 0, 0, 0, 1, 0x65];
+        unit.extend((0..5000u32).map(|n| (n % 251) as u8 | 1));
+        let payloads = packetise_h264(&Bytes::from(unit.clone()));
+        assert!(payloads.iter().all(|payload| payload.len() <= MOST_PAYLOAD));
+        assert_eq!(payloads[0][0] & 0x1f, 24, "SPS and PPS travel in one STAP-A");
+        let fragments: Vec<u8> = payloads[1..].iter().flat_map(|payload| payload[2..].to_vec()).collect();
+        assert_eq!(fragments, unit[20..]);
+    }
+
+    #[test]
+    fn a_frame_is_cut_once_for_all_viewers() {
+        let frame = Frame::new(Bytes::from_static(&[0, 0, 0, 1, 0x65, 1]), Instant::now(), true);
+        let first = frame.payloads(packetise_h264).as_ptr();
+        assert_eq!(first, frame.payloads(|_| unreachable!("it was cut already")).as_ptr());
+    }
+}

@@ -1,0 +1,176 @@
+//! The `webrtc` crate's tasks and sockets on our terms: tasks in a [`Group`], receive buffers of one datagram.
+
+use std::fmt;
+use std::future::Future;
+use std::io::{self, IoSliceMut};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use webrtc::runtime::{
+    AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, RecvMeta, Runtime, TokioRuntime,
+    Transmit,
+};
+
+use crate::tasks::Group;
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The crate's tokio runtime, but for the tasks and the UDP sockets.
+pub struct GroupRuntime {
+    group: Group,
+}
+
+impl GroupRuntime {
+    /// Runs the crate's tasks in `group`.
+    pub fn new(group: Group) -> Self {
+        Self { group }
+    }
+}
+
+impl fmt::Debug for GroupRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GroupRuntime")
+    }
+}
+
+impl Runtime for GroupRuntime {
+    fn spawn(&self, future: Task) -> Box<dyn JoinHandle> {
+        let handle = Handle(Arc::default());
+        let (aborted, finished) = (handle.0.clone(), handle.0.clone());
+        self.group.spawn(async move {
+            tokio::select! {
+                () = future => {}
+                () = aborted.abort.notified() => {}
+            }
+            finished.is_finished.store(true, Ordering::Release);
+        });
+        Box::new(handle)
+    }
+
+    fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        Ok(Arc::new(OneDatagram(TokioRuntime.wrap_udp_socket(socket)?)))
+    }
+
+    fn wrap_tcp_listener(&self, listener: TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {
+        TokioRuntime.wrap_tcp_listener(listener)
+    }
+
+    fn connect_tcp<'a>(
+        &'a self,
+        remote: SocketAddr,
+    ) -> Pin<Box<dyn Future<Output = io::Result<Arc<dyn AsyncTcpStream>>> + Send + 'a>> {
+        TokioRuntime.connect_tcp(remote)
+    }
+
+    fn resolve_host<'a>(
+        &'a self,
+        host: &'a str,
+    ) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>> {
+        TokioRuntime.resolve_host(host)
+    }
+
+    fn sleep(&self, duration: Duration) -> Task {
+        TokioRuntime.sleep(duration)
+    }
+
+    fn interval(&self, period: Duration) -> Box<dyn AsyncInterval> {
+        TokioRuntime.interval(period)
+    }
+
+    fn block_on(&self, future: Pin<Box<dyn Future<Output = ()> + '_>>) {
+        TokioRuntime.block_on(future);
+    }
+}
+
+#[derive(Default)]
+struct Running {
+    abort: tokio::sync::Notify,
+    is_finished: AtomicBool,
+}
+
+struct Handle(Arc<Running>);
+
+impl JoinHandle for Handle {
+    fn detach(&self) {}
+
+    fn abort(&self) {
+        self.0.abort.notify_one();
+    }
+
+    fn is_finished(&self) -> bool {
+        self.0.is_finished.load(Ordering::Acquire)
+    }
+}
+
+/// A socket that receives one datagram at a time.
+///
+/// The crate sizes its buffers for the 64 datagrams that the kernel may coalesce: 96 kB a socket and as much again
+/// for each viewer. A viewer sends us a few small RTCP packets a second, so there is nothing to coalesce.
+struct OneDatagram(Arc<dyn AsyncUdpSocket>);
+
+impl fmt::Debug for OneDatagram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl AsyncUdpSocket for OneDatagram {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
+        self.0.poll_send(cx, transmit)
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        self.0.poll_recv(cx, buffers, meta)
+    }
+
+    fn max_gso_segments(&self) -> usize {
+        self.0.max_gso_segments()
+    }
+}
+
+/// The addresses a peer connection binds, looked up each time it binds, so that an ICE restart follows the network.
+///
+/// The crate's own wildcard would leave out loopback always, and bind `::` where there is no IPv6.
+#[derive(Clone, Copy, Debug)]
+pub enum Interfaces {
+    /// All addresses that another machine can reach.
+    Reachable,
+    /// Those and loopback: for viewers on this very machine.
+    WithLoopback,
+}
+
+impl ToSocketAddrs for Interfaces {
+    type Iter = std::vec::IntoIter<SocketAddr>;
+
+    fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
+        let addresses = if_addrs::get_if_addrs()?;
+        let all = addresses.iter().filter(|interface| interface.is_oper_up()).map(if_addrs::Interface::ip);
+        // A link-local address means nothing without its zone, which a candidate cannot carry (RFC 8445, 5.1.1.1).
+        let mut reachable: Vec<_> = all.filter(|ip| !ip.is_loopback() && !is_link_local(ip)).collect();
+        if matches!(self, Self::WithLoopback) || reachable.is_empty() {
+            reachable.push(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+        let sockets: Vec<_> = reachable.into_iter().map(|ip| SocketAddr::new(ip, 0)).collect();
+        Ok(sockets.into_iter())
+    }
+}
+
+fn is_link_local(ip: &std::net::IpAddr) -> bool {
+    match ip {
+        std::net::IpAddr::V4(ip) => ip.is_link_local(),
+        std::net::IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}

@@ -1,0 +1,432 @@
+//! One viewer from its call to its end: a driver around the table in [`super::state`].
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use super::control_channel::{Event as Told, Reply, Request};
+use super::peer::{Error, Event as PeerEvent, LinkStatistics, Peer, Stack};
+use super::state::{Action, Event, State};
+use super::{Picture, Source, Summary, milliseconds};
+use crate::media::{Bitrate, Feed, Frame, Subscription};
+use crate::signalling::{Call, Candidate, Refusal, Signal, ViewerId, Way};
+use crate::tasks::Group;
+
+/// Candidates kept until the offer comes: twice what a browser with four interfaces sends.
+const EARLY_CANDIDATES: usize = 64;
+
+/// How often a viewer's bitrate is worked out.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What others may see of a session while it runs.
+#[derive(Debug)]
+pub struct Progress {
+    way: Way,
+    camera: String,
+    since: Instant,
+    state: Mutex<State>,
+    frames: AtomicU64,
+    skipped: AtomicU64,
+    bitrate: AtomicU64,
+    link: OnceLock<Arc<LinkStatistics>>,
+}
+
+impl Progress {
+    /// Of a viewer that has just called.
+    pub fn new(way: Way, camera: String) -> Self {
+        Self {
+            way,
+            camera,
+            since: Instant::now(),
+            state: Mutex::default(),
+            frames: AtomicU64::new(0),
+            skipped: AtomicU64::new(0),
+            bitrate: AtomicU64::new(0),
+            link: OnceLock::new(),
+        }
+    }
+
+    /// As status lists it.
+    pub fn summary(&self, viewer: &ViewerId) -> Summary {
+        let link = self.link.get();
+        Summary {
+            viewer: viewer.to_string(),
+            way: self.way,
+            camera: self.camera.clone(),
+            state: *self.state.lock().expect("nobody panics with it"),
+            seconds: self.since.elapsed().as_secs(),
+            bitrate: Bitrate::bps(self.bitrate.load(Ordering::Relaxed)),
+            frames: self.frames.load(Ordering::Relaxed),
+            skipped: self.skipped.load(Ordering::Relaxed),
+            rtt_ms: link.and_then(|link| link.rtt()).map(milliseconds),
+            loss: link.map(|link| link.loss()).unwrap_or_default(),
+            retransmitted: link.map(|link| link.retransmitted()).unwrap_or_default(),
+            withheld: link.map(|link| link.withheld()).unwrap_or_default(),
+        }
+    }
+
+    /// RTP payload bytes sent so far.
+    pub fn bytes(&self) -> u64 {
+        self.link.get().map(|link| link.bytes()).unwrap_or_default()
+    }
+
+    /// Key frames it asked for so far.
+    pub fn key_frames_wanted(&self) -> u64 {
+        self.link.get().map(|link| link.key_frames_wanted()).unwrap_or_default()
+    }
+}
+
+/// One viewer.
+pub struct Session {
+    call: Call,
+    source: Source,
+    stack: Stack,
+    progress: Arc<Progress>,
+    board_epoch: Instant,
+    state: State,
+    deadline: Option<Instant>,
+    is_line_open: bool,
+    peer: Option<Peer>,
+    /// The latest offer and our answer to it: an impatient viewer repeats its offer.
+    answered: Option<(String, String)>,
+    early: Vec<Candidate>,
+    have_candidates_ended: bool,
+    /// Held from the call on, so that the camera starts while ICE is still at work. Read from once connected.
+    video: Subscription,
+    audio: Option<Subscription>,
+}
+
+/// What woke the session.
+enum Woken {
+    Stopping,
+    Signal(Option<Signal>),
+    Peer(PeerEvent),
+    Video(Arc<Frame>),
+    Audio(Arc<Frame>),
+    PictureChanged,
+    CountChanged,
+    Late,
+    Tick,
+}
+
+impl Session {
+    /// A session for a call that was admitted.
+    pub fn new(call: Call, source: Source, stack: Stack, progress: Arc<Progress>, board_epoch: Instant) -> Self {
+        let video = source.video.subscribe();
+        let state = State::default();
+        Self {
+            call,
+            stack,
+            progress,
+            board_epoch,
+            state,
+            deadline: state.patience().map(|patience| Instant::now() + patience),
+            is_line_open: true,
+            peer: None,
+            answered: None,
+            early: Vec::new(),
+            have_candidates_ended: false,
+            video,
+            audio: None,
+            source,
+        }
+    }
+
+    /// Lives the viewer's life; `count` is the number of viewers.
+    pub async fn run(mut self, mut count: watch::Receiver<usize>, stop: Group) {
+        tracing::info!(viewer = %self.call.viewer, way = ?self.call.way, camera = self.source.name, "viewer called");
+        let mut picture = self.source.picture.clone();
+        let mut ticks = tokio::time::interval(TICK);
+        let mut bytes = 0;
+        let reason = loop {
+            let woken = self.wait(&mut picture, &mut count, &mut ticks, &stop).await;
+            let action = match woken {
+                Woken::Stopping => self.happened(Event::Stopping),
+                Woken::Signal(Some(signal)) => self.hear(signal).await,
+                Woken::Signal(None) => {
+                    self.is_line_open = false;
+                    self.happened(Event::LineClosed)
+                }
+                Woken::Peer(event) => self.on_peer(event, &picture, &count).await,
+                Woken::Video(frame) => self.send_video(&frame).await,
+                Woken::Audio(frame) => self.send_audio(&frame).await,
+                Woken::PictureChanged => self.tell_picture(&picture).await,
+                Woken::CountChanged => self.tell_count(&count).await,
+                Woken::Late => self.happened(Event::TooLate),
+                Woken::Tick => {
+                    let now = self.progress.bytes();
+                    self.progress.bitrate.store((now - bytes) * 8, Ordering::Relaxed);
+                    bytes = now;
+                    Action::Wait
+                }
+            };
+            match action {
+                Action::Wait => {}
+                Action::Stream => self.stream(),
+                Action::Part(reason) => break reason,
+            }
+        };
+        self.part(reason).await;
+    }
+
+    async fn wait(
+        &mut self,
+        picture: &mut watch::Receiver<Picture>,
+        count: &mut watch::Receiver<usize>,
+        ticks: &mut tokio::time::Interval,
+        stop: &Group,
+    ) -> Woken {
+        let is_streaming = matches!(self.state, State::Watching | State::Interrupted);
+        let deadline = self.deadline;
+        tokio::select! {
+            biased;
+            () = stop.stopped() => Woken::Stopping,
+            frame = self.video.next(), if is_streaming => Woken::Video(frame),
+            frame = next_of(&mut self.audio), if is_streaming => Woken::Audio(frame),
+            event = event_of(&mut self.peer) => Woken::Peer(event),
+            signal = self.call.incoming.recv(), if self.is_line_open => Woken::Signal(signal),
+            // With the sender gone there is nothing more to tell; the arm is off then.
+            Ok(()) = picture.changed() => Woken::PictureChanged,
+            Ok(()) = count.changed() => Woken::CountChanged,
+            () = sleep_until(deadline) => Woken::Late,
+            _ = ticks.tick() => Woken::Tick,
+        }
+    }
+
+    fn happened(&mut self, event: Event) -> Action {
+        let (next, action) = self.state.on(event);
+        if next != self.state {
+            tracing::debug!(viewer = %self.call.viewer, from = ?self.state, to = ?next, "viewer's state changed");
+            self.state = next;
+            self.deadline = next.patience().map(|patience| Instant::now() + patience);
+            *self.progress.state.lock().expect("nobody panics with it") = next;
+        }
+        action
+    }
+
+    async fn hear(&mut self, signal: Signal) -> Action {
+        match signal {
+            Signal::Offer { sdp } => self.on_offer(sdp).await,
+            Signal::Candidate { candidate } => {
+                self.on_candidate(candidate).await;
+                Action::Wait
+            }
+            Signal::Bye { .. } => self.happened(Event::Bye),
+            Signal::Error { reason, .. } => {
+                tracing::info!(viewer = %self.call.viewer, reason, "the viewer reports an error");
+                Action::Wait
+            }
+            Signal::Answer { .. } => {
+                self.object(Refusal::BadMessage, "the board makes no offers, so it takes no answers").await;
+                Action::Wait
+            }
+        }
+    }
+
+    async fn on_offer(&mut self, sdp: String) -> Action {
+        if let Some((_, answer)) = self.answered.as_ref().filter(|(offer, _)| *offer == sdp) {
+            let answer = answer.clone();
+            self.say(Signal::Answer { sdp: answer }).await;
+            return Action::Wait;
+        }
+        let result = match &mut self.peer {
+            Some(peer) => {
+                // An ICE restart begins a new generation of candidates.
+                self.have_candidates_ended = false;
+                peer.negotiate(&sdp).await
+            }
+            None => self.connect(&sdp).await,
+        };
+        match result {
+            Ok(answer) => {
+                self.answered = Some((sdp, answer.clone()));
+                self.say(Signal::Answer { sdp: answer }).await;
+                for candidate in std::mem::take(&mut self.early) {
+                    self.add_candidate(candidate).await;
+                }
+                self.happened(Event::Answered)
+            }
+            Err(error) => {
+                tracing::info!(viewer = %self.call.viewer, %error, "offer refused");
+                self.object(refusal(&error), error.to_string()).await;
+                // The call goes on: the viewer may send a better offer while its patience lasts.
+                Action::Wait
+            }
+        }
+    }
+
+    async fn connect(&mut self, offer: &str) -> Result<String, Error> {
+        let profile = *self.source.profile.borrow();
+        let (peer, answer) = self.stack.answer(offer, profile).await?;
+        // Set once: a session has one peer connection.
+        self.progress.link.set(peer.statistics()).ok();
+        self.peer = Some(peer);
+        Ok(answer)
+    }
+
+    async fn on_candidate(&mut self, candidate: Option<Candidate>) {
+        let Some(candidate) = candidate.filter(|candidate| !candidate.candidate.is_empty()) else {
+            self.have_candidates_ended = true;
+            return;
+        };
+        if self.have_candidates_ended {
+            // RFC 8838, section 14: what comes after the end of candidates is ignored.
+            self.object(Refusal::BadCandidate, "this candidate came after the end of candidates and is ignored").await;
+        } else if self.peer.is_some() {
+            self.add_candidate(candidate).await;
+        } else if self.early.len() < EARLY_CANDIDATES {
+            self.early.push(candidate);
+        } else {
+            self.object(Refusal::BadCandidate, "too many candidates before the offer; send the offer first").await;
+        }
+    }
+
+    async fn add_candidate(&mut self, candidate: Candidate) {
+        let Some(peer) = &self.peer else { return };
+        if let Err(error) = peer.add_candidate(candidate).await {
+            self.object(refusal(&error), error.to_string()).await;
+        }
+    }
+
+    async fn on_peer(
+        &mut self,
+        event: PeerEvent,
+        picture: &watch::Receiver<Picture>,
+        count: &watch::Receiver<usize>,
+    ) -> Action {
+        match event {
+            PeerEvent::Candidate(candidate) => {
+                self.say(Signal::Candidate { candidate }).await;
+                Action::Wait
+            }
+            PeerEvent::Reached => {
+                // DTLS takes about 20 ms more: a key frame of now will be in the feed when it is done.
+                self.video = self.source.video.subscribe();
+                Action::Wait
+            }
+            PeerEvent::Connected => self.happened(Event::Connected),
+            PeerEvent::Disconnected => self.happened(Event::Disconnected),
+            PeerEvent::Closed => self.happened(Event::Closed),
+            PeerEvent::ControlOpened => {
+                self.tell_picture(picture).await;
+                self.tell_count(count).await
+            }
+            PeerEvent::KeyFrameWanted => {
+                self.video.want_key_frame();
+                Action::Wait
+            }
+            PeerEvent::Message(text) => self.on_message(&text).await,
+        }
+    }
+
+    /// Starts at the newest key frame, which was asked for when ICE had found its way.
+    fn stream(&mut self) {
+        let seconds = self.progress.since.elapsed().as_secs_f64();
+        tracing::info!(viewer = %self.call.viewer, seconds, "viewer watches");
+        self.video = self.source.video.subscribe();
+        let wants_sound = self.peer.as_ref().is_some_and(|peer| peer.audio.is_some());
+        self.audio = self.source.audio.as_ref().filter(|_| wants_sound).map(Feed::subscribe);
+    }
+
+    async fn send_video(&mut self, frame: &Frame) -> Action {
+        self.progress.skipped.store(self.video.skipped(), Ordering::Relaxed);
+        let Some(peer) = &mut self.peer else { return Action::Wait };
+        if peer.video.send(frame).await.is_err() {
+            return self.happened(Event::Closed);
+        }
+        self.progress.frames.fetch_add(1, Ordering::Relaxed);
+        Action::Wait
+    }
+
+    async fn send_audio(&mut self, frame: &Frame) -> Action {
+        let Some(audio) = self.peer.as_mut().and_then(|peer| peer.audio.as_mut()) else { return Action::Wait };
+        if audio.send(frame).await.is_err() {
+            return self.happened(Event::Closed);
+        }
+        Action::Wait
+    }
+
+    async fn on_message(&mut self, text: &str) -> Action {
+        let Some(peer) = &self.peer else { return Action::Wait };
+        match serde_json::from_str(text) {
+            Ok(Request::Ping { sent }) => {
+                let now = Instant::now();
+                let board = milliseconds(now - self.board_epoch);
+                peer.tell(&Reply::Pong { sent, board, rtp: peer.video.clock().timestamp(now) }.text()).await;
+                Action::Wait
+            }
+            Ok(Request::Bye {}) => self.happened(Event::Bye),
+            Err(error) => {
+                let reason = format!("not a message of this channel ({error}); send {{\"type\":\"ping\",\"sent\":..}}");
+                peer.tell(&Reply::Error { reason }.text()).await;
+                Action::Wait
+            }
+        }
+    }
+
+    async fn tell_picture(&mut self, picture: &watch::Receiver<Picture>) -> Action {
+        let picture = picture.borrow().clone();
+        self.tell(&Reply::Event(Told::Camera(&picture))).await
+    }
+
+    async fn tell_count(&mut self, count: &watch::Receiver<usize>) -> Action {
+        let viewers = *count.borrow();
+        self.tell(&Reply::Event(Told::Viewers { viewers })).await
+    }
+
+    async fn tell(&mut self, reply: &Reply<'_>) -> Action {
+        if let Some(peer) = &self.peer {
+            peer.tell(&reply.text()).await;
+        }
+        Action::Wait
+    }
+
+    async fn object(&mut self, code: Refusal, reason: impl Into<String>) {
+        self.say(Signal::error(code, reason)).await;
+    }
+
+    /// Says something on the signalling connection. A viewer that does not read it loses the message, not us the time.
+    async fn say(&mut self, signal: Signal) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.call.outgoing.try_send(signal) {
+            tracing::debug!(viewer = %self.call.viewer, "the viewer does not read its signalling; message dropped");
+        }
+    }
+
+    async fn part(mut self, reason: &'static str) {
+        tracing::info!(viewer = %self.call.viewer, reason, seconds = self.progress.since.elapsed().as_secs(), "viewer gone");
+        self.say(Signal::Bye { reason: reason.into() }).await;
+        self.tell(&Reply::Bye { reason }).await;
+    }
+}
+
+fn refusal(error: &Error) -> Refusal {
+    match error {
+        Error::BadOffer(_) => Refusal::BadOffer,
+        Error::NoCommonCodec(_) => Refusal::NoCommonCodec,
+        Error::BadCandidate(_) => Refusal::BadCandidate,
+        Error::Stack(_) => Refusal::Internal,
+    }
+}
+
+async fn next_of(subscription: &mut Option<Subscription>) -> Arc<Frame> {
+    match subscription {
+        Some(subscription) => subscription.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn event_of(peer: &mut Option<Peer>) -> PeerEvent {
+    match peer {
+        Some(peer) => peer.event().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

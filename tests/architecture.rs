@@ -1,0 +1,143 @@
+//! Who may know whom, and the habits that a compiler does not check. A new edge between rooms is a change of `ROOMS`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each room (a file or folder of `src/`), and the rooms it may name outside its tests.
+const ROOMS: [(&str, &[&str]); 12] = [
+    ("main", &["app", "config", "doctor"]),
+    ("app", &["camera", "config", "control", "media", "signalling", "systemd", "tasks", "viewer", "web"]),
+    ("config", &["camera", "control", "signalling", "viewer", "web"]), // their Config types only
+    ("control", &["camera", "media", "tasks", "viewer"]),
+    ("doctor", &["camera", "config"]),
+    ("web", &["control", "signalling", "tasks", "viewer"]),
+    ("viewer", &["media", "signalling", "tasks"]),
+    ("camera", &["media", "tasks"]),
+    ("signalling", &["tasks"]),
+    ("media", &[]),
+    ("tasks", &[]),
+    ("systemd", &[]),
+];
+
+/// Crates that only one place may name, so that another can take their part by changing that place alone.
+const CONFINED: [(&str, &[&str]); 2] = [
+    ("camera/", &["gstreamer", "gstreamer_app", "gstreamer_video", "gst", "v4l", "alsa"]),
+    ("viewer/peer", &["webrtc", "rtc"]),
+];
+
+/// More lines than this before its tests, and a file most likely holds two things.
+const MOST_LINES: usize = 450;
+
+#[test]
+fn rooms_know_whom_the_table_says_and_files_keep_the_habits() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    let files = rust_files(&src);
+    assert!(files.iter().any(|file| file.ends_with("camera/mod.rs")), "the sources are not in {}", src.display());
+    for file in files {
+        let path = file.strip_prefix(&src).unwrap().to_str().unwrap();
+        found.extend(faults(path, &fs::read_to_string(&file).unwrap()));
+    }
+    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+}
+
+#[test]
+fn each_kind_of_fault_is_found() {
+    let long = format!("//! Doc.\n{}", "\n".repeat(MOST_LINES));
+    let cases = [
+        ("camera/mod.rs", "//! Doc.\nuse crate::viewer::Viewers;", "camera may not know viewer"),
+        ("main.rs", "//! Doc.\nlet x = peercam::camera::open();", "main may not know camera"),
+        ("web/mod.rs", "//! Doc.\nuse crate::{camera, viewer};", "one path per use"),
+        ("attic.rs", "//! Doc.", "attic is not in the table"),
+        ("config.rs", "//! Doc.\nuse crate::camera::Camera;", "config may know Config types only, not camera::Camera"),
+        ("viewer/session.rs", "//! Doc.\nuse webrtc::peer_connection::X;", "only viewer/peer may name webrtc"),
+        ("doctor.rs", "//! Doc.\nv4l::context::enum_devices()", "only camera/ may name v4l"),
+        ("media/feed.rs", "use std::fs;", "does not open with //!"),
+        ("media/mod.rs", "//! Doc.\ntodo!()", "todo! is left in"),
+        ("media/mod.rs", long.as_str(), "451 lines before its tests"),
+    ];
+    for (path, text, fault) in cases {
+        let found = faults(path, text);
+        assert!(found.len() == 1 && found[0].contains(fault), "{path}: expected {fault:?}, found {found:?}");
+    }
+    let tested =
+        "//! Doc.\n// crate::viewer\nuse crate::media::Feed;\n#[cfg(test)]\nmod tests { use crate::viewer::Viewers; }";
+    assert_eq!(faults("camera/mod.rs", tested), Vec::<String>::new());
+}
+
+/// What is wrong with one file; `path` is relative to `src/`.
+fn faults(path: &str, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let product = text.split("#[cfg(test)]").next().unwrap();
+    let code: String =
+        product.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let room = path.split(['/', '.']).next().unwrap();
+    if !text.starts_with("//!") {
+        found.push("does not open with //! and what it is for".into());
+    }
+    if product.lines().count() > MOST_LINES {
+        found.push(format!("{} lines before its tests: does it hold two things?", product.lines().count()));
+    }
+    for left in ["todo!", "unimplemented!", "dbg!"] {
+        if code.contains(left) {
+            found.push(format!("{left} is left in"));
+        }
+    }
+    match ROOMS.iter().find(|(name, _)| *name == room) {
+        _ if path == "lib.rs" => {}
+        None => found.push(format!("the room {room} is not in the table")),
+        Some((_, allowed)) => {
+            for known in named(&code, "crate").chain(named(&code, "peercam")) {
+                if known.is_empty() {
+                    found.push("one path per use, so that a reader (and this test) sees where each leads".into());
+                } else if known != room && !allowed.contains(&known) {
+                    found.push(format!("{room} may not know {known}"));
+                }
+            }
+        }
+    }
+    if room == "config" {
+        for (other, _) in ROOMS.iter().filter(|(other, _)| *other != "config") {
+            for name in named(&code, other).filter(|name| !name.ends_with("Config")) {
+                found.push(format!("config may know Config types only, not {other}::{name}"));
+            }
+        }
+    }
+    for (place, crates) in CONFINED {
+        for name in crates.iter().filter(|name| !path.starts_with(place) && names_crate(&code, name)) {
+            found.push(format!("only {place} may name {name}"));
+        }
+    }
+    found.into_iter().map(|fault| format!("src/{path}: {fault}")).collect()
+}
+
+/// The names that follow `head::` in the code; an empty one for `head::{`.
+fn named<'a>(code: &'a str, head: &str) -> impl Iterator<Item = &'a str> {
+    starts(code, head, is_word).filter_map(|rest| rest.strip_prefix("::")).map(|rest| {
+        let end = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+        &rest[..end]
+    })
+}
+
+/// Whether a path begins with this crate, or it is given another name.
+fn names_crate(code: &str, name: &str) -> bool {
+    starts(code, name, |c| is_word(c) || c == ':').any(|rest| rest.starts_with("::") || rest.starts_with(" as "))
+}
+
+/// What follows each occurrence of `word` that does not continue another one.
+fn starts<'a>(code: &'a str, word: &str, continues: fn(char) -> bool) -> impl Iterator<Item = &'a str> {
+    code.match_indices(word)
+        .filter(move |(at, _)| !code[..*at].ends_with(continues))
+        .map(|(at, word)| &code[at + word.len()..])
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    let rust = files.into_iter().filter(|file| file.extension().is_some_and(|extension| extension == "rs"));
+    rust.chain(folders.iter().flat_map(|folder| rust_files(folder))).collect()
+}

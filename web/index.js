@@ -1,0 +1,68 @@
+/** The board's own page: one viewer over the whole window, and a choice where the board has several cameras. */
+import './peercam-viewer.js';
+
+const VOLUME_KEY = 'peercam.volume';
+
+const viewer = document.createElement('peercam-viewer');
+const wanted = new URLSearchParams(location.search).get('camera');
+if (wanted) viewer.camera = wanted;
+for (const attribute of ['autoplay', 'controls']) viewer.toggleAttribute(attribute, true);
+rememberVolume();
+document.body.append(viewer);
+viewer.focus();
+// Nothing else on this page wants keys, so they work wherever the focus is.
+document.addEventListener('keydown', (event) => viewer.handleKey(event));
+
+// Asked when the picture is there, which must not wait for it; and where there is none, at once.
+viewer.addEventListener('state', offerCameras);
+
+async function offerCameras() {
+  if (viewer.state === 'connecting') return;
+  viewer.removeEventListener('state', offerCameras);
+  const status = await fetch('/api/status')
+    .then((response) => (response.ok ? response.json() : null))
+    .catch(() => null);
+  const cameras = (status?.cameras ?? []).map(({ name }) => name).filter(Boolean);
+  name(viewer.camera || cameras[0]);
+  if (cameras.length > 1) viewer.append(picker(cameras));
+}
+
+/** A choice of cameras that keeps the address in step, so that it can be bookmarked. */
+function picker(cameras) {
+  const select = document.createElement('select');
+  select.slot = 'top';
+  select.className = 'picker';
+  select.ariaLabel = 'Camera';
+  select.append(...cameras.map((camera) => new Option(camera, camera)));
+  select.value = viewer.camera || cameras[0];
+  select.addEventListener('change', () => {
+    viewer.camera = select.value;
+    name(select.value);
+    const address = new URL(location.href);
+    address.searchParams.set('camera', select.value);
+    history.replaceState(null, '', address);
+    viewer.focus();
+  });
+  return select;
+}
+
+function name(camera) {
+  if (camera) document.title = `${camera} – camera`;
+}
+
+/** A loud camera stays turned down. Where storage is not allowed, each visit begins anew. */
+function rememberVolume() {
+  const { video } = viewer;
+  try {
+    const { volume, muted } = JSON.parse(localStorage.getItem(VOLUME_KEY)) ?? {};
+    if (volume >= 0 && volume <= 1) video.volume = volume;
+    if (muted === true) video.muted = true;
+  } catch {
+    return;
+  }
+  // Only what a person did: muting because the browser forbids sound is not a wish.
+  video.addEventListener('volumechange', () => {
+    if (!navigator.userActivation?.hasBeenActive) return;
+    localStorage.setItem(VOLUME_KEY, JSON.stringify({ volume: video.volume, muted: video.muted }));
+  });
+}

@@ -1,0 +1,155 @@
+/**
+ * One peer connection to a board: offer, answer, candidates, and the data channel `control`.
+ *
+ * Everything here is arranged so that the first frame comes soonest: the offer leaves before candidates are gathered
+ * (and before the browser has even applied it), and candidates follow one by one. The board's own host candidates are
+ * in its answer, so the first connectivity check can go out as soon as that is there.
+ */
+
+/** The marks left on the performance timeline, in the order in which they come. */
+export const MARKS = Object.freeze({
+  created: 'peercam:created',
+  offer: 'peercam:offer',
+  answer: 'peercam:answer',
+  connected: 'peercam:connected',
+  firstFrame: 'peercam:first-frame',
+});
+
+export class Peer {
+  /** Called with each change of `connectionState`. @type {(state: RTCPeerConnectionState) => void} */
+  onstate = () => {};
+  /** Called with each JSON message of the data channel. @type {(message: object) => void} */
+  oncontrol = () => {};
+  /** Called when the data channel can be written to. */
+  oncontrolopen = () => {};
+  /** Called when a description cannot be made or applied. @type {(error: Error) => void} */
+  onfailure = () => {};
+
+  #signalling;
+  #control;
+  #answered = false;
+  #early = [];
+
+  /**
+   * @param {import('./signalling-socket.js').Signalling} signalling
+   * @param {RTCConfiguration} [configuration]
+   */
+  constructor(signalling, configuration) {
+    // Marks describe the connection at hand; those of an earlier one would only be mistaken for them.
+    for (const name of Object.values(MARKS)) performance.clearMarks(name);
+    this.#signalling = signalling;
+    performance.mark(MARKS.created);
+    this.connection = new RTCPeerConnection({ bundlePolicy: 'max-bundle', ...configuration });
+    this.video = this.connection.addTransceiver('video', { direction: 'recvonly' });
+    this.audio = this.connection.addTransceiver('audio', { direction: 'recvonly' });
+    this.setJitterBufferTarget(0);
+    this.#openControl();
+    this.connection.onicecandidate = ({ candidate }) =>
+      signalling.send({ type: 'candidate', candidate: candidate ? candidate.toJSON() : null });
+    this.connection.onconnectionstatechange = () => {
+      const state = this.connection.connectionState;
+      if (state === 'connected') performance.mark(MARKS.connected);
+      this.onstate(state);
+    };
+  }
+
+  /** Picture and sound. The tracks exist before the answer, so a video element can wait for the first frame at once. */
+  get stream() {
+    return new MediaStream([this.video.receiver.track, this.audio.receiver.track]);
+  }
+
+  /** Whether the board has answered. */
+  get isAnswered() {
+    return this.#answered;
+  }
+
+  /** Whether the board sends sound, as its answer says. */
+  get hasAudio() {
+    return ['recvonly', 'sendrecv'].includes(this.audio.currentDirection);
+  }
+
+  /** Makes an offer and sends it; on a connection that has one already, an ICE restart. */
+  async offer() {
+    try {
+      if (this.#answered) this.connection.restartIce();
+      const offer = await this.connection.createOffer();
+      performance.mark(MARKS.offer);
+      // Sent first: applying it takes milliseconds which the board can use. The order stays right, since candidates
+      // come only after it is applied, and an answer is applied after it by the connection's own chain of operations.
+      this.#signalling.send({ type: 'offer', sdp: offer.sdp });
+      await this.connection.setLocalDescription(offer);
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+
+  /** Takes an answer or a candidate from the board. */
+  async receive(message) {
+    try {
+      if (message.type === 'answer') {
+        performance.mark(MARKS.answer);
+        await this.connection.setRemoteDescription({ type: 'answer', sdp: message.sdp });
+        this.#answered = true;
+        for (const candidate of this.#early.splice(0)) await this.#add(candidate);
+      } else if (this.#answered) {
+        await this.#add(message.candidate);
+      } else {
+        this.#early.push(message.candidate);
+      }
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+
+  /** Sends a message over the data channel; without one that is open the message is dropped. */
+  control(message) {
+    if (this.#control.readyState === 'open') this.#control.send(JSON.stringify(message));
+  }
+
+  /**
+   * How long both jitter buffers may hold media back, in milliseconds; the browser takes more where it must.
+   * Picture and sound get the same, or keeping them in step would delay the faster one anyhow.
+   */
+  setJitterBufferTarget(milliseconds) {
+    for (const { receiver } of [this.video, this.audio]) {
+      if ('jitterBufferTarget' in receiver) receiver.jitterBufferTarget = milliseconds;
+      // Chromium's older name for it, in seconds.
+      else if ('playoutDelayHint' in receiver) receiver.playoutDelayHint = milliseconds / 1000;
+    }
+  }
+
+  close() {
+    this.onstate = this.oncontrol = this.oncontrolopen = this.onfailure = () => {};
+    this.connection.onicecandidate = this.connection.onconnectionstatechange = null;
+    this.connection.close();
+  }
+
+  #openControl() {
+    this.#control = this.connection.createDataChannel('control');
+    this.#control.onopen = () => this.oncontrolopen();
+    this.#control.onmessage = ({ data }) => {
+      let message;
+      try {
+        message = JSON.parse(data);
+      } catch {
+        console.warn('peercam: a message on the data channel is not JSON');
+        return;
+      }
+      if (message && typeof message === 'object') this.oncontrol(message);
+    };
+  }
+
+  async #add(candidate) {
+    try {
+      await this.connection.addIceCandidate(candidate ?? undefined);
+    } catch (error) {
+      // One candidate that this browser cannot use leaves the others.
+      console.warn('peercam: a candidate was not taken:', error.message);
+    }
+  }
+
+  #fail(error) {
+    // A connection that was closed meanwhile rejects what was still under way; nobody waits for that.
+    if (this.connection.signalingState !== 'closed') this.onfailure(error);
+  }
+}

@@ -1,0 +1,341 @@
+/**
+ * Watching one camera, for as long as somebody wants to: connects, notices when no picture comes, and connects again.
+ *
+ * The rule behind it: a picture that stands still while everything says "connected" is the worst failure of all. So
+ * only frames count, and whatever keeps them away is told as a state with a reason.
+ */
+import { BoardClock } from './clock.js';
+import { FrameWatch } from './frames.js';
+import { JitterTarget } from './jitter-target.js';
+import { Peer } from './peer.js';
+import { StatisticsReader } from './statistics.js';
+
+/**
+ * @typedef {'idle' | 'connecting' | 'live' | 'waiting' | 'stalled' | 'offline' | 'refused' | 'login' | 'paused'} State
+ *   idle: nothing asked for yet; waiting: the board's camera gives no picture; stalled: connected, and yet no frames;
+ *   offline: the board cannot be reached, tried again at `retryAt`; refused: the board does not want this viewer now;
+ *   login: it wants its secret; paused: stopped by the viewer, or because nobody looks.
+ *
+ * @typedef {{state: State, reason: string, code: string, retryAt: number | null}} Situation
+ *   `reason` is a sentence for people, perhaps empty; `code` is the board's word for it where it refused;
+ *   `retryAt` is on the scale of `performance.now()`.
+ */
+
+/** A new frame has to come within this time, or the picture counts as standing still. */
+const STALL_MS = 1500;
+/** If the board is silent too by now, the path is broken: a new one is sought by ICE restart. */
+const RESTART_MS = 2500;
+/** And by now everything is made anew, unless the board says that its camera is to blame. */
+const RECONNECT_MS = 4000;
+/** To the board's answer, and from there to the connection: longer than either takes on a slow mobile path. */
+const STEP_MS = 4000;
+/** An ICE restart on a path that works takes a few round trips. */
+const RESTART_LIMIT_MS = 2500;
+/** Between attempts at a board that is away; jittered, so that many viewers do not come back at the same moment. */
+const RETRY_MS = [600, 1900];
+/** Between attempts where the board has refused: it is there, and says no until something else changes. */
+const REFUSED_RETRY_MS = [4000, 6000];
+/** How often it is checked whether frames come: a stall is then noticed at most this much late. */
+const WATCH_MS = 250;
+/** Counters are read once a second: often enough for people and for the jitter buffer, and getStats is not cheap. */
+const STATISTICS_MS = 1000;
+/** A picture that has just begun may stumble once more; that is no sign of a bad path. */
+const SETTLED_MS = 3000;
+/** Right after the data channel opens, so that one round trip is a quick one: 5 in half a second. */
+const FIRST_PINGS = 5;
+const FIRST_PING_MS = 100;
+const PING_MS = 2000;
+
+/** Errors that concern one message and leave the conversation as it is. */
+const HARMLESS = new Set(['bad-candidate', 'bad-message']);
+
+export class Session extends EventTarget {
+  /** @type {Situation} */
+  situation = { state: 'idle', reason: '', code: '', retryAt: null };
+  /** @type {Peer | null} */
+  peer = null;
+  /** @type {import('./statistics.js').Statistics | null} */
+  statistics = null;
+
+  #video;
+  #options;
+  #signalling = null;
+  #frames;
+  #clock = new BoardClock();
+  #jitter = new JitterTarget();
+  #reader = null;
+  #timers = [];
+  /** When the step at hand has to be done; `Infinity` when there is none. */
+  #deadline = Infinity;
+  /** When the ICE restart that is under way began. */
+  #restartedAt = null;
+  #connectedAt = null;
+  /** When the board said that its camera gives pictures again. */
+  #cameraBackAt = -Infinity;
+  #liveSince = Infinity;
+  #lastPong = -Infinity;
+  /** As the board says; `live` until it says anything. */
+  #camera = { state: 'live', reason: '' };
+  #viewers = null;
+
+  /**
+   * @param {HTMLVideoElement} video  Gets the stream.
+   * @param {object} options
+   * @param {() => import('./signalling-socket.js').Signalling} options.connect  Opens a new signalling connection.
+   * @param {() => Promise<boolean>} options.isLoginNeeded  Asked when signalling could not be opened.
+   * @param {() => RTCConfiguration} options.configuration
+   */
+  constructor(video, options) {
+    super();
+    this.#video = video;
+    this.#options = options;
+    this.#frames = new FrameWatch(video);
+    this.#frames.onfirst = () => {
+      this.#settled();
+      this.#tell('live', '');
+    };
+  }
+
+  /** Starts, or tries again at once. Fires `state`, `statistics` and `stream`. */
+  start() {
+    this.#end('starting again');
+    this.#tell('connecting', '');
+    this.#connect();
+  }
+
+  /**
+   * Ends watching and tells the board.
+   * @param {string} reason  For the board's log and the page alike.
+   * @param {State} [state]
+   */
+  stop(reason, state = 'paused') {
+    this.#end(reason || 'the viewer stopped');
+    this.#tell(state, state === 'paused' ? reason : '');
+  }
+
+  #connect() {
+    this.#clock = new BoardClock();
+    this.#jitter = new JitterTarget();
+    this.#camera = { state: 'live', reason: '' };
+    this.#cameraBackAt = -Infinity;
+    this.#viewers = null;
+    this.#lastPong = -Infinity;
+    this.#restartedAt = null;
+
+    const signalling = (this.#signalling = this.#options.connect());
+    signalling.onmessage = (message) => this.#receive(message);
+    signalling.onclose = (end) => this.#signallingEnded(end);
+
+    const peer = (this.peer = new Peer(signalling, this.#options.configuration()));
+    peer.onstate = (state) => this.#connectionChanged(state);
+    peer.oncontrolopen = () => this.#firstPings();
+    peer.oncontrol = (message) => this.#hear(message);
+    peer.onfailure = (error) => this.#retry('offline', `The connection could not be set up: ${error.message}`);
+    peer.offer();
+
+    this.#reader = new StatisticsReader(peer.connection);
+    this.#frames.start(this.#clock);
+    this.#deadline = performance.now() + STEP_MS;
+    this.#every(WATCH_MS, () => this.#watch());
+    this.#every(STATISTICS_MS, () => this.#count());
+    this.#video.srcObject = peer.stream;
+    this.dispatchEvent(new Event('stream'));
+  }
+
+  /** Frees everything of the current connection. */
+  #end(reason) {
+    for (const timer of this.#timers.splice(0)) clearInterval(timer);
+    this.#frames.stop();
+    if (this.#signalling) {
+      this.#signalling.onmessage = this.#signalling.onclose = () => {};
+      this.#signalling.send({ type: 'bye', reason });
+      this.#signalling.close();
+    }
+    this.peer?.close();
+    this.#signalling = this.peer = this.#reader = null;
+    this.#connectedAt = null;
+    this.#deadline = Infinity;
+  }
+
+  /** Ends the connection and makes another after a while. */
+  #retry(state, reason, code = '') {
+    this.#end(reason);
+    const [least, most] = state === 'refused' ? REFUSED_RETRY_MS : RETRY_MS;
+    const wait = least + Math.random() * (most - least);
+    this.#tell(state, reason, { code, retryAt: performance.now() + wait });
+    const again = () => {
+      // The state stays until the attempt has come to something: a page that alternates every second reads badly.
+      this.#tell(state, reason, { code });
+      this.#connect();
+    };
+    this.#timers.push(setTimeout(again, wait));
+  }
+
+  // What comes from the board.
+
+  #receive(message) {
+    if (message.type === 'answer' || message.type === 'candidate') {
+      this.peer.receive(message);
+      if (message.type === 'answer' && this.#restartedAt === null) this.#deadline = performance.now() + STEP_MS;
+    } else if (message.type === 'error') {
+      this.#refused(message);
+    } else if (message.type === 'bye') {
+      this.#retry('offline', message.reason || 'The board ended the connection.');
+    }
+  }
+
+  #refused({ code, reason }) {
+    const restarting = this.#restartedAt !== null;
+    if (HARMLESS.has(code) && this.peer.isAnswered && !restarting) {
+      console.warn(`peercam: the board reports ${code}: ${reason}`);
+    } else if (code === 'no-picture') {
+      this.#retry('waiting', reason, code);
+    } else if (restarting || code === 'internal') {
+      this.#retry('offline', reason);
+    } else {
+      this.#retry('refused', reason, code);
+    }
+  }
+
+  async #signallingEnded({ opened, reason }) {
+    // Signalling is the board's hold on its viewer: when it goes, the board ends the stream too.
+    this.#retry('offline', reason || (opened ? 'The connection to the board was lost.' : 'The board does not answer.'));
+    // A browser does not tell why a WebSocket was refused, so it is asked for in another way.
+    if (opened || !(await this.#options.isLoginNeeded())) return;
+    if (['offline', 'connecting'].includes(this.situation.state)) this.stop('', 'login');
+  }
+
+  #hear(message) {
+    const now = performance.now();
+    if (message.type === 'pong') {
+      this.#lastPong = now;
+      this.#clock.add(message, now);
+    } else if (message.type === 'event' && message.event === 'camera') {
+      this.#camera = { state: message.state, reason: message.reason ?? '' };
+      if (message.state === 'live') this.#cameraBackAt = now;
+      this.#watch();
+    } else if (message.type === 'event' && message.event === 'viewers') {
+      this.#viewers = message.viewers;
+    } else if (message.type === 'bye') {
+      this.#retry('offline', message.reason || 'The board ended the connection.');
+    } else if (message.type === 'error') {
+      console.warn(`peercam: the board did not understand: ${message.reason}`);
+    }
+  }
+
+  // The connection and its frames.
+
+  #connectionChanged(state) {
+    if (state === 'connected') {
+      this.#connectedAt = performance.now();
+      this.#settled();
+    } else if (state === 'failed') {
+      this.#restart('The path to the board was lost.');
+    } else if (state === 'closed') {
+      this.#retry('offline', 'The board ended the connection.');
+    }
+    // `disconnected` often heals by itself, and the watch over frames and answers is quicker to judge.
+  }
+
+  #settled() {
+    this.#deadline = Infinity;
+    this.#restartedAt = null;
+  }
+
+  /** Judges by when the last frame came. */
+  #watch() {
+    const now = performance.now();
+    if (now > this.#deadline) {
+      this.#retry('offline', this.#signalling?.isOpen ? 'No connection came about.' : 'The board does not answer.');
+      return;
+    }
+    // The connection's state need not change when a new path is found; frames tell.
+    if (this.#restartedAt !== null && this.#frames.lastFrame > this.#restartedAt) this.#settled();
+    if (this.#connectedAt === null || this.#restartedAt !== null) return;
+    const without = now - Math.max(this.#frames.lastFrame, this.#connectedAt, this.#cameraBackAt);
+    const cameraIsAway = this.#camera.state !== 'live';
+    const boardIsSilent = now - this.#lastPong > RESTART_MS;
+    if (without < STALL_MS) {
+      if (now - this.#frames.lastFrame < STALL_MS) this.#tell('live', '');
+      else if (cameraIsAway) this.#tellOfCamera();
+      return;
+    }
+    // Asks at once whether the path is good, so that the answer is there when it is to be decided.
+    if (this.situation.state === 'live') this.#ping();
+    if (cameraIsAway && !boardIsSilent) this.#tellOfCamera();
+    else if (without > RECONNECT_MS) this.#retry('stalled', 'Connected, but no picture came.');
+    else if (without > RESTART_MS && boardIsSilent) this.#restart('The path to the board was lost.');
+    else this.#tell('stalled', 'Connected, but no picture comes.');
+  }
+
+  #tellOfCamera() {
+    const { state, reason } = this.#camera;
+    this.#tell('waiting', reason || (state === 'starting' ? 'The camera is starting.' : 'The camera gives no picture.'));
+  }
+
+  /** Seeks a new path for the same connection, which keeps decoder and stream; without signalling that is not possible. */
+  #restart(reason) {
+    if (this.#restartedAt !== null || !this.#signalling?.isOpen) {
+      this.#retry('offline', reason);
+      return;
+    }
+    this.#restartedAt = performance.now();
+    this.#deadline = this.#restartedAt + RESTART_LIMIT_MS;
+    this.#tell('connecting', reason);
+    this.peer.offer();
+  }
+
+  // The data channel's clock, and statistics.
+
+  #firstPings() {
+    let left = FIRST_PINGS - 1;
+    const burst = this.#every(FIRST_PING_MS, () => {
+      this.#ping();
+      if (--left > 0) return;
+      clearInterval(burst);
+      this.#every(PING_MS, () => this.#ping());
+    });
+    this.#ping();
+  }
+
+  #ping() {
+    this.peer?.control({ type: 'ping', sent: performance.now() });
+  }
+
+  async #count() {
+    const peer = this.peer;
+    const { figures, since } = await this.#reader.read();
+    // The connection may have ended while the browser was counting.
+    if (peer !== this.peer) return;
+    this.#frames.decoded(figures.framesDecoded);
+    // A standstill is counted as a freeze when it ends. A long one was the camera's or a broken path's, and no jitter
+    // buffer would have helped.
+    const freezes = figures.at - this.#liveSince > SETTLED_MS ? since.freezes : 0;
+    const before = this.#jitter.target;
+    const target = this.#jitter.update({ ...since, freezes }, figures.at);
+    if (target !== before) peer.setJitterBufferTarget(target);
+    this.statistics = {
+      ...figures,
+      rttMs: figures.rttMs ?? this.#clock.roundTripMs,
+      jitterBufferTargetMs: target,
+      latencyMs: this.#frames.latencyMs,
+      latencyGap: this.#frames.latencyGap,
+      viewers: this.#viewers,
+    };
+    this.dispatchEvent(new Event('statistics'));
+  }
+
+  #every(milliseconds, task) {
+    const timer = setInterval(task, milliseconds);
+    this.#timers.push(timer);
+    return timer;
+  }
+
+  #tell(state, reason, { code = '', retryAt = null } = {}) {
+    const before = this.situation;
+    if (before.state === state && before.reason === reason && before.retryAt === retryAt) return;
+    if (before.state !== state) this.#liveSince = state === 'live' ? performance.now() : Infinity;
+    this.situation = { state, reason, code, retryAt };
+    this.dispatchEvent(new Event('state'));
+  }
+}

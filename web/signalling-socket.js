@@ -1,0 +1,75 @@
+/**
+ * Signalling over a WebSocket.
+ *
+ * Another way to reach a board (MQTT, for one) is another class of this shape; nothing else of the viewer changes.
+ * A signalling connection carries one viewer's conversation and is not opened again: the session makes a new one.
+ *
+ * @typedef {object} Signalling
+ * @property {(message: Message) => void} send  Sends a message, or keeps it until the connection is open, in order.
+ * @property {() => void} close  Ends the connection; what was sent before still goes out.
+ * @property {boolean} isOpen  Whether a message sent now leaves at once.
+ * @property {(message: Message) => void} onmessage
+ * @property {(end: {opened: boolean, reason: string}) => void} onclose  It ended, or could not be opened.
+ *
+ * @typedef {{type: 'offer' | 'answer', sdp: string}
+ *   | {type: 'candidate', candidate: RTCIceCandidateInit | null}
+ *   | {type: 'error', code?: string, reason: string}
+ *   | {type: 'bye', reason?: string}} Message
+ */
+
+/** @implements {Signalling} */
+export class SocketSignalling {
+  onmessage = () => {};
+  onclose = () => {};
+  #socket;
+  #early = [];
+  #opened = false;
+
+  /**
+   * @param {string | URL} url  Of the board's signalling, `wss://host/api/signal`.
+   * @param {{camera?: string | null, token?: string | null}} [options]
+   */
+  constructor(url, { camera, token } = {}) {
+    const address = new URL(url);
+    if (camera) address.searchParams.set('camera', camera);
+    // A browser's WebSocket cannot carry an Authorization header, so the token is part of the address.
+    if (token) address.searchParams.set('token', token);
+    this.#socket = new WebSocket(address);
+    this.#socket.onopen = () => {
+      this.#opened = true;
+      for (const text of this.#early.splice(0)) this.#socket.send(text);
+    };
+    this.#socket.onmessage = ({ data }) => {
+      const message = parse(data);
+      if (message) this.onmessage(message);
+    };
+    // `error` says nothing that `close`, which always follows, does not.
+    this.#socket.onclose = ({ reason }) => this.onclose({ opened: this.#opened, reason });
+  }
+
+  get isOpen() {
+    return this.#socket.readyState === WebSocket.OPEN;
+  }
+
+  send(message) {
+    const text = JSON.stringify(message);
+    if (this.isOpen) this.#socket.send(text);
+    else if (this.#socket.readyState === WebSocket.CONNECTING) this.#early.push(text);
+  }
+
+  close() {
+    this.#socket.close();
+  }
+}
+
+/** A message that is not a JSON object is the board's fault and of no use: it is reported and skipped. */
+function parse(data) {
+  try {
+    const message = JSON.parse(data);
+    if (message && typeof message === 'object') return message;
+  } catch {
+    // Reported below like any other wrong type.
+  }
+  console.warn('peercam: a signalling message is not a JSON object');
+  return null;
+}

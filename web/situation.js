@@ -1,0 +1,90 @@
+/**
+ * How a situation is put to a person: a word for the pill, and what stands in the place of the picture.
+ */
+import { icon } from './icons.js';
+
+/** @type {Record<import('./session.js').State, {tone: string, word: string, title: string, sign: string, action: string}>} */
+const WORDS = {
+  idle: { tone: 'quiet', word: 'Ready', title: 'Ready to play', sign: 'camera', action: 'Play' },
+  connecting: { tone: 'busy', word: 'Connecting', title: 'Connecting to the camera', sign: '', action: '' },
+  live: { tone: 'good', word: 'Live', title: '', sign: '', action: '' },
+  waiting: { tone: 'busy', word: 'No picture', title: 'Waiting for the camera', sign: 'camera-off', action: '' },
+  stalled: { tone: 'busy', word: 'No picture', title: 'The picture stopped', sign: 'camera-off', action: '' },
+  offline: { tone: 'bad', word: 'Offline', title: 'The camera cannot be reached', sign: 'away', action: 'Try now' },
+  refused: { tone: 'bad', word: 'Refused', title: 'The camera said no', sign: 'camera-off', action: 'Try now' },
+  login: { tone: 'bad', word: 'Locked', title: 'This camera needs its secret', sign: 'key', action: 'Log in' },
+  paused: { tone: 'quiet', word: 'Paused', title: 'Paused', sign: 'pause', action: 'Play' },
+};
+
+/** What the board's refusals are called, where there is something better than "Refused". */
+const REFUSALS = {
+  'too-many-viewers': { word: 'Full', title: 'Too many are watching' },
+  'unknown-camera': { word: 'No camera', title: 'There is no such camera' },
+  'no-common-codec': { word: 'Not playable', title: 'This browser cannot play the camera' },
+};
+
+/** States in which there is no connection, and so nothing to be seen in the video. */
+const BLANK = new Set(['idle', 'offline', 'refused', 'login', 'paused']);
+
+/** Shows the situation in the pill and the veil of a view. */
+export class SituationView {
+  #view;
+  #countdown = 0;
+
+  /** @param {ReturnType<typeof import('./view.js').build>} view */
+  constructor(view) {
+    this.#view = view;
+  }
+
+  /** @param {import('./session.js').Situation} situation */
+  show({ state, reason, code, retryAt }) {
+    const { tone, word, title, sign, action } = { ...WORDS[state], ...REFUSALS[code] };
+    const { pill, veil, stage, announcement } = this.#view;
+    clearInterval(this.#countdown);
+    pill.dataset.tone = tone;
+    pill.firstChild.data = word;
+    this.#beside(state === 'offline' || state === 'refused' ? 'trying now' : '');
+    if (retryAt !== null) {
+      const count = () => this.#beside(`retrying in ${Math.max(1, Math.ceil((retryAt - performance.now()) / 1000))} s`);
+      this.#countdown = setInterval(count, 250);
+      count();
+    }
+    veil.hidden = state === 'live';
+    const blank = BLANK.has(state) || retryAt !== null;
+    this.#keepTrace(state, blank);
+    stage.dataset.state = state;
+    stage.classList.toggle('stale', state !== 'live');
+    stage.classList.toggle('blank', blank);
+    veil.querySelector('.sign').innerHTML = sign ? icon(sign) : '';
+    veil.querySelector('.sign').hidden = !sign;
+    veil.querySelector('.spinner').hidden = Boolean(sign);
+    veil.querySelector('h2').textContent = title;
+    veil.querySelector('p').textContent = reason;
+    veil.querySelector('.action').textContent = action;
+    veil.querySelector('.action').hidden = !action;
+    // Written only when it is news, since a screen reader reads it out each time.
+    const news = [title || word, reason].filter(Boolean).join('. ');
+    if (announcement.textContent !== news) announcement.textContent = news;
+  }
+
+  /** While live, the delay stands beside the word: the one figure that says how live it is. */
+  showLatency(latencyMs) {
+    this.#beside(latencyMs === null ? '' : `${Math.round(latencyMs)} ms`);
+  }
+
+  /** A small copy of the last picture, so that the place does not turn black when its connection ends. */
+  #keepTrace(state, blank) {
+    const { stage, video, last } = this.#view;
+    if (blank && !stage.classList.contains('blank') && video.videoWidth > 0) {
+      last.height = Math.round((last.width * video.videoHeight) / video.videoWidth);
+      last.getContext('2d').drawImage(video, 0, 0, last.width, last.height);
+      last.hidden = false;
+    } else if (state === 'live') {
+      last.hidden = true;
+    }
+  }
+
+  #beside(text) {
+    this.#view.pill.querySelector('span').textContent = text;
+  }
+}
