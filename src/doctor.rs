@@ -1,1 +1,295 @@
-//! What this board has and what would be used.
+//! What this board has and what would be used, with what to do about what is wrong.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::camera::{self, AudioConfig, Config, Survey};
+
+/// 2024-01-01: a clock before that was never set.
+const PLAUSIBLE: u64 = 1_704_067_200;
+
+/// A Raspberry Pi slows down at 80 °C; others are near their limits too.
+const HOT: f64 = 80.0;
+
+/// Less free memory than this and the kernel soon kills something: one 720p encoder takes about 40 MB.
+const TIGHT_MIB: u64 = 64;
+
+/// How one thing stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// It works, but less well than it could.
+    Warning,
+    /// Something does not work.
+    Problem,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Item {
+    /// What it is about: `camera`, `encoder`, `clock`.
+    pub topic: String,
+    /// How it stands.
+    pub level: Level,
+    /// What was found.
+    pub found: String,
+    /// What to do, if something is to be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+}
+
+/// Everything that was looked at. Displayed for people, serialised for programs.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The worst level of all items.
+    pub level: Level,
+    /// Each thing.
+    pub items: Vec<Item>,
+    /// All details of what the board has.
+    pub survey: Survey,
+}
+
+impl Report {
+    /// Whether something does not work.
+    pub fn has_problem(&self) -> bool {
+        self.level == Level::Problem
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Item { topic, level, found, advice } in &self.items {
+            let level = match level {
+                Level::Ok => "ok",
+                Level::Warning => "warning",
+                Level::Problem => "problem",
+            };
+            writeln!(f, "{level:8} {topic:12} {found}")?;
+            if let Some(advice) = advice {
+                writeln!(f, "{:21} -> {advice}", "")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Looks at the board as these configurations would use it. Takes a few seconds, and blocks.
+pub fn survey(cameras: &[Config], audio: &AudioConfig) -> Report {
+    let survey = camera::survey(cameras, audio);
+    let mut items = Vec::new();
+    devices(&survey, &mut items);
+    encoders(&survey, &mut items);
+    uses(&survey, &mut items);
+    items.extend([network(), clock(), memory()]);
+    items.extend(temperature());
+    items.extend(throttling());
+    let level = items.iter().map(|item| item.level).max().unwrap_or(Level::Ok);
+    Report { level, items, survey }
+}
+
+fn item(topic: &str, level: Level, found: impl Into<String>, advice: Option<&str>) -> Item {
+    Item { topic: topic.into(), level, found: found.into(), advice: advice.map(str::to_owned) }
+}
+
+fn devices(survey: &Survey, items: &mut Vec<Item>) {
+    for (video, controls) in &survey.cameras {
+        let mut formats: Vec<_> = video
+            .offers
+            .iter()
+            .map(|offer| match offer.sizes {
+                camera::Sizes::One(size) => format!("{:?} {size}", offer.format),
+                camera::Sizes::Range { least, most, .. } => format!("{:?} {least} to {most}", offer.format),
+            })
+            .collect();
+        formats.dedup();
+        let found = format!("{}: {}; {} controls", video.in_words(), formats.join(", "), controls.len());
+        items.push(match video.offers.is_empty() {
+            false => item("camera", Level::Ok, found, None),
+            true => {
+                let found = format!("{}: only {}", video.in_words(), video.unused_formats.join(", "));
+                item("camera", Level::Warning, found, Some("choose another: it has no format that can be used"))
+            }
+        });
+    }
+    if survey.cameras.is_empty() {
+        let advice = "plug in a camera; until then the test picture is shown";
+        items.push(item("camera", Level::Warning, "no V4L2 camera", Some(advice)));
+    }
+    for node in &survey.other_nodes {
+        items.push(item("video node", Level::Ok, node, None));
+    }
+    for audio in &survey.microphones {
+        items.push(item("microphone", Level::Ok, audio.in_words(), None));
+    }
+    if survey.microphones.is_empty() {
+        let advice = "plug one in, or set capture = \"off\"";
+        items.push(item("microphone", Level::Warning, "no ALSA capture device", Some(advice)));
+    }
+}
+
+fn encoders(survey: &Survey, items: &mut Vec<Item>) {
+    items.push(item("gstreamer", Level::Ok, &survey.gstreamer, None));
+    for encoder in &survey.encoders {
+        items.push(match &encoder.outcome {
+            Ok(took) => item("encoder", Level::Ok, format!("{} works ({} ms)", encoder.name, took.as_millis()), None),
+            // That other boards' encoders are not here is no news.
+            Err(why) if !encoder.is_installed => item("encoder", Level::Ok, why, None),
+            Err(why) => item("encoder", Level::Warning, why, None),
+        });
+    }
+    for (element, package) in &survey.missing_elements {
+        // Only these are of use to some and not to others.
+        let level = if ["libcamerasrc", "avdec_h264"].contains(element) { Level::Ok } else { Level::Problem };
+        let advice = format!("apt install {package}");
+        let advice = (level != Level::Ok).then_some(advice.as_str());
+        items.push(item("plugin", level, format!("{element} is not installed ({package})"), advice));
+    }
+}
+
+fn uses(survey: &Survey, items: &mut Vec<Item>) {
+    for (name, used) in &survey.uses {
+        items.push(match used {
+            Ok(used) => item("would use", Level::Ok, format!("{name}: {used}"), None),
+            Err(why) => {
+                item("would use", Level::Problem, format!("{name}: {why}"), Some("correct the [[camera]] table"))
+            }
+        });
+    }
+    match &survey.sound {
+        None => items.push(item("would use", Level::Ok, "no sound: capture is \"off\"", None)),
+        Some(Ok(used)) => items.push(item("would use", Level::Ok, format!("sound: {used}"), None)),
+        Some(Err(why)) => items.push(item("would use", Level::Warning, format!("sound: {why}"), None)),
+    }
+}
+
+/// The address that packets to the outside would leave from. Connecting a UDP socket sends nothing.
+fn network() -> Item {
+    let outward = |local: &str, remote: &str| {
+        let socket = std::net::UdpSocket::bind(local).ok()?;
+        socket.connect(remote).ok()?;
+        socket.local_addr().ok().map(|address| address.ip().to_string())
+    };
+    // Addresses for documentation (RFC 5737, RFC 3849): they lie behind the default route, whatever it is.
+    let found: Vec<_> =
+        [outward("0.0.0.0:0", "192.0.2.1:9"), outward("[::]:0", "[2001:db8::1]:9")].into_iter().flatten().collect();
+    match found.is_empty() {
+        false => item("network", Level::Ok, found.join(", "), None),
+        true => item("network", Level::Warning, "no route to other networks", Some("connect a cable, or set up Wi-Fi")),
+    }
+}
+
+fn clock() -> Item {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    if seconds < PLAUSIBLE {
+        let advice = "connect to a network with a time server; TLS and links need the right time";
+        return item("clock", Level::Problem, "the clock was never set", Some(advice));
+    }
+    // systemd-timesyncd touches this file when it is synchronised.
+    let is_synchronised = Path::new("/run/systemd/timesync/synchronized").exists();
+    let found = if is_synchronised { "set, and kept by systemd-timesyncd" } else { "set" };
+    item("clock", Level::Ok, found, None)
+}
+
+fn memory() -> Item {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    match mebibytes(&text, "MemAvailable:") {
+        Some(free) if free < TIGHT_MIB => item(
+            "memory",
+            Level::Warning,
+            format!("{free} MiB free"),
+            Some("stop other programs, or lower the resolution"),
+        ),
+        Some(free) => item("memory", Level::Ok, format!("{free} MiB free"), None),
+        None => item("memory", Level::Ok, "unknown", None),
+    }
+}
+
+/// A line of /proc/meminfo, which counts in KiB.
+fn mebibytes(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib / 1024)
+}
+
+fn temperature() -> Option<Item> {
+    let zones = fs::read_dir("/sys/class/thermal").ok()?.flatten();
+    let milli = zones.filter_map(|zone| fs::read_to_string(zone.path().join("temp")).ok()?.trim().parse::<f64>().ok());
+    let degrees = milli.reduce(f64::max)? / 1000.0;
+    let found = format!("{degrees:.0} °C");
+    Some(match degrees >= HOT {
+        true => item("temperature", Level::Warning, found, Some("cool the board: it slows down when it is hot")),
+        false => item("temperature", Level::Ok, found, None),
+    })
+}
+
+/// The Raspberry Pi's firmware tells what it suffers from as bits (`vcgencmd get_throttled`).
+fn throttling() -> Option<Item> {
+    let path = "/sys/devices/platform/soc/soc:firmware/get_throttled";
+    let bits = u32::from_str_radix(fs::read_to_string(path).ok()?.trim().trim_start_matches("0x"), 16).ok()?;
+    Some(throttled(bits))
+}
+
+fn throttled(bits: u32) -> Item {
+    // Bits 0 to 3 are about now, 16 to 19 about some time since the start.
+    let suffered: Vec<_> =
+        [(0, "too little voltage"), (1, "its clock is capped"), (2, "it is throttled"), (3, "it is too warm")]
+            .into_iter()
+            .filter_map(|(bit, what)| match (bits >> bit & 1, bits >> (bit + 16) & 1) {
+                (1, _) => Some(format!("{what} (now)")),
+                (0, 1) => Some(format!("{what} (earlier)")),
+                _ => None,
+            })
+            .collect();
+    match suffered.is_empty() {
+        true => item("throttling", Level::Ok, "none", None),
+        false => item(
+            "throttling",
+            Level::Warning,
+            suffered.join(", "),
+            Some("use a stronger power supply and cool the board"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_that_cannot_work_is_a_problem_with_its_reason() {
+        let absent = Config { source: "/dev/video987".into(), ..Config::default() };
+        let report = survey(&[absent], &AudioConfig { capture: "off".into(), ..AudioConfig::default() });
+        assert!(report.has_problem());
+        assert!(report.to_string().contains("/dev/video987 does not exist"), "{report}");
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["level"], "problem");
+    }
+
+    #[test]
+    fn the_test_picture_has_an_encoder_that_was_tried() {
+        let test = Config { source: "test".into(), ..Config::default() };
+        let report = survey(&[test], &AudioConfig { capture: "test".into(), ..AudioConfig::default() });
+        let text = report.to_string();
+        assert!(text.contains("x264enc works"), "{text}");
+        assert!(text.contains("main: test picture, I420 1280x720 at 30 fps, "), "{text}");
+    }
+
+    #[test]
+    fn throttling_tells_now_from_earlier() {
+        assert_eq!(throttled(0).level, Level::Ok);
+        assert_eq!(throttled(0x5_0005).found, "too little voltage (now), it is throttled (now)");
+        assert_eq!(throttled(0x5_0000).found, "too little voltage (earlier), it is throttled (earlier)");
+    }
+
+    #[test]
+    fn memory_is_read_from_what_the_kernel_writes() {
+        let text = "MemTotal:       24601648 kB\nMemFree:          123 kB\nMemAvailable:    2048000 kB\n";
+        assert_eq!(mebibytes(text, "MemAvailable:"), Some(2000));
+        assert_eq!(mebibytes(text, "MemNothing:"), None);
+    }
+}

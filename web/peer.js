@@ -15,6 +15,16 @@ export const MARKS = Object.freeze({
   firstFrame: 'peercam:first-frame',
 });
 
+/**
+ * Browsers decode Opus in mono unless their own description says `stereo=1` (RFC 7587, section 7.1), and have no other
+ * way to say so. A mono stream is not hurt by it.
+ * @param {RTCSessionDescriptionInit} offer
+ */
+const withStereo = ({ type, sdp }) => ({
+  type,
+  sdp: sdp.replace(/^(a=fmtp:\d+ .*useinbandfec=1)(?!.*stereo=)/gm, '$1;stereo=1'),
+});
+
 export class Peer {
   /** Called with each change of `connectionState`. @type {(state: RTCPeerConnectionState) => void} */
   onstate = () => {};
@@ -72,7 +82,7 @@ export class Peer {
   async offer() {
     try {
       if (this.#answered) this.connection.restartIce();
-      const offer = await this.connection.createOffer();
+      const offer = withStereo(await this.connection.createOffer());
       performance.mark(MARKS.offer);
       // Sent first: applying it takes milliseconds which the board can use. The order stays right, since candidates
       // come only after it is applied, and an answer is applied after it by the connection's own chain of operations.

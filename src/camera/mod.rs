@@ -1,13 +1,50 @@
 //! Devices become encoded frames. The only room that knows GStreamer, V4L2 and ALSA.
 
+mod actor;
+mod capture;
+mod clock;
+mod device;
+mod encoder;
+mod h264;
+mod microphone;
+mod mode;
+mod paced;
+mod pipeline;
+mod plugins;
+mod snapshot;
+mod state;
+mod survey;
+mod test_picture;
+mod test_tone;
+pub mod time_code;
+mod trial;
+
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gstreamer as gst;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::media::{Bitrate, Feed, H264Profile, Resolution};
+use crate::media::{Bitrate, Feed, H264Profile, Resolution, Subscription};
 use crate::tasks::Group;
+
+use actor::{Actor, Command, Warmth};
+use capture::Capture;
+pub use device::{Audio, Control, Video};
+use microphone::Sound;
+pub use mode::{Format, Offer, Rate, Sizes};
+use pipeline::Sink;
+use snapshot::Picture;
+pub use state::State;
+pub use survey::{EncoderTrial, Survey, survey};
+
+/// What `encoder` and status call a camera that encodes by itself.
+pub(crate) const PASSTHROUGH: &str = "passthrough";
+
+/// How long a snapshot may take: cold cameras need a few seconds to measure light.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(5);
 
 /// One `[[camera]]` table.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -29,7 +66,7 @@ pub struct Config {
     pub key_frame_interval: u32,
     /// Keep encoding when nobody watches.
     pub keep_warm: bool,
-    /// `auto` or the GStreamer name of an encoder.
+    /// `auto`, the GStreamer name of an encoder, or `passthrough` for the camera's own H.264.
     pub encoder: String,
 }
 
@@ -46,6 +83,47 @@ impl Default for Config {
             keep_warm: false,
             encoder: "auto".into(),
         }
+    }
+}
+
+/// Something in a configuration that cannot be right: the key, and what to do.
+pub type Mistake = (&'static str, String);
+
+impl Config {
+    /// The mistakes in these values. Whether the device can do them is another question.
+    pub fn check(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        let mut require = |key, is_right: bool, what: String| {
+            if !is_right {
+                mistakes.push((key, what));
+            }
+        };
+        let is_even_within = |value: u32, least: u32| (least..=4096).contains(&value) && value % 2 == 0;
+        let least = time_code::LEAST;
+        require("name", !self.name.trim().is_empty(), "give the camera a name".into());
+        require("source", !self.source.trim().is_empty(), "use \"auto\", \"test\", a device or \"libcamera\"".into());
+        let size = |value, least| format!("{value} is no even number from {least} to 4096");
+        require("width", is_even_within(self.width, least.width), size(self.width, least.width));
+        require("height", is_even_within(self.height, least.height), size(self.height, least.height));
+        require("fps", (1..=240).contains(&self.fps), format!("{} is not from 1 to 240", self.fps));
+        let bitrates = 50..=100_000;
+        require(
+            "bitrate",
+            bitrates.contains(&self.bitrate),
+            format!("{} kbit/s is not from 50 to 100000", self.bitrate),
+        );
+        let intervals = 1..=3600;
+        let interval = self.key_frame_interval;
+        require("key_frame_interval", intervals.contains(&interval), format!("{interval} s is not from 1 to 3600"));
+        let is_known = ["auto", PASSTHROUGH].contains(&self.encoder.as_str());
+        if let (false, Err(error)) = (is_known, encoder::Kind::named(&self.encoder)) {
+            require("encoder", false, error.to_string());
+        }
+        mistakes
+    }
+
+    fn resolution(&self) -> Resolution {
+        Resolution { width: self.width, height: self.height }
     }
 }
 
@@ -67,19 +145,21 @@ impl Default for AudioConfig {
     }
 }
 
-/// Where a source is in its life.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Nobody watches; the device is closed.
-    #[default]
-    Idle,
-    /// A pipeline is being started.
-    Starting,
-    /// Frames flow.
-    Live,
-    /// It failed and is tried again soon; `reason` says why.
-    Waiting,
+impl AudioConfig {
+    /// The mistakes in these values.
+    pub fn check(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        if self.capture.trim().is_empty() {
+            mistakes.push(("capture", "use \"auto\", \"off\", \"test\" or an ALSA device".into()));
+        }
+        if !(1..=2).contains(&self.channels) {
+            mistakes.push(("channels", format!("{} is neither 1 nor 2", self.channels)));
+        }
+        if !(6..=510).contains(&self.bitrate) {
+            mistakes.push(("bitrate", format!("{} kbit/s is not from 6 to 510 (RFC 6716)", self.bitrate)));
+        }
+        mistakes
+    }
 }
 
 /// What a camera or microphone is doing, for status, health and the page's state pill.
@@ -118,6 +198,12 @@ pub struct Mode {
     pub fps: f64,
 }
 
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} at {} fps", self.format, self.resolution, (self.fps * 100.0).round() / 100.0)
+    }
+}
+
 /// What the camera room cannot do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -131,19 +217,140 @@ pub enum Error {
         /// What the camera is waiting for.
         reason: Option<String>,
     },
+    /// The configuration names an encoder that is not in the table.
+    #[error("no encoder is called {name:?}; use \"auto\" or one of {}", encoder::names())]
+    UnknownEncoder {
+        /// What was configured.
+        name: String,
+    },
+    /// GStreamer lacks an element.
+    #[error("GStreamer has no element {element}; install {package}")]
+    MissingElement {
+        /// The element.
+        element: String,
+        /// The Debian package that has it.
+        package: &'static str,
+    },
+    /// There is no such device.
+    #[error("{device} does not exist; plug it in, or see what there is with `peercam doctor`")]
+    Absent {
+        /// What was configured.
+        device: String,
+    },
+    /// The system does not let us open the device.
+    #[error("no permission to open {device}; add the user to the groups video and audio")]
+    Denied {
+        /// The device in words.
+        device: String,
+    },
+    /// The device is something else than a camera.
+    #[error("{device} is no capture device; see which are with `peercam doctor`")]
+    NoCapture {
+        /// The device in words.
+        device: String,
+    },
+    /// The device has nothing that can be used.
+    #[error(
+        "{device} has no format that can be used (it has {formats}); choose another camera, or another `encoder` if that is \"passthrough\""
+    )]
+    NoMode {
+        /// The device in words.
+        device: String,
+        /// The formats it has.
+        formats: String,
+    },
+    /// No encoder can do the work.
+    #[error("no encoder works here: {tried}")]
+    NoEncoder {
+        /// What was tried, and why it did not work.
+        tried: String,
+    },
+    /// Another program has the device open.
+    #[error("{device} is busy: another program uses it; stop that program")]
+    Busy {
+        /// The device in words.
+        device: String,
+    },
+    /// The device went away while it was in use.
+    #[error("{device} is gone; waiting for it to come back")]
+    Gone {
+        /// The device in words.
+        device: String,
+    },
+    /// The device runs but brings nothing.
+    #[error("{device} brought no frame within {} s", .waited.as_secs_f64())]
+    Silent {
+        /// The device in words.
+        device: String,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// GStreamer reported a failure.
+    #[error("{device}: {why}{}", .cause.as_deref().map(|c| format!(" ({c})")).unwrap_or_default())]
+    Failed {
+        /// The device in words.
+        device: String,
+        /// GStreamer's message.
+        why: String,
+        /// What is behind it.
+        cause: Option<String>,
+    },
+    /// GStreamer refused to build what works elsewhere.
+    #[error("GStreamer: {0}")]
+    Broken(String),
+}
+
+impl Error {
+    fn broken(error: impl fmt::Display) -> Self {
+        Self::Broken(error.to_string())
+    }
+
+    /// Whether the device is not there, so that looking for it again is cheap.
+    fn is_absence(&self) -> bool {
+        matches!(self, Self::Gone { .. } | Self::Absent { .. })
+    }
+}
+
+/// A builder for an element, or what to install where GStreamer does not have it.
+fn element(name: &str) -> Result<gst::element_factory::ElementBuilder<'_>, Error> {
+    match gst::ElementFactory::find(name) {
+        Some(_) => Ok(gst::ElementFactory::make(name)),
+        None => Err(Error::MissingElement { element: name.to_owned(), package: plugins::package(name) }),
+    }
 }
 
 /// A handle to one camera. A clone is the same camera.
 #[derive(Clone, Debug)]
 pub struct Camera {
     feed: Feed,
+    profile: watch::Receiver<H264Profile>,
     status: watch::Receiver<Status>,
+    actor: mpsc::UnboundedSender<Command>,
+    group: Group,
 }
 
 impl Camera {
     /// Starts the camera's actor in `group`. Devices are opened when somebody watches (or at once, to keep warm).
-    pub fn open(_config: Config, _group: &Group) -> Self {
-        Self { feed: Feed::new(), status: watch::channel(Status::default()).1 }
+    pub fn open(config: Config, group: &Group) -> Self {
+        let feed = Feed::new();
+        let (profile, profiles) = watch::channel(H264Profile::CONSTRAINED_BASELINE);
+        let (status, statuses) =
+            watch::channel(Status { name: config.name.clone(), device: config.source.clone(), ..Status::default() });
+        let (sender, inbox) = mpsc::unbounded_channel();
+        let bitrate = Bitrate::kbps(u64::from(config.bitrate));
+        let warmth = if config.keep_warm { Warmth::Kept } else { Warmth::Closed };
+        let mut capture = Capture::new(config);
+        let actor = Actor {
+            open: Box::new(move |bitrate| capture.open(bitrate)),
+            sink: Sink { feed: feed.clone(), profile: Some(profile) },
+            bitrate,
+            warmth,
+            status,
+            inbox,
+            group: group.clone(),
+        };
+        group.spawn(actor.run());
+        Self { feed, profile: profiles, status: statuses, actor: sender, group: group.clone() }
     }
 
     /// The encoded pictures.
@@ -153,7 +360,7 @@ impl Camera {
 
     /// The profile that its H.264 has now.
     pub fn profile(&self) -> watch::Receiver<H264Profile> {
-        watch::channel(H264Profile::CONSTRAINED_BASELINE).1
+        self.profile.clone()
     }
 
     /// What it is doing, now and as it changes.
@@ -161,12 +368,40 @@ impl Camera {
         self.status.clone()
     }
 
-    /// Another ceiling of the bitrate, applied to the running encoder.
-    pub fn set_bitrate(&self, _bitrate: Bitrate) {}
+    /// Another ceiling of the bitrate, applied to the running encoder and to those after it.
+    pub fn set_bitrate(&self, bitrate: Bitrate) {
+        // Refused only when the camera was closed, when there is no encoder any more.
+        self.actor.send(Command::SetBitrate(bitrate)).ok();
+    }
 
     /// One current picture as JPEG. Starts the camera if nobody watches, and lets it stop afterwards.
     pub async fn snapshot(&self) -> Result<Bytes, Error> {
-        unreachable!("written by the camera room")
+        // Kept until the picture is there, so that the camera runs for it.
+        let mut viewer = self.feed.subscribe();
+        match tokio::time::timeout(SNAPSHOT_LIMIT, self.picture(&mut viewer)).await {
+            Ok(jpeg) => jpeg,
+            Err(_) => {
+                let status = self.status.borrow();
+                Err(Error::NoPicture {
+                    device: status.device.clone(),
+                    waited: SNAPSHOT_LIMIT,
+                    reason: status.reason.clone(),
+                })
+            }
+        }
+    }
+
+    async fn picture(&self, viewer: &mut Subscription) -> Result<Bytes, Error> {
+        let (taker, taken) = oneshot::channel();
+        let is_open = self.actor.send(Command::Snapshot(taker)).is_ok();
+        match (is_open, taken.await) {
+            (true, Ok(Picture::Raw(sample))) => snapshot::jpeg(&self.group, snapshot::Still::Raw(sample)).await,
+            (true, Ok(Picture::Encoded)) => {
+                snapshot::jpeg(&self.group, snapshot::Still::KeyFrame(viewer.next().await)).await
+            }
+            // The camera was closed: nothing will come.
+            _ => std::future::pending().await,
+        }
     }
 }
 
@@ -179,8 +414,29 @@ pub struct Microphone {
 
 impl Microphone {
     /// Starts the microphone's actor; `None` when audio is off.
-    pub fn open(_config: AudioConfig, _group: &Group) -> Option<Self> {
-        Some(Self { feed: Feed::new(), status: watch::channel(Status::default()).1 })
+    ///
+    /// `auto` is the first capture device. Where there is none, it is the test tone if one of `cameras` shows the
+    /// test picture, else silence until a microphone is plugged in.
+    pub fn open(config: AudioConfig, cameras: &[Config], group: &Group) -> Option<Self> {
+        if config.capture == "off" {
+            return None;
+        }
+        let feed = Feed::new();
+        let (status, statuses) =
+            watch::channel(Status { name: "microphone".into(), device: config.capture.clone(), ..Status::default() });
+        let bitrate = Bitrate::kbps(u64::from(config.bitrate));
+        let mut sound = Sound::new(config, cameras);
+        let actor = Actor {
+            open: Box::new(move |bitrate| sound.open(bitrate)),
+            sink: Sink { feed: feed.clone(), profile: None },
+            bitrate,
+            warmth: Warmth::Closed,
+            status,
+            inbox: mpsc::unbounded_channel().1,
+            group: group.clone(),
+        };
+        group.spawn(actor.run());
+        Some(Self { feed, status: statuses })
     }
 
     /// The Opus packets of 20 ms.
@@ -193,3 +449,6 @@ impl Microphone {
         self.status.clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,434 @@
+//! What keeps a camera or a microphone going: starts it for its viewers, stops it after them, restarts it when it
+//! fails or falls silent, and passes on what viewers want of the encoder.
+
+use std::time::{Duration, Instant};
+
+use gstreamer as gst;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::media::{Bitrate, Demand, DemandWatch};
+use crate::tasks::{Backoff, Group};
+
+use super::pipeline::{self, Graph, Pipeline, Sink};
+use super::snapshot::{self, Picture};
+use super::state::{Action, Event};
+use super::{Error, State, Status};
+
+/// How long a source runs on without viewers: a page that is reloaded finds it running.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The pause between forced key frames: each costs as much as ten frames or more, and a flood of wishes would
+/// make every viewer's picture worse.
+const KEY_FRAME_PAUSE: Duration = Duration::from_millis(500);
+
+/// How often progress is looked at; with [`STALLED`] a silent stall is noticed within a second.
+const CHECK: Duration = Duration::from_millis(200);
+
+/// Without frames for so long, a live source has stalled.
+const STALLED: Duration = Duration::from_millis(800);
+
+/// In so many frame intervals one frame at least must come, however low the rate.
+const STALLED_INTERVALS: f64 = 4.0;
+
+/// How long a first frame may take: sensors measure light first, and some encoders load firmware.
+const FIRST_FRAME: Duration = Duration::from_secs(4);
+
+/// How often a device that is not there is looked for. Looking is cheap, so that its return is noticed fast.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What a handle asks of its actor.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Another ceiling of the bitrate.
+    SetBitrate(Bitrate),
+    /// The next raw picture.
+    Snapshot(oneshot::Sender<Picture>),
+}
+
+/// Describes the graph to run for the next attempt, given the bitrate. Blocks.
+pub(super) type Open = Box<dyn FnMut(Bitrate) -> Result<Graph, Error> + Send>;
+
+/// What an actor is made of.
+pub(super) struct Actor {
+    pub(super) open: Open,
+    pub(super) sink: Sink,
+    pub(super) bitrate: Bitrate,
+    pub(super) warmth: Warmth,
+    pub(super) status: watch::Sender<Status>,
+    pub(super) inbox: mpsc::UnboundedReceiver<Command>,
+    pub(super) group: Group,
+}
+
+/// What happens to a source that nobody watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Warmth {
+    /// It runs on.
+    Kept,
+    /// Its device is closed.
+    Closed,
+}
+
+/// When to do what next.
+#[derive(Debug, Default)]
+struct Timers {
+    leave: Option<Instant>,
+    retry: Option<Instant>,
+    check: Option<Instant>,
+    key_frame: Option<Instant>,
+}
+
+impl Timers {
+    fn next(&self) -> Option<Instant> {
+        [self.leave, self.retry, self.check, self.key_frame].into_iter().flatten().min()
+    }
+}
+
+/// The actor at work.
+struct Running {
+    actor: Actor,
+    demand: DemandWatch,
+    state: State,
+    pipeline: Option<Pipeline>,
+    timers: Timers,
+    backoff: Backoff,
+    key_frames: KeyFrames,
+    wishes: u64,
+    progress: Progress,
+    failure: Option<Error>,
+    snapshots: Vec<oneshot::Sender<Picture>>,
+}
+
+impl Actor {
+    /// Runs until the group stops.
+    pub(super) async fn run(self) {
+        let mut running = Running {
+            demand: self.sink.feed.demand(),
+            actor: self,
+            state: State::Idle,
+            pipeline: None,
+            timers: Timers::default(),
+            // A device that is busy or broken becomes free unannounced; its picture is to be back within 2 s.
+            backoff: Backoff::new(LOOK, Duration::from_millis(1500)),
+            key_frames: KeyFrames::default(),
+            wishes: 0,
+            progress: Progress::default(),
+            failure: None,
+            snapshots: Vec::new(),
+        };
+        running.run().await;
+        running.stop().await;
+    }
+}
+
+impl Running {
+    async fn run(&mut self) {
+        let group = self.actor.group.clone();
+        let now = self.demand.now();
+        self.heed(now).await;
+        loop {
+            let timer = self.timers.next();
+            tokio::select! {
+                biased;
+                () = group.stopped() => return,
+                Some(command) = self.actor.inbox.recv() => self.obey(command),
+                demand = self.demand.changed() => self.heed(demand).await,
+                event = report(&mut self.pipeline) => self.hear(event).await,
+                () = sleep_until(timer) => self.look().await,
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::SetBitrate(bitrate) => {
+                self.actor.bitrate = bitrate;
+                if let Some(pipeline) = &self.pipeline {
+                    pipeline.set_bitrate(bitrate);
+                }
+            }
+            Command::Snapshot(taker) => {
+                self.snapshots.push(taker);
+                self.serve_snapshots();
+            }
+        }
+    }
+
+    async fn heed(&mut self, demand: Demand) {
+        let has_wish = std::mem::replace(&mut self.wishes, demand.key_frames) != demand.key_frames;
+        if demand.viewers > 0 || self.actor.warmth == Warmth::Kept {
+            self.timers.leave = None;
+            if self.state == State::Idle {
+                // The first frame of a pipeline is a key frame, which fulfils the wish.
+                return self.apply(Event::Wanted).await;
+            }
+        } else if self.state != State::Idle && self.timers.leave.is_none() {
+            self.timers.leave = Some(Instant::now() + GRACE);
+        }
+        if has_wish && matches!(self.state, State::Starting | State::Live) {
+            self.timers.key_frame = self.key_frames.wish(Instant::now());
+            self.force_due_key_frame(Instant::now());
+        }
+    }
+
+    async fn hear(&mut self, event: pipeline::Event) {
+        match event {
+            pipeline::Event::FirstFrame => self.apply(Event::FirstFrame).await,
+            pipeline::Event::Failed(failure) => self.fail(failure).await,
+        }
+    }
+
+    async fn look(&mut self) {
+        let now = Instant::now();
+        let is_due = |timer: Option<Instant>| timer.is_some_and(|due| due <= now);
+        self.force_due_key_frame(now);
+        if is_due(self.timers.leave) {
+            self.timers.leave = None;
+            return self.apply(Event::Unwanted).await;
+        }
+        if is_due(self.timers.retry) {
+            self.timers.retry = None;
+            return self.apply(Event::RetryDue).await;
+        }
+        if is_due(self.timers.check) {
+            self.timers.check = Some(now + CHECK);
+            self.check(now).await;
+        }
+    }
+
+    async fn check(&mut self, now: Instant) {
+        let Some(pipeline) = &self.pipeline else { return };
+        let fps = pipeline.graph().mode.as_ref().map_or(f64::INFINITY, |mode| mode.fps);
+        let patience = match self.state {
+            State::Live => STALLED.max(Duration::from_secs_f64(STALLED_INTERVALS / fps.max(0.1))),
+            _ => FIRST_FRAME,
+        };
+        if self.progress.silence(pipeline.published(), now) < patience {
+            return;
+        }
+        let device = pipeline.graph().device.clone();
+        match self.state {
+            State::Starting => self.fail(Error::Silent { device, waited: patience }).await,
+            _ => {
+                tracing::warn!(%device, waited_ms = patience.as_millis() as u64, "no frames any more, restarting");
+                self.apply(Event::Stalled).await;
+            }
+        }
+    }
+
+    fn force_due_key_frame(&mut self, now: Instant) {
+        if self.timers.key_frame.is_some_and(|due| due <= now) {
+            self.timers.key_frame = None;
+            self.key_frames.forced(now);
+            if let Some(pipeline) = &self.pipeline {
+                pipeline.force_key_frame();
+            }
+        }
+    }
+
+    async fn fail(&mut self, failure: Error) {
+        let is_news = self.failure.as_ref().is_none_or(|known| known.to_string() != failure.to_string());
+        if is_news {
+            let name = self.actor.status.borrow().name.clone();
+            tracing::warn!(source = %name, reason = %failure, "waiting");
+        }
+        self.failure = Some(failure);
+        self.apply(Event::Failed).await;
+    }
+
+    async fn apply(&mut self, event: Event) {
+        let (state, action) = self.state.on(event);
+        self.state = state;
+        match action {
+            Action::Nothing => return,
+            Action::Start => return self.start().await,
+            Action::Restart => {
+                self.stop().await;
+                return self.start().await;
+            }
+            Action::Stop => {
+                self.failure = None;
+                self.backoff.reset();
+                self.stop().await;
+            }
+            Action::Pause => {
+                self.stop().await;
+                let is_absent = self.failure.as_ref().is_some_and(Error::is_absence);
+                if is_absent {
+                    self.backoff.reset();
+                }
+                let pause = if is_absent { LOOK } else { self.backoff.pause() };
+                self.timers.retry = Some(Instant::now() + pause);
+            }
+            Action::Settle => {
+                if self.failure.take().is_some() {
+                    tracing::info!(device = %self.actor.status.borrow().device, "frames flow again");
+                }
+                self.backoff.reset();
+                self.serve_snapshots();
+            }
+        }
+        self.tell();
+    }
+
+    async fn start(&mut self) {
+        self.tell();
+        let Self { actor, .. } = self;
+        let mut open = std::mem::replace(&mut actor.open, Box::new(|_| unreachable!("one start at a time")));
+        let (sink, bitrate) = (actor.sink.clone(), actor.bitrate);
+        let (open, started) = blocking(&actor.group, move || {
+            let started = gst::init()
+                .map_err(Error::broken)
+                .and_then(|()| open(bitrate))
+                .and_then(|graph| Pipeline::run(graph, sink));
+            (open, started)
+        })
+        .await;
+        self.actor.open = open;
+        let pipeline = match started {
+            Ok(pipeline) => pipeline,
+            // Not `fail`: that calls `apply`, which called this.
+            Err(failure) => return Box::pin(self.fail(failure)).await,
+        };
+        let now = Instant::now();
+        self.key_frames.forced(now);
+        self.progress = Progress { published: 0, since: Some(now) };
+        self.timers = Timers { check: Some(now + CHECK), leave: self.timers.leave, ..Timers::default() };
+        let graph = pipeline.graph();
+        tracing::info!(device = %graph.device, mode = graph.mode.as_ref().map(tracing::field::display),
+            encoder = graph.encoder.as_ref().map(|encoder| encoder.kind.name), "capturing");
+        self.actor.status.send_modify(|status| {
+            status.device.clone_from(&graph.device);
+            status.mode.clone_from(&graph.mode);
+            status.encoder = match (&graph.encoder, &graph.mode) {
+                (Some(encoder), _) => Some(encoder.kind.name.to_owned()),
+                (None, Some(_)) => Some(super::PASSTHROUGH.to_owned()),
+                (None, None) => Some("opusenc".to_owned()),
+            };
+            let encoders = u32::from(graph.encoder.is_some() || graph.mode.is_none());
+            status.encoder_starts += u64::from(encoders);
+            status.encoders_running = encoders;
+        });
+        self.pipeline = Some(pipeline);
+        self.tell();
+    }
+
+    async fn stop(&mut self) {
+        self.timers = Timers::default();
+        if let Some(pipeline) = self.pipeline.take() {
+            blocking(&self.actor.group, move || drop(pipeline)).await;
+        }
+        self.actor.status.send_if_modified(|status| std::mem::take(&mut status.encoders_running) > 0);
+    }
+
+    fn serve_snapshots(&mut self) {
+        if let (State::Live, Some(pipeline)) = (self.state, &self.pipeline) {
+            for taker in self.snapshots.drain(..) {
+                snapshot::take(pipeline, taker);
+            }
+        }
+    }
+
+    /// Publishes state and reason where they changed.
+    fn tell(&self) {
+        let reason = self.failure.as_ref().map(Error::to_string);
+        self.actor.status.send_if_modified(|status| {
+            let is_news = (status.state, &status.reason) != (self.state, &reason);
+            (status.state, status.reason) = (self.state, reason);
+            is_news
+        });
+    }
+}
+
+/// Which wishes for a key frame are fulfilled when.
+#[derive(Debug, Default)]
+struct KeyFrames {
+    last: Option<Instant>,
+}
+
+impl KeyFrames {
+    /// When a wish made `now` is fulfilled: at once, or at the end of the pause together with others.
+    fn wish(&self, now: Instant) -> Option<Instant> {
+        Some(self.last.map_or(now, |last| now.max(last + KEY_FRAME_PAUSE)))
+    }
+
+    fn forced(&mut self, now: Instant) {
+        self.last = Some(now);
+    }
+}
+
+/// Since when no frame came.
+#[derive(Debug, Default)]
+struct Progress {
+    published: u64,
+    since: Option<Instant>,
+}
+
+impl Progress {
+    fn silence(&mut self, published: u64, now: Instant) -> Duration {
+        if published != self.published {
+            *self = Self { published, since: Some(now) };
+        }
+        now - *self.since.get_or_insert(now)
+    }
+}
+
+/// Runs what may block on a thread for such work.
+pub(super) async fn blocking<T: Send + 'static>(group: &Group, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, outcome) = oneshot::channel();
+    group.spawn_blocking(move || {
+        // Nobody takes the outcome only when the process ends.
+        done.send(work()).ok();
+    });
+    outcome.await.expect("starting and stopping a pipeline does not panic")
+}
+
+async fn report(pipeline: &mut Option<Pipeline>) -> pipeline::Event {
+    match pipeline {
+        Some(pipeline) => pipeline.event().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(timer: Option<Instant>) {
+    match timer {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lone_wish_is_fulfilled_at_once_and_a_flood_at_most_twice_a_second() {
+        let zero = Instant::now();
+        let mut gate = KeyFrames::default();
+        assert_eq!(gate.wish(zero), Some(zero));
+        gate.forced(zero);
+        let mut forced = 1;
+        let mut due = None;
+        for millis in 1..=3000 {
+            let now = zero + Duration::from_millis(millis);
+            due = due.or(gate.wish(now));
+            if due.is_some_and(|due| due <= now) {
+                gate.forced(now);
+                due = None;
+                forced += 1;
+            }
+        }
+        assert_eq!(forced, 7, "one at once, then one every 500 ms for 3 s");
+        let later = zero + Duration::from_secs(10);
+        assert_eq!(gate.wish(later), Some(later));
+    }
+
+    #[test]
+    fn silence_is_counted_from_the_last_frame_on() {
+        let zero = Instant::now();
+        let at = |millis| zero + Duration::from_millis(millis);
+        let mut progress = Progress { published: 0, since: Some(zero) };
+        assert_eq!(progress.silence(0, at(100)), Duration::from_millis(100));
+        assert_eq!(progress.silence(5, at(200)), Duration::ZERO);
+        assert_eq!(progress.silence(5, at(1000)), Duration::from_millis(800));
+    }
+}

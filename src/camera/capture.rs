@@ -1,0 +1,172 @@
+//! From a camera's configuration to the graph that captures and encodes it.
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+use gstreamer_video as gst_video;
+
+use crate::media::{Bitrate, Resolution};
+
+use super::device::{self, Source, Video};
+use super::encoder::{self, Work};
+use super::mode::{self, Encoding, Format, Wanted};
+use super::paced::{self, Pace, Waker};
+use super::pipeline::Graph;
+use super::test_picture::TestPicture;
+use super::{Config, Error, Mode, PASSTHROUGH, clock, element, trial};
+
+/// One camera's way from configuration to graph; remembers what was found out on earlier attempts.
+#[derive(Debug)]
+pub(super) struct Capture {
+    config: Config,
+    source: Source,
+    /// Once `auto` found a camera, its absence is waited for: a test picture would hide that it was unplugged.
+    presence: Presence,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    NeverSeen,
+    Seen,
+}
+
+impl Capture {
+    pub(super) fn new(config: Config) -> Self {
+        let source = Source::parse(&config.source);
+        Self { config, source, presence: Presence::NeverSeen }
+    }
+
+    /// Describes the graph for the device as it is now. Blocks.
+    pub(super) fn open(&mut self, bitrate: Bitrate) -> Result<Graph, Error> {
+        match &self.source {
+            Source::Test => self.test_picture(bitrate),
+            Source::V4l2(name) => self.v4l2(&device::camera(name, self.config.resolution())?, bitrate),
+            Source::Libcamera(id) => self.libcamera(id.as_deref(), bitrate),
+            Source::Auto => match device::cameras(self.config.resolution()).first() {
+                Some(video) => {
+                    self.presence = Presence::Seen;
+                    self.v4l2(video, bitrate)
+                }
+                None if self.presence == Presence::Seen => Err(Error::Absent { device: "a camera".into() }),
+                None => self.test_picture(bitrate),
+            },
+        }
+    }
+
+    fn test_picture(&self, bitrate: Bitrate) -> Result<Graph, Error> {
+        let (resolution, fps) = (self.config.resolution(), self.config.fps);
+        let mode = Mode { format: "I420".into(), resolution, fps: f64::from(fps) };
+        let (source, waker) = test_source(resolution, fps)?;
+        let mut graph = Graph::new(vec![source.upcast()], "test picture".into(), Some(mode));
+        graph.waker = Some(waker);
+        self.add_encoder(&mut graph, None, bitrate)?;
+        Ok(graph)
+    }
+
+    fn v4l2(&self, video: &Video, bitrate: Bitrate) -> Result<Graph, Error> {
+        let encoding = if self.config.encoder == PASSTHROUGH { Encoding::Camera } else { Encoding::Board };
+        let wanted = Wanted { resolution: self.config.resolution(), fps: self.config.fps, encoding };
+        let choice = mode::choose(&video.offers, wanted)
+            .ok_or_else(|| Error::NoMode { device: video.in_words(), formats: video.formats() })?;
+        let fps = choice.rate.map_or(f64::from(self.config.fps), mode::Rate::as_fps);
+        let mode = Mode { format: choice.format.name().into(), resolution: choice.resolution, fps };
+        let source = element("v4l2src")?.property("device", video.path.display().to_string());
+        let rate = choice.rate.map_or(String::new(), |rate| format!(",framerate={}/{}", rate.frames, rate.seconds));
+        let Resolution { width, height } = choice.resolution;
+        let caps = format!("{},width={width},height={height}{rate}", choice.format.caps());
+        let elements = vec![source.build().map_err(Error::broken)?, filter(&caps)?];
+        let mut graph = Graph::new(elements, video.in_words(), Some(mode));
+        match choice.format {
+            Format::H264 => graph.elements.extend(parser()?),
+            Format::Mjpeg => self.add_encoder(&mut graph, Some("jpegdec"), bitrate)?,
+            _ => self.add_encoder(&mut graph, None, bitrate)?,
+        }
+        Ok(graph)
+    }
+
+    fn libcamera(&self, id: Option<&str>, bitrate: Bitrate) -> Result<Graph, Error> {
+        let (resolution, fps) = (self.config.resolution(), self.config.fps);
+        let mut source = element("libcamerasrc")?;
+        if let Some(id) = id {
+            source = source.property("camera-name", id);
+        }
+        let Resolution { width, height } = resolution;
+        let caps = format!("video/x-raw,format=NV12,width={width},height={height},framerate={fps}/1");
+        let device = id.map_or("libcamera".into(), |id| format!("libcamera ({id})"));
+        let mode = Mode { format: "NV12".into(), resolution, fps: f64::from(fps) };
+        let elements = vec![source.build().map_err(Error::broken)?, filter(&caps)?];
+        let mut graph = Graph::new(elements, device, Some(mode));
+        self.add_encoder(&mut graph, None, bitrate)?;
+        Ok(graph)
+    }
+
+    /// From the device's pictures to access units, by way of the element `decode` if they are compressed.
+    fn add_encoder(&self, graph: &mut Graph, decode: Option<&str>, bitrate: Bitrate) -> Result<(), Error> {
+        let mode = graph.mode.as_ref().expect("a camera has a mode");
+        let work = Work {
+            resolution: mode.resolution,
+            fps: mode.fps,
+            bitrate,
+            key_interval: (f64::from(self.config.key_frame_interval) * mode.fps).round().max(1.0) as u32,
+        };
+        let (elements, encoder) = trial::choose(&self.config.encoder, &work)?.build(work)?;
+        let queue = element("queue")?
+            // Where the encoder is too slow, pictures are dropped before the work is done, the oldest first, so
+            // that what is shown stays new. One waits while one is being encoded.
+            .property("max-size-buffers", 1_u32)
+            .property("max-size-bytes", 0_u32)
+            .property("max-size-time", 0_u64)
+            .property_from_str("leaky", "downstream");
+        graph.elements.push(queue.build().map_err(Error::broken)?);
+        if let Some(decode) = decode {
+            graph.elements.push(element(decode)?.build().map_err(Error::broken)?);
+        }
+        graph.raw = graph.elements.last().cloned();
+        // Passes pictures on untouched where the encoder takes them as they are.
+        graph.elements.push(element("videoconvert")?.build().map_err(Error::broken)?);
+        graph.elements.extend(elements);
+        graph.elements.extend(parser()?);
+        graph.encoder = Some(encoder);
+        Ok(())
+    }
+}
+
+/// Access units in Annex B with SPS and PPS in front of each key frame.
+pub(super) fn parser() -> Result<[gst::Element; 2], Error> {
+    let parse = element("h264parse")?.property("config-interval", -1).build().map_err(Error::broken)?;
+    Ok([parse, filter("video/x-h264,stream-format=byte-stream,alignment=au")?])
+}
+
+/// An element that lets only these caps pass.
+pub(super) fn filter(caps: &str) -> Result<gst::Element, Error> {
+    element("capsfilter")?.property("caps", encoder::caps(caps)?).build().map_err(Error::broken)
+}
+
+/// The test picture as a live source.
+fn test_source(resolution: Resolution, fps: u32) -> Result<(gst_app::AppSrc, Waker), Error> {
+    let info = test_format(resolution, fps)?;
+    let caps = info.to_caps().map_err(Error::broken)?;
+    let picture = TestPicture::new(&info);
+    let pool = gst::BufferPool::new();
+    let mut config = pool.config();
+    // Two in the queue and the encoder, two for encoders that keep a reference; more are made when needed.
+    config.set_params(Some(&caps), picture.size() as u32, 4, 0);
+    pool.set_config(config).map_err(Error::broken)?;
+    pool.set_active(true).map_err(Error::broken)?;
+    let pace = Pace { buffers: fps, seconds: 1 };
+    let patience = std::time::Duration::from_secs(1) / fps;
+    Ok(paced::source(&caps, pace, patience, move |moment| {
+        let mut buffer = pool.acquire_buffer(None).ok()?;
+        picture.draw(&mut buffer.get_mut()?.map_writable().ok()?, clock::unix_time(moment));
+        Some(buffer)
+    }))
+}
+
+/// How the test picture lies in memory.
+pub(super) fn test_format(resolution: Resolution, fps: u32) -> Result<gst_video::VideoInfo, Error> {
+    gst_video::VideoInfo::builder(gst_video::VideoFormat::I420, resolution.width, resolution.height)
+        .fps(gst::Fraction::new(fps as i32, 1))
+        .colorimetry(&"bt709".parse().map_err(Error::broken)?)
+        .build()
+        .map_err(Error::broken)
+}

@@ -1,0 +1,100 @@
+//! From the audio configuration to the graph that captures and encodes sound.
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+
+use crate::media::Bitrate;
+
+use super::capture::filter;
+use super::device::{self, Source};
+use super::pipeline::Graph;
+use super::{AudioConfig, Config, Error, element, test_tone};
+
+/// How much is read at once: half of an Opus frame, so that no sample waits longer.
+const READ: i64 = 10_000;
+
+/// What the device may hold, in microseconds. Sound is read as it comes, so this is no latency but how long our
+/// thread may be late before sound is lost.
+const RING: i64 = 100_000;
+
+/// The microphone's way from configuration to graph.
+#[derive(Debug)]
+pub(super) struct Sound {
+    config: AudioConfig,
+    cameras: Vec<Config>,
+    /// What `auto` means without a microphone, decided once: an unplugged camera must not make the board beep.
+    without: Option<Without>,
+}
+
+/// What is sent without a microphone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Without {
+    Tone,
+    Nothing,
+}
+
+impl Sound {
+    pub(super) fn new(config: AudioConfig, cameras: &[Config]) -> Self {
+        Self { config, cameras: cameras.to_vec(), without: None }
+    }
+
+    /// Describes the graph for the device as it is now. Blocks.
+    pub(super) fn open(&mut self, bitrate: Bitrate) -> Result<Graph, Error> {
+        let mut graph = match self.config.capture.as_str() {
+            "test" => tone()?,
+            "auto" => match device::microphones().first() {
+                Some(audio) => alsa(&audio.device, audio.in_words())?,
+                None if self.without() == Without::Tone => tone()?,
+                None => return Err(Error::Absent { device: "a microphone".into() }),
+            },
+            name => alsa(name, name.to_owned())?,
+        };
+        for name in ["audioconvert", "audioresample"] {
+            graph.elements.push(element(name)?.build().map_err(Error::broken)?);
+        }
+        graph.elements.push(filter(&format!(
+            "audio/x-raw,rate={},channels={}",
+            test_tone::RATE,
+            self.config.channels
+        ))?);
+        let opus = element("opusenc")?
+            .property("bitrate", bitrate.as_bps().min(510_000) as i32)
+            .property_from_str("frame-size", "20")
+            // A lost packet is rebuilt from the next one; the share is what the encoder shall reckon with.
+            .property("inband-fec", true)
+            .property("packet-loss-percentage", 5_i32)
+            // Silence is sent too: without packets a viewer cannot tell it from loss.
+            .property("dtx", false);
+        graph.elements.push(opus.build().map_err(Error::broken)?);
+        Ok(graph)
+    }
+
+    fn without(&mut self) -> Without {
+        *self.without.get_or_insert_with(|| {
+            let shows_test = |camera: &Config| match Source::parse(&camera.source) {
+                Source::Test => true,
+                Source::Auto => device::cameras(camera.resolution()).is_empty(),
+                Source::V4l2(_) | Source::Libcamera(_) => false,
+            };
+            if self.cameras.iter().any(shows_test) { Without::Tone } else { Without::Nothing }
+        })
+    }
+}
+
+fn tone() -> Result<Graph, Error> {
+    let (source, waker) = test_tone::source()?;
+    let mut graph = Graph::new(vec![source.upcast()], "test tone".into(), None);
+    graph.waker = Some(waker);
+    Ok(graph)
+}
+
+fn alsa(name: &str, in_words: String) -> Result<Graph, Error> {
+    let source: gst::Element = element("alsasrc")?
+        .property("device", name)
+        .property("latency-time", READ)
+        .property("buffer-time", RING)
+        .property("provide-clock", false)
+        .build()
+        .map_err(Error::broken)?;
+    Ok(Graph::new(vec![source], in_words, None))
+}

@@ -1,0 +1,102 @@
+//! A source of our own pictures or sound that runs in real time without drift.
+
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+
+use super::clock::{self, Clock};
+
+/// How many buffers come in how much time, exactly: 30000/1001 is no whole number of nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pace {
+    /// Buffers ...
+    pub(super) buffers: u32,
+    /// ... in so many seconds.
+    pub(super) seconds: u32,
+}
+
+impl Pace {
+    /// When buffer `index` is due, counted from the source's start.
+    fn due(self, index: u64) -> Duration {
+        let nanos = u128::from(index) * u128::from(self.seconds) * 1_000_000_000 / u128::from(self.buffers);
+        Duration::from_nanos(nanos as u64)
+    }
+
+    /// The first buffer that is due `elapsed` after the start or later.
+    fn index_at(self, elapsed: Duration) -> u64 {
+        let scale = u128::from(self.seconds) * 1_000_000_000;
+        (elapsed.as_nanos() * u128::from(self.buffers)).div_ceil(scale) as u64
+    }
+}
+
+/// Ends the source's wait for its next buffer when dropped, so that stopping need not wait for it.
+pub(super) type Waker = mpsc::Sender<()>;
+
+/// A live `appsrc` that calls `make` with the moment of each buffer, in the pipeline's own streaming thread:
+/// a stopped pipeline has no thread and costs nothing.
+///
+/// The first buffer is due at a full Unix second. A buffer later than `patience` is skipped with all those before
+/// the present.
+pub(super) fn source(
+    caps: &gst::Caps,
+    pace: Pace,
+    patience: Duration,
+    mut make: impl FnMut(Instant) -> Option<gst::Buffer> + Send + 'static,
+) -> (gst_app::AppSrc, Waker) {
+    let (waker, woken) = mpsc::channel();
+    let clock = Clock::of_process();
+    let start = clock::full_second(Instant::now());
+    let mut index = pace.index_at(start.elapsed());
+    let need_data = move |source: &gst_app::AppSrc, _: u32| {
+        if start.elapsed() > pace.due(index) + patience {
+            index = pace.index_at(start.elapsed());
+        }
+        let due = start + pace.due(index);
+        index += 1;
+        if let Err(mpsc::RecvTimeoutError::Disconnected) =
+            woken.recv_timeout(due.saturating_duration_since(Instant::now()))
+        {
+            return;
+        }
+        let (Some(base), Some(mut buffer)) = (source.base_time(), make(due)) else { return };
+        if let Some(buffer) = buffer.get_mut() {
+            buffer.set_pts(clock.time(due).saturating_sub(base));
+        }
+        // Refused only while the pipeline stops, when nobody wants the buffer any more.
+        source.push_buffer(buffer).ok();
+    };
+    let source = gst_app::AppSrc::builder()
+        .caps(caps)
+        .format(gst::Format::Time)
+        .is_live(true)
+        .callbacks(gst_app::AppSrcCallbacks::builder().need_data(need_data).build())
+        .build();
+    (source, waker)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_hour_of_ntsc_has_its_exact_number_of_frames() {
+        let pace = Pace { buffers: 30_000, seconds: 1001 };
+        let hour = Duration::from_secs(3600);
+        let frames = pace.index_at(hour);
+        assert_eq!(frames, 3600 * 30_000 / 1001 + 1);
+        assert!(pace.due(frames) >= hour && pace.due(frames - 1) < hour);
+    }
+
+    #[test]
+    fn a_due_buffer_is_found_again_by_its_time() {
+        for pace in [Pace { buffers: 30, seconds: 1 }, Pace { buffers: 25, seconds: 2 }] {
+            for index in 0..1000 {
+                // The time is rounded down to a nanosecond, so that it may lie before the exact one.
+                assert_eq!(pace.index_at(pace.due(index)), index);
+            }
+        }
+    }
+}

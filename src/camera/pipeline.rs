@@ -1,0 +1,211 @@
+//! One running graph: what it publishes, what it reports, how it is tuned and stopped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+use gstreamer_video as gst_video;
+use tokio::sync::{mpsc, watch};
+
+use crate::media::{Bitrate, Feed, Frame, H264Profile};
+
+use super::clock::Clock;
+use super::encoder::Encoder;
+use super::paced::Waker;
+use super::{Error, Mode, h264};
+
+/// Where a graph's frames go.
+#[derive(Clone, Debug)]
+pub(super) struct Sink {
+    pub(super) feed: Feed,
+    /// Where the profile of H.264 is told; none for sound.
+    pub(super) profile: Option<watch::Sender<H264Profile>>,
+}
+
+/// What a running graph reports.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The first frame was published.
+    FirstFrame,
+    /// It is broken; GStreamer's words.
+    Failed(Error),
+}
+
+/// The parts of a graph, from source to parser, before it runs.
+#[derive(Debug)]
+pub(super) struct Graph {
+    /// All elements in order of flow; the sink is added by [`Pipeline::run`].
+    pub(super) elements: Vec<gst::Element>,
+    /// Keeps a source of our own going.
+    pub(super) waker: Option<Waker>,
+    /// What is turned at run time; none where the camera encodes, and for sound.
+    pub(super) encoder: Option<Encoder>,
+    /// The element after which pictures are raw.
+    pub(super) raw: Option<gst::Element>,
+    /// The device in words.
+    pub(super) device: String,
+    /// What is captured; none for sound.
+    pub(super) mode: Option<Mode>,
+}
+
+impl Graph {
+    /// A graph that begins with `elements`.
+    pub(super) fn new(elements: Vec<gst::Element>, device: String, mode: Option<Mode>) -> Self {
+        Self { elements, waker: None, encoder: None, raw: None, device, mode }
+    }
+}
+
+/// A running graph. Dropping it stops it, which blocks for as long as the device takes to close.
+#[derive(Debug)]
+pub(super) struct Pipeline {
+    pipeline: gst::Pipeline,
+    graph: Graph,
+    events: mpsc::UnboundedReceiver<Event>,
+    published: Arc<AtomicU64>,
+}
+
+impl Pipeline {
+    /// Starts `graph`. Blocks until the device is open; frames come later.
+    pub(super) fn run(graph: Graph, sink: Sink) -> Result<Self, Error> {
+        let (sender, events) = mpsc::unbounded_channel();
+        let published = Arc::new(AtomicU64::new(0));
+        let pipeline = gst::Pipeline::new();
+        let clock = Clock::of_process();
+        pipeline.use_clock(Some(clock.as_gst()));
+        // What an old pipeline left cannot be continued by this one.
+        sink.feed.clear();
+        let sink = publisher(clock, sink, published.clone(), sender.clone());
+        pipeline.add_many(&graph.elements).map_err(Error::broken)?;
+        pipeline.add(&sink).map_err(Error::broken)?;
+        gst::Element::link_many(graph.elements.iter().chain([sink.upcast_ref()])).map_err(Error::broken)?;
+        let bus = pipeline.bus().expect("a pipeline has a bus");
+        let device = graph.device.clone();
+        bus.set_sync_handler(move |_, message| {
+            if let Some(failure) = failure(message, &device) {
+                // Nobody listens only when the pipeline is being dropped.
+                sender.send(Event::Failed(failure)).ok();
+            }
+            gst::BusSyncReply::Drop
+        });
+        let mut running = Self { pipeline, graph, events, published };
+        match running.pipeline.set_state(gst::State::Playing) {
+            Ok(_) => Ok(running),
+            // The message on the bus says more than the state change does.
+            Err(failed) => Err(match running.events.try_recv() {
+                Ok(Event::Failed(failure)) => failure,
+                _ => Error::broken(failed),
+            }),
+        }
+    }
+
+    /// The next report. Cancelling the wait loses nothing.
+    pub(super) async fn event(&mut self) -> Event {
+        match self.events.recv().await {
+            Some(event) => event,
+            // The bus handler holds a sender for as long as the pipeline lives.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// How many frames were published.
+    pub(super) fn published(&self) -> u64 {
+        self.published.load(Ordering::Relaxed)
+    }
+
+    /// What it was built of.
+    pub(super) fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Asks the encoder for a key frame at the next picture. A camera that encodes by itself is not asked:
+    /// how is in each vendor's own extension unit.
+    pub(super) fn force_key_frame(&self) {
+        let Some(encoder) = &self.graph.encoder else { return };
+        let event = gst_video::UpstreamForceKeyUnitEvent::builder().all_headers(true).build();
+        if let Some(pad) = encoder.element.static_pad("src") {
+            pad.send_event(event);
+        }
+    }
+
+    /// Sets the encoder's bitrate.
+    pub(super) fn set_bitrate(&self, bitrate: Bitrate) {
+        if let Some(encoder) = &self.graph.encoder {
+            encoder.set_bitrate(bitrate);
+        }
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        self.graph.waker = None;
+        // Fails only if an element refuses to stop, which leaves nothing to do about it.
+        self.pipeline.set_state(gst::State::Null).ok();
+        if let Some(bus) = self.pipeline.bus() {
+            bus.unset_sync_handler();
+        }
+    }
+}
+
+/// The end of the graph: each access unit or packet becomes a frame of the feed.
+fn publisher(
+    clock: Clock,
+    sink: Sink,
+    published: Arc<AtomicU64>,
+    events: mpsc::UnboundedSender<Event>,
+) -> gst_app::AppSink {
+    let new_sample = move |appsink: &gst_app::AppSink| {
+        let sample = appsink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
+        let buffer = sample.buffer().ok_or(gst::FlowError::Error)?;
+        let segment = sample.segment().and_then(|segment| segment.downcast_ref::<gst::ClockTime>());
+        // x264enc shifts its time stamps by 1000 hours together with their segment, so only running time counts.
+        let running = segment.zip(buffer.pts()).and_then(|(segment, pts)| segment.to_running_time(pts));
+        let (Some(running), Some(base)) = (running, appsink.base_time()) else { return Ok(gst::FlowSuccess::Ok) };
+        let is_key = !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
+        let data = {
+            let map = buffer.map_readable().map_err(|_| gst::FlowError::Error)?;
+            // One copy: the memory is the encoder's, from a pool of as few as four buffers on V4L2 encoders, and
+            // a viewer that holds on to a frame must not stop the encoder.
+            Bytes::copy_from_slice(if sink.profile.is_some() { h264::without_delimiter(&map) } else { &map })
+        };
+        if let (true, Some(profile)) = (is_key, &sink.profile) {
+            if let Some(found) = h264::profile(&data) {
+                profile.send_if_modified(|known| std::mem::replace(known, found) != found);
+            }
+        }
+        sink.feed.publish(Frame::new(data, clock.instant(base + running), is_key));
+        if published.fetch_add(1, Ordering::Relaxed) == 0 {
+            events.send(Event::FirstFrame).ok();
+        }
+        Ok(gst::FlowSuccess::Ok)
+    };
+    gst_app::AppSink::builder()
+        // A frame is worth most now: it is the viewer's place to smooth, not ours to wait.
+        .sync(false)
+        .async_(false)
+        .enable_last_sample(false)
+        .callbacks(gst_app::AppSinkCallbacks::builder().new_sample(new_sample).build())
+        .build()
+}
+
+/// The failure that a message on the bus tells of, if it does.
+fn failure(message: &gst::Message, device: &str) -> Option<Error> {
+    match message.view() {
+        gst::MessageView::Error(failed) => {
+            let (device, error) = (device.to_owned(), failed.error());
+            Some(if error.matches(gst::ResourceError::Busy) {
+                Error::Busy { device }
+            } else if error.matches(gst::ResourceError::NotFound) {
+                Error::Gone { device }
+            } else {
+                // The debugging text begins with GStreamer's source file and line; the cause is in its last line.
+                let cause = failed.debug().and_then(|text| Some(text.lines().last()?.trim().to_owned()));
+                Error::Failed { device, why: error.message().trim_end_matches('.').to_owned(), cause }
+            })
+        }
+        gst::MessageView::Eos(_) => Some(Error::Gone { device: device.to_owned() }),
+        _ => None,
+    }
+}
