@@ -230,11 +230,14 @@ async fn another_mode_in_the_configuration_is_honoured(board: &mut Board, viewer
 }
 
 async fn nothing_panicked_and_systemd_never_had_to_restart_the_service(board: &mut Board) -> Result<()> {
-    let restarts = board.must("systemctl show -P NRestarts peercam").await?;
-    ensure!(restarts.trim() == "0", "systemd restarted the service {} times", restarts.trim());
     let console = board.console()?;
-    ensure!(console.contains("peercam"), "the journal does not reach the console, so a panic would not be seen");
-    let panics: Vec<&str> = console.lines().filter(|line| line.contains("panicked at")).collect();
-    ensure!(panics.is_empty(), "{}", panics.join("\n"));
+    ensure!(
+        console.contains("Started peercam.service"),
+        "the journal does not reach the console, so neither panics nor restarts would be seen"
+    );
+    // NRestarts of the unit would not do: it begins anew with each restart that a test asks for.
+    let bad = ["panicked at", "peercam.service: Scheduled restart job", "peercam.service: Watchdog timeout"];
+    let found: Vec<&str> = console.lines().filter(|line| bad.iter().any(|bad| line.contains(bad))).collect();
+    ensure!(found.is_empty(), "{}", found.join("\n"));
     Ok(())
 }
