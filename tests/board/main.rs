@@ -136,6 +136,7 @@ async fn a_browser_shows_the_camera_and_plays_the_microphone_for_20_s_without_a_
     viewer: &Viewer<'_>,
 ) -> Result<()> {
     viewer.wait_for_picture(640, 360).await?;
+    viewer.unmute().await?;
     // The first second belongs to starting: the jitter buffer and the decoder find their pace.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let before = viewer.counters().await?;
@@ -146,7 +147,8 @@ async fn a_browser_shows_the_camera_and_plays_the_microphone_for_20_s_without_a_
     eprint!("{rate:.1} fps ... ");
     // A tenth less than the camera's 30: the guest's timers are those of an emulated machine.
     ensure!(rate > 27.0 && rate < 33.0, "{rate:.1} frames per second of the camera's 30");
-    ensure!(after.freezes == 0.0, "frozen for {} s of 20", after.freezes);
+    let frozen = after.freezes - before.freezes;
+    ensure!(frozen == 0.0, "frozen for {frozen} s of 20");
 
     ensure!(after.audio_energy > before.audio_energy, "the sound has no energy: {after:?}");
     let concealed = (after.audio_concealed - before.audio_concealed) / (after.audio_samples - before.audio_samples);
@@ -228,11 +230,14 @@ async fn another_mode_in_the_configuration_is_honoured(board: &mut Board, viewer
 }
 
 async fn nothing_panicked_and_systemd_never_had_to_restart_the_service(board: &mut Board) -> Result<()> {
-    let restarts = board.must("systemctl show -P NRestarts peercam").await?;
-    ensure!(restarts.trim() == "0", "systemd restarted the service {} times", restarts.trim());
     let console = board.console()?;
-    ensure!(console.contains("peercam"), "the journal does not reach the console, so a panic would not be seen");
-    let panics: Vec<&str> = console.lines().filter(|line| line.contains("panicked at")).collect();
-    ensure!(panics.is_empty(), "{}", panics.join("\n"));
+    ensure!(
+        console.contains("Started peercam.service"),
+        "the journal does not reach the console, so neither panics nor restarts would be seen"
+    );
+    // NRestarts of the unit would not do: it begins anew with each restart that a test asks for.
+    let bad = ["panicked at", "peercam.service: Scheduled restart job", "peercam.service: Watchdog timeout"];
+    let found: Vec<&str> = console.lines().filter(|line| bad.iter().any(|bad| line.contains(bad))).collect();
+    ensure!(found.is_empty(), "{}", found.join("\n"));
     Ok(())
 }

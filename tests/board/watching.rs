@@ -56,6 +56,11 @@ impl<'a> Viewer<'a> {
         self.wait_until(&format!("a picture of {width}x{height}"), &format!("viewer.state === 'live' && {size}")).await
     }
 
+    /// Lets the sound be heard. Of a muted element the browser counts no energy, and gives silence to whoever listens in.
+    pub async fn unmute(&self) -> Result<()> {
+        self.ask("viewer.video.muted = false; viewer.video.volume = 1; await viewer.video.play();").await
+    }
+
     /// Waits until the page says that there is no picture.
     pub async fn wait_for_loss(&self) -> Result<()> {
         self.wait_until("the page to notice that the picture is gone", "viewer.state !== 'live'").await
