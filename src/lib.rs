@@ -10,6 +10,8 @@
 //! | [`viewer`] | one browser watching; the only room that knows a WebRTC stack |
 //! | [`control`] | what the board says of itself: status, metrics, health, snapshot |
 //! | [`web`] | the HTTP front: page, secret, and the paths that lead to the rooms above |
+//! | [`secret`] | text that must not reach a log by accident |
+//! | [`systemd`] | ready, stopping and watchdog |
 //! | [`config`] | the TOML file: the sum of the rooms' configurations |
 //! | [`doctor`] | what this board has and what would be used |
 //! | [`app`] | opens the rooms, joins them, closes them in the reverse order |
@@ -22,6 +24,7 @@ pub mod config;
 pub mod control;
 pub mod doctor;
 pub mod media;
+pub mod secret;
 pub mod signalling;
 pub mod systemd;
 pub mod tasks;

@@ -1,2 +1,60 @@
-//! The command line.
-fn main() {}
+//! The command line: arguments, logging, exit code.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser};
+use peercam::app;
+use peercam::config::Config;
+use peercam::config::DEFAULT;
+
+/// sysexits.h's EX_CONFIG: the unit does not restart on it, as only the operator can help.
+const BAD_CONFIGURATION: u8 = 78;
+
+/// Watch this board's camera in a browser.
+#[derive(Parser)]
+#[command(version, about)]
+enum Command {
+    /// Serve the camera until stopped.
+    Run {
+        /// The configuration; default /etc/peercam/peercam.toml if it is there, else built-in defaults.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Check or show configurations.
+    Config(ConfigArguments),
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct ConfigArguments {
+    /// Name each mistake of FILE with its line; the exit code is 78 if there is one.
+    #[arg(long, value_name = "FILE")]
+    check: Option<PathBuf>,
+    /// Print every key with its default and meaning.
+    #[arg(long)]
+    default: bool,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let ended = match Command::parse() {
+        Command::Run { config } => run(config.as_deref()).await,
+        Command::Config(ConfigArguments { check: Some(file), .. }) => {
+            Config::load(Some(&file)).map(|_| println!("{}: no mistakes", file.display())).map_err(Into::into)
+        }
+        Command::Config(_) => {
+            print!("{DEFAULT}");
+            Ok(())
+        }
+    };
+    let Err(error) = ended else { return ExitCode::SUCCESS };
+    eprintln!("{error:#}");
+    if app::is_configuration(&error) { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::FAILURE }
+}
+
+async fn run(file: Option<&Path>) -> anyhow::Result<()> {
+    let config = Config::load(file)?;
+    app::start_logging(&config.log);
+    app::run_until_signal(config).await
+}

@@ -100,7 +100,10 @@ impl Config {
         };
         let is_even_within = |value: u32, least: u32| (least..=4096).contains(&value) && value % 2 == 0;
         let least = time_code::LEAST;
-        require("name", !self.name.trim().is_empty(), "give the camera a name".into());
+        // It stands in addresses, topics and menus.
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let is_name = (1..=64).contains(&self.name.len()) && self.name.chars().all(is_plain);
+        require("name", is_name, "is not 1 to 64 letters, digits, `-` or `_` (without accents)".into());
         require("source", !self.source.trim().is_empty(), "use \"auto\", \"test\", a device or \"libcamera\"".into());
         let size = |value, least| format!("{value} is no even number from {least} to 4096");
         require("width", is_even_within(self.width, least.width), size(self.width, least.width));

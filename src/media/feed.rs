@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -153,6 +153,11 @@ impl Feed {
         Subscription { shared: self.shared.clone(), ends, position, needs_key, catching_up: !needs_key, skipped: 0 }
     }
 
+    /// When the newest frame was captured; `None` while there is none.
+    pub fn newest(&self) -> Option<Instant> {
+        self.shared.lock().frames.back().map(|frame| frame.captured)
+    }
+
     /// What the viewers want, for the camera to act on.
     pub fn demand(&self) -> DemandWatch {
         DemandWatch { changes: self.shared.demand.subscribe() }
@@ -281,8 +286,6 @@ impl Drop for Subscription {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use bytes::Bytes;
 
     use super::*;

@@ -2,6 +2,7 @@
 //!
 //! [`Viewers`] admits calls up to a limit and runs a session for each.
 
+mod config;
 mod control_channel;
 mod peer;
 mod session;
@@ -20,6 +21,7 @@ use crate::signalling::{Call, Refusal, Signal, ViewerId, Way};
 use crate::tasks::Group;
 use session::{Progress, Session};
 
+pub use config::{IceConfig, IceServerConfig, LimitsConfig, Urls};
 pub use peer::{Error, IceServer};
 pub use state::State;
 

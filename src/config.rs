@@ -1,1 +1,0 @@
-//! The TOML file: the sum of the rooms' configurations.

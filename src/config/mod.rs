@@ -1,0 +1,273 @@
+//! The TOML file: the sum of the rooms' configurations. The only room that reads files and the environment for it.
+
+mod read;
+mod secret;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use ring::hmac;
+use serde::Deserialize;
+
+use crate::camera;
+use crate::viewer;
+use crate::web;
+use read::{Faults, Reader, Section, keys};
+
+pub use read::Mistake;
+pub use secret::{Places, SecretOrigin};
+
+/// Every key with its default and what it means; what `peercam config --default` prints.
+pub const DEFAULT: &str = include_str!("default.toml");
+
+/// Where the file is looked for unless the command line names another.
+pub const USUAL_FILE: &str = "/etc/peercam/peercam.toml";
+
+/// The whole configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[device]`
+    pub device: DeviceConfig,
+    /// `[web]`
+    pub web: web::Config,
+    /// `[[camera]]`, at least one.
+    pub cameras: Vec<camera::Config>,
+    /// `[audio]`
+    pub audio: camera::AudioConfig,
+    /// `[viewers]`
+    pub viewers: viewer::LimitsConfig,
+    /// `[ice]`
+    pub ice: viewer::IceConfig,
+    /// `[log]`
+    pub log: LogConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            device: DeviceConfig::default(),
+            web: web::Config::default(),
+            cameras: vec![camera::Config::default()],
+            audio: camera::AudioConfig::default(),
+            viewers: viewer::LimitsConfig::default(),
+            ice: viewer::IceConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+/// The `[device]` table.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct DeviceConfig {
+    /// How the board calls itself; `None` has one made from the machine id.
+    pub id: Option<String>,
+}
+
+/// The `[log]` table.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct LogConfig {
+    /// How lines are written.
+    pub format: LogFormat,
+    /// What is written, in `tracing`'s filter language.
+    pub level: String,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text that suits where it goes: a terminal, the journal, or a file.
+    #[default]
+    Auto,
+    /// Text with time.
+    Text,
+    /// One JSON object for each line.
+    Json,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, level: "info".into() }
+    }
+}
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {source}", .file.display())]
+    Unreadable {
+        /// Which one.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file has mistakes.
+    #[error("{}", Listed(.file, .mistakes))]
+    Mistaken {
+        /// Which one.
+        file: PathBuf,
+        /// From its top to its end.
+        mistakes: Vec<Mistake>,
+    },
+    /// The secret that the board keeps or is given cannot be used.
+    #[error("the secret in {}: {reason}", .file.display())]
+    Secret {
+        /// Where it is, or would be.
+        file: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+}
+
+struct Listed<'a>(&'a Path, &'a [Mistake]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, mistake) in self.1.iter().enumerate() {
+            let end = if number + 1 < self.1.len() { "\n" } else { "" };
+            write!(f, "{}:{}: {}{end}", self.0.display(), mistake.line, mistake.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// The named file, or [`USUAL_FILE`] if there is one, or the built-in defaults.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or has mistakes.
+    pub fn load(file: Option<&Path>) -> Result<Self, Error> {
+        let (path, is_wanted) = match file {
+            Some(file) => (file, true),
+            None => (Path::new(USUAL_FILE), false),
+        };
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text).map_err(|mistakes| Error::Mistaken { file: path.to_owned(), mistakes }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_wanted => Ok(Self::default()),
+            Err(source) => Err(Error::Unreadable { file: path.to_owned(), source }),
+        }
+    }
+
+    /// A file's text.
+    ///
+    /// # Errors
+    ///
+    /// All mistakes that could be found at once.
+    pub fn parse(text: &str) -> Result<Self, Vec<Mistake>> {
+        let sections = sections();
+        let (mut reader, root) = Reader::new(text, &sections)?;
+        let mut config = Self::default();
+        if let Some(device) = root.get("device") {
+            config.device = reader.table("device", device, DeviceConfig::check);
+        }
+        if let Some(web) = root.get("web") {
+            config.web = reader.table("web", web, web::Config::check);
+        }
+        if let Some(cameras) = root.get("camera") {
+            config.cameras = reader.tables("camera", cameras, camera::Config::check);
+            if config.cameras.is_empty() {
+                config.cameras.push(camera::Config::default());
+            }
+            for name in repeated(&config.cameras) {
+                reader.note(cameras.span(), format!("`camera.name`: two cameras are called `{name}`"));
+            }
+        }
+        if let Some(audio) = root.get("audio") {
+            config.audio = reader.table("audio", audio, camera::AudioConfig::check);
+        }
+        if let Some(viewers) = root.get("viewers") {
+            config.viewers = reader.table("viewers", viewers, viewer::LimitsConfig::check);
+        }
+        if let Some(ice) = root.get("ice") {
+            config.ice = reader.table("ice", ice, viewer::IceConfig::check);
+            if let Some(servers) = ice.get_ref().get("servers") {
+                reader.unknown_keys_within::<viewer::IceServerConfig>("ice.servers", servers);
+            }
+        }
+        if let Some(log) = root.get("log") {
+            config.log = reader.table("log", log, LogConfig::check);
+        }
+        let mistakes = reader.finish();
+        if mistakes.is_empty() { Ok(config) } else { Err(mistakes) }
+    }
+
+    /// How the board calls itself: as configured, else made from the machine id, else the host's name.
+    pub fn device_id(&self) -> String {
+        let made = || {
+            let machine = std::fs::read_to_string("/etc/machine-id").ok()?;
+            let machine = machine.trim();
+            // "uninitialized" and nothing are what machine-id(5) has before the first boot is over.
+            (machine.len() == 32).then(|| device_id_of(machine))
+        };
+        let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned());
+        self.device.id.clone().or_else(made).or_else(host).unwrap_or_else(|| "peercam".into())
+    }
+}
+
+/// A name that stays the same on one machine and does not give its machine id away, as machine-id(5) demands.
+fn device_id_of(machine: &str) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, machine.as_bytes());
+    let tag = hmac::sign(&key, b"peercam device id");
+    let digits: String = tag.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("peercam-{digits}")
+}
+
+/// Every table and its keys.
+fn sections() -> [Section; 7] {
+    [
+        ("device", keys::<DeviceConfig>()),
+        ("web", keys::<web::Config>()),
+        ("camera", keys::<camera::Config>()),
+        ("audio", keys::<camera::AudioConfig>()),
+        ("viewers", keys::<viewer::LimitsConfig>()),
+        ("ice", keys::<viewer::IceConfig>()),
+        ("log", keys::<LogConfig>()),
+    ]
+}
+
+fn repeated(cameras: &[camera::Config]) -> Vec<&str> {
+    let is_again = |at: usize| cameras[..at].iter().any(|other| other.name == cameras[at].name);
+    (0..cameras.len()).filter(|at| is_again(*at)).map(|at| cameras[at].name.as_str()).collect()
+}
+
+impl DeviceConfig {
+    fn check(&self) -> Faults {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        match &self.id {
+            // 64: it becomes part of topics and host names, whose labels end at 63 to 64 characters.
+            Some(id) if id.is_empty() || id.len() > 64 || !id.chars().all(is_plain) => {
+                vec![("id", "is not 1 to 64 letters, digits, `-` or `_` (without accents)".into())]
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl LogConfig {
+    fn check(&self) -> Faults {
+        match tracing_subscriber::EnvFilter::try_new(&self.level) {
+            Ok(_) if !self.level.trim().is_empty() => Vec::new(),
+            _ => vec![(
+                "level",
+                format!("`{}` is not error, warn, info, debug or trace, or a list like info,peercam=debug", self.level),
+            )],
+        }
+    }
+
+    /// The filter: `RUST_LOG` where it is set and sound, else the configured level.
+    pub fn filter(&self) -> tracing_subscriber::EnvFilter {
+        tracing_subscriber::EnvFilter::try_from_default_env()
+            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(&self.level))
+    }
+
+    /// Whether lines go to systemd's journal, which adds the time by itself (systemd.exec(5), JOURNAL_STREAM).
+    pub fn goes_to_journal(&self) -> bool {
+        std::env::var_os("JOURNAL_STREAM").is_some()
+    }
+}

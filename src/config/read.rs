@@ -1,0 +1,195 @@
+//! From TOML to values, with all mistakes of a file at once, each at its line.
+//!
+//! Each key is read for itself, so that a wrong one does not hide the next. Which keys a table may have is asked
+//! of the very types that take them.
+
+use std::fmt;
+use std::ops::Range;
+
+use serde::Deserializer;
+use serde::de::value::Error as NoValue;
+use serde::de::{DeserializeOwned, Error, Visitor};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// How alike two names are from which on one is taken for a slip of the other; 1 is equal.
+/// `bitrat` and `bit_rate` are 0.9 like `bitrate`, `colour` is 0.3.
+const LIKELY_SLIP: f64 = 0.6;
+
+/// One thing that is wrong with a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// Counted from 1.
+    pub line: usize,
+    /// What is wrong and what is allowed, beginning with the key in backquotes where there is one.
+    pub message: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}", self.line, self.message)
+    }
+}
+
+/// What a room says of values that cannot be: the key, and what is wrong with it.
+pub type Faults = Vec<(&'static str, String)>;
+
+/// A table's name, as written in the file, and the keys it may have.
+pub type Section = (&'static str, &'static [&'static str]);
+
+/// One file that is being read.
+pub struct Reader<'t> {
+    text: &'t str,
+    sections: &'t [Section],
+    mistakes: Vec<Mistake>,
+}
+
+impl<'t> Reader<'t> {
+    /// Reads `text`, which may have `sections`.
+    ///
+    /// # Errors
+    ///
+    /// The mistakes of syntax. With them the text has no reliable meaning that could be checked further.
+    pub fn new(text: &'t str, sections: &'t [Section]) -> Result<(Self, DeTable<'t>), Vec<Mistake>> {
+        let mut reader = Self { text, sections, mistakes: Vec::new() };
+        let (root, errors) = DeTable::parse_recoverable(text);
+        for error in errors {
+            reader.note(error.span().unwrap_or(0..0), format!("not TOML: {}", error.message()));
+        }
+        let root = root.into_inner();
+        for key in root.keys() {
+            if !sections.iter().any(|(name, _)| *name == key.get_ref().as_ref()) {
+                let name = key.get_ref();
+                let hint = reader.hint(name, sections.iter().map(|(name, _)| *name));
+                reader.note(key.span(), format!("`{name}` is not known at the top of the file{hint}"));
+            }
+        }
+        if reader.mistakes.iter().any(|mistake| mistake.message.starts_with("not TOML")) {
+            return Err(reader.mistakes);
+        }
+        Ok((reader, root))
+    }
+
+    /// Reads one table; keys that are absent or wrong have their defaults.
+    pub fn table<T>(&mut self, name: &str, value: &Spanned<DeValue<'t>>, check: impl Fn(&T) -> Faults) -> T
+    where
+        T: DeserializeOwned + Default,
+    {
+        let Some(table) = value.get_ref().as_table() else {
+            self.note(value.span(), format!("`{name}` is a table: write [{name}] and its keys below"));
+            return T::default();
+        };
+        self.unknown_keys::<T>(name, table);
+        let mut sound = DeTable::new();
+        for (key, value) in table.iter().filter(|(key, _)| keys::<T>().contains(&key.get_ref().as_ref())) {
+            let mut alone = DeTable::new();
+            alone.insert(key.clone(), value.clone());
+            match T::deserialize(toml::de::Deserializer::from(Spanned::new(value.span(), alone))) {
+                Ok(_) => drop(sound.insert(key.clone(), value.clone())),
+                Err(error) => {
+                    let span = error.span().unwrap_or(value.span());
+                    self.note(span, format!("`{name}.{}`: {}", key.get_ref(), error.message()));
+                }
+            }
+        }
+        let read = T::deserialize(toml::de::Deserializer::from(Spanned::new(value.span(), sound))).unwrap_or_default();
+        for (key, message) in check(&read) {
+            let at = table.get(key).map_or(value.span(), Spanned::span);
+            self.note(at, format!("`{name}.{key}`: {message}"));
+        }
+        read
+    }
+
+    /// Reads an array of tables.
+    pub fn tables<T>(&mut self, name: &str, value: &Spanned<DeValue<'t>>, check: impl Fn(&T) -> Faults) -> Vec<T>
+    where
+        T: DeserializeOwned + Default,
+    {
+        match value.get_ref().as_array() {
+            Some(tables) => tables.iter().map(|table| self.table(name, table, &check)).collect(),
+            None => {
+                self.note(value.span(), format!("`{name}` can be there several times: write [[{name}]]"));
+                Vec::new()
+            }
+        }
+    }
+
+    /// Notes the keys that tables within a value have and `T` does not.
+    pub fn unknown_keys_within<T: DeserializeOwned>(&mut self, name: &str, value: &Spanned<DeValue<'t>>) {
+        let tables = value.get_ref().as_array().into_iter().flat_map(|array| array.iter());
+        for table in tables.filter_map(|value| value.get_ref().as_table()) {
+            self.unknown_keys::<T>(name, table);
+        }
+    }
+
+    /// Notes a mistake that concerns a whole value.
+    pub fn note(&mut self, at: Range<usize>, message: String) {
+        let before = self.text.get(..at.start).unwrap_or(self.text);
+        self.mistakes.push(Mistake { line: before.matches('\n').count() + 1, message });
+    }
+
+    /// All mistakes, from the top of the file to its end.
+    pub fn finish(mut self) -> Vec<Mistake> {
+        self.mistakes.sort_by_key(|mistake| mistake.line);
+        self.mistakes
+    }
+
+    fn unknown_keys<T: DeserializeOwned>(&mut self, name: &str, table: &DeTable<'t>) {
+        for key in table.keys().filter(|key| !keys::<T>().contains(&key.get_ref().as_ref())) {
+            let hint = self.hint(key.get_ref(), keys::<T>().iter().copied());
+            self.note(key.span(), format!("`{}` is not known in `{name}`{hint}", key.get_ref()));
+        }
+    }
+
+    /// What was probably meant: a known name that is nearly the same, else the table where that very key belongs.
+    fn hint(&self, wrong: &str, known: impl Iterator<Item = &'static str>) -> String {
+        let likeness = |name: &str| strsim::normalized_damerau_levenshtein(name, wrong);
+        let (mut nearest, mut most) = (None, LIKELY_SLIP);
+        let mut all = Vec::new();
+        for name in known {
+            all.push(name);
+            if likeness(name) >= most {
+                (nearest, most) = (Some(name), likeness(name));
+            }
+        }
+        let home = self.sections.iter().find(|(_, keys)| keys.contains(&wrong)).map(|(section, _)| section);
+        match (nearest, home) {
+            (Some(name), _) => format!("; did you mean `{name}`?"),
+            (None, Some(section)) => format!("; it belongs to `{section}`"),
+            (None, None) => format!("; known are {}", all.join(", ")),
+        }
+    }
+}
+
+/// The keys that `T` reads, as its `Deserialize` names them.
+pub fn keys<T: DeserializeOwned>() -> &'static [&'static str] {
+    let mut keys: &'static [&'static str] = &[];
+    // It has no value to give, so it always fails; by then it has been told the keys.
+    T::deserialize(Inquiry(&mut keys)).err();
+    keys
+}
+
+struct Inquiry<'k>(&'k mut &'static [&'static str]);
+
+impl<'de> Deserializer<'de> for Inquiry<'_> {
+    type Error = NoValue;
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, NoValue> {
+        *self.0 = fields;
+        Err(NoValue::custom("asked for its keys only"))
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, NoValue> {
+        Err(NoValue::custom("not a table"))
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}

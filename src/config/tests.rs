@@ -1,0 +1,125 @@
+//! Tests of the whole file.
+
+use super::*;
+
+fn mistakes(text: &str) -> Vec<String> {
+    Config::parse(text).unwrap_err().iter().map(Mistake::to_string).collect()
+}
+
+#[test]
+fn the_printed_default_is_the_built_in_default() {
+    let printed = Config::parse(DEFAULT).unwrap();
+    assert_eq!(format!("{printed:?}"), format!("{:?}", Config::default()));
+    assert_eq!(format!("{:?}", Config::parse("").unwrap()), format!("{:?}", Config::default()));
+}
+
+#[test]
+fn the_printed_default_names_every_key_of_every_table() {
+    for (section, keys) in sections() {
+        let begins = |line: &str| line == format!("[{section}]") || line == format!("[[{section}]]");
+        let lines: Vec<_> = DEFAULT.lines().skip_while(|line| !begins(line)).skip(1).collect();
+        assert!(!lines.is_empty() && !keys.is_empty(), "[{section}] is missing");
+        for key in keys {
+            let names = |line: &&str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
+            let found = lines.iter().take_while(|line| !line.starts_with('[')).any(names);
+            assert!(found, "[{section}] does not name {key}");
+        }
+    }
+    for key in keys::<viewer::IceServerConfig>() {
+        assert!(DEFAULT.contains(&format!("`{key}`")), "[ice] does not explain {key}");
+    }
+}
+
+#[test]
+fn all_mistakes_of_a_file_are_listed_with_their_lines() {
+    let text = "\
+[web]
+listen = \"nowhere\"
+secret = \"short\"
+
+[[camera]]
+widht = 640
+fps = \"thirty\"
+bitrate = 1
+
+[audio]
+channels = 9
+[colours]
+";
+    let found = mistakes(text);
+    let expected = [
+        ("line 2: `web.listen`", "socket address"),
+        ("line 3: `web.secret`", "at least 8"),
+        ("line 6: `widht` is not known in `camera`", "did you mean `width`?"),
+        ("line 7: `camera.fps`", "expected u32"),
+        ("line 8: `camera.bitrate`", "1 is not within 50"),
+        ("line 11: `audio.channels`", "9 is not within 1 to 2"),
+        ("line 12: `colours` is not known", "known are device, web"),
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, (start, end)) in found.iter().zip(expected) {
+        assert!(found.starts_with(start) && found.contains(end), "{found}");
+    }
+}
+
+#[test]
+fn a_key_in_the_wrong_place_is_told_its_place() {
+    assert_eq!(
+        mistakes("listen = \"[::]:80\""),
+        ["line 1: `listen` is not known at the top of the file; it belongs to `web`"]
+    );
+    assert!(mistakes("[camera]\nfps = 30")[0].contains("[[camera]]"));
+    assert!(mistakes("web = 5")[0].contains("[web]"));
+}
+
+#[test]
+fn what_is_not_toml_is_told_with_its_line() {
+    let found = mistakes("[web]\nlisten = \n\n[[camera]\n");
+    assert!(found.iter().any(|found| found.starts_with("line 2: not TOML")), "{found:?}");
+    assert!(found.iter().any(|found| found.starts_with("line 4: not TOML")), "{found:?}");
+}
+
+#[test]
+fn ice_servers_are_read_as_a_browser_reads_them() {
+    let text =
+        "[ice]\nservers = [{ urls = \"stun:a\" }, { urls = [\"turn:b\"], username = \"u\", credential = \"hidden\" }]";
+    let config = Config::parse(text).unwrap();
+    assert_eq!(config.ice.servers[1].urls.as_slice(), ["turn:b"]);
+    assert!(!format!("{config:?}").contains("hidden"));
+    assert!(mistakes("[ice]\nservers = [{ urls = \"turn:b\" }]")[0].contains("needs `username`"));
+    assert!(
+        mistakes("[ice]\nservers = [{ url = \"stun:b\" }]").iter().any(|found| found.contains("did you mean `urls`?"))
+    );
+}
+
+#[test]
+fn two_cameras_of_one_name_are_refused() {
+    assert!(mistakes("[[camera]]\n[[camera]]")[0].contains("two cameras are called `main`"));
+    assert_eq!(Config::parse("[[camera]]\nname = \"a\"\n[[camera]]\nname = \"b\"").unwrap().cameras.len(), 2);
+}
+
+#[test]
+fn the_file_and_line_of_each_mistake_are_printed() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "[viewers]\nmax = 0\nmix = 1\n").unwrap();
+    let printed = Config::load(Some(file.path())).unwrap_err().to_string();
+    let name = file.path().display();
+    assert_eq!(
+        printed,
+        format!(
+            "{name}:2: `viewers.max`: 0 is not within 1 to 500\n\
+             {name}:3: `mix` is not known in `viewers`; did you mean `max`?"
+        )
+    );
+    let missing = Config::load(Some(Path::new("/nowhere/peercam.toml"))).unwrap_err().to_string();
+    assert!(missing.contains("/nowhere/peercam.toml"), "{missing}");
+}
+
+#[test]
+fn a_made_device_id_does_not_tell_the_machine_id() {
+    let machine = "0123456789abcdef0123456789abcdef";
+    let id = device_id_of(machine);
+    assert_eq!(id, device_id_of(machine));
+    assert_ne!(id, device_id_of("1123456789abcdef0123456789abcdef"));
+    assert!(id.starts_with("peercam-") && id.len() == 16 && !machine.contains(&id[8..]));
+}

@@ -1,0 +1,89 @@
+//! Status in Prometheus' text format (version 0.0.4).
+
+use std::fmt::Display;
+
+use super::Status;
+use crate::camera;
+use crate::camera::State;
+
+/// The states, each of which is a series of its own, as is the habit for enumerations.
+const STATES: [(State, &str); 4] =
+    [(State::Idle, "idle"), (State::Starting, "starting"), (State::Live, "live"), (State::Waiting, "waiting")];
+
+/// All metrics, one after the other.
+pub fn write(status: &Status, is_healthy: bool) -> String {
+    let mut page = Page::default();
+    let build = [("version", status.versions.peercam), ("device", status.device.as_str())];
+    page.family("peercam_info", "gauge", "What runs here.", [(labels(&build), 1)]);
+    page.single("peercam_uptime_seconds", "gauge", "Since the process began.", status.uptime);
+    page.single("peercam_healthy", "gauge", "1 while frames flow or nobody wants any.", u8::from(is_healthy));
+    if let Some(celsius) = status.temperature {
+        page.single("peercam_temperature_celsius", "gauge", "Of the warmest sensor.", celsius);
+    }
+
+    let sources: Vec<&camera::Status> = status.cameras.iter().chain(&status.microphone).collect();
+    let states = sources.iter().flat_map(|source| {
+        STATES.map(|(state, name)| {
+            (labels(&[("source", &source.name), ("state", name)]), u8::from(source.state == state))
+        })
+    });
+    page.family("peercam_source_state", "gauge", "1 for the state that the source is in.", states);
+    let starts = sources.iter().map(|source| (labels(&[("source", &source.name)]), source.encoder_starts));
+    page.family("peercam_encoder_starts_total", "counter", "Encoders started.", starts);
+    let running = sources.iter().map(|source| (labels(&[("source", &source.name)]), source.encoders_running));
+    page.family("peercam_encoders_running", "gauge", "Encoders that run now.", running);
+
+    let (viewers, totals) = (&status.viewers, &status.viewers.totals);
+    page.single("peercam_viewers", "gauge", "Who watches now.", viewers.count);
+    page.single("peercam_viewers_admitted_total", "counter", "Calls that became viewers.", totals.admitted);
+    page.single("peercam_viewers_refused_total", "counter", "Calls that were refused.", totals.refused);
+    let sum = |gone: u64, of: fn(&crate::viewer::Summary) -> u64| gone + viewers.list.iter().map(of).sum::<u64>();
+    let frames = sum(totals.frames, |viewer| viewer.frames);
+    page.single("peercam_frames_sent_total", "counter", "Video frames, counted once for each viewer.", frames);
+    let retransmitted = sum(totals.retransmitted, |viewer| viewer.retransmitted);
+    page.single("peercam_packets_retransmitted_total", "counter", "RTP packets sent again.", retransmitted);
+    let bitrate: u64 = viewers.list.iter().map(|viewer| viewer.bitrate.as_bps()).sum();
+    page.single("peercam_sent_bits_per_second", "gauge", "To all viewers together.", bitrate);
+    page.text
+}
+
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+        self.family(name, kind, help, [(String::new(), value)]);
+    }
+
+    fn family<V: Display>(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (String, V)>,
+    ) {
+        self.text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+        for (labels, value) in samples {
+            self.text.push_str(&format!("{name}{labels} {value}\n"));
+        }
+    }
+}
+
+/// `{name="value",..}` with the three characters escaped that the format asks for.
+fn labels(pairs: &[(&str, &str)]) -> String {
+    let escape = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    let pairs: Vec<_> = pairs.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect();
+    format!("{{{}}}", pairs.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_escape_what_the_format_gives_a_meaning() {
+        assert_eq!(labels(&[("source", "a\"b\\c\nd"), ("state", "live")]), r#"{source="a\"b\\c\nd",state="live"}"#);
+    }
+}

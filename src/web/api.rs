@@ -1,0 +1,172 @@
+//! The paths, and what each answers.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, Query, Request, State, WebSocketUpgrade};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use axum::middleware::{from_fn_with_state, map_response};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::guard::{Guard, Peer, admit, forget_cookie, peer, receive};
+use super::headers::dress;
+use super::refusal::Refusal;
+use super::{Config, assets};
+use crate::control;
+use crate::control::Control;
+use crate::signalling;
+use crate::signalling::Call;
+use crate::tasks::Group;
+
+/// Bytes of a request's body, but for WHEP, whose offers are larger: a login has less than a hundred.
+const MOST_BODY: usize = 16 * 1024;
+
+#[derive(Clone)]
+struct Rooms {
+    guard: Arc<Guard>,
+    control: Control,
+    calls: mpsc::Sender<Call>,
+    group: Group,
+}
+
+#[derive(Deserialize)]
+struct Login {
+    secret: String,
+}
+
+#[derive(Deserialize)]
+struct Which {
+    camera: Option<String>,
+}
+
+/// Everything that is served.
+pub fn router(config: Config, control: Control, calls: mpsc::Sender<Call>, group: &Group) -> Router {
+    let guard = Arc::new(Guard::new(config));
+    let rooms = Rooms { guard: guard.clone(), control, calls: calls.clone(), group: group.clone() };
+    let guarded = Router::new()
+        .route("/api/status", get(status))
+        .route("/metrics", get(metrics))
+        .route("/snapshot.jpg", get(snapshot))
+        .route("/api/signal", get(signal))
+        .with_state(rooms.clone())
+        .merge(signalling::whep_router(calls, group.clone()))
+        .layer(map_response(keep_nowhere))
+        .layer(from_fn_with_state(guard.clone(), admit));
+    Router::new()
+        .route("/", get(page))
+        .route("/healthz", get(health))
+        .route("/api/login", post(login))
+        .route("/api/logout", post(logout))
+        .fallback(file)
+        .with_state(rooms)
+        .merge(guarded)
+        .layer(DefaultBodyLimit::max(MOST_BODY))
+        .layer(from_fn_with_state(guard.clone(), receive))
+        .layer(from_fn_with_state(guard, dress))
+}
+
+/// Who is let in sees the viewer, anybody else the question for the secret.
+async fn page(State(rooms): State<Rooms>, request: Request) -> Response {
+    match rooms.guard.access(request.headers(), request.uri(), peer(&request)) {
+        Ok(_) => assets::viewer_page().respond(request.headers()),
+        Err(refusal) => {
+            let page = assets::login_page().respond(&HeaderMap::new());
+            let mut response = refusal.respond("/");
+            response.headers_mut().extend(page.headers().clone());
+            *response.body_mut() = page.into_body();
+            if refusal == Refusal::WrongSecret {
+                forget_cookie(&mut response);
+            }
+            response
+        }
+    }
+}
+
+async fn file(uri: Uri, headers: HeaderMap) -> Response {
+    match assets::find(uri.path().trim_start_matches('/')) {
+        Some(asset) => asset.respond(&headers),
+        None => Refusal::NotFound.respond(uri.path()),
+    }
+}
+
+async fn login(
+    State(rooms): State<Rooms>,
+    Extension(Peer(peer)): Extension<Peer>,
+    body: Result<Json<Login>, JsonRejection>,
+) -> Response {
+    let login = match body {
+        Ok(Json(login)) => login,
+        // Among them 413 for a body that is too long, which keeps its status.
+        Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => return rejection.into_response(),
+        Err(_) => return Refusal::BadBody.respond("/api/login"),
+    };
+    match rooms.guard.unlock(&login.secret, peer.ip()) {
+        Ok(_) => {
+            let mut response = StatusCode::NO_CONTENT.into_response();
+            if let Some(cookie) = rooms.guard.login_cookie() {
+                response.headers_mut().insert(SET_COOKIE, cookie);
+            }
+            response
+        }
+        Err(refusal) => refusal.respond("/api/login"),
+    }
+}
+
+async fn logout() -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    forget_cookie(&mut response);
+    response
+}
+
+async fn health(State(rooms): State<Rooms>) -> Response {
+    match rooms.control.health() {
+        Ok(()) => (StatusCode::OK, Json(json!({ "status": "ok" }))).into_response(),
+        Err(reason) => {
+            let body = Json(json!({ "status": "failing", "reason": reason }));
+            (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+        }
+    }
+}
+
+async fn status(State(rooms): State<Rooms>) -> Response {
+    Json(rooms.control.status()).into_response()
+}
+
+async fn metrics(State(rooms): State<Rooms>) -> Response {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], rooms.control.metrics()).into_response()
+}
+
+async fn snapshot(State(rooms): State<Rooms>, Query(which): Query<Which>) -> Response {
+    match rooms.control.snapshot(which.camera.as_deref()).await {
+        Ok(jpeg) => ([(CONTENT_TYPE, "image/jpeg")], jpeg).into_response(),
+        Err(error) => {
+            let reason = error.to_string();
+            let refusal = match error {
+                control::Error::UnknownCamera { .. } => Refusal::UnknownCamera(reason),
+                control::Error::Camera(_) => Refusal::NoPicture(reason),
+            };
+            refusal.respond("/snapshot.jpg")
+        }
+    }
+}
+
+async fn signal(State(rooms): State<Rooms>, Query(which): Query<Which>, upgrade: WebSocketUpgrade) -> Response {
+    upgrade.max_message_size(signalling::MOST_BYTES).max_frame_size(signalling::MOST_BYTES).on_upgrade(
+        async move |socket| {
+            let Rooms { calls, group, .. } = rooms;
+            group.spawn(signalling::serve_websocket(socket, which.camera, calls, group.clone()));
+        },
+    )
+}
+
+/// What is only for some must not lie in caches for all.
+async fn keep_nowhere(mut response: Response) -> Response {
+    response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,213 @@
+//! Slows down guessing: each wrong secret makes its sender wait longer, and all senders together have a limit.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Wrong attempts without a pause: a person who mistypes.
+const FREE: u32 = 3;
+/// The pause after the first attempt beyond; it doubles from then on.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause: an owner who waits it out loses a minute, a guesser gets 1440 tries a day.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// After this without a wrong attempt an address begins anew.
+const FORGOTTEN: Duration = Duration::from_secs(15 * 60);
+/// Addresses that are remembered: about 100 KiB. Beyond, the one that was quiet longest is forgotten.
+const MOST_ADDRESSES: usize = 1024;
+/// Wrong attempts of all addresses together, at once; and how long each takes to be allowed again.
+/// Without it a guesser with a network of machines would have no limit.
+const TOGETHER: f64 = 60.0;
+const TOGETHER_PAUSE: Duration = Duration::from_secs(1);
+
+/// What became of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was right.
+    Right,
+    /// It was wrong, and noted.
+    Wrong,
+    /// It was not looked at, and will not be for this long.
+    Wait(Duration),
+}
+
+/// Wrong attempts so far.
+#[derive(Debug)]
+pub struct Attempts {
+    ledger: Mutex<Ledger>,
+}
+
+#[derive(Debug)]
+struct Ledger {
+    addresses: HashMap<IpAddr, Record>,
+    allowance: f64,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Record {
+    wrong: u32,
+    /// Knew the secret before: the limit of all together does not lock it out.
+    is_known: bool,
+    open_at: Instant,
+    last_wrong: Instant,
+    last: Instant,
+}
+
+impl Attempts {
+    /// None so far.
+    pub fn new(now: Instant) -> Self {
+        Self { ledger: Mutex::new(Ledger { addresses: HashMap::new(), allowance: TOGETHER, since: now }) }
+    }
+
+    /// Looks at one attempt from `sender`, unless it has to wait.
+    ///
+    /// Done under one lock, so that attempts in parallel are not looked at before the first is noted.
+    pub fn attempt(&self, sender: IpAddr, now: Instant, is_right: impl FnOnce() -> bool) -> Verdict {
+        let sender = network(sender);
+        let mut ledger = self.ledger.lock().expect("nobody panics with it");
+        ledger.refill(now);
+        let record = ledger.addresses.get(&sender).filter(|record| !record.is_old(now));
+        let pause = record.map_or(Duration::ZERO, |record| record.open_at.saturating_duration_since(now));
+        if !pause.is_zero() {
+            return Verdict::Wait(pause);
+        }
+        if ledger.allowance < 1.0 && !record.is_some_and(|record| record.is_known) {
+            return Verdict::Wait(TOGETHER_PAUSE);
+        }
+        if is_right() {
+            // The wrong ones before are not forgiven: behind one address may be a guesser and somebody who knows.
+            ledger.record(sender, now).is_known = true;
+            Verdict::Right
+        } else {
+            ledger.note(sender, now);
+            Verdict::Wrong
+        }
+    }
+}
+
+impl Ledger {
+    fn refill(&mut self, now: Instant) {
+        let earned = now.saturating_duration_since(self.since).as_secs_f64() / TOGETHER_PAUSE.as_secs_f64();
+        self.allowance = (self.allowance + earned).min(TOGETHER);
+        self.since = now;
+    }
+
+    fn note(&mut self, sender: IpAddr, now: Instant) {
+        self.allowance = (self.allowance - 1.0).max(0.0);
+        let record = self.record(sender, now);
+        if now.saturating_duration_since(record.last_wrong) > FORGOTTEN {
+            record.wrong = 0;
+        }
+        record.wrong += 1;
+        record.last_wrong = now;
+        if record.wrong > FREE {
+            // 2^16 s is far beyond the longest pause already.
+            let doublings = (record.wrong - FREE - 1).min(16);
+            record.open_at = now + (FIRST_PAUSE * 2u32.pow(doublings)).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn record(&mut self, sender: IpAddr, now: Instant) -> &mut Record {
+        if self.addresses.len() >= MOST_ADDRESSES && !self.addresses.contains_key(&sender) {
+            self.addresses.retain(|_, record| !record.is_old(now));
+            let quietest = self.addresses.iter().min_by_key(|(_, record)| record.last).map(|(address, _)| *address);
+            if let Some(quietest) = quietest.filter(|_| self.addresses.len() >= MOST_ADDRESSES) {
+                self.addresses.remove(&quietest);
+            }
+        }
+        let fresh = || Record { wrong: 0, is_known: false, open_at: now, last_wrong: now, last: now };
+        let record = self.addresses.entry(sender).or_insert_with(fresh);
+        if record.is_old(now) {
+            *record = fresh();
+        }
+        record.last = now;
+        record
+    }
+}
+
+impl Record {
+    fn is_old(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last) > FORGOTTEN
+    }
+}
+
+/// What counts as one sender: an IPv6 host has a whole /64 to itself (RFC 4291, section 2.5.1).
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOME: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const AWAY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+
+    fn wrong(attempts: &Attempts, sender: IpAddr, now: Instant) -> Verdict {
+        attempts.attempt(sender, now, || false)
+    }
+
+    #[test]
+    fn pauses_double_for_the_guesser_and_others_are_unhurt() {
+        let mut now = Instant::now();
+        let attempts = Attempts::new(now);
+        for _ in 0..4 {
+            assert_eq!(wrong(&attempts, AWAY, now), Verdict::Wrong);
+        }
+        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+            let pause = Duration::from_secs(seconds);
+            assert_eq!(wrong(&attempts, AWAY, now), Verdict::Wait(pause));
+            assert_eq!(attempts.attempt(AWAY, now, || true), Verdict::Wait(pause), "the right one waits too");
+            assert_eq!(attempts.attempt(HOME, now, || true), Verdict::Right);
+            now += pause;
+            assert_eq!(wrong(&attempts, AWAY, now), Verdict::Wrong);
+        }
+        now += LONGEST_PAUSE;
+        assert_eq!(attempts.attempt(AWAY, now, || true), Verdict::Right);
+        assert_eq!(wrong(&attempts, AWAY, now), Verdict::Wrong);
+        assert_eq!(wrong(&attempts, AWAY, now), Verdict::Wait(LONGEST_PAUSE), "a right one forgives nothing");
+        now += FORGOTTEN + LONGEST_PAUSE;
+        assert!((0..4).all(|_| wrong(&attempts, AWAY, now) == Verdict::Wrong), "time does");
+    }
+
+    #[test]
+    fn many_addresses_together_are_slowed_too_but_not_whoever_knew_the_secret() {
+        let now = Instant::now();
+        let attempts = Attempts::new(now);
+        assert_eq!(attempts.attempt(HOME, now, || true), Verdict::Right);
+        let verdicts: Vec<_> =
+            (0..100u16).map(|n| wrong(&attempts, Ipv6Addr::new(0x2001, 0xdb8, 0, n, 0, 0, 0, 1).into(), now)).collect();
+        assert_eq!(verdicts.iter().filter(|verdict| **verdict == Verdict::Wrong).count(), TOGETHER as usize);
+        assert_eq!(attempts.attempt(AWAY, now, || true), Verdict::Wait(TOGETHER_PAUSE));
+        assert_eq!(attempts.attempt(HOME, now, || true), Verdict::Right);
+        assert_eq!(attempts.attempt(AWAY, now + TOGETHER_PAUSE, || true), Verdict::Right);
+    }
+
+    #[test]
+    fn a_network_of_addresses_cannot_fill_the_memory() {
+        let mut now = Instant::now();
+        let attempts = Attempts::new(now);
+        for n in 0..3000u16 {
+            now += TOGETHER_PAUSE;
+            wrong(&attempts, Ipv6Addr::new(0x2001, 0xdb8, 0, n, 0, 0, 0, 1).into(), now);
+        }
+        assert!(attempts.ledger.lock().unwrap().addresses.len() <= MOST_ADDRESSES);
+    }
+
+    #[test]
+    fn all_addresses_of_one_ipv6_network_are_one_sender() {
+        let now = Instant::now();
+        let attempts = Attempts::new(now);
+        let last =
+            (0..5u16).map(|n| wrong(&attempts, Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, n).into(), now)).last();
+        assert_eq!(last, Some(Verdict::Wait(FIRST_PAUSE)));
+        assert_eq!(network("::ffff:192.0.2.1".parse().unwrap()), HOME);
+    }
+}

@@ -1,0 +1,111 @@
+//! How the front says no: problem details (RFC 9457) on WHEP's paths, plain JSON on the others.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+/// Why a request is not served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Neither cookie nor token.
+    NoSecret,
+    /// A wrong one.
+    WrongSecret,
+    /// Too many wrong ones; the time after which the next is looked at.
+    Wait(Duration),
+    /// `Host` is not one of this board's names.
+    Host,
+    /// A page of another origin.
+    Origin,
+    /// The request did not end in time.
+    Slow,
+    /// No such path.
+    NotFound,
+    /// The body is not what the path takes.
+    BadBody,
+    /// There is no camera of that name.
+    UnknownCamera(String),
+    /// The camera gives no picture.
+    NoPicture(String),
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NoSecret | Self::WrongSecret => StatusCode::UNAUTHORIZED,
+            Self::Wait(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Host | Self::Origin => StatusCode::FORBIDDEN,
+            Self::Slow => StatusCode::REQUEST_TIMEOUT,
+            Self::NotFound | Self::UnknownCamera(_) => StatusCode::NOT_FOUND,
+            Self::BadBody => StatusCode::BAD_REQUEST,
+            Self::NoPicture(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::NoSecret => "secret-needed",
+            Self::WrongSecret => "wrong-secret",
+            Self::Wait(_) => "too-many-attempts",
+            Self::Host => "unknown-host",
+            Self::Origin => "foreign-origin",
+            Self::Slow => "too-slow",
+            Self::NotFound => "not-found",
+            Self::BadBody => "bad-body",
+            Self::UnknownCamera(_) => "unknown-camera",
+            Self::NoPicture(_) => "no-picture",
+        }
+    }
+
+    fn reason(&self) -> String {
+        match self {
+            Self::NoSecret => "this camera has a secret: log in at /, or send `Authorization: Bearer SECRET`".into(),
+            Self::WrongSecret => "that is not the secret of this camera".into(),
+            Self::Wait(pause) => format!("too many wrong attempts; try again in {} s", whole_seconds(*pause)),
+            Self::Host => "this camera is not known by the name in `Host`; add it to `web.allowed_hosts`".into(),
+            Self::Origin => "a page of another origin may not do this; add it to `web.allowed_origins`".into(),
+            Self::Slow => "the request took too long to come".into(),
+            Self::NotFound => "there is nothing at this path".into(),
+            Self::BadBody => "the body is not {\"secret\":\"..\"}".into(),
+            Self::UnknownCamera(reason) | Self::NoPicture(reason) => reason.clone(),
+        }
+    }
+
+    /// The answer to a request for `path`.
+    pub fn respond(&self, path: &str) -> Response {
+        let status = self.status();
+        let mut response = if path.starts_with("/whep") {
+            let problem = json!({
+                "type": "about:blank",
+                "title": status.canonical_reason().unwrap_or("Refused"),
+                "status": status.as_u16(),
+                "detail": self.reason(),
+                "code": self.code(),
+            });
+            let mut response = (status, Json(problem)).into_response();
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+            response
+        } else {
+            (status, Json(json!({ "error": self.code(), "reason": self.reason() }))).into_response()
+        };
+        let headers = response.headers_mut();
+        match self {
+            Self::Wait(pause) => drop(headers.insert(RETRY_AFTER, whole_seconds(*pause).into())),
+            Self::NoPicture(_) => drop(headers.insert(RETRY_AFTER, 2.into())),
+            Self::NoSecret | Self::WrongSecret => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"peercam\""));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+/// Rounded up: who waits as long as told is not refused again.
+fn whole_seconds(pause: Duration) -> u64 {
+    pause.as_millis().div_ceil(1000) as u64
+}
