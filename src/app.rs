@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io::IsTerminal;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -100,8 +101,9 @@ pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> anyh
         }
     });
     systemd::ready();
-    systemd::status(&format!("serving at http://{address}"));
-    tracing::info!(%address, device = config.device_id(), took_ms = begun.elapsed().as_millis() as u64, "serving");
+    let link = link(address);
+    systemd::status(&format!("serving at {link}"));
+    tracing::info!(link, device = config.device_id(), took_ms = begun.elapsed().as_millis() as u64, "serving");
 
     shutdown.await;
     systemd::stopping();
@@ -112,6 +114,18 @@ pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> anyh
     close("connections", &front_group, FRONT_END).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What to open in a browser on this machine or, where the page is there for the network, on another one.
+fn link(address: SocketAddr) -> String {
+    let reachable = address.ip().is_unspecified().then(|| {
+        // Nothing is sent: this asks the kernel which address it would use towards the network (RFC 5737's example).
+        let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+        socket.connect("192.0.2.1:9").ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    });
+    let ip = reachable.flatten().unwrap_or(address.ip());
+    format!("http://{}/", SocketAddr::new(ip, address.port()))
 }
 
 /// Opens the rooms behind the front.

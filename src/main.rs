@@ -7,6 +7,7 @@ use clap::{Args, Parser};
 use peercam::app;
 use peercam::config::Config;
 use peercam::config::DEFAULT;
+use peercam::doctor;
 
 /// sysexits.h's EX_CONFIG: the unit does not restart on it, as only the operator can help.
 const BAD_CONFIGURATION: u8 = 78;
@@ -20,6 +21,15 @@ enum Command {
         /// The configuration; default /etc/peercam/peercam.toml if it is there, else built-in defaults.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+    },
+    /// Say what this board has, what would be used, and what is in the way.
+    Doctor {
+        /// The configuration, as for `run`.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
     },
     /// Check or show configurations.
     Config(ConfigArguments),
@@ -40,6 +50,7 @@ struct ConfigArguments {
 async fn main() -> ExitCode {
     let ended = match Command::parse() {
         Command::Run { config } => run(config.as_deref()).await,
+        Command::Doctor { config, json } => examine(config.as_deref(), json),
         Command::Config(ConfigArguments { check: Some(file), .. }) => {
             Config::load(Some(&file)).map(|_| println!("{}: no mistakes", file.display())).map_err(Into::into)
         }
@@ -57,4 +68,16 @@ async fn run(file: Option<&Path>) -> anyhow::Result<()> {
     let config = Config::load(file)?;
     app::start_logging(&config.log);
     app::run_until_signal(config).await
+}
+
+fn examine(file: Option<&Path>, is_json: bool) -> anyhow::Result<()> {
+    let config = Config::load(file)?;
+    let report = doctor::survey(&config.cameras, &config.audio);
+    if is_json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("{report}");
+    }
+    anyhow::ensure!(!report.has_problem(), "there is a problem; see above for what to do");
+    Ok(())
 }

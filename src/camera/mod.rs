@@ -5,6 +5,7 @@ mod capture;
 mod clock;
 mod device;
 mod encoder;
+mod error;
 mod h264;
 mod microphone;
 mod mode;
@@ -33,6 +34,7 @@ use crate::tasks::Group;
 use actor::{Actor, Command, Warmth};
 use capture::Capture;
 pub use device::{Audio, Control, Video};
+pub use error::Error;
 use microphone::Sound;
 pub use mode::{Format, Offer, Rate, Sizes};
 use pipeline::Sink;
@@ -98,7 +100,7 @@ impl Config {
                 mistakes.push((key, what));
             }
         };
-        let is_even_within = |value: u32, least: u32| (least..=4096).contains(&value) && value % 2 == 0;
+        let is_even_within = |value: u32, least: u32| (least..=4096).contains(&value) && value.is_multiple_of(2);
         let least = time_code::LEAST;
         // It stands in addresses, topics and menus.
         let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -204,113 +206,6 @@ pub struct Mode {
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} at {} fps", self.format, self.resolution, (self.fps * 100.0).round() / 100.0)
-    }
-}
-
-/// What the camera room cannot do.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// No picture came in time.
-    #[error("no picture came from {device} within {} s{}", .waited.as_secs(), .reason.as_deref().map(|r| format!(": {r}")).unwrap_or_default())]
-    NoPicture {
-        /// The device in words.
-        device: String,
-        /// How long was waited.
-        waited: Duration,
-        /// What the camera is waiting for.
-        reason: Option<String>,
-    },
-    /// The configuration names an encoder that is not in the table.
-    #[error("no encoder is called {name:?}; use \"auto\" or one of {}", encoder::names())]
-    UnknownEncoder {
-        /// What was configured.
-        name: String,
-    },
-    /// GStreamer lacks an element.
-    #[error("GStreamer has no element {element}; install {package}")]
-    MissingElement {
-        /// The element.
-        element: String,
-        /// The Debian package that has it.
-        package: &'static str,
-    },
-    /// There is no such device.
-    #[error("{device} does not exist; plug it in, or see what there is with `peercam doctor`")]
-    Absent {
-        /// What was configured.
-        device: String,
-    },
-    /// The system does not let us open the device.
-    #[error("no permission to open {device}; add the user to the groups video and audio")]
-    Denied {
-        /// The device in words.
-        device: String,
-    },
-    /// The device is something else than a camera.
-    #[error("{device} is no capture device; see which are with `peercam doctor`")]
-    NoCapture {
-        /// The device in words.
-        device: String,
-    },
-    /// The device has nothing that can be used.
-    #[error(
-        "{device} has no format that can be used (it has {formats}); choose another camera, or another `encoder` if that is \"passthrough\""
-    )]
-    NoMode {
-        /// The device in words.
-        device: String,
-        /// The formats it has.
-        formats: String,
-    },
-    /// No encoder can do the work.
-    #[error("no encoder works here: {tried}")]
-    NoEncoder {
-        /// What was tried, and why it did not work.
-        tried: String,
-    },
-    /// Another program has the device open.
-    #[error("{device} is busy: another program uses it; stop that program")]
-    Busy {
-        /// The device in words.
-        device: String,
-    },
-    /// The device went away while it was in use.
-    #[error("{device} is gone; waiting for it to come back")]
-    Gone {
-        /// The device in words.
-        device: String,
-    },
-    /// The device runs but brings nothing.
-    #[error("{device} brought no frame within {} s", .waited.as_secs_f64())]
-    Silent {
-        /// The device in words.
-        device: String,
-        /// How long was waited.
-        waited: Duration,
-    },
-    /// GStreamer reported a failure.
-    #[error("{device}: {why}{}", .cause.as_deref().map(|c| format!(" ({c})")).unwrap_or_default())]
-    Failed {
-        /// The device in words.
-        device: String,
-        /// GStreamer's message.
-        why: String,
-        /// What is behind it.
-        cause: Option<String>,
-    },
-    /// GStreamer refused to build what works elsewhere.
-    #[error("GStreamer: {0}")]
-    Broken(String),
-}
-
-impl Error {
-    fn broken(error: impl fmt::Display) -> Self {
-        Self::Broken(error.to_string())
-    }
-
-    /// Whether the device is not there, so that looking for it again is cheap.
-    fn is_absence(&self) -> bool {
-        matches!(self, Self::Gone { .. } | Self::Absent { .. })
     }
 }
 

@@ -170,10 +170,11 @@ fn publisher(
             // a viewer that holds on to a frame must not stop the encoder.
             Bytes::copy_from_slice(if sink.profile.is_some() { h264::without_delimiter(&map) } else { &map })
         };
-        if let (true, Some(profile)) = (is_key, &sink.profile) {
-            if let Some(found) = h264::profile(&data) {
-                profile.send_if_modified(|known| std::mem::replace(known, found) != found);
-            }
+        if is_key
+            && let Some(profile) = &sink.profile
+            && let Some(found) = h264::profile(&data)
+        {
+            profile.send_if_modified(|known| std::mem::replace(known, found) != found);
         }
         sink.feed.publish(Frame::new(data, clock.instant(base + running), is_key));
         if published.fetch_add(1, Ordering::Relaxed) == 0 {

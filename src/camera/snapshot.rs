@@ -15,8 +15,9 @@ use super::actor::blocking;
 use super::pipeline::Pipeline;
 use super::{Error, element, encoder};
 
-/// What JPEG files mean by their numbers (JFIF): full range, BT.601.
-const JPEG_RAW: &str = "video/x-raw,format=I420,colorimetry=1:4:7:1";
+/// JPEG's numbers are full range, BT.601 (JFIF), cameras' mostly video range. Out of RGB the JPEG library itself makes
+/// what is right; videoconvert (1.22) between two kinds of 4:2:0 with the same matrix forgets the range.
+const JPEG_RAW: &str = "video/x-raw,format=RGB";
 
 /// High enough that blocks do not show; a 720p picture has about 150 kB.
 const QUALITY: i32 = 88;

@@ -10,8 +10,8 @@ use crate::camera::State;
 const STATES: [(State, &str); 4] =
     [(State::Idle, "idle"), (State::Starting, "starting"), (State::Live, "live"), (State::Waiting, "waiting")];
 
-/// All metrics, one after the other.
-pub fn write(status: &Status, is_healthy: bool) -> String {
+/// All metrics, one after the other; `encoded` is how many frames came from each source.
+pub fn write(status: &Status, encoded: &[(&str, u64)], is_healthy: bool) -> String {
     let mut page = Page::default();
     let build = [("version", status.versions.peercam), ("device", status.device.as_str())];
     page.family("peercam_info", "gauge", "What runs here.", [(labels(&build), 1)]);
@@ -32,6 +32,8 @@ pub fn write(status: &Status, is_healthy: bool) -> String {
     page.family("peercam_encoder_starts_total", "counter", "Encoders started.", starts);
     let running = sources.iter().map(|source| (labels(&[("source", &source.name)]), source.encoders_running));
     page.family("peercam_encoders_running", "gauge", "Encoders that run now.", running);
+    let frames = encoded.iter().map(|(source, frames)| (labels(&[("source", source)]), frames));
+    page.family("peercam_frames_encoded_total", "counter", "Pictures, and packets of sound.", frames);
 
     let (viewers, totals) = (&status.viewers, &status.viewers.totals);
     page.single("peercam_viewers", "gauge", "Who watches now.", viewers.count);

@@ -148,7 +148,11 @@ impl Control {
 
     /// The same in Prometheus' text format.
     pub fn metrics(&self) -> String {
-        metrics::write(&self.status(), self.health().is_ok())
+        let parts = &self.shared.parts;
+        let cameras = parts.cameras.iter().map(|(name, camera)| (name.as_str(), camera.feed().published()));
+        let microphone = parts.microphone.iter().map(|microphone| ("microphone", microphone.feed().published()));
+        let encoded: Vec<_> = cameras.chain(microphone).collect();
+        metrics::write(&self.status(), &encoded, self.health().is_ok())
     }
 
     /// Whether frames flow or nobody wants any.

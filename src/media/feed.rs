@@ -153,6 +153,11 @@ impl Feed {
         Subscription { shared: self.shared.clone(), ends, position, needs_key, catching_up: !needs_key, skipped: 0 }
     }
 
+    /// How many frames were ever published.
+    pub fn published(&self) -> u64 {
+        self.shared.lock().end()
+    }
+
     /// When the newest frame was captured; `None` while there is none.
     pub fn newest(&self) -> Option<Instant> {
         self.shared.lock().frames.back().map(|frame| frame.captured)

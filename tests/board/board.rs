@@ -110,7 +110,7 @@ impl Board {
         self.agent.write_all(format!("{}\n", BASE64.encode(script)).as_bytes()).await?;
         let mut reply = String::new();
         self.agent.read_line(&mut reply).await?;
-        let (code, text) = reply.trim_end().split_once(' ').context("the board's agent hung up")?;
+        let (code, text) = reply.trim_end_matches('\n').split_once(' ').context("the board's agent hung up")?;
         let text = BASE64.decode(text).context("the board's agent does not speak base64")?;
         Ok(Output { code: code.parse()?, text: String::from_utf8_lossy(&text).into_owned() })
     }

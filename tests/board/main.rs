@@ -12,8 +12,9 @@ mod watching;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::board::{ADDRESS, Board};
 use crate::browser::Browser;
@@ -49,18 +50,27 @@ fn main() -> ExitCode {
         runtime.block_on(async {
             tokio::select! {
                 result = run(&image) => result,
-                // The first process of a namespace has no default reaction to signals.
-                _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+                signal = stop_signal() => signal,
             }
         })
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("\n{error:?}");
+            eprintln!("\n{error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Ends with an error when the run is told to stop: the first process of a namespace has no default reaction to signals.
+async fn stop_signal() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+    bail!("interrupted")
 }
 
 /// Runs one test and says how it went.

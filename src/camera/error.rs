@@ -1,0 +1,111 @@
+//! What can go wrong with devices and encoders, in words that say what to do.
+
+use std::fmt;
+use std::time::Duration;
+
+/// What the camera room cannot do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No picture came in time.
+    #[error("no picture came from {device} within {} s{}", .waited.as_secs(), .reason.as_deref().map(|r| format!(": {r}")).unwrap_or_default())]
+    NoPicture {
+        /// The device in words.
+        device: String,
+        /// How long was waited.
+        waited: Duration,
+        /// What the camera is waiting for.
+        reason: Option<String>,
+    },
+    /// The configuration names an encoder that is not in the table.
+    #[error("no encoder is called {name:?}; use \"auto\" or one of {}", super::encoder::names())]
+    UnknownEncoder {
+        /// What was configured.
+        name: String,
+    },
+    /// GStreamer lacks an element.
+    #[error("GStreamer has no element {element}; install {package}")]
+    MissingElement {
+        /// The element.
+        element: String,
+        /// The Debian package that has it.
+        package: &'static str,
+    },
+    /// There is no such device.
+    #[error("{device} does not exist; plug it in, or see what there is with `peercam doctor`")]
+    Absent {
+        /// What was configured.
+        device: String,
+    },
+    /// The system does not let us open the device.
+    #[error("no permission to open {device}; add the user to the groups video and audio")]
+    Denied {
+        /// The device in words.
+        device: String,
+    },
+    /// The device is something else than a camera.
+    #[error("{device} is no capture device; see which are with `peercam doctor`")]
+    NoCapture {
+        /// The device in words.
+        device: String,
+    },
+    /// The device has nothing that can be used.
+    #[error(
+        "{device} has no format that can be used (it has {formats}); choose another camera, or another `encoder` if that is \"passthrough\""
+    )]
+    NoMode {
+        /// The device in words.
+        device: String,
+        /// The formats it has.
+        formats: String,
+    },
+    /// No encoder can do the work.
+    #[error("no encoder works here: {tried}")]
+    NoEncoder {
+        /// What was tried, and why it did not work.
+        tried: String,
+    },
+    /// Another program has the device open.
+    #[error("{device} is busy: another program uses it; stop that program")]
+    Busy {
+        /// The device in words.
+        device: String,
+    },
+    /// The device went away while it was in use.
+    #[error("{device} is gone; waiting for it to come back")]
+    Gone {
+        /// The device in words.
+        device: String,
+    },
+    /// The device runs but brings nothing.
+    #[error("{device} brought no frame within {} s", .waited.as_secs_f64())]
+    Silent {
+        /// The device in words.
+        device: String,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// GStreamer reported a failure.
+    #[error("{device}: {why}{}", .cause.as_deref().map(|c| format!(" ({c})")).unwrap_or_default())]
+    Failed {
+        /// The device in words.
+        device: String,
+        /// GStreamer's message.
+        why: String,
+        /// What is behind it.
+        cause: Option<String>,
+    },
+    /// GStreamer refused to build what works elsewhere.
+    #[error("GStreamer: {0}")]
+    Broken(String),
+}
+
+impl Error {
+    pub(super) fn broken(error: impl fmt::Display) -> Self {
+        Self::Broken(error.to_string())
+    }
+
+    /// Whether the device is not there, so that looking for it again is cheap.
+    pub(super) fn is_absence(&self) -> bool {
+        matches!(self, Self::Gone { .. } | Self::Absent { .. })
+    }
+}
