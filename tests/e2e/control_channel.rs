@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::board::Board;
 use crate::browser::Browser;
 use crate::caller::Caller;
-use crate::crowd::Headless;
+use crate::headless::Headless;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_control_channel_tells_the_time_and_what_happens_and_objects_to_nonsense() -> Result<()> {

@@ -7,8 +7,8 @@ use futures_util::future::try_join_all;
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::board::{Board, Usage};
-use crate::crowd::Headless;
+use crate::board::{Board, Usage, VIEWERS};
+use crate::headless::Headless;
 use crate::socket::{Socket, offer};
 
 /// Viewers at once. The encoder stops between two such groups, so that it comes and goes as well.
@@ -22,15 +22,20 @@ const GROUPS: usize = 50;
 /// warm-up is about half a MiB, which is a KiB for each of 500. A peer connection that is not freed has over 1000.
 const MOST_MEMORY: f64 = 4.0;
 
+/// After this everything of a viewer that vanished has to be free, the encoder's time of grace included.
+const FREED_WITHIN: Duration = Duration::from_secs(12);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_left_after_five_hundred_viewers_have_come_and_gone() -> Result<()> {
     let board = Board::start("").await?;
+    vanish(&board).await?;
     for group in 0..WARM_UP {
         come_and_go(&board, group).await?;
     }
     let before = settled(&board).await?;
     let began = Instant::now();
-    for group in 0..GROUPS {
+    vanish(&board).await?;
+    for group in 1..GROUPS {
         come_and_go(&board, group).await?;
     }
     let took = began.elapsed();
@@ -46,6 +51,15 @@ async fn nothing_is_left_after_five_hundred_viewers_have_come_and_gone() -> Resu
     Ok(())
 }
 
+/// One group of viewers who are gone without a word, as when a laptop is closed.
+async fn vanish(board: &Board) -> Result<()> {
+    try_join_all((0..GROUP).map(|_| async { Headless::join(&board.url).await?.vanish().await })).await?;
+    let began = Instant::now();
+    board.wait_until_idle().await?;
+    ensure!(began.elapsed() < FREED_WITHIN, "freed after {:?}", began.elapsed());
+    Ok(())
+}
+
 /// One group of viewers, each leaving in one of the ways there are.
 async fn come_and_go(board: &Board, group: usize) -> Result<()> {
     let ways = (0..GROUP).map(|place| async move {
@@ -58,7 +72,7 @@ async fn come_and_go(board: &Board, group: usize) -> Result<()> {
     });
     try_join_all(ways).await?;
     // Every fifth group ends with the encoder's end.
-    if group % 5 == 4 { board.wait_until_idle().await } else { board.wait_for_count("/viewers/count", 0).await }
+    if group % 5 == 4 { board.wait_until_idle().await } else { board.wait_for_count(VIEWERS, 0).await }
 }
 
 async fn said_goodbye(board: &Board) -> Result<()> {

@@ -6,8 +6,8 @@
 mod board;
 #[path = "../harness/browser.rs"]
 mod browser;
-#[path = "../../benches/table/crowd.rs"]
-mod crowd;
+#[path = "../harness/headless.rs"]
+mod headless;
 mod caller;
 mod page;
 mod relay;
