@@ -91,7 +91,7 @@ async fn candidates_out_of_turn(board: &Board) -> Result<()> {
     socket.offer(&offer("H264")).await?;
     let answer = socket.hear(&["answer", "error"]).await?;
     ensure!(answer["type"] == "answer", "{answer}");
-    for malformed in ["candidate:", "nonsense", "candidate:1 1 udp x 192.0.2.7 99999 typ host"] {
+    for malformed in ["candidate:1 1 udp", "nonsense", "candidate:1 1 udp x 192.0.2.7 99999 typ host"] {
         socket.say(candidate(malformed)).await?;
         let code = socket.refusal().await.with_context(|| malformed.to_owned())?;
         ensure!(code == "bad-candidate", "{code} for {malformed:?}");

@@ -14,13 +14,16 @@ use crate::socket::{Socket, offer};
 /// Viewers at once. The encoder stops between two such groups, so that it comes and goes as well.
 const GROUP: usize = 10;
 /// Groups before the first count: thread pools, caches and the allocator have grown to their size by then.
-const WARM_UP: usize = 10;
+const WARM_UP: usize = 20;
 /// Groups that are counted: 500 joins and leaves.
 const GROUPS: usize = 50;
 
-/// Memory per join and leave, in KiB. The aim is 0.1; what the allocator keeps in one process or another after the
-/// warm-up is about half a MiB, which is a KiB for each of 500. A peer connection that is not freed has over 1000.
+/// Memory per join and leave, in KiB. Measured over 1300 of them it is about 0.5, and 0.1 is the aim; but the allocator
+/// grows by steps of some hundred KiB, which 500 joins do not average out. A peer connection that is not freed has 1000.
 const MOST_MEMORY: f64 = 4.0;
+
+/// tokio's pool and GStreamer's keep a thread for ten seconds after its last task.
+const THREADS_END: Duration = Duration::from_secs(11);
 
 /// After this everything of a viewer that vanished has to be free, the encoder's time of grace included.
 const FREED_WITHIN: Duration = Duration::from_secs(12);
@@ -43,9 +46,9 @@ async fn nothing_is_left_after_five_hundred_viewers_have_come_and_gone() -> Resu
 
     let joins = GROUPS * GROUP;
     let slope = (after.memory - before.memory) as f64 / joins as f64;
-    println!("{joins} viewers in {took:?}: {before:?}, then {after:?}; {slope:.2} KiB each");
-    assert_eq!(after.descriptors, before.descriptors, "file descriptors");
-    assert_eq!(after.threads, before.threads, "threads");
+    println!("{joins} viewers in {took:?}: {} KiB, then {}; {slope:.2} KiB each", before.memory, after.memory);
+    assert_eq!(after.descriptors.len(), before.descriptors.len(), "descriptors: {before:?}, then {after:?}");
+    assert_eq!(after.threads.len(), before.threads.len(), "threads: {before:?}, then {after:?}");
     assert!(slope < MOST_MEMORY, "{slope:.2} KiB are left of each viewer");
     assert!(!board.log()?.contains("panicked"));
     Ok(())
@@ -90,18 +93,9 @@ async fn refused(board: &Board) -> Result<()> {
     Ok(())
 }
 
-/// What the process holds when nobody has watched for a moment, the lowest of some readings: counting opens
-/// descriptors of its own.
+/// What the process holds when nobody has watched for a while.
 async fn settled(board: &Board) -> Result<Usage> {
     board.wait_until_idle().await?;
-    sleep(Duration::from_secs(3)).await;
-    let mut least = board.usage()?;
-    for _ in 0..20 {
-        sleep(Duration::from_millis(100)).await;
-        let usage = board.usage()?;
-        least.descriptors = least.descriptors.min(usage.descriptors);
-        least.threads = least.threads.min(usage.threads);
-        least.memory = least.memory.min(usage.memory);
-    }
-    Ok(least)
+    sleep(THREADS_END).await;
+    board.usage()
 }

@@ -25,9 +25,9 @@ const JOIN: &str = "
     const others = answer.text.split('\\r\\n').filter((line) => !line.startsWith('a=candidate:')).join('\\r\\n');
     const sdp = others.replace(/^(?=a=ice-ufrag:)/m, `${line.replace(`${address} ${port}`, 'RELAY')}\\r\\n`);
     await connection.setRemoteDescription({ type: 'answer', sdp });
-    const video = Number(/a=rtpmap:(\\d+) H264/.exec(sdp)[1]);
-    const repeat = Number(new RegExp(`a=fmtp:(\\\\d+) apt=${video}`).exec(sdp)[1]);
-    return { board: `${address}:${port}`, video, repeat };";
+    const type = Number(/a=rtpmap:(\\d+) H264/.exec(sdp)[1]);
+    const repeat = Number(new RegExp(`a=fmtp:(\\\\d+) apt=${type}`).exec(sdp)[1]);
+    return { board: `${address}:${port}`, video: type, repeat };";
 
 #[derive(Debug, Deserialize)]
 struct Route {

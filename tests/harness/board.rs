@@ -152,8 +152,11 @@ impl Board {
         let status = fs::read_to_string(process.join("status"))?;
         let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
         let memory = memory.split_whitespace().next().context("no figure")?.parse()?;
-        let descriptors = fs::read_dir(process.join("fd"))?.count();
-        Ok(Usage { descriptors, threads: fs::read_dir(process.join("task"))?.count(), memory })
+        // What has ended since it was listed does not count.
+        let descriptors = fs::read_dir(process.join("fd"))?.flatten().flat_map(|entry| fs::read_link(entry.path()));
+        let threads = fs::read_dir(process.join("task"))?.flatten();
+        let threads = threads.flat_map(|entry| fs::read_to_string(entry.path().join("comm")));
+        Ok(Usage { descriptors: descriptors.collect(), threads: threads.collect(), memory })
     }
 
     fn log_path(&self) -> PathBuf {
@@ -179,12 +182,12 @@ pub const ENCODERS: &str = "/cameras/0/encoders_running";
 pub const ENCODER_STARTS: &str = "/cameras/0/encoder_starts";
 
 /// What a process holds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Usage {
-    /// Open file descriptors.
-    pub descriptors: usize,
-    /// Threads.
-    pub threads: usize,
+    /// What each open descriptor leads to.
+    pub descriptors: Vec<PathBuf>,
+    /// The names of its threads.
+    pub threads: Vec<String>,
     /// Resident memory in KiB.
     pub memory: i64,
 }
@@ -196,6 +199,8 @@ fn spawn(directory: &TempDir) -> Result<Child> {
         .args(["run", "--config"])
         .arg(directory.path().join("peercam.toml"))
         .env("STATE_DIRECTORY", directory.path())
+        // By default glibc has an arena for each of several threads, which takes more than a thousand viewers to fill.
+        .env("MALLOC_ARENA_MAX", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
