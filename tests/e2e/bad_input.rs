@@ -1,0 +1,203 @@
+//! Viewers that send nonsense, too much, or nothing. Each is told what is wrong, and the one who watches notices nothing.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::board::{Board, ENCODER_STARTS, ENCODERS, VIEWERS};
+use crate::browser::Browser;
+use crate::page::Page;
+use crate::socket::{Socket, offer};
+
+/// Larger than any message may be.
+const MEGABYTE: usize = 1024 * 1024;
+
+/// The refusal of this table's size: a healthy viewer, and those whose sockets a test has open at once.
+const TABLES: &str = "[viewers]\nmax = 8";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_input_gets_a_clear_error_and_the_healthy_viewer_plays_on() -> Result<()> {
+    let (board, browser) = (Board::start(TABLES).await?, Browser::start().await?);
+    let page = Page::watch(&browser, &board.url).await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let () = page.ask("window.same = viewer.peerConnection").await?;
+    let before = page.counters().await?;
+
+    offers_that_cannot_be_answered(&board).await.context("offers")?;
+    candidates_out_of_turn(&board).await.context("candidates")?;
+    messages_that_are_none(&board).await.context("messages")?;
+    an_offer_sent_twice_gets_the_same_answer(&board).await.context("an offer sent twice")?;
+    a_message_of_a_megabyte(&board).await.context("a message of a megabyte")?;
+    a_flood(&board).await.context("a flood")?;
+    a_silent_socket(&board).await.context("a silent socket")?;
+
+    // What was answered and never came has 15 s to find a path.
+    board.wait_for_count(VIEWERS, 1).await?;
+    let after = page.counters().await?;
+    assert!(page.ask::<bool>("return viewer.state === 'live' && viewer.peerConnection === window.same").await?);
+    assert_eq!(after.freezes, before.freezes, "the healthy viewer's picture froze");
+    let rate = (after.frames_decoded - before.frames_decoded) / (after.seconds - before.seconds);
+    assert!(rate > 28.0, "the healthy viewer saw {rate:.1} frames per second");
+    assert_eq!(board.count(ENCODERS).await?, 1);
+    assert_eq!(board.count(ENCODER_STARTS).await?, 1);
+    let log = board.log()?;
+    assert!(!log.contains("panicked"));
+    assert!(!log.contains("a=ice-pwd") && !log.contains("m=video"), "a session description is in the log");
+    Ok(())
+}
+
+async fn offers_that_cannot_be_answered(board: &Board) -> Result<()> {
+    let good = offer("H264");
+    let without_video = good[..good.find("m=video").context("no video")?].to_owned();
+    let not_receiving = good.replace("a=recvonly", "a=sendonly");
+    let without_credentials: String =
+        good.split_inclusive('\n').filter(|line| !line.starts_with("a=ice-") && !line.starts_with("a=fing")).collect();
+    let cases = [
+        ("", "bad-offer"),
+        ("hello", "bad-offer"),
+        ("v=0\r\n", "bad-offer"),
+        (&without_video, "bad-offer"),
+        (&not_receiving, "bad-offer"),
+        (&without_credentials, "bad-offer"),
+        (&offer("VP8"), "no-common-codec"),
+    ];
+    let mut socket = Socket::open(board).await?;
+    for (sdp, code) in cases {
+        socket.offer(sdp).await?;
+        let refused = socket.refusal().await.with_context(|| format!("{sdp:?}"))?;
+        ensure!(refused == code, "{refused} instead of {code} for {sdp:?}");
+    }
+    // The same viewer may still do better.
+    socket.offer(&good).await?;
+    socket.hear(&["answer"]).await?;
+    socket.say(json!({ "type": "bye" })).await?;
+
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    for (sdp, status) in [("hello".to_owned(), 400), (offer("VP8"), 406), ("v".repeat(MEGABYTE), 413)] {
+        let request = client.post(format!("{}/whep", board.url)).header("Content-Type", "application/sdp");
+        let response = request.body(sdp).send().await?;
+        ensure!(response.status() == status, "{} instead of {status}", response.status());
+    }
+    Ok(())
+}
+
+async fn candidates_out_of_turn(board: &Board) -> Result<()> {
+    let candidate = |text: &str| json!({ "type": "candidate", "candidate": { "candidate": text, "sdpMid": "0" } });
+    let sound = "candidate:1 1 udp 2122260223 192.0.2.7 40000 typ host";
+    let mut socket = Socket::open(board).await?;
+    // Before the offer: kept for it, which an error would belie.
+    socket.say(candidate(sound)).await?;
+    socket.offer(&offer("H264")).await?;
+    let answer = socket.hear(&["answer", "error"]).await?;
+    ensure!(answer["type"] == "answer", "{answer}");
+    for malformed in ["candidate:1 1 udp", "nonsense", "candidate:1 1 udp x 192.0.2.7 99999 typ host"] {
+        socket.say(candidate(malformed)).await?;
+        let code = socket.refusal().await.with_context(|| malformed.to_owned())?;
+        ensure!(code == "bad-candidate", "{code} for {malformed:?}");
+    }
+    socket.say(json!({ "type": "candidate", "candidate": null })).await?;
+    socket.say(candidate(sound)).await?;
+    let code = socket.refusal().await.context("after the end of candidates")?;
+    ensure!(code == "bad-candidate", "{code} after the end of candidates");
+    socket.say(json!({ "type": "bye" })).await
+}
+
+async fn messages_that_are_none(board: &Board) -> Result<()> {
+    let wrong = [
+        r#"{"type":"offer","sdp":5}"#,
+        r#"{"type":"offer"}"#,
+        r#"{"type":"dance"}"#,
+        r#"{"type":"answer","sdp":"v=0"}"#,
+        r#"{"type":"candidate","candidate":"host"}"#,
+        "[]",
+        "{",
+        "",
+    ];
+    let mut socket = Socket::open(board).await?;
+    for text in wrong {
+        socket.say_raw(text).await?;
+        let code = socket.refusal().await.with_context(|| text.to_owned())?;
+        ensure!(code == "bad-message", "{code} for {text:?}");
+    }
+    socket.say_raw(vec![0_u8, 159, 146, 150]).await?;
+    let code = socket.refusal().await.context("binary")?;
+    ensure!(code == "bad-message", "{code} for binary");
+    // Whoever goes on like this is not listened to for ever.
+    for _ in 0..20 {
+        if socket.say_raw("nonsense").await.is_err() {
+            break;
+        }
+    }
+    socket.closed().await?;
+    Ok(())
+}
+
+async fn an_offer_sent_twice_gets_the_same_answer(board: &Board) -> Result<()> {
+    let mut socket = Socket::open(board).await?;
+    let mut answers: Vec<Value> = vec![];
+    for _ in 0..2 {
+        socket.offer(&offer("H264")).await?;
+        answers.push(socket.hear(&["answer", "error"]).await?);
+    }
+    ensure!(answers[0]["type"] == "answer" && answers[0] == answers[1], "{answers:?}");
+    socket.say(json!({ "type": "bye" })).await
+}
+
+async fn a_message_of_a_megabyte(board: &Board) -> Result<()> {
+    let mut socket = Socket::open(board).await?;
+    // The board may close while we still send.
+    socket.offer(&"v".repeat(MEGABYTE)).await.ok();
+    socket.closed().await?;
+    Ok(())
+}
+
+async fn a_flood(board: &Board) -> Result<()> {
+    let mut socket = Socket::open(board).await?;
+    socket.offer(&offer("H264")).await?;
+    socket.hear(&["answer"]).await?;
+    let candidate = json!({ "type": "candidate", "candidate": { "candidate": "", "sdpMid": "0" } });
+    for _ in 0..5000 {
+        if socket.say(candidate.clone()).await.is_err() {
+            break;
+        }
+    }
+    socket.closed().await?;
+    Ok(())
+}
+
+async fn a_silent_socket(board: &Board) -> Result<()> {
+    let began = Instant::now();
+    let mut socket = Socket::open(board).await?;
+    socket.closed().await?;
+    let took = began.elapsed().as_secs_f64();
+    ensure!((9.0..12.0).contains(&took), "closed after {took:.1} s");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_viewer_too_many_is_refused_at_once_and_let_in_when_there_is_room() -> Result<()> {
+    let board = Board::start("[viewers]\nmax = 2").await?;
+    let (mut first, _second) = (Socket::open(&board).await?, Socket::open(&board).await?);
+    board.wait_for_count(VIEWERS, 2).await?;
+    let began = Instant::now();
+    let mut third = Socket::open(&board).await?;
+    let code = third.refusal().await?;
+    let took = began.elapsed();
+    assert_eq!(code, "too-many-viewers");
+    assert!(took < Duration::from_millis(500), "refused after {took:?}");
+    third.closed().await?;
+
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let request = client.post(format!("{}/whep", board.url)).header("Content-Type", "application/sdp");
+    let response = request.body(offer("H264")).send().await?;
+    assert_eq!(response.status(), 503);
+    assert!(response.headers().contains_key("Retry-After"));
+
+    first.say(json!({ "type": "bye" })).await?;
+    board.wait_for_count(VIEWERS, 1).await?;
+    let mut fourth = Socket::open(&board).await?;
+    fourth.offer(&offer("H264")).await?;
+    fourth.hear(&["answer"]).await?;
+    Ok(())
+}

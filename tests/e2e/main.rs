@@ -1,0 +1,24 @@
+//! The shipped binary watched in Chromium: the whole path, with nothing replaced.
+//!
+//! Each test starts its own board and browser; one board runs at a time, see `tests/harness/board.rs`.
+
+#[path = "../harness/board.rs"]
+mod board;
+#[path = "../harness/browser.rs"]
+mod browser;
+#[path = "../harness/headless.rs"]
+mod headless;
+mod caller;
+mod page;
+mod relay;
+mod socket;
+
+mod bad_input;
+mod configuration;
+mod control_channel;
+mod coming_and_going;
+mod leaks;
+mod loss;
+mod secret;
+mod watching;
+mod whep;

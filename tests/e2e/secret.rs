@@ -1,0 +1,120 @@
+//! A board that is open to the network asks for its secret.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, ORIGIN};
+use reqwest::{Client, StatusCode};
+use tokio_tungstenite::tungstenite;
+
+use crate::board::{Board, VIEWERS};
+use crate::browser::Browser;
+use crate::page::Page;
+use crate::socket::{Socket, offer};
+
+const SECRET: &str = "correct horse battery";
+
+async fn locked_board() -> Result<Board> {
+    Board::start_with("0.0.0.0", &format!("secret = \"{SECRET}\""), "").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_asks_for_the_secret_and_plays_with_the_right_one() -> Result<()> {
+    let (board, browser) = (locked_board().await?, Browser::start().await?);
+    let page = Page::open(&browser, &board.url).await?;
+    page.wait_until("the question", "viewer === null && document.querySelector('#secret') !== null").await?;
+    browser.enter("#secret", "a wrong secret").await?;
+    page.wait_until("the objection", "document.querySelector('#secret').ariaInvalid === 'true'").await?;
+    assert!(page.ask::<bool>("return viewer === null").await?);
+
+    browser.enter("#secret", SECRET).await?;
+    page.wait_for_picture().await?;
+    // No script can read it, so no script can give it away.
+    assert_eq!(page.ask::<String>("return document.cookie").await?, "");
+    let page = Page::open(&browser, &board.url).await?;
+    page.wait_for_picture().await.context("the cookie is remembered")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_path_that_shows_something_wants_the_secret_and_guessing_is_slow() -> Result<()> {
+    let board = locked_board().await?;
+    let client = Client::builder().no_proxy().build()?;
+    for path in ["/api/status", "/metrics", "/snapshot.jpg", "/api/signal"] {
+        assert_eq!(client.get(format!("{}{path}", board.url)).send().await?.status(), 401, "{path}");
+    }
+    let whep = |token: Option<&str>| {
+        let request = client.post(format!("{}/whep", board.url)).header(CONTENT_TYPE, "application/sdp");
+        let request = request.body(offer("H264"));
+        token.map_or(request.try_clone().expect("text"), |token| request.header(AUTHORIZATION, format!("Bearer {token}")))
+    };
+    assert_eq!(whep(None).send().await?.status(), 401);
+    let created = whep(Some(SECRET)).send().await?;
+    assert_eq!(created.status(), 201);
+    let session = format!("{}{}", board.url, created.headers()["Location"].to_str()?);
+    assert_eq!(client.delete(&session).send().await?.status(), 401, "knowing a session is not enough");
+    assert_eq!(client.delete(&session).bearer_auth(SECRET).send().await?.status(), 200);
+
+    let mut answers = vec![];
+    let began = Instant::now();
+    for _ in 0..10 {
+        answers.push(whep(Some("a wrong guess")).send().await?.status());
+    }
+    assert_eq!(answers[0], StatusCode::UNAUTHORIZED);
+    assert!(answers.contains(&StatusCode::TOO_MANY_REQUESTS), "10 guesses in {:?}: {answers:?}", began.elapsed());
+    assert!(!board.log()?.contains(SECRET));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_foreign_page_cannot_use_the_websocket() -> Result<()> {
+    let board = locked_board().await?;
+    let with_token = format!("{}?token={}", board.signal_url(), SECRET.replace(' ', "%20"));
+    assert_eq!(refused(&board.signal_url(), None).await?, 401);
+    assert_eq!(refused(&with_token, Some("https://evil.example")).await?, 403);
+    let mut socket = Socket::open_at(&with_token, Some(&board.url)).await?;
+    socket.offer(&offer("H264")).await?;
+    socket.hear(&["answer"]).await?;
+    drop(board);
+
+    // Without a secret a foreign page is all there is to fear, under whatever name it reaches the board.
+    let board = Board::start("").await?;
+    assert_eq!(refused(&board.signal_url(), Some("https://evil.example")).await?, 403);
+    let client = Client::builder().no_proxy().build()?;
+    let request = client.post(format!("{}/whep", board.url)).header(CONTENT_TYPE, "application/sdp");
+    let answer = request.header(ORIGIN, "https://evil.example").body(offer("H264")).send().await?;
+    assert_eq!(answer.status(), 403);
+    let renamed = client.get(format!("{}/api/status", board.url)).header("Host", "evil.example").send().await?;
+    assert!(renamed.status().is_client_error(), "{}", renamed.status());
+    let own = Socket::open_at(&board.signal_url(), Some(&board.url)).await?;
+    board.wait_for_count(VIEWERS, 1).await?;
+    drop(own);
+    Ok(())
+}
+
+/// The HTTP status with which a WebSocket is refused.
+async fn refused(url: &str, origin: Option<&str>) -> Result<u16> {
+    let error = Socket::open_at(url, origin).await.err().context("the socket was opened")?;
+    match error.downcast_ref() {
+        Some(tungstenite::Error::Http(response)) => Ok(response.status().as_u16()),
+        _ => Err(error),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_secret_in_the_configuration_one_is_made_kept_and_shown_once() -> Result<()> {
+    let mut board = Board::start_with("0.0.0.0", "", "").await?;
+    let client = Client::builder().no_proxy().build()?;
+    let status = format!("{}/api/status", board.url);
+    assert_eq!(client.get(&status).send().await?.status(), 401);
+    let log = board.log()?;
+    // It stands alone on its line.
+    let mut lines = log.lines().filter_map(|line| line.strip_prefix("    ")).map(str::trim);
+    let secret = lines.find(|line| line.len() >= 8 && !line.contains(' ')).context("no secret is shown")?.to_owned();
+    assert_eq!(client.get(&status).bearer_auth(&secret).send().await?.status(), 200);
+
+    board.kill()?;
+    board.start_again().await?;
+    assert_eq!(client.get(&status).bearer_auth(&secret).send().await?.status(), 200, "it is kept");
+    assert_eq!(board.log()?.matches(&secret).count(), 1, "it is shown once");
+    Ok(())
+}

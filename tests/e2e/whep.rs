@@ -1,0 +1,119 @@
+//! WHEP as another page or player uses it.
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::board::{Board, VIEWERS};
+use crate::browser::Browser;
+use crate::caller::{Answer, Caller};
+
+const SDP: &str = "application/sdp";
+const FRAGMENT: &str = "application/trickle-ice-sdpfrag";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whep_session_plays_trickles_restarts_ice_and_ends() -> Result<()> {
+    let (board, browser) = (Board::start("").await?, Browser::start().await?);
+    let caller = Caller::new(&browser, &board).await?;
+    let created = caller.join().await?;
+    assert_eq!((created.status, created.r#type.as_deref()), (201, Some(SDP)), "{created:?}");
+    let first_etag = created.etag.expect("an ETag says that ICE can be restarted");
+    assert!(first_etag.starts_with('"'), "a strong tag: {first_etag}");
+    let location = created.location.expect("a session has a place");
+    assert!(location.len() > "/whep/".len() + 20, "the place can be guessed: {location}");
+    caller.wait_for_frames_after(30.0).await?;
+
+    let trickled: Answer = caller
+        .ask(
+            "await gathered();
+             const headers = { 'Content-Type': FRAGMENT, 'If-Match': answer.etag };
+             return request('PATCH', answer.location, headers, fragment());",
+        )
+        .await?;
+    assert_eq!(trickled.status, 204, "{trickled:?}");
+
+    let restarted: Answer = caller
+        .ask(
+            "const ufrag = () => /a=ice-ufrag:(\\S+)/.exec(connection.remoteDescription.sdp)[1];
+             window.formerUfrag = ufrag();
+             connection.restartIce();
+             await connection.setLocalDescription();
+             await gathered();
+             const headers = { 'Content-Type': FRAGMENT, 'If-Match': '*' };
+             const restarted = await request('PATCH', answer.location, headers, fragment());
+             if (restarted.status !== 200) return restarted;
+             const line = (name) => new RegExp(`^a=${name}:.*$`, 'm').exec(restarted.text)[0];
+             const candidates = restarted.text.match(/^a=candidate:.*$/gm).map((candidate) => candidate.trim());
+             const sdp = answer.text
+                 .split('\\r\\n')
+                 .filter((line) => !/^a=(candidate|end-of-candidates)/.test(line))
+                 .map((old) => (old.startsWith('a=ice-ufrag') ? line('ice-ufrag').trim() : old))
+                 .map((old) => (old.startsWith('a=ice-pwd') ? line('ice-pwd').trim() : old))
+                 .join('\\r\\n')
+                 .replace(/^(?=a=ice-ufrag:)/m, candidates.join('\\r\\n') + '\\r\\n');
+             await connection.setRemoteDescription({ type: 'answer', sdp });
+             return restarted;",
+        )
+        .await?;
+    assert_eq!((restarted.status, restarted.r#type.as_deref()), (200, Some(FRAGMENT)), "{restarted:?}");
+    assert_ne!(restarted.etag.as_deref(), Some(&*first_etag), "a new ICE session has a new tag");
+    let selected = "[...(await connection.getStats()).values()].some(
+        ({ type, iceLocalUsernameFragment, iceState }) => type === 'transport' && iceState === 'connected'
+            && connection.localDescription.sdp.includes(`a=ice-ufrag:${iceLocalUsernameFragment}`))";
+    caller.wait_until("the new path", selected).await?;
+    let frames = caller.counters().await?.frames_decoded;
+    caller.wait_for_frames_after(frames + 60.0).await?;
+    let stale = "const headers = { 'Content-Type': FRAGMENT, 'If-Match': answer.etag };
+                 return request('PATCH', answer.location, headers, 'a=end-of-candidates\\r\\n');";
+    assert_eq!(caller.ask::<Answer>(stale).await?.status, 412, "candidates of an ICE session that is over");
+
+    let deleted: Answer = caller.ask("return request('DELETE', answer.location)").await?;
+    assert_eq!(deleted.status, 200);
+    board.wait_for_count(VIEWERS, 0).await?;
+    caller.wait_until("the end", "['disconnected', 'failed', 'closed'].includes(connection.connectionState)").await?;
+    for (method, body) in [("PATCH", "a=end-of-candidates"), ("DELETE", "")] {
+        let again = format!(
+            "return request('{method}', answer.location, {{ 'Content-Type': FRAGMENT }}, '{body}' || undefined)"
+        );
+        ensure_problem(&caller.ask(&again).await?, 404);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whep_says_what_it_takes_and_what_was_wrong() -> Result<()> {
+    let (board, browser) = (Board::start("").await?, Browser::start().await?);
+    let caller = Caller::new(&browser, &board).await?;
+    for method in ["OPTIONS", "HEAD"] {
+        let answer: Answer = caller.ask(&format!("return request('{method}', '/whep')")).await?;
+        assert_eq!((answer.status, answer.accept.as_deref()), (200, Some(SDP)), "{method}: {answer:?}");
+    }
+    let wrong = [
+        ("GET", "/whep", "", "", 405),
+        ("POST", "/whep", "application/json", "{}", 415),
+        ("POST", "/whep", SDP, "this is not SDP", 400),
+        ("POST", "/whep?camera=attic", SDP, "v=0", 404),
+        ("PATCH", "/whep/0123456789abcdef0123456789abcdef", FRAGMENT, "a=end-of-candidates", 404),
+        ("DELETE", "/whep/0123456789abcdef0123456789abcdef", "", "", 404),
+    ];
+    for (method, path, content_type, body, status) in wrong {
+        let script = format!(
+            "const headers = '{content_type}' ? {{ 'Content-Type': '{content_type}' }} : {{}};
+             return request('{method}', '{path}', headers, '{body}' || undefined);"
+        );
+        let answer: Answer = caller.ask(&script).await?;
+        ensure_problem(&answer, status);
+        if status == 405 {
+            assert!(answer.allow.is_some_and(|allowed| allowed.contains("POST")));
+        }
+    }
+    board.wait_for_count(VIEWERS, 0).await
+}
+
+/// Asserts an error as RFC 9457 has it, with a sentence for people.
+fn ensure_problem(answer: &Answer, status: u16) {
+    assert_eq!(answer.status, status, "{answer:?}");
+    assert_eq!(answer.r#type.as_deref(), Some("application/problem+json"), "{answer:?}");
+    let problem: Value = serde_json::from_str(&answer.text).expect("JSON");
+    assert_eq!(problem["status"], status, "{problem}");
+    assert!(problem["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{problem}");
+}

@@ -1,0 +1,217 @@
+//! The shipped binary as a process of its own, on the test picture and tone, at a free port.
+
+use std::fs;
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use reqwest::Client;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::sleep;
+
+/// How long a start may take on a loaded machine before it counts as failed.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// What can be waited for comes within this time.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// How often a state is looked at that is waited for.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// Small enough that a debug build, the encoder and a browser that decodes in software share two cores.
+const CAMERA: &str = r#"
+    [[camera]]
+    name = "main"
+    source = "test"
+    width = 640
+    height = 360
+    fps = 30
+    bitrate = 800
+    key_frame_interval = 10
+
+    [audio]
+    capture = "test"
+"#;
+
+/// Tests measure times and count processes, so one board runs at a time. A test that starts two waits for itself.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// A running `peercam`. Dropped, it is killed, and its log is printed, which the test runner shows where a test failed.
+pub struct Board {
+    process: Child,
+    /// `http://127.0.0.1:PORT`
+    pub url: String,
+    directory: TempDir,
+    client: Client,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Board {
+    /// Starts one that listens on loopback, with further `tables` in its configuration, and waits until it serves.
+    pub async fn start(tables: &str) -> Result<Self> {
+        Self::start_with("127.0.0.1", "", tables).await
+    }
+
+    /// The same with an address to listen on and further lines in the table `[web]`.
+    pub async fn start_with(address: &str, web: &str, tables: &str) -> Result<Self> {
+        let turn = TURN.lock().await;
+        let directory = tempfile::tempdir()?;
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let text = format!("[web]\nlisten = \"{address}:{port}\"\n{web}\n{CAMERA}\n{tables}\n");
+        fs::write(directory.path().join("peercam.toml"), text)?;
+        let process = spawn(&directory)?;
+        let client = Client::builder().no_proxy().build()?;
+        let board = Self { process, url: format!("http://127.0.0.1:{port}"), directory, client, _turn: turn };
+        board.wait_until_it_serves().await?;
+        Ok(board)
+    }
+
+    /// Kills it without warning.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(())
+    }
+
+    /// Starts it anew after its end, with the same configuration, at the same port.
+    pub async fn start_again(&mut self) -> Result<()> {
+        ensure!(self.process.try_wait()?.is_some(), "it still runs");
+        self.process = spawn(&self.directory)?;
+        self.wait_until_it_serves().await
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.process.id().to_string()).status()?;
+        ensure!(status.success(), "kill: {status}");
+        Ok(())
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.process.try_wait()? {
+                return Ok(status);
+            }
+            ensure!(Instant::now() < deadline, "it still runs {limit:?} later");
+            sleep(INTERVAL).await;
+        }
+    }
+
+    /// `ws://127.0.0.1:PORT/api/signal`
+    pub fn signal_url(&self) -> String {
+        format!("{}/api/signal", self.url.replace("http", "ws"))
+    }
+
+    /// The status, in the notation of `docs/protocol.md`.
+    pub async fn status(&self) -> Result<Value> {
+        let response = self.client.get(format!("{}/api/status", self.url)).send().await?;
+        ensure!(response.status() == 200, "status: {}", response.status());
+        Ok(response.json().await?)
+    }
+
+    /// A count in the status, by its JSON pointer.
+    pub async fn count(&self, pointer: &str) -> Result<u64> {
+        let status = self.status().await?;
+        let count = status.pointer(pointer).and_then(Value::as_u64);
+        count.with_context(|| format!("no count {pointer} in {status:#}"))
+    }
+
+    /// Waits until a count in the status has this value.
+    pub async fn wait_for_count(&self, pointer: &str, wanted: u64) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        while self.count(pointer).await? != wanted {
+            if Instant::now() > deadline {
+                bail!("waited {LIMIT:?} in vain for {pointer} = {wanted} in {:#}", self.status().await?);
+            }
+            sleep(INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until nobody watches and the encoder has stopped.
+    pub async fn wait_until_idle(&self) -> Result<()> {
+        self.wait_for_count(VIEWERS, 0).await?;
+        self.wait_for_count(ENCODERS, 0).await
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.log_path())?)
+    }
+
+    /// What the operating system counts of it.
+    pub fn usage(&self) -> Result<Usage> {
+        let process = PathBuf::from(format!("/proc/{}", self.process.id()));
+        let status = fs::read_to_string(process.join("status"))?;
+        let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let memory = memory.split_whitespace().next().context("no figure")?.parse()?;
+        // What has ended since it was listed does not count.
+        let descriptors = fs::read_dir(process.join("fd"))?.flatten().flat_map(|entry| fs::read_link(entry.path()));
+        let threads = fs::read_dir(process.join("task"))?.flatten();
+        let threads = threads.flat_map(|entry| fs::read_to_string(entry.path().join("comm")));
+        Ok(Usage { descriptors: descriptors.collect(), threads: threads.collect(), memory })
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+    async fn wait_until_it_serves(&self) -> Result<()> {
+        let deadline = Instant::now() + START_LIMIT;
+        let url = format!("{}/healthz", self.url);
+        while !self.client.get(&url).send().await.is_ok_and(|response| response.status() == 200) {
+            ensure!(Instant::now() < deadline, "nothing served within {START_LIMIT:?}:\n{}", self.log()?);
+            sleep(INTERVAL).await;
+        }
+        Ok(())
+    }
+}
+
+/// Where the status counts viewers, encoders that run, and encoders that were started.
+pub const VIEWERS: &str = "/viewers/count";
+/// See [`VIEWERS`].
+pub const ENCODERS: &str = "/cameras/0/encoders_running";
+/// See [`VIEWERS`].
+pub const ENCODER_STARTS: &str = "/cameras/0/encoder_starts";
+
+/// What a process holds.
+#[derive(Clone, Debug)]
+pub struct Usage {
+    /// What each open descriptor leads to.
+    pub descriptors: Vec<PathBuf>,
+    /// The names of its threads.
+    pub threads: Vec<String>,
+    /// Resident memory in KiB.
+    pub memory: i64,
+}
+
+/// The binary under test, with everything that it may write kept in `directory`.
+fn spawn(directory: &TempDir) -> Result<Child> {
+    let log = File::options().create(true).append(true).open(directory.path().join("log"))?;
+    Command::new(env!("CARGO_BIN_EXE_peercam"))
+        .args(["run", "--config"])
+        .arg(directory.path().join("peercam.toml"))
+        .env("STATE_DIRECTORY", directory.path())
+        // By default glibc has an arena for each of several threads, which takes more than a thousand viewers to fill.
+        .env("MALLOC_ARENA_MAX", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .context("the binary cannot be started")
+}
+
+impl Drop for Board {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way it is gone afterwards.
+        self.kill().ok();
+        eprintln!("-- the board's log:\n{}--", self.log().unwrap_or_default());
+    }
+}

@@ -1,0 +1,137 @@
+//! A headless Chromium.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use fantoccini::{Client, ClientBuilder, Locator};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::timeout;
+
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// A script that has not ended by then hangs.
+const SCRIPT_LIMIT: Duration = Duration::from_secs(60);
+
+/// In the name spaces of a test the sandbox cannot start; no page but the board's is opened. The autoplay policy is
+/// that of a page which the viewer has clicked on, so that the sound plays.
+const ARGUMENTS: [&str; 12] = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+    "--mute-audio",
+    "--window-size=1280,900",
+];
+
+/// One browser with one page. Ended when dropped.
+pub struct Browser {
+    client: Client,
+    driver: Child,
+    _output: BufReader<ChildStdout>,
+    _profile: TempDir,
+}
+
+impl Browser {
+    /// Starts a browser with an empty profile.
+    pub async fn start() -> Result<Self> {
+        let profile = tempfile::tempdir()?;
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            // One group with the browser, so that both can be ended together.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .context("chromedriver cannot be started (Debian: chromium-driver)")?;
+        let mut output = BufReader::new(driver.stdout.take().context("chromedriver has no output")?);
+        let port = timeout(START_LIMIT, port(&mut output)).await.context("chromedriver does not listen")??;
+
+        let mut arguments = ARGUMENTS.map(str::to_owned).to_vec();
+        arguments.push(format!("--user-data-dir={}", profile.path().display()));
+        let capabilities: Map<String, Value> = [
+            ("goog:chromeOptions".to_owned(), json!({ "args": arguments })),
+            ("timeouts".to_owned(), json!({ "script": SCRIPT_LIMIT.as_millis() })),
+        ]
+        .into_iter()
+        .collect();
+        let mut builder = ClientBuilder::new(HttpConnector::new());
+        let url = format!("http://127.0.0.1:{port}");
+        let client = timeout(START_LIMIT, builder.capabilities(capabilities).connect(&url))
+            .await
+            .context("the browser does not start")??;
+        Ok(Self { client, driver, _output: output, _profile: profile })
+    }
+
+    /// Opens a page and waits until it is loaded.
+    pub async fn open(&self, url: &str) -> Result<()> {
+        self.client.goto(url).await.with_context(|| url.to_owned())
+    }
+
+    /// Types into the field that `selector` finds, and presses Enter.
+    pub async fn enter(&self, selector: &str, text: &str) -> Result<()> {
+        let found = self.client.wait().for_element(Locator::Css(selector)).await;
+        let field = found.with_context(|| selector.to_owned())?;
+        field.clear().await?;
+        // U+E007 is WebDriver's Enter key (section 17.4.2 of the specification).
+        field.send_keys(&format!("{text}\u{e007}")).await?;
+        Ok(())
+    }
+
+    /// Puts the window away, as a person does who turns to something else.
+    pub async fn look_away(&self) -> Result<()> {
+        self.client.minimize_window().await?;
+        Ok(())
+    }
+
+    /// Undoes [`look_away`](Self::look_away).
+    pub async fn look_back(&self) -> Result<()> {
+        self.client.maximize_window().await?;
+        Ok(())
+    }
+
+    /// Runs the body of an async JavaScript function in the page and gives what it returns.
+    pub async fn run(&self, body: &str) -> Result<Value> {
+        let script = format!(
+            "const done = arguments[arguments.length - 1];
+             (async () => {{ {body} }})().then((value) => done({{ value }}), (error) => done({{ error: `${{error}}` }}));"
+        );
+        let answer = self.client.execute_async(&script, vec![]).await?;
+        if let Some(error) = answer.get("error") {
+            bail!("in the page: {error}");
+        }
+        Ok(answer.get("value").cloned().unwrap_or(Value::Null))
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // The driver's end alone would leave the browser behind.
+        if let Some(group) = self.driver.id() {
+            std::process::Command::new("kill").args(["-KILL", "--", &format!("-{group}")]).status().ok();
+        }
+    }
+}
+
+/// The port that chromedriver says it chose.
+async fn port(output: &mut BufReader<ChildStdout>) -> Result<u16> {
+    let mut line = String::new();
+    while output.read_line(&mut line).await? > 0 {
+        if let Some((_, rest)) = line.split_once("started successfully on port ") {
+            return rest.trim().trim_end_matches('.').parse().with_context(|| line.clone());
+        }
+        line.clear();
+    }
+    bail!("chromedriver ended at once")
+}

@@ -1,0 +1,210 @@
+//! A viewer made of `webrtcbin` and GStreamer's own decoders.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail, ensure};
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+use gstreamer_sdp as gst_sdp;
+use gstreamer_video as gst_video;
+use gstreamer_video::prelude::*;
+use gstreamer_webrtc as gst_webrtc;
+use peercam::camera::time_code;
+use peercam::media::Resolution;
+use reqwest::Client;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+/// What can be waited for comes within this time.
+const LIMIT: Duration = Duration::from_secs(15);
+
+const VIDEO: &str = "application/x-rtp,media=video,encoding-name=H264,payload=96,clock-rate=90000,\
+                     packetization-mode=(string)1,profile-level-id=(string)42e01f,level-asymmetry-allowed=(string)1";
+const AUDIO: &str = "application/x-rtp,media=audio,encoding-name=OPUS,payload=97,clock-rate=48000,encoding-params=(string)2";
+
+const DECODE_VIDEO: &str = "queue ! rtph264depay ! h264parse ! openh264dec ! video/x-raw,format=I420 ! appsink name=sink sync=false";
+const DECODE_AUDIO: &str = "queue ! rtpopusdepay ! opusdec ! audioconvert ! audioresample ! \
+                            audio/x-raw,format=S16LE,rate=48000,channels=1 ! appsink name=sink sync=false";
+
+/// Half of the beep's amplitude.
+const LOUD: u16 = 4096;
+
+/// What was seen and heard.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Time codes, as they came.
+    pub codes: Vec<u32>,
+    /// Pictures in which there is none.
+    pub unreadable: u32,
+    /// Age of the oldest picture when it came out of the decoder.
+    pub oldest: Duration,
+    /// Samples of sound, and how many of them belong to a beep.
+    pub samples: u32,
+    /// See `samples`.
+    pub loud: u32,
+}
+
+/// The viewer.
+pub struct Player {
+    pipeline: gst::Pipeline,
+    seen: Arc<Mutex<Seen>>,
+    session: String,
+}
+
+impl Player {
+    /// Joins the board at `url` by WHEP.
+    pub async fn join(url: &str) -> Result<Self> {
+        gst::init()?;
+        let pipeline = gst::Pipeline::new();
+        let webrtc = gst::ElementFactory::make("webrtcbin")
+            .property("bundle-policy", gst_webrtc::WebRTCBundlePolicy::MaxBundle)
+            .property("latency", 100_u32)
+            .build()
+            .context("webrtcbin (Debian: gstreamer1.0-plugins-bad, gstreamer1.0-nice)")?;
+        pipeline.add(&webrtc)?;
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let (weak, shared) = (pipeline.downgrade(), seen.clone());
+        webrtc.connect_pad_added(move |_, pad| {
+            if let Some(pipeline) = weak.upgrade()
+                && pad.direction() == gst::PadDirection::Src
+            {
+                let result = decode(&pipeline, pad, &shared);
+                result.unwrap_or_else(|error| gst::error!(gst::CAT_DEFAULT, "{error:#}"));
+            }
+        });
+        pipeline.set_state(gst::State::Playing)?;
+        for caps in [VIDEO, AUDIO] {
+            let direction = gst_webrtc::WebRTCRTPTransceiverDirection::Recvonly;
+            let caps: gst::Caps = caps.parse()?;
+            webrtc.emit_by_name::<gst_webrtc::WebRTCRTPTransceiver>("add-transceiver", &[&direction, &caps]);
+        }
+
+        let offer = made_offer(&webrtc).await?;
+        applied(&webrtc, "set-local-description", &offer).await?;
+        let request = Client::builder().no_proxy().build()?.post(format!("{url}/whep"));
+        let response = request.header("Content-Type", "application/sdp").body(offer.sdp().as_text()?).send().await?;
+        let status = response.status();
+        let location = response.headers().get("Location").map(|place| place.to_str().unwrap_or_default().to_owned());
+        let answer = response.text().await?;
+        ensure!(status == 201, "WHEP answered {status}: {answer}");
+        let sdp = gst_sdp::SDPMessage::parse_buffer(answer.as_bytes())?;
+        let answer = gst_webrtc::WebRTCSessionDescription::new(gst_webrtc::WebRTCSDPType::Answer, sdp);
+        applied(&webrtc, "set-remote-description", &answer).await?;
+        Ok(Self { pipeline, seen, session: format!("{url}{}", location.context("no Location")?) })
+    }
+
+    /// Waits for the first picture.
+    pub async fn wait_for_picture(&self) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        while self.seen()?.codes.is_empty() {
+            ensure!(Instant::now() < deadline, "no picture within {LIMIT:?}: {:?}", self.seen()?);
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Forgets what was seen so far.
+    pub fn begin(&self) {
+        *look(&self.seen) = Seen::default();
+    }
+
+    /// What was seen since then; an error if the pipeline has one.
+    pub fn seen(&self) -> Result<Seen> {
+        let bus = self.pipeline.bus().context("a pipeline has a bus")?;
+        if let Some(message) = bus.pop_filtered(&[gst::MessageType::Error]) {
+            bail!("GStreamer: {message:?}");
+        }
+        Ok(look(&self.seen).clone())
+    }
+
+    /// Ends the session.
+    pub async fn leave(self) -> Result<()> {
+        let response = Client::builder().no_proxy().build()?.delete(&self.session).send().await?;
+        ensure!(response.status() == 200, "DELETE: {}", response.status());
+        Ok(())
+    }
+}
+
+impl Drop for Player {
+    fn drop(&mut self) {
+        self.pipeline.set_state(gst::State::Null).ok();
+    }
+}
+
+fn look(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().expect("nobody panics with it")
+}
+
+async fn made_offer(webrtc: &gst::Element) -> Result<gst_webrtc::WebRTCSessionDescription> {
+    let (made, offer) = oneshot::channel();
+    let promise = gst::Promise::with_change_func(move |reply| {
+        let offer = reply.ok().flatten().and_then(|reply| reply.get("offer").ok());
+        // Nobody waits any more where this fails.
+        made.send(offer).ok();
+    });
+    webrtc.emit_by_name::<()>("create-offer", &[&None::<gst::Structure>, &promise]);
+    timeout(LIMIT, offer).await??.context("webrtcbin made no offer")
+}
+
+async fn applied(webrtc: &gst::Element, signal: &str, description: &gst_webrtc::WebRTCSessionDescription) -> Result<()> {
+    let (applied, done) = oneshot::channel();
+    let promise = gst::Promise::with_change_func(move |reply| {
+        let error = reply.ok().flatten().and_then(|reply| reply.get::<gst::glib::Error>("error").ok());
+        applied.send(error).ok();
+    });
+    webrtc.emit_by_name::<()>(signal, &[description, &promise]);
+    match timeout(LIMIT, done).await?? {
+        Some(error) => bail!("{signal}: {error}"),
+        None => Ok(()),
+    }
+}
+
+/// Puts the decoder behind a new stream.
+fn decode(pipeline: &gst::Pipeline, pad: &gst::Pad, seen: &Arc<Mutex<Seen>>) -> Result<()> {
+    let caps = pad.current_caps().context("a stream without caps")?;
+    let media: String = caps.structure(0).context("empty caps")?.get("media")?;
+    let is_video = media == "video";
+    let bin = gst::parse::bin_from_description(if is_video { DECODE_VIDEO } else { DECODE_AUDIO }, true)?;
+    let sink = bin.by_name("sink").and_downcast::<gst_app::AppSink>().context("no appsink")?;
+    let seen = seen.clone();
+    let note: fn(&gst::Sample, &mut Seen) -> Option<()> = if is_video { see } else { hear };
+    let callbacks = gst_app::AppSinkCallbacks::builder().new_sample(move |sink| {
+        let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
+        note(&sample, &mut look(&seen)).ok_or(gst::FlowError::Error)?;
+        Ok(gst::FlowSuccess::Ok)
+    });
+    sink.set_callbacks(callbacks.build());
+    pipeline.add(&bin)?;
+    bin.sync_state_with_parent()?;
+    pad.link(&bin.static_pad("sink").context("no ghost pad")?)?;
+    Ok(())
+}
+
+/// Reads a picture's time code.
+fn see(sample: &gst::Sample, seen: &mut Seen) -> Option<()> {
+    let info = gst_video::VideoInfo::from_caps(sample.caps()?).ok()?;
+    let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(sample.buffer()?, &info).ok()?;
+    let resolution = Resolution { width: info.width(), height: info.height() };
+    let stride = usize::try_from(frame.plane_stride()[0]).ok()?;
+    match time_code::decode(frame.plane_data(0).ok()?, stride, resolution) {
+        Some(code) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_millis() as u32;
+            seen.oldest = seen.oldest.max(Duration::from_millis(now.wrapping_sub(code).into()));
+            seen.codes.push(code);
+        }
+        None => seen.unreadable += 1,
+    }
+    Some(())
+}
+
+/// Counts samples.
+fn hear(sample: &gst::Sample, seen: &mut Seen) -> Option<()> {
+    let map = sample.buffer()?.map_readable().ok()?;
+    for sample in map.chunks_exact(2) {
+        seen.samples += 1;
+        seen.loud += u32::from(i16::from_le_bytes([sample[0], sample[1]]).unsigned_abs() > LOUD);
+    }
+    Some(())
+}
