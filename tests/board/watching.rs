@@ -43,7 +43,7 @@ pub struct Viewer<'a> {
 impl<'a> Viewer<'a> {
     /// Logs in as a person does, and stays on the page that follows.
     pub async fn log_in(browser: &'a Browser, url: &str, secret: &str) -> Result<Self> {
-        browser.open(&format!("{url}/login.html")).await?;
+        browser.open(&format!("{url}/")).await?;
         browser.enter("#secret", secret).await?;
         let viewer = Self { browser };
         viewer.wait_until("the page behind the login", "viewer !== null").await?;
