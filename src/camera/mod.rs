@@ -6,6 +6,7 @@ mod clock;
 mod device;
 mod encoder;
 mod error;
+mod even;
 mod h264;
 mod microphone;
 mod mode;

@@ -14,6 +14,7 @@ use crate::media::{Bitrate, Feed, Frame, H264Profile};
 
 use super::clock::Clock;
 use super::encoder::Encoder;
+use super::even::Even;
 use super::paced::Waker;
 use super::{Error, Mode, h264};
 
@@ -156,6 +157,7 @@ fn publisher(
     published: Arc<AtomicU64>,
     events: mpsc::UnboundedSender<Event>,
 ) -> gst_app::AppSink {
+    let mut even = Even::default();
     let new_sample = move |appsink: &gst_app::AppSink| {
         let sample = appsink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
         let buffer = sample.buffer().ok_or(gst::FlowError::Error)?;
@@ -176,7 +178,9 @@ fn publisher(
         {
             profile.send_if_modified(|known| std::mem::replace(known, found) != found);
         }
-        sink.feed.publish(Frame::new(data, clock.instant(base + running), is_key));
+        let stamped = clock.instant(base + running);
+        let captured = if sink.profile.is_some() { stamped } else { even.place(stamped) };
+        sink.feed.publish(Frame::new(data, captured, is_key));
         if published.fetch_add(1, Ordering::Relaxed) == 0 {
             events.send(Event::FirstFrame).ok();
         }

@@ -99,8 +99,9 @@ async fn run(image: &std::path::Path) -> Result<()> {
     let viewer = Viewer::log_in(&browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
     test!(a_browser_shows_the_camera_and_plays_the_microphone_for_20_s_without_a_freeze, board, &viewer);
     test!(the_snapshot_shows_the_colour_bars, board, &viewer);
-    test!(a_camera_that_is_unplugged_and_plugged_in_again_comes_back_to_the_same_viewer, board, &viewer);
     test!(another_mode_in_the_configuration_is_honoured, board, &viewer);
+    // Last of those with a camera: it comes back under another number than the configuration has.
+    test!(a_camera_that_is_unplugged_and_plugged_in_again_comes_back_to_the_same_viewer, board, &viewer);
     test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
     eprintln!("the board passed, {:.0} s in all", started.elapsed().as_secs_f64());
     Ok(())
@@ -209,8 +210,8 @@ async fn a_camera_that_is_unplugged_and_plugged_in_again_comes_back_to_the_same_
     tokio::time::sleep(Duration::from_secs(6)).await;
 
     let frames = viewer.counters().await?.frames_decoded;
-    board.must("echo vivid.0 > /sys/bus/platform/drivers/vivid/bind && udevadm settle && ls /dev/video*").await?;
     let returned = Instant::now();
+    board.must("echo vivid.0 > /sys/bus/platform/drivers/vivid/bind && udevadm settle && ls /dev/video*").await?;
     viewer.wait_for_frames_after(frames).await?;
     eprint!("picture {:.1} s after the device's return ... ", returned.elapsed().as_secs_f64());
     ensure!(returned.elapsed() < Duration::from_secs(2), "the picture took {:?}", returned.elapsed());
