@@ -40,7 +40,8 @@ fn mistakes_in_the_configuration_are_named_with_line_and_key_and_the_exit_status
 
 #[test]
 fn a_file_that_does_not_exist_is_named() -> Result<()> {
-    let output = Command::new(env!("CARGO_BIN_EXE_peercam")).args(["run", "--config", "/nowhere/peercam.toml"]).output()?;
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_peercam")).args(["run", "--config", "/nowhere/peercam.toml"]).output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(BAD_CONFIGURATION), "{said}");
     assert!(said.contains("/nowhere/peercam.toml"), "{said}");

@@ -91,7 +91,10 @@ async fn after_an_outage_of_five_seconds_the_picture_is_back_at_once_without_a_f
     let traffic = relay.take_traffic();
     let repeated: usize = traffic.repeats.iter().map(|(_, bytes)| bytes).sum();
     let kilobits = repeated as f64 * 8.0 / 1000.0;
-    println!("picture after {took:?}; in the first second {} packets repeated, {kilobits:.0} kbit", traffic.repeats.len());
+    println!(
+        "picture after {took:?}; in the first second {} packets repeated, {kilobits:.0} kbit",
+        traffic.repeats.len()
+    );
     assert!(took < Duration::from_secs(1), "the picture took {took:?}");
     // The stream itself has 800 kbit/s. Without a limit the whole outage would be sent once more, and several times.
     assert!(kilobits < 800.0, "{kilobits:.0} kbit repeated in the first second");

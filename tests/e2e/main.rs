@@ -6,17 +6,17 @@
 mod board;
 #[path = "../harness/browser.rs"]
 mod browser;
+mod caller;
 #[path = "../harness/headless.rs"]
 mod headless;
-mod caller;
 mod page;
 mod relay;
 mod socket;
 
 mod bad_input;
+mod coming_and_going;
 mod configuration;
 mod control_channel;
-mod coming_and_going;
 mod leaks;
 mod loss;
 mod secret;

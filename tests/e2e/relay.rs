@@ -66,7 +66,8 @@ struct Path {
 impl Relay {
     /// Opens a path whose losses follow from `seed`.
     pub async fn open(seed: u64) -> Result<Self> {
-        let (front, back) = (Arc::new(UdpSocket::bind("127.0.0.1:0").await?), Arc::new(UdpSocket::bind("127.0.0.1:0").await?));
+        let (front, back) =
+            (Arc::new(UdpSocket::bind("127.0.0.1:0").await?), Arc::new(UdpSocket::bind("127.0.0.1:0").await?));
         let path = Path {
             board: None,
             viewer: None,

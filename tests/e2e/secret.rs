@@ -45,7 +45,9 @@ async fn every_path_that_shows_something_wants_the_secret_and_guessing_is_slow()
     let whep = |token: Option<&str>| {
         let request = client.post(format!("{}/whep", board.url)).header(CONTENT_TYPE, "application/sdp");
         let request = request.body(offer("H264"));
-        token.map_or(request.try_clone().expect("text"), |token| request.header(AUTHORIZATION, format!("Bearer {token}")))
+        token.map_or(request.try_clone().expect("text"), |token| {
+            request.header(AUTHORIZATION, format!("Bearer {token}"))
+        })
     };
     assert_eq!(whep(None).send().await?.status(), 401);
     let created = whep(Some(SECRET)).send().await?;

@@ -22,9 +22,11 @@ const LIMIT: Duration = Duration::from_secs(15);
 
 const VIDEO: &str = "application/x-rtp,media=video,encoding-name=H264,payload=96,clock-rate=90000,\
                      packetization-mode=(string)1,profile-level-id=(string)42e01f,level-asymmetry-allowed=(string)1";
-const AUDIO: &str = "application/x-rtp,media=audio,encoding-name=OPUS,payload=97,clock-rate=48000,encoding-params=(string)2";
+const AUDIO: &str =
+    "application/x-rtp,media=audio,encoding-name=OPUS,payload=97,clock-rate=48000,encoding-params=(string)2";
 
-const DECODE_VIDEO: &str = "queue ! rtph264depay ! h264parse ! openh264dec ! video/x-raw,format=I420 ! appsink name=sink sync=false";
+const DECODE_VIDEO: &str =
+    "queue ! rtph264depay ! h264parse ! openh264dec ! video/x-raw,format=I420 ! appsink name=sink sync=false";
 const DECODE_AUDIO: &str = "queue ! rtpopusdepay ! opusdec ! audioconvert ! audioresample ! \
                             audio/x-raw,format=S16LE,rate=48000,channels=1 ! appsink name=sink sync=false";
 
@@ -148,7 +150,11 @@ async fn made_offer(webrtc: &gst::Element) -> Result<gst_webrtc::WebRTCSessionDe
     timeout(LIMIT, offer).await??.context("webrtcbin made no offer")
 }
 
-async fn applied(webrtc: &gst::Element, signal: &str, description: &gst_webrtc::WebRTCSessionDescription) -> Result<()> {
+async fn applied(
+    webrtc: &gst::Element,
+    signal: &str,
+    description: &gst_webrtc::WebRTCSessionDescription,
+) -> Result<()> {
     let (applied, done) = oneshot::channel();
     let promise = gst::Promise::with_change_func(move |reply| {
         let error = reply.ok().flatten().and_then(|reply| reply.get::<gst::glib::Error>("error").ok());
