@@ -142,7 +142,7 @@ export class PeercamViewer extends HTMLElement {
   /** What the button over the missing picture does. */
   act() {
     if (this.state !== 'login') this.play();
-    else if (this.dispatchEvent(new Event('login', { cancelable: true }))) location.assign(new URL('/login.html', this.#http()));
+    else if (this.dispatchEvent(new Event('login', { cancelable: true }))) location.assign(new URL('/', this.#http()));
   }
 
   /** Takes a key that was pressed elsewhere on the page, as if the component had the focus. */

@@ -198,7 +198,8 @@ export class Session extends EventTarget {
   }
 
   async #signallingEnded({ opened, reason }) {
-    // Signalling is the board's hold on its viewer: when it goes, the board ends the stream too.
+    // A board that was restarted or has lost its power is noticed by its socket seconds before ICE would give up, and
+    // without signalling no new path can be sought. The board itself goes on sending until the old connection is closed.
     this.#retry('offline', reason || (opened ? 'The connection to the board was lost.' : 'The board does not answer.'));
     // A browser does not tell why a WebSocket was refused, so it is asked for in another way.
     if (opened || !(await this.#options.isLoginNeeded())) return;

@@ -20,36 +20,50 @@ use super::{Config, Error, Mode, PASSTHROUGH, clock, element, trial};
 pub(super) struct Capture {
     config: Config,
     source: Source,
-    /// Once `auto` found a camera, its absence is waited for: a test picture would hide that it was unplugged.
-    presence: Presence,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Presence {
-    NeverSeen,
-    Seen,
+    /// The camera that was there last. Once `auto` found one, its absence is waited for: a test picture would hide
+    /// that it was unplugged. And one that comes back under another number is known by this.
+    seen: Option<Video>,
 }
 
 impl Capture {
     pub(super) fn new(config: Config) -> Self {
         let source = Source::parse(&config.source);
-        Self { config, source, presence: Presence::NeverSeen }
+        Self { config, source, seen: None }
     }
 
     /// Describes the graph for the device as it is now. Blocks.
     pub(super) fn open(&mut self, bitrate: Bitrate) -> Result<Graph, Error> {
         match &self.source {
             Source::Test => self.test_picture(bitrate),
-            Source::V4l2(name) => self.v4l2(&device::camera(name, self.config.resolution())?, bitrate),
+            Source::V4l2(name) => {
+                let video = self.named(name)?;
+                let graph = self.v4l2(&video, bitrate);
+                self.seen = Some(video);
+                graph
+            }
             Source::Libcamera(id) => self.libcamera(id.as_deref(), bitrate),
-            Source::Auto => match device::cameras(self.config.resolution()).first() {
+            Source::Auto => match device::cameras(self.config.resolution()).into_iter().next() {
                 Some(video) => {
-                    self.presence = Presence::Seen;
-                    self.v4l2(video, bitrate)
+                    let graph = self.v4l2(&video, bitrate);
+                    self.seen = Some(video);
+                    graph
                 }
-                None if self.presence == Presence::Seen => Err(Error::Absent { device: "a camera".into() }),
+                None if self.seen.is_some() => Err(Error::Absent { device: "a camera".into() }),
                 None => self.test_picture(bitrate),
             },
+        }
+    }
+
+    /// The camera that the configuration names. A camera that was unplugged may come back under another number, since
+    /// the old one is taken while anybody holds the old device open.
+    fn named(&self, name: &str) -> Result<Video, Error> {
+        let resolution = self.config.resolution();
+        match (device::camera(name, resolution), &self.seen) {
+            (Err(Error::Absent { device }), Some(seen)) => {
+                let back = device::cameras(resolution).into_iter().find(|video| video.is_same_as(seen));
+                back.ok_or(Error::Absent { device })
+            }
+            (found, _) => found,
         }
     }
 

@@ -51,6 +51,8 @@ pub struct Video {
     pub path: PathBuf,
     /// What its driver calls it.
     pub card: String,
+    /// Where it is plugged in: `usb-0000:01:00.0-1.2`, `platform:vivid-000`.
+    pub bus: String,
     /// The names by which a configuration finds it whatever its number: by-id and by-path.
     pub names: Vec<String>,
     /// Its formats, as far as we can use them.
@@ -78,6 +80,11 @@ impl Video {
         format!("{} ({})", self.card, self.path.display())
     }
 
+    /// Whether both are the same camera at the same plug, whatever their numbers.
+    pub(super) fn is_same_as(&self, other: &Self) -> bool {
+        self.card == other.card && self.bus == other.bus
+    }
+
     /// The formats it has, used or not, for an error message.
     pub(super) fn formats(&self) -> String {
         let mut names: Vec<_> = self.offers.iter().map(|offer| offer.format.name().to_owned()).collect();
@@ -103,8 +110,8 @@ impl Video {
                 None => unused_formats.push(String::from_utf8_lossy(&description.fourcc.repr).into_owned()),
             }
         }
-        let card = capabilities.card;
-        Ok(Self { path: path.to_owned(), card, names: names_of(path), offers, unused_formats })
+        let (card, bus) = (capabilities.card, capabilities.bus);
+        Ok(Self { path: path.to_owned(), card, bus, names: names_of(path), offers, unused_formats })
     }
 }
 

@@ -52,8 +52,8 @@ channels = 9
         ("line 3: `web.secret`", "at least 8"),
         ("line 6: `widht` is not known in `camera`", "did you mean `width`?"),
         ("line 7: `camera.fps`", "expected u32"),
-        ("line 8: `camera.bitrate`", "1 is not within 50"),
-        ("line 11: `audio.channels`", "9 is not within 1 to 2"),
+        ("line 8: `camera.bitrate`", "1 kbit/s is not from 50"),
+        ("line 11: `audio.channels`", "9 is neither 1 nor 2"),
         ("line 12: `colours` is not known", "known are device, web"),
     ];
     assert_eq!(found.len(), expected.len(), "{found:#?}");

@@ -90,7 +90,7 @@ impl Refusal {
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
             response
         } else {
-            (status, Json(json!({ "error": self.code(), "reason": self.reason() }))).into_response()
+            (status, Json(json!({ "code": self.code(), "reason": self.reason() }))).into_response()
         };
         let headers = response.headers_mut();
         match self {

@@ -15,6 +15,9 @@ use anyhow::{Context, Result, bail};
 /// The host's end of the cable, as QEMU is told.
 pub const TAP: &str = "tap0";
 const HOST_ADDRESS: &str = "192.168.77.1/24";
+/// A page that may not use the camera learns one local address only: that of the default route. Without a route
+/// Chromium has no address to be reached at, and never connects. Nobody forwards anything there.
+const GATEWAY: &str = "192.168.77.2";
 
 /// Set inside the namespaces, to the directory that `tests/board/make` printed.
 const IMAGE: &str = "PEERCAM_BOARD_IMAGE";
@@ -53,6 +56,7 @@ fn lay_cable() -> Result<()> {
         &format!("tuntap add {TAP} mode tap"),
         &format!("address add {HOST_ADDRESS} dev {TAP}"),
         &format!("link set {TAP} up"),
+        &format!("route add default via {GATEWAY}"),
     ] {
         let status = Command::new("ip").args(arguments.split(' ')).status().context("ip cannot be run")?;
         if !status.success() {

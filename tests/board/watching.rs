@@ -43,7 +43,7 @@ pub struct Viewer<'a> {
 impl<'a> Viewer<'a> {
     /// Logs in as a person does, and stays on the page that follows.
     pub async fn log_in(browser: &'a Browser, url: &str, secret: &str) -> Result<Self> {
-        browser.open(&format!("{url}/login.html")).await?;
+        browser.open(&format!("{url}/")).await?;
         browser.enter("#secret", secret).await?;
         let viewer = Self { browser };
         viewer.wait_until("the page behind the login", "viewer !== null").await?;
@@ -54,6 +54,11 @@ impl<'a> Viewer<'a> {
     pub async fn wait_for_picture(&self, width: u32, height: u32) -> Result<()> {
         let size = format!("viewer.video.videoWidth === {width} && viewer.video.videoHeight === {height}");
         self.wait_until(&format!("a picture of {width}x{height}"), &format!("viewer.state === 'live' && {size}")).await
+    }
+
+    /// Lets the sound be heard. Of a muted element the browser counts no energy, and gives silence to whoever listens in.
+    pub async fn unmute(&self) -> Result<()> {
+        self.ask("viewer.video.muted = false; viewer.video.volume = 1; await viewer.video.play();").await
     }
 
     /// Waits until the page says that there is no picture.

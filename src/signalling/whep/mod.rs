@@ -169,7 +169,7 @@ async fn resource(
     body: Bytes,
 ) -> Response {
     if method == axum::http::Method::OPTIONS {
-        let headers = [(header::ALLOW, "PATCH, DELETE, OPTIONS"), (ACCEPT_PATCH, FRAGMENT)];
+        let headers = [(header::ALLOW, "PATCH, DELETE, OPTIONS, HEAD"), (ACCEPT_PATCH, FRAGMENT)];
         return (StatusCode::OK, headers).into_response();
     }
     let found = whep.shared.resources().get(&id).cloned();
@@ -183,9 +183,11 @@ async fn resource(
             StatusCode::OK.into_response()
         }
         axum::http::Method::PATCH => resource.patch(&headers, body).await,
+        axum::http::Method::HEAD => (StatusCode::OK, [(header::CONTENT_TYPE, SDP)]).into_response(),
         _ => {
             let text = "PATCH or DELETE a session";
-            ([(header::ALLOW, "PATCH, DELETE, OPTIONS")], problem(StatusCode::METHOD_NOT_ALLOWED, text)).into_response()
+            ([(header::ALLOW, "PATCH, DELETE, OPTIONS, HEAD")], problem(StatusCode::METHOD_NOT_ALLOWED, text))
+                .into_response()
         }
     }
 }

@@ -3,12 +3,13 @@
 //! The traps of `webrtc` 0.21.1 that are dealt with here: mDNS sockets (off; browsers' `.local` candidates are
 //! learnt as peer-reflexive ones), a check interval of 200 ms, H.264 matching by literal bytes ([`offer`]),
 //! swallowed RTCP and unguarded retransmission ([`link`]), timestamps from summed durations ([`rtp`]),
-//! 96 kB of buffers per socket and detached tasks ([`runtime`]), and connections that live on when dropped.
+//! detached tasks ([`runtime`]), a system call for each packet and 96 kB of buffers per socket ([`socket`]), and connections that live on when dropped.
 
 mod link;
 mod offer;
 mod rtp;
 mod runtime;
+mod socket;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -204,7 +205,7 @@ impl Stack {
             .with_media_engine(media_engine(offer)?)
             .with_setting_engine(settings)
             .with_interceptor_registry(registry)
-            .with_runtime(Arc::new(GroupRuntime::new(self.group.clone())))
+            .with_runtime(Arc::new(GroupRuntime::new(self.group.clone(), offer.video.payload_type)))
             .with_udp_addrs(vec![self.interfaces]))
     }
 }

@@ -84,7 +84,14 @@ pub struct Track {
     abs_capture_time: Option<u8>,
     sequence: u16,
     packetise: fn(&Bytes) -> Vec<Bytes>,
+    kind: RtpCodecKind,
+    /// When header extensions were last sent.
+    extended: Option<Instant>,
 }
+
+/// How often the header extensions are sent: a browser keeps what they say, and extrapolates the capture time.
+/// Not with each frame, since packets of one size can be handed to the kernel together.
+const EXTEND_EVERY: Duration = Duration::from_secs(1);
 
 impl Track {
     /// An H.264 stream for a viewer that offered `media`.
@@ -122,6 +129,8 @@ impl Track {
             abs_capture_time: media.abs_capture_time,
             sequence: rand::random(),
             packetise,
+            kind,
+            extended: None,
         }
     }
 
@@ -143,8 +152,9 @@ impl Track {
         for (index, payload) in payloads.iter().enumerate() {
             let mut header = rtp::header::Header {
                 version: 2,
-                // The last packet of an access unit (RFC 6184, section 5.1).
-                marker: index == last,
+                // The last packet of an access unit (RFC 6184, section 5.1); of no meaning without pauses for Opus
+                // (RFC 7587, section 4.1).
+                marker: index == last && self.kind == RtpCodecKind::Video,
                 payload_type: self.payload_type,
                 sequence_number: self.sequence,
                 timestamp,
@@ -152,12 +162,22 @@ impl Track {
                 ..Default::default()
             };
             self.sequence = self.sequence.wrapping_add(1);
-            if index == 0 {
+            if index == 0 && self.is_extension_due(frame) {
                 self.extend(&mut header, frame.captured)?;
             }
             self.local.write_rtp(rtp::Packet { header, payload: payload.clone() }).await?;
         }
         Ok(())
+    }
+
+    fn is_extension_due(&mut self, frame: &Frame) -> bool {
+        let is_new = |at: Instant| frame.captured.saturating_duration_since(at) < EXTEND_EVERY;
+        let is_first_of_picture = frame.is_key && self.kind == RtpCodecKind::Video;
+        let is_due = is_first_of_picture || !self.extended.is_some_and(is_new);
+        if is_due {
+            self.extended = Some(frame.captured);
+        }
+        is_due
     }
 
     /// The extensions of a frame's first packet, which is where browsers look for them.

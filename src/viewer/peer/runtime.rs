@@ -1,20 +1,19 @@
-//! The `webrtc` crate's tasks and sockets on our terms: tasks in a [`Group`], receive buffers of one datagram.
+//! The `webrtc` crate's tasks and sockets on our terms: tasks in a [`Group`], sockets from [`super::socket`].
 
 use std::fmt;
 use std::future::Future;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use webrtc::runtime::{
-    AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, RecvMeta, Runtime, TokioRuntime,
-    Transmit,
+    AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, Runtime, TokioRuntime,
 };
 
+use super::socket::FrameSocket;
 use crate::tasks::Group;
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -22,12 +21,13 @@ type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// The crate's tokio runtime, but for the tasks and the UDP sockets.
 pub struct GroupRuntime {
     group: Group,
+    video_payload_type: u8,
 }
 
 impl GroupRuntime {
-    /// Runs the crate's tasks in `group`.
-    pub fn new(group: Group) -> Self {
-        Self { group }
+    /// Runs the crate's tasks in `group`; frames are sent under `video_payload_type`.
+    pub fn new(group: Group, video_payload_type: u8) -> Self {
+        Self { group, video_payload_type }
     }
 }
 
@@ -52,7 +52,7 @@ impl Runtime for GroupRuntime {
     }
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        Ok(Arc::new(OneDatagram(TokioRuntime.wrap_udp_socket(socket)?)))
+        Ok(Arc::new(FrameSocket::new(TokioRuntime.wrap_udp_socket(socket)?, self.video_payload_type)))
     }
 
     fn wrap_tcp_listener(&self, listener: TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {
@@ -103,41 +103,6 @@ impl JoinHandle for Handle {
 
     fn is_finished(&self) -> bool {
         self.0.is_finished.load(Ordering::Acquire)
-    }
-}
-
-/// A socket that receives one datagram at a time.
-///
-/// The crate sizes its buffers for the 64 datagrams that the kernel may coalesce: 96 kB a socket and as much again
-/// for each viewer. A viewer sends us a few small RTCP packets a second, so there is nothing to coalesce.
-struct OneDatagram(Arc<dyn AsyncUdpSocket>);
-
-impl fmt::Debug for OneDatagram {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl AsyncUdpSocket for OneDatagram {
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
-    }
-
-    fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
-        self.0.poll_send(cx, transmit)
-    }
-
-    fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        buffers: &mut [IoSliceMut<'_>],
-        meta: &mut [RecvMeta],
-    ) -> Poll<io::Result<usize>> {
-        self.0.poll_recv(cx, buffers, meta)
-    }
-
-    fn max_gso_segments(&self) -> usize {
-        self.0.max_gso_segments()
     }
 }
 
