@@ -18,9 +18,12 @@ const WARM_UP: usize = 20;
 /// Groups that are counted: 500 joins and leaves.
 const GROUPS: usize = 50;
 
-/// Memory per join and leave, in KiB. Measured over 1300 of them it is about 0.5, and 0.1 is the aim; but the allocator
-/// grows by steps of some hundred KiB, which 500 joins do not average out. A peer connection that is not freed has 1000.
-const MOST_MEMORY: f64 = 4.0;
+/// Memory per join and leave, in KiB. Over 1300 of them it was about 0.5, and 0.1 is the aim, which 500 cannot show: the
+/// allocator grows by steps of up to 3 MiB, 6 KiB for each of 500. A peer connection that is not freed has 1000.
+const MOST_MEMORY: f64 = 12.0;
+
+/// Groups at the beginning and at the end of the count whose highest memory is compared.
+const EDGE: usize = 10;
 
 /// tokio's pool and GStreamer's keep a thread for ten seconds after its last task.
 const THREADS_END: Duration = Duration::from_secs(11);
@@ -38,15 +41,19 @@ async fn nothing_is_left_after_five_hundred_viewers_have_come_and_gone() -> Resu
     let before = settled(&board).await?;
     let began = Instant::now();
     vanish(&board).await?;
+    let mut memory = vec![];
     for group in 1..GROUPS {
         come_and_go(&board, group).await?;
+        memory.push(board.usage()?.memory);
     }
     let took = began.elapsed();
     let after = settled(&board).await?;
 
-    let joins = GROUPS * GROUP;
-    let slope = (after.memory - before.memory) as f64 / joins as f64;
-    println!("{joins} viewers in {took:?}: {} KiB, then {}; {slope:.2} KiB each", before.memory, after.memory);
+    // Compared while it works: an idle process gives back more or less, by chance.
+    let highest = |readings: &[i64]| readings.iter().copied().max().unwrap_or_default();
+    let (early, late) = (highest(&memory[..EDGE]), highest(&memory[memory.len() - EDGE..]));
+    let slope = (late - early) as f64 / ((memory.len() - EDGE) * GROUP) as f64;
+    println!("{} viewers in {took:?}: {early} KiB, then {late}; {slope:.2} KiB each", GROUPS * GROUP);
     assert_eq!(after.descriptors.len(), before.descriptors.len(), "descriptors: {before:?}, then {after:?}");
     assert_eq!(after.threads.len(), before.threads.len(), "threads: {before:?}, then {after:?}");
     assert!(slope < MOST_MEMORY, "{slope:.2} KiB are left of each viewer");

@@ -78,8 +78,8 @@ impl Relay {
         };
         let (address, shared) = (front.local_addr()?, Arc::new(Shared { path: Mutex::new(path) }));
         let group = Group::new();
-        carry(&group, front.clone(), back.clone(), shared.clone(), Path::to_board);
-        carry(&group, back, front, shared.clone(), Path::to_viewer);
+        carry(&group, front.clone(), back.clone(), shared.clone(), Path::towards_board);
+        carry(&group, back, front, shared.clone(), Path::towards_viewer);
         Ok(Self { address, shared, group })
     }
 
@@ -112,13 +112,13 @@ impl Drop for Relay {
 
 impl Path {
     /// Where a packet from the viewer goes, if it arrives.
-    fn to_board(&mut self, _: &[u8], from: SocketAddr) -> Option<SocketAddr> {
+    fn towards_board(&mut self, _: &[u8], from: SocketAddr) -> Option<SocketAddr> {
         self.viewer = Some(from);
         self.board.filter(|_| !matches!(self.weather, Weather::Cut))
     }
 
     /// Where a packet from the board goes, if it arrives.
-    fn to_viewer(&mut self, packet: &[u8], _: SocketAddr) -> Option<SocketAddr> {
+    fn towards_viewer(&mut self, packet: &[u8], _: SocketAddr) -> Option<SocketAddr> {
         let arrives = match self.weather {
             Weather::Fair => true,
             Weather::Lossy(share) => !self.random.random_bool(share),
