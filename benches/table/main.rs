@@ -4,9 +4,12 @@
 //! and medians matter; the figures to reach stand beside the measured ones.
 
 mod board;
-#[path = "../../tests/board/browser.rs"]
+#[path = "../../tests/harness/browser.rs"]
+#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod browser;
-mod crowd;
+#[path = "../../tests/harness/headless.rs"]
+#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
+mod headless;
 
 use std::time::Duration;
 
@@ -15,7 +18,7 @@ use serde::Deserialize;
 
 use board::Board;
 use browser::Browser;
-use crowd::Headless;
+use headless::Headless;
 
 /// Joins whose median is the time to the first frame.
 const JOINS: usize = 20;

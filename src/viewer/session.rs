@@ -249,8 +249,11 @@ impl Session {
                 self.happened(Event::Answered)
             }
             Err(error) => {
-                tracing::info!(viewer = %self.call.viewer, %error, "offer refused");
-                self.object(refusal(&error), error.to_string()).await;
+                let code = refusal(&error);
+                // The words may quote the offer, which has no business in a log; its sender gets them.
+                tracing::info!(viewer = %self.call.viewer, ?code, "offer refused");
+                tracing::trace!(%error, "why the offer was refused");
+                self.object(code, error.to_string()).await;
                 // The call goes on: the viewer may send a better offer while its patience lasts.
                 Action::Wait
             }

@@ -5,6 +5,8 @@
 //! what follows would start from a board in an unknown state. `README.md` here says more.
 
 mod board;
+#[path = "../harness/browser.rs"]
+#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod browser;
 mod namespace;
 mod watching;
