@@ -30,7 +30,7 @@ impl Board {
         let text = format!(
             "[web]\nlisten = \"127.0.0.1:{port}\"\n[audio]\ncapture = \"test\"\n[viewers]\nmax = 100\n\
              [[camera]]\nname = \"main\"\nsource = \"test\"\nwidth = 1280\nheight = 720\nfps = 30\nbitrate = 2000\n\
-             encoder = \"x264enc\"\n{camera}\n"
+             {camera}\n"
         );
         fs::write(&config, text)?;
         let log = fs::File::create(directory.path().join("log"))?;

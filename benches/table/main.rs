@@ -94,6 +94,8 @@ async fn crowd() -> Result<()> {
     tokio::time::sleep(SETTLE).await;
     let (one_load, one_memory) = (board.load(SPAN).await?, board.memory()?);
     let one_encoders = encoders(&board).await?;
+    let encoder = board.status().await?["cameras"][0]["encoder"].to_string();
+    row("the encoder that was chosen", "x264", &encoder);
     let mut others = vec![];
     for _ in 0..CROWD {
         others.push(Headless::join(&board.url).await?);
@@ -112,6 +114,10 @@ async fn crowd() -> Result<()> {
     for viewer in others.into_iter().chain([first]) {
         viewer.leave().await?;
     }
+    tokio::time::sleep(SETTLE).await;
+    let (load, memory) = (board.load(SPAN).await? * 100.0, board.memory()? / 1e6);
+    row("no viewer any more: CPU", "0.5 % of a core", &format!("{load:.2} %"));
+    row("no viewer any more: memory", "30 MB RSS", &format!("{memory:.1} MB"));
     Ok(())
 }
 

@@ -37,6 +37,7 @@ pub fn write(status: &Status, encoded: &[(&str, u64)], is_healthy: bool) -> Stri
 
     let (viewers, totals) = (&status.viewers, &status.viewers.totals);
     page.single("peercam_viewers", "gauge", "Who watches now.", viewers.count);
+    page.single("peercam_viewer_tasks", "gauge", "Tasks that run for viewers; 1 without any.", viewers.tasks);
     page.single("peercam_viewers_admitted_total", "counter", "Calls that became viewers.", totals.admitted);
     page.single("peercam_viewers_refused_total", "counter", "Calls that were refused.", totals.refused);
     let sum = |gone: u64, of: fn(&crate::viewer::Summary) -> u64| gone + viewers.list.iter().map(of).sum::<u64>();

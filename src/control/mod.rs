@@ -90,6 +90,8 @@ pub struct Watching {
     pub list: Vec<viewer::Summary>,
     /// Counts since the process began.
     pub totals: viewer::Totals,
+    /// Tasks that run for them: sessions, and the drivers of their peer connections. One where nobody watches.
+    pub tasks: usize,
 }
 
 /// Why there is no snapshot.
@@ -141,7 +143,7 @@ impl Control {
             health: self.health().err().unwrap_or_else(|| "ok".into()),
             cameras: parts.cameras.iter().map(|(_, camera)| camera.status().borrow().clone()).collect(),
             microphone: parts.microphone.as_ref().map(|microphone| microphone.status().borrow().clone()),
-            viewers: Watching { count: list.len(), list, totals: parts.viewers.totals() },
+            viewers: Watching { count: list.len(), list, totals: parts.viewers.totals(), tasks: parts.viewers.tasks() },
             temperature: temperature(Path::new(THERMAL)),
         }
     }

@@ -239,6 +239,11 @@ impl Viewers {
         self.shared.count.subscribe()
     }
 
+    /// How many tasks run for viewers, the one that admits them included.
+    pub fn tasks(&self) -> usize {
+        self.shared.group.len()
+    }
+
     /// Counts since the process began.
     pub fn totals(&self) -> Totals {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

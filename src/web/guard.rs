@@ -34,7 +34,7 @@ pub struct Peer(pub SocketAddr);
 /// What a request may do, for those that serve it.
 ///
 /// Today who knows the secret (or is on this machine, where none is set) may do everything.
-/// Links with fewer rights become further variants, made in [`Guard::access`].
+/// Links with fewer rights become further variants, made in `Guard::access`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Everything.
