@@ -50,10 +50,10 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 const CHECKS: u16 = 500;
 
 /// Silence after which the path counts as interrupted, and after which more it counts as lost.
-/// Together under ten seconds: a vanished viewer is freed by then, and an outage of five seconds is survived.
+/// Together seven seconds: well within ten a vanished viewer is freed, and an outage of five is survived.
 const DISCONNECTED: Duration = Duration::from_secs(3);
 /// See [`DISCONNECTED`].
-const FAILED: Duration = Duration::from_secs(5);
+const FAILED: Duration = Duration::from_secs(4);
 /// Pause between consent checks (RFC 7675, section 5.1 has 5 s; this notices an interruption sooner).
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
