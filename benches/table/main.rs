@@ -134,7 +134,7 @@ async fn chromium() -> Result<()> {
     let browser = Browser::start().await?;
     browser.open(&board.url).await?;
     let keep = Headless::join(&board.url).await?;
-    let joins: Joins = serde_json::from_value(browser.run(&JOIN.replace("JOINS", &JOINS.to_string())).await?)?;
+    let joins: Joins = serde_json::from_value(browser.run(&script(JOINS, SHORT_PAUSE)).await?)?;
     let mut total = joins.first_frame.clone();
     row(
         &format!("`new RTCPeerConnection` to first rendered frame in Chromium, median of {JOINS}"),
@@ -148,7 +148,7 @@ async fn chromium() -> Result<()> {
         &format!("{:.0}, {:.0}, {:.0} ms", stage(joins.offer), stage(joins.answer), stage(joins.connected)),
     );
     keep.leave().await?;
-    let cold: Joins = serde_json::from_value(browser.run(&COLD.replace("JOINS", "10")).await?)?;
+    let cold: Joins = serde_json::from_value(browser.run(&script(JOINS / 2, LONG_PAUSE)).await?)?;
     let mut total = cold.first_frame;
     row("the same with the encoder stopped before, median of 10", "", &format!("{:.0} ms", median(&mut total)));
     let mut ages: Ages = serde_json::from_value(browser.run(AGES).await?)?;
@@ -192,7 +192,7 @@ const JOIN: &str = "
         let viewer = document.querySelector('peercam-viewer');
         const next = viewer.cloneNode();
         viewer.remove();
-        await pause(1000 + 37 * (join % 9));
+        PAUSE
         document.body.append(next);
         const mark = (name) => performance.getEntriesByName(`peercam:${name}`)[0]?.startTime;
         for (let wait = 0; mark('first-frame') === undefined || next.state !== 'live'; wait++) {
@@ -203,29 +203,21 @@ const JOIN: &str = "
     }
     return times;";
 
-/// The same with a pause in which the encoder stops.
-const COLD: &str = "
-    const pause = (ms) => new Promise((done) => setTimeout(done, ms));
-    const times = { offer: [], answer: [], connected: [], first_frame: [] };
-    for (let join = 0; join < JOINS; join++) {
-        let viewer = document.querySelector('peercam-viewer');
-        const next = viewer.cloneNode();
-        viewer.remove();
+fn script(joins: usize, pause: &str) -> String {
+    JOIN.replace("JOINS", &joins.to_string()).replace("PAUSE", pause)
+}
+
+/// A pause between two joins; another viewer keeps the encoder running.
+const SHORT_PAUSE: &str = "await pause(1000 + 37 * (join % 9));";
+
+/// A pause that lasts until the encoder has stopped.
+const LONG_PAUSE: &str = "
         for (let wait = 0; ; wait++) {
             const { cameras } = await (await fetch('/api/status')).json();
             if (cameras.every((camera) => camera.encoders_running === 0)) break;
             if (wait > 150) throw new Error('the encoder does not stop');
             await pause(100);
-        }
-        document.body.append(next);
-        const mark = (name) => performance.getEntriesByName(`peercam:${name}`)[0]?.startTime;
-        for (let wait = 0; mark('first-frame') === undefined || next.state !== 'live'; wait++) {
-            if (wait > 1000) throw new Error(`no first frame: ${JSON.stringify(next.situation)}`);
-            await pause(10);
-        }
-        times.first_frame.push(mark('first-frame') - mark('created'));
-    }
-    return times;";
+        }";
 
 /// The age of each frame's time code, over twenty seconds after two of settling.
 const AGES: &str = "

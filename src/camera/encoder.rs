@@ -73,6 +73,10 @@ pub(super) struct Kind {
     limits: Limits,
 }
 
+/// The knobs that VA's two encoders share.
+const VA: &[(&str, &str)] =
+    &[("b-frames", "0"), ("ref-frames", "1"), ("rate-control", "cbr"), ("target-usage", "6"), ("aud", "false")];
+
 const CONSTRAINED_BASELINE: &str = "video/x-h264,profile=constrained-baseline";
 
 /// In the order of preference: what costs no processor time first.
@@ -111,13 +115,7 @@ pub(super) const TABLE: &[Kind] = &[
         formats: "NV12",
         caps: CONSTRAINED_BASELINE,
         has_level_in_caps: false,
-        fixed: &[
-            ("b-frames", "0"),
-            ("ref-frames", "1"),
-            ("rate-control", "cbr"),
-            ("target-usage", "6"),
-            ("aud", "false"),
-        ],
+        fixed: VA,
         limits: Limits::NONE,
     },
     Kind {
@@ -129,13 +127,7 @@ pub(super) const TABLE: &[Kind] = &[
         formats: "NV12",
         caps: CONSTRAINED_BASELINE,
         has_level_in_caps: false,
-        fixed: &[
-            ("b-frames", "0"),
-            ("ref-frames", "1"),
-            ("rate-control", "cbr"),
-            ("target-usage", "6"),
-            ("aud", "false"),
-        ],
+        fixed: VA,
         limits: Limits::NONE,
     },
     Kind {
