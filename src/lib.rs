@@ -20,10 +20,12 @@
 
 pub mod app;
 pub mod camera;
+pub mod command;
 pub mod config;
 pub mod control;
 pub mod doctor;
 pub mod media;
+pub mod mqtt;
 pub mod secret;
 pub mod signalling;
 pub mod systemd;

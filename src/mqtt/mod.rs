@@ -1,0 +1,112 @@
+//! The one connection to the broker: it comes back by itself, and nobody else waits for it.
+//!
+//! What is *retained* is the board's state: the newest value of each topic is published when it changes and again at
+//! each connection, so that a broker with an empty database knows all of it at once. What is *published* happens once.
+
+mod topics;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+
+use crate::tasks::Group;
+
+pub use topics::Topics;
+
+/// How the connection stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// Not yet, or not any more; the reason where there was an attempt.
+    #[default]
+    Connecting,
+    /// The broker accepted us and our subscriptions.
+    Online,
+    /// The latest attempt failed.
+    Offline {
+        /// Why, and what to do.
+        reason: String,
+    },
+}
+
+/// A message that came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Where it was published.
+    pub topic: String,
+    /// What it says. At most [`MOST_BYTES`](crate::mqtt::MOST_BYTES) long.
+    pub payload: Bytes,
+    /// Whether the broker had kept it from earlier.
+    pub is_retained: bool,
+    /// Where an answer is wanted instead of the usual topic (MQTT 5, section 3.3.2.3.5).
+    pub reply: Option<Reply>,
+}
+
+/// Where an answer is wanted, and what it shall carry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The response topic.
+    pub topic: String,
+    /// The correlation data (MQTT 5, section 3.3.2.3.6).
+    pub correlation: Option<Bytes>,
+}
+
+/// The largest packet in either direction: any session description fits.
+pub const MOST_BYTES: usize = 256 * 1024;
+
+/// A handle to the connection. A clone is the same connection.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    topics: Topics,
+    state: watch::Receiver<State>,
+    actor: mpsc::UnboundedSender<Order>,
+}
+
+#[derive(Debug)]
+#[allow(dead_code)] // SKELETON
+enum Order {
+    Publish { topic: String, payload: Bytes, correlation: Option<Bytes> },
+    Retain { topic: String, payload: Bytes },
+    Subscribe { filter: String, messages: mpsc::Sender<Message> },
+}
+
+impl Broker {
+    /// The device's topics.
+    pub fn topics(&self) -> &Topics {
+        &self.topics
+    }
+
+    /// How the connection stands, now and as it changes.
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+
+    /// Publishes once, at QoS 1. Without a connection it is kept for a few seconds, then dropped.
+    pub fn publish(&self, topic: String, payload: Bytes) {
+        self.actor.send(Order::Publish { topic, payload, correlation: None }).ok();
+    }
+
+    /// Publishes an answer where it is wanted.
+    pub fn answer(&self, reply: &Reply, payload: Bytes) {
+        let correlation = reply.correlation.clone();
+        self.actor.send(Order::Publish { topic: reply.topic.clone(), payload, correlation }).ok();
+    }
+
+    /// Makes `payload` the retained message of `topic`, now and after each connection. An empty one removes it.
+    pub fn retain(&self, topic: String, payload: Bytes) {
+        self.actor.send(Order::Retain { topic, payload }).ok();
+    }
+
+    /// The messages of `filter`, from now on and through all connections. Who does not read them loses the newest.
+    pub fn subscribe(&self, filter: String) -> mpsc::Receiver<Message> {
+        let (messages, coming) = mpsc::channel(256);
+        self.actor.send(Order::Subscribe { filter, messages }).ok();
+        coming
+    }
+
+    /// SKELETON: a connection that never comes.
+    pub fn open(topics: Topics, group: &Group) -> Self {
+        let (_state, states) = watch::channel(State::default());
+        let (actor, _inbox) = mpsc::unbounded_channel();
+        let _ = group;
+        Self { topics, state: states, actor }
+    }
+}
