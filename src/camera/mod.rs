@@ -6,6 +6,7 @@ mod clock;
 mod config;
 mod controls;
 mod device;
+mod due;
 mod encoder;
 mod error;
 mod even;
