@@ -1,11 +1,11 @@
 //! The tables `[viewers]` and `[ice]`.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::secret::Secret;
 
 /// The `[viewers]` table.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default)]
 pub struct LimitsConfig {
     /// How many may watch at once.
@@ -32,7 +32,7 @@ impl LimitsConfig {
 }
 
 /// The `[ice]` table.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct IceConfig {
     /// STUN and TURN servers, as RTCConfiguration.iceServers (W3C WebRTC, section 4.2.1).
@@ -40,7 +40,7 @@ pub struct IceConfig {
 }
 
 /// One entry of `ice.servers`, as RTCIceServer (W3C WebRTC, section 4.2.2).
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct IceServerConfig {
     /// One URL or several.
@@ -52,7 +52,7 @@ pub struct IceServerConfig {
 }
 
 /// `urls` as the browser takes it: a string or a list of strings.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(untagged, expecting = "expected a URL or a list of URLs")]
 pub enum Urls {
     /// A single one.
