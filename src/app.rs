@@ -17,6 +17,7 @@ use crate::camera::Microphone;
 use crate::config::{Config, LogConfig, LogFormat, Places, SecretOrigin};
 use crate::control;
 use crate::control::Control;
+use crate::control::Gauges;
 use crate::control::Parts;
 use crate::signalling::Call;
 use crate::start::Start;
@@ -24,6 +25,7 @@ use crate::systemd;
 use crate::tasks::Group;
 use crate::upkeep::Reentry;
 use crate::upkeep::Upkeep;
+use crate::upkeep::{CameraSettings, Settings};
 use crate::viewer;
 use crate::viewer::Picture;
 use crate::viewer::Source;
@@ -147,7 +149,7 @@ async fn serve(mut config: Config, places: &Places, upkeep: &Upkeep, groups: &Gr
     let front = Front::bind(config.web.clone()).await?;
     let address = front.address();
 
-    let (calls, control) = open(&config, groups)?;
+    let (calls, control) = open(&config, places, &upkeep.settings(), groups)?;
     front.serve(control.clone(), calls, &groups.front);
     let alive = control.clone();
     let stop = groups.front.clone();
@@ -188,17 +190,45 @@ fn link(address: SocketAddr) -> String {
 }
 
 /// Opens the rooms behind the front.
-fn open(config: &Config, groups: &Groups) -> anyhow::Result<(mpsc::Sender<Call>, Control)> {
+fn open(
+    config: &Config,
+    places: &Places,
+    settings: &Settings,
+    groups: &Groups,
+) -> anyhow::Result<(mpsc::Sender<Call>, Control)> {
     let (viewer_group, camera_group) = (&groups.viewers, &groups.cameras);
-    let cameras: Vec<_> =
-        config.cameras.iter().map(|camera| (camera.name.clone(), Camera::open(camera.clone(), camera_group))).collect();
-    let microphone = Microphone::open(config.audio.clone(), &config.cameras, camera_group);
+    let camera = |camera: &camera::Config| {
+        let preset = preset(settings.cameras.get(&camera.name));
+        (camera.name.clone(), Camera::open_with(camera.clone(), preset, camera_group))
+    };
+    let cameras: Vec<_> = config.cameras.iter().map(camera).collect();
+    let silence = privacy(settings.audio.on == Some(false));
+    let microphone = Microphone::open_with(config.audio.clone(), &config.cameras, silence, camera_group);
     let sources =
         cameras.iter().map(|(name, camera)| source(name, camera, microphone.as_ref(), camera_group)).collect();
     let (calls, incoming) = mpsc::channel(CALLS);
     let viewers = Viewers::open(&viewer_config(config), sources, incoming, viewer_group)?;
-    let parts = Parts { device: config.device_id(), cameras, microphone, viewers };
+    let root = places.root.clone().unwrap_or_else(|| "/".into());
+    let parts = Parts {
+        device: config.device_id(),
+        cameras,
+        microphone,
+        viewers,
+        broker: None,
+        gauges: Gauges::new(root, places.state.clone()),
+        status: config.status.clone(),
+    };
     Ok((calls, Control::open(parts, &groups.front)))
+}
+
+/// What commands have set at a camera besides its configuration.
+fn preset(settings: Option<&CameraSettings>) -> camera::Preset {
+    let Some(settings) = settings else { return camera::Preset::default() };
+    camera::Preset { privacy: privacy(settings.privacy), controls: settings.controls.clone() }
+}
+
+fn privacy(is_on: bool) -> camera::Privacy {
+    if is_on { camera::Privacy::On } else { camera::Privacy::Off }
 }
 
 fn viewer_config(config: &Config) -> viewer::Config {

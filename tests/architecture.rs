@@ -23,7 +23,7 @@ const ROOMS: [(&str, &[&str]); 18] = [
             "web",
         ],
     ),
-    ("config", &["camera", "durable", "secret", "viewer", "web"]), // of rooms with I/O the Config types only
+    ("config", &["camera", "control", "durable", "secret", "viewer", "web"]), // of rooms with I/O the Config types only
     ("control", &["camera", "command", "media", "mqtt", "tasks", "upkeep", "viewer"]),
     ("doctor", &["camera", "config"]),
     ("web", &["control", "secret", "signalling", "tasks", "viewer"]),
@@ -118,7 +118,7 @@ fn faults(path: &str, text: &str) -> Vec<String> {
         }
     }
     if room == "config" {
-        for other in ["camera", "viewer", "web"] {
+        for other in ["camera", "control", "viewer", "web"] {
             for name in named(&code, other).filter(|name| !name.ends_with("Config")) {
                 found.push(format!("config may know Config types only, not {other}::{name}"));
             }

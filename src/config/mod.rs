@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::camera;
+use crate::control;
 use crate::viewer;
 use crate::web;
 use read::{Faults, Reader, Section, keys};
@@ -42,6 +43,8 @@ pub struct Config {
     pub viewers: viewer::LimitsConfig,
     /// `[ice]`
     pub ice: viewer::IceConfig,
+    /// `[status]`
+    pub status: control::StatusConfig,
     /// `[log]`
     pub log: LogConfig,
 }
@@ -55,6 +58,7 @@ impl Default for Config {
             audio: camera::AudioConfig::default(),
             viewers: viewer::LimitsConfig::default(),
             ice: viewer::IceConfig::default(),
+            status: control::StatusConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -222,6 +226,9 @@ impl Config {
                 reader.unknown_keys_within::<viewer::IceServerConfig>("ice.servers", servers);
             }
         }
+        if let Some(status) = root.get("status") {
+            config.status = reader.table("status", status, control::StatusConfig::check);
+        }
         if let Some(log) = root.get("log") {
             config.log = reader.table("log", log, LogConfig::check);
         }
@@ -259,7 +266,7 @@ fn device_id_of(machine: &str) -> String {
 }
 
 /// Every table and its keys.
-fn sections() -> [Section; 7] {
+fn sections() -> [Section; 8] {
     [
         ("device", keys::<DeviceConfig>()),
         ("web", keys::<web::Config>()),
@@ -267,6 +274,7 @@ fn sections() -> [Section; 7] {
         ("audio", keys::<camera::AudioConfig>()),
         ("viewers", keys::<viewer::LimitsConfig>()),
         ("ice", keys::<viewer::IceConfig>()),
+        ("status", keys::<control::StatusConfig>()),
         ("log", keys::<LogConfig>()),
     ]
 }

@@ -26,6 +26,8 @@ pub struct Places {
     pub state: Option<PathBuf>,
     /// Where other services look for what the board asks of them.
     pub runtime: Option<PathBuf>,
+    /// Below which the kernel's `proc` and `sys` are read for figures of the board; `/` but for tests.
+    pub root: Option<PathBuf>,
 }
 
 /// Where the secret came from.
@@ -60,6 +62,7 @@ impl Places {
             credentials: directory("CREDENTIALS_DIRECTORY"),
             state: of_service("STATE_DIRECTORY").or_else(user),
             runtime: of_service("RUNTIME_DIRECTORY"),
+            root: directory("PEERCAM_ROOT"),
         }
     }
 }
@@ -161,7 +164,7 @@ mod tests {
 
     fn places(directory: &Path) -> Places {
         let (credentials, state) = (directory.join("credentials"), directory.join("state/peercam"));
-        Places { credentials: Some(credentials), state: Some(state), runtime: None }
+        Places { credentials: Some(credentials), state: Some(state), runtime: None, root: None }
     }
 
     #[test]

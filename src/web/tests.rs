@@ -11,6 +11,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use super::*;
 use crate::control::Parts;
+use crate::control::{Gauges, StatusConfig};
 use crate::viewer;
 use crate::viewer::Viewers;
 
@@ -29,7 +30,15 @@ impl Board {
         let front = Front::bind(Config { listen: "127.0.0.1:0".parse().unwrap(), ..config }).await.unwrap();
         let settings = viewer::Config { max: 1, servers: Vec::new(), loopback: viewer::Loopback::Offered };
         let viewers = Viewers::open(&settings, Vec::new(), mpsc::channel(1).1, &group).unwrap();
-        let parts = Parts { device: "test".into(), cameras: Vec::new(), microphone: None, viewers };
+        let parts = Parts {
+            device: "test".into(),
+            cameras: Vec::new(),
+            microphone: None,
+            viewers,
+            broker: None,
+            gauges: Gauges::new("/".into(), None),
+            status: StatusConfig::default(),
+        };
         let (sender, calls) = mpsc::channel(8);
         let address = front.address();
         front.serve(Control::open(parts, &group), sender, &group);
