@@ -13,3 +13,4 @@ mod broker;
 mod browser;
 
 mod connection;
+mod operating;
