@@ -137,6 +137,7 @@ impl Gauges {
     }
 
     /// The figures now. Reads a dozen small files of the kernel's, which takes far less than a millisecond.
+    #[allow(clippy::useless_conversion, reason = "on 32-bit boards the kernel's numbers are shorter")]
     pub fn read(&self) -> Telemetry {
         let system = rustix::system::sysinfo();
         let (board, process) = self.cpu(Instant::now());
