@@ -15,6 +15,7 @@ use crate::camera::Microphone;
 use crate::config::{Config, LogConfig, LogFormat, Places, SecretOrigin};
 use crate::control::Control;
 use crate::control::Parts;
+use crate::mqtt::Broker;
 use crate::signalling::Call;
 use crate::systemd;
 use crate::tasks::Group;
@@ -32,6 +33,8 @@ const CALLS: usize = 32;
 const GOODBYE: Duration = Duration::from_secs(2);
 /// How long cameras may take to let go of their devices.
 const CAMERA_END: Duration = Duration::from_secs(1);
+/// How long the broker may take to hear what is still to be said, and our goodbye.
+const BROKER_END: Duration = Duration::from_millis(1200);
 /// How long answers that are under way may take to reach their readers.
 const FRONT_END: Duration = Duration::from_millis(500);
 
@@ -83,13 +86,17 @@ async fn next(terminate: &mut tokio::signal::unix::Signal, interrupt: &mut tokio
 /// When the service cannot start.
 pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let origin = config.settle_secret(&Places::from_environment())?;
+    let places = Places::from_environment();
+    let origin = config.settle_secret(&places)?;
+    config.settle_password(&places)?;
     show(&config, &origin);
     // First of all, so that the page is there while cameras are still being looked for.
     let front = Front::bind(config.web.clone()).await?;
     let address = front.address();
 
     let (front_group, viewer_group, camera_group) = (Group::new(), Group::new(), Group::new());
+    let broker_group = Group::new();
+    let _broker = Broker::open(&config.mqtt, &config.device_id(), &broker_group);
     let (calls, control) = open(&config, &viewer_group, &camera_group, &front_group)?;
     front.serve(control.clone(), calls, &front_group);
     let alive = control.clone();
@@ -111,6 +118,8 @@ pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> anyh
     front_group.stop();
     close("viewers", &viewer_group, GOODBYE).await;
     close("cameras", &camera_group, CAMERA_END).await;
+    // After the viewers, whose goodbyes may go through it, and after all that streams.
+    close("broker", &broker_group, BROKER_END).await;
     close("connections", &front_group, FRONT_END).await;
     tracing::info!("stopped");
     Ok(())

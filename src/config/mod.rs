@@ -12,6 +12,7 @@ use ring::hmac;
 use serde::Deserialize;
 
 use crate::camera;
+use crate::mqtt;
 use crate::viewer;
 use crate::web;
 use read::{Faults, Reader, Section, keys};
@@ -40,6 +41,8 @@ pub struct Config {
     pub viewers: viewer::LimitsConfig,
     /// `[ice]`
     pub ice: viewer::IceConfig,
+    /// `[mqtt]`
+    pub mqtt: mqtt::Config,
     /// `[log]`
     pub log: LogConfig,
 }
@@ -53,6 +56,7 @@ impl Default for Config {
             audio: camera::AudioConfig::default(),
             viewers: viewer::LimitsConfig::default(),
             ice: viewer::IceConfig::default(),
+            mqtt: mqtt::Config::default(),
             log: LogConfig::default(),
         }
     }
@@ -114,7 +118,7 @@ pub enum Error {
         /// From its top to its end.
         mistakes: Vec<Mistake>,
     },
-    /// The secret that the board keeps or is given cannot be used.
+    /// The secret that the board keeps or is given cannot be used, or the broker's password.
     #[error("the secret in {}: {reason}", .file.display())]
     Secret {
         /// Where it is, or would be.
@@ -190,6 +194,9 @@ impl Config {
                 reader.unknown_keys_within::<viewer::IceServerConfig>("ice.servers", servers);
             }
         }
+        if let Some(mqtt) = root.get("mqtt") {
+            config.mqtt = reader.table("mqtt", mqtt, mqtt::Config::check);
+        }
         if let Some(log) = root.get("log") {
             config.log = reader.table("log", log, LogConfig::check);
         }
@@ -219,7 +226,7 @@ fn device_id_of(machine: &str) -> String {
 }
 
 /// Every table and its keys.
-fn sections() -> [Section; 7] {
+fn sections() -> [Section; 8] {
     [
         ("device", keys::<DeviceConfig>()),
         ("web", keys::<web::Config>()),
@@ -227,6 +234,7 @@ fn sections() -> [Section; 7] {
         ("audio", keys::<camera::AudioConfig>()),
         ("viewers", keys::<viewer::LimitsConfig>()),
         ("ice", keys::<viewer::IceConfig>()),
+        ("mqtt", keys::<mqtt::Config>()),
         ("log", keys::<LogConfig>()),
     ]
 }
