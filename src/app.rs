@@ -19,6 +19,7 @@ use crate::control;
 use crate::control::Control;
 use crate::control::Gauges;
 use crate::control::Parts;
+use crate::mqtt::Broker;
 use crate::signalling::Call;
 use crate::start::Start;
 use crate::systemd;
@@ -40,6 +41,8 @@ const CALLS: usize = 32;
 const GOODBYE: Duration = Duration::from_secs(2);
 /// How long cameras may take to let go of their devices.
 const CAMERA_END: Duration = Duration::from_secs(1);
+/// How long the broker may take to hear what is still to be said, and our goodbye.
+const BROKER_END: Duration = Duration::from_millis(1200);
 /// How long answers that are under way may take to reach their readers.
 const FRONT_END: Duration = Duration::from_millis(500);
 
@@ -98,6 +101,7 @@ async fn next(terminate: &mut tokio::signal::unix::Signal, interrupt: &mut tokio
 struct Groups {
     viewers: Group,
     cameras: Group,
+    broker: Group,
     front: Group,
 }
 
@@ -144,12 +148,14 @@ pub async fn run(start: Start, shutdown: impl Future<Output = ()>) -> anyhow::Re
 async fn serve(mut config: Config, places: &Places, upkeep: &Upkeep, groups: &Groups) -> anyhow::Result<()> {
     let begun = Instant::now();
     let origin = config.settle_secret(places)?;
+    config.settle_password(places)?;
     show(&config, &origin);
     // First of all, so that the page is there while cameras are still being looked for.
     let front = Front::bind(config.web.clone()).await?;
     let address = front.address();
 
-    let (calls, control) = open(&config, places, &upkeep.settings(), groups)?;
+    let broker = Broker::open(&config.mqtt, &config.device_id(), &groups.broker);
+    let (calls, control) = open(&config, places, &upkeep.settings(), broker.clone(), groups)?;
     front.serve(control.clone(), calls, &groups.front);
     let alive = control.clone();
     let stop = groups.front.clone();
@@ -159,7 +165,7 @@ async fn serve(mut config: Config, places: &Places, upkeep: &Upkeep, groups: &Gr
             () = systemd::feed_watchdog(|| alive.liveness()) => {}
         }
     });
-    control::report_back(upkeep, None, &groups.front);
+    control::report_back(upkeep, broker, &groups.front);
     systemd::ready();
     let link = link(address);
     systemd::status(&format!("serving at {link}"));
@@ -173,6 +179,8 @@ impl Groups {
         self.front.stop();
         close("viewers", &self.viewers, GOODBYE).await;
         close("cameras", &self.cameras, CAMERA_END).await;
+        // After the viewers, whose goodbyes may go through it, and after all that streams.
+        close("broker", &self.broker, BROKER_END).await;
         close("connections", &self.front, FRONT_END).await;
     }
 }
@@ -194,6 +202,7 @@ fn open(
     config: &Config,
     places: &Places,
     settings: &Settings,
+    broker: Option<Broker>,
     groups: &Groups,
 ) -> anyhow::Result<(mpsc::Sender<Call>, Control)> {
     let (viewer_group, camera_group) = (&groups.viewers, &groups.cameras);
@@ -214,7 +223,7 @@ fn open(
         cameras,
         microphone,
         viewers,
-        broker: None,
+        broker,
         gauges: Gauges::new(root, places.state.clone()),
         status: config.status.clone(),
     };

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::camera;
 use crate::control;
+use crate::mqtt;
 use crate::viewer;
 use crate::web;
 use read::{Faults, Reader, Section, keys};
@@ -45,6 +46,8 @@ pub struct Config {
     pub ice: viewer::IceConfig,
     /// `[status]`
     pub status: control::StatusConfig,
+    /// `[mqtt]`
+    pub mqtt: mqtt::Config,
     /// `[log]`
     pub log: LogConfig,
 }
@@ -59,6 +62,7 @@ impl Default for Config {
             viewers: viewer::LimitsConfig::default(),
             ice: viewer::IceConfig::default(),
             status: control::StatusConfig::default(),
+            mqtt: mqtt::Config::default(),
             log: LogConfig::default(),
         }
     }
@@ -120,7 +124,7 @@ pub enum Error {
         /// From its top to its end.
         mistakes: Vec<Mistake>,
     },
-    /// The secret that the board keeps or is given cannot be used.
+    /// The secret that the board keeps or is given cannot be used, or the broker's password.
     #[error("the secret in {}: {reason}", .file.display())]
     Secret {
         /// Where it is, or would be.
@@ -229,6 +233,9 @@ impl Config {
         if let Some(status) = root.get("status") {
             config.status = reader.table("status", status, control::StatusConfig::check);
         }
+        if let Some(mqtt) = root.get("mqtt") {
+            config.mqtt = reader.table("mqtt", mqtt, mqtt::Config::check);
+        }
         if let Some(log) = root.get("log") {
             config.log = reader.table("log", log, LogConfig::check);
         }
@@ -266,7 +273,7 @@ fn device_id_of(machine: &str) -> String {
 }
 
 /// Every table and its keys.
-fn sections() -> [Section; 8] {
+fn sections() -> [Section; 9] {
     [
         ("device", keys::<DeviceConfig>()),
         ("web", keys::<web::Config>()),
@@ -275,6 +282,7 @@ fn sections() -> [Section; 8] {
         ("viewers", keys::<viewer::LimitsConfig>()),
         ("ice", keys::<viewer::IceConfig>()),
         ("status", keys::<control::StatusConfig>()),
+        ("mqtt", keys::<mqtt::Config>()),
         ("log", keys::<LogConfig>()),
     ]
 }
