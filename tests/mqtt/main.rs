@@ -11,7 +11,11 @@ mod broker;
 #[path = "../harness/browser.rs"]
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod browser;
+#[path = "../harness/headless.rs"]
+#[allow(dead_code, reason = "a harness for several suites")]
+mod headless;
 
 mod connection;
 mod operating;
 mod relay;
+mod status;
