@@ -3,16 +3,34 @@
 //! A command comes over MQTT, the WebSocket or a data channel as JSON text, is put on the [`Desk`], and gives one or
 //! two [`Outcome`]s. Who carries it out is not known here.
 
+mod parse;
+mod schema;
+mod terms;
+#[cfg(test)]
+mod tests;
+mod values;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+pub use parse::{Rejection, Request, names, parse};
+pub use schema::*;
+pub use terms::{Subject, WITHOUT_A_WORD};
+pub use values::{Text, Within};
+
 /// The longest command that is read. The largest is a configuration; a kilobyte is usual.
 pub const MOST_BYTES: usize = 64 * 1024;
 
+/// Why a command fails whose sender sends too many.
+pub const TOO_MANY: &str = "too many commands at once; wait for the outcome of one before the next";
+
+/// Why a command fails that comes too late.
+pub const STOPPING: &str = "the board shuts down";
+
 /// Which way a command came, for logs, and for what must come back the same way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
     /// The broker, whose access control decided.
@@ -71,6 +89,34 @@ pub struct Desk {
     orders: mpsc::Sender<Order>,
 }
 
+impl Outcome {
+    /// It is being carried out.
+    pub fn executing(id: impl Into<String>) -> Self {
+        Self { id: id.into(), status: Status::Executing, reason: None, result: None }
+    }
+
+    /// It was carried out.
+    pub fn successful(id: impl Into<String>, result: Option<Value>) -> Self {
+        Self { id: id.into(), status: Status::Successful, reason: None, result }
+    }
+
+    /// It was not.
+    pub fn failed(id: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { id: id.into(), status: Status::Failed, reason: Some(reason.into()), result: None }
+    }
+
+    /// As JSON text, of at most `most` bytes: a result that does not fit is a failure, which says so.
+    pub fn text(&self, most: usize) -> String {
+        let text = serde_json::to_string(self).expect("outcomes hold nothing that JSON cannot");
+        if text.len() <= most {
+            return text;
+        }
+        let reason =
+            format!("the result has {} bytes and this way takes at most {most}; ask for it in another way", text.len());
+        serde_json::to_string(&Self::failed(self.id.clone(), reason)).expect("this has texts alone")
+    }
+}
+
 impl Desk {
     /// A desk, and where its orders come out. At most `waiting` wait; further ones fail at once.
     pub fn new(waiting: usize) -> (Self, mpsc::Receiver<Order>) {
@@ -92,19 +138,23 @@ impl Desk {
     ) -> mpsc::Receiver<Outcome> {
         // `executing` and the last one.
         let (outcomes, coming) = mpsc::channel(2);
-        let order = Order { text, origin, reply, outcomes };
-        if let Err(mpsc::error::TrySendError::Full(order) | mpsc::error::TrySendError::Closed(order)) =
-            self.orders.try_send(order)
-        {
-            let failed = Outcome {
-                id: String::new(),
-                status: Status::Failed,
-                reason: Some("too many commands at once; send them one after the other".into()),
-                result: None,
-            };
-            // The channel was made above and is empty.
-            order.outcomes.try_send(failed).ok();
-        }
+        self.put(Order { text, origin, reply, outcomes });
         coming
+    }
+
+    /// The same for one whose sender has sent others, whose outcomes come together. Outcomes that find `outcomes`
+    /// full are lost: it needs room for two of each command under way.
+    pub fn hand_in_among(&self, text: Bytes, origin: Origin, outcomes: &mpsc::Sender<Outcome>) {
+        self.put(Order { text, origin, reply: None, outcomes: outcomes.clone() });
+    }
+
+    fn put(&self, order: Order) {
+        let (order, reason) = match self.orders.try_send(order) {
+            Ok(()) => return,
+            Err(mpsc::error::TrySendError::Full(order)) => (order, TOO_MANY),
+            Err(mpsc::error::TrySendError::Closed(order)) => (order, STOPPING),
+        };
+        // Who does not take its outcomes loses them.
+        order.outcomes.try_send(Outcome::failed(parse::id_of(&order.text), reason)).ok();
     }
 }
