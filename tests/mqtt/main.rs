@@ -1,0 +1,16 @@
+//! The shipped binary behind a real broker: mosquitto with each kind of listener, its users and its access list.
+//!
+//! Each test starts its own broker and board; one board runs at a time, see `tests/harness/board.rs`.
+
+#[path = "../harness/board.rs"]
+#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
+mod board;
+#[path = "../harness/broker.rs"]
+#[allow(dead_code, reason = "a harness for several suites")]
+mod broker;
+#[path = "../harness/browser.rs"]
+#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
+mod browser;
+
+mod connection;
+mod operating;
