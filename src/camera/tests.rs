@@ -150,7 +150,7 @@ async fn the_bitrate_changes_while_running() {
         }
     };
     let generous = key_frame_size().await;
-    camera.set_bitrate(Bitrate::kbps(100));
+    camera.configure(Config { bitrate: 100, ..camera.config() }).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     // The first is perhaps older than the change.
     key_frame_size().await;
