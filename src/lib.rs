@@ -12,6 +12,8 @@
 //! | [`web`] | the HTTP front: page, secret, and the paths that lead to the rooms above |
 //! | [`secret`] | text that must not reach a log by accident |
 //! | [`systemd`] | ready, stopping and watchdog |
+//! | [`upkeep`] | what survives a restart: settings, the applied configuration and its trial, restarts |
+//! | [`durable`] | files that are old or new after a power cut |
 //! | [`config`] | the TOML file: the sum of the rooms' configurations |
 //! | [`doctor`] | what this board has and what would be used |
 //! | [`app`] | opens the rooms, joins them, closes them in the reverse order |
@@ -24,11 +26,13 @@ pub mod command;
 pub mod config;
 pub mod control;
 pub mod doctor;
+pub mod durable;
 pub mod media;
 pub mod mqtt;
 pub mod secret;
 pub mod signalling;
 pub mod systemd;
 pub mod tasks;
+pub mod upkeep;
 pub mod viewer;
 pub mod web;

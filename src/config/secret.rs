@@ -1,11 +1,10 @@
 //! Where the secret comes from: the configuration, a credential, or a file of our own that is made once.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{Config, Error};
+use crate::durable;
 use crate::web;
 
 /// Of which made secrets are: what can be told apart on a screen and typed on any keyboard.
@@ -90,7 +89,7 @@ impl Config {
             return Ok(SecretOrigin::Kept(file));
         }
         let secret = make();
-        keep(directory, &secret).map_err(|error| Error::Secret {
+        durable::write(&file, format!("{secret}\n").as_bytes()).map_err(|error| Error::Secret {
             file: file.clone(),
             reason: format!("cannot be kept ({error}); make the directory writable or set `web.secret`"),
         })?;
@@ -113,21 +112,6 @@ fn make() -> String {
     let letter = || char::from(LETTERS[rand::random_range(0..LETTERS.len())]);
     let groups: Vec<String> = (0..GROUPS).map(|_| (0..GROUP).map(|_| letter()).collect()).collect();
     groups.join("-")
-}
-
-/// Writes the file whole or not at all: a power cut at first start must not leave an empty secret.
-fn keep(directory: &Path, secret: &str) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let draft = directory.join(format!("{STATE}.{}", std::process::id()));
-    // Left by a process of the same number that was cut off.
-    if draft.exists() {
-        fs::remove_file(&draft)?;
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-    writeln!(file, "{secret}")?;
-    file.sync_all()?;
-    fs::rename(&draft, directory.join(STATE))?;
-    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]
@@ -168,19 +152,6 @@ mod tests {
         let mut second = open_to_the_network();
         assert_eq!(second.settle_secret(&places(directory.path())).unwrap(), SecretOrigin::Kept(file));
         assert_eq!(second.web.secret.unwrap().reveal(), made);
-    }
-
-    #[test]
-    fn a_draft_that_a_power_cut_left_is_neither_taken_for_the_secret_nor_in_the_way() {
-        let directory = tempfile::tempdir().unwrap();
-        let state = directory.path().join("state/peercam");
-        fs::create_dir_all(&state).unwrap();
-        fs::write(state.join(format!("{STATE}.{}", std::process::id())), "half").unwrap();
-        let mut config = open_to_the_network();
-        let origin = config.settle_secret(&places(directory.path())).unwrap();
-        assert_eq!(origin, SecretOrigin::Made(state.join(STATE)));
-        let names: Vec<_> = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(names, [STATE], "only the secret itself is left");
     }
 
     #[test]
