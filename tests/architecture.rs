@@ -23,7 +23,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
         ],
     ),
     ("config", &["camera", "durable", "secret", "viewer", "web"]), // of rooms with I/O the Config types only
-    ("control", &["camera", "media", "tasks", "viewer"]),
+    ("control", &["camera", "command", "media", "mqtt", "tasks", "upkeep", "viewer"]),
     ("doctor", &["camera", "config"]),
     ("web", &["control", "secret", "signalling", "tasks", "viewer"]),
     ("viewer", &["media", "secret", "signalling", "tasks"]),

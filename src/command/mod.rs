@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-pub use parse::{Rejection, Request, names, parse};
+pub use parse::{Rejection, Request, id_of, names, parse};
 pub use schema::*;
 pub use terms::{Subject, WITHOUT_A_WORD};
 pub use values::{Text, Within};

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::parse::names;
 use super::schema::Command;
 
 /// Commands that may take longer than this are told to be `executing` first. Within it their sender has the last word
@@ -38,6 +39,13 @@ impl Command {
             // Each encoder is tried, for up to some seconds.
             Self::Doctor {} => 60,
         })
+    }
+
+    /// As it is written.
+    pub fn name(&self) -> &'static str {
+        let written = serde_json::to_value(self).expect("commands hold nothing that JSON cannot");
+        let name = |known: &&&str| written.get(**known).is_some();
+        names().iter().find(name).expect("it is written under one of the names")
     }
 
     /// Whether its sender is told first that it is `executing`.

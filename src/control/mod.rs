@@ -1,6 +1,8 @@
 //! What the board says of itself: status, metrics, health, snapshot.
 
 mod health;
+mod intake;
+mod memory;
 mod metrics;
 
 use std::path::Path;
