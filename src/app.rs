@@ -3,9 +3,11 @@
 use std::future::Future;
 use std::io::IsTerminal;
 use std::net::{SocketAddr, UdpSocket};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use futures_util::FutureExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -13,12 +15,16 @@ use crate::camera;
 use crate::camera::Camera;
 use crate::camera::Microphone;
 use crate::config::{Config, LogConfig, LogFormat, Places, SecretOrigin};
+use crate::control;
 use crate::control::Control;
 use crate::control::Parts;
 use crate::ice::Servers;
 use crate::signalling::Reception;
+use crate::start::Start;
 use crate::systemd;
 use crate::tasks::Group;
+use crate::upkeep::Reentry;
+use crate::upkeep::Upkeep;
 use crate::viewer;
 use crate::viewer::Picture;
 use crate::viewer::Source;
@@ -47,16 +53,25 @@ pub fn start_logging(config: &LogConfig) {
     }
 }
 
-/// Runs the service until SIGTERM or SIGINT; a second one of them exits at once.
+/// What comes after the service has closed.
+#[derive(Debug)]
+pub enum Next {
+    /// Nothing.
+    Stop,
+    /// It begins anew.
+    Restart(Reentry),
+}
+
+/// Runs the service until SIGTERM or SIGINT, or until it is to begin anew; a second signal exits at once.
 ///
 /// # Errors
 ///
 /// When the service cannot start.
-pub async fn run_until_signal(config: Config) -> anyhow::Result<()> {
+pub async fn run_until_signal(start: Start) -> anyhow::Result<Next> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
     let (stop, stopped) = tokio::sync::oneshot::channel();
-    let running = run(config, async { stopped.await.unwrap_or(()) });
+    let running = run(start, async { stopped.await.unwrap_or(()) });
     let watching = async {
         next(&mut terminate, &mut interrupt).await;
         tracing::info!("told to stop");
@@ -66,7 +81,7 @@ pub async fn run_until_signal(config: Config) -> anyhow::Result<()> {
     };
     tokio::select! {
         ended = running => ended,
-        () = watching => Ok(()),
+        () = watching => Ok(Next::Stop),
     }
 }
 
@@ -77,45 +92,89 @@ async fn next(terminate: &mut tokio::signal::unix::Signal, interrupt: &mut tokio
     }
 }
 
-/// Runs the service until `shutdown` completes.
+/// The tasks of the service, in the order in which they end.
+#[derive(Default)]
+struct Groups {
+    viewers: Group,
+    cameras: Group,
+    front: Group,
+}
+
+/// Runs the service until `shutdown` completes, or until it is to begin anew.
 ///
 /// # Errors
 ///
 /// When the service cannot start.
-pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub async fn run(start: Start, shutdown: impl Future<Output = ()>) -> anyhow::Result<Next> {
+    let groups = Groups::default();
+    let (config, places) = (start.config.clone(), start.places.clone());
+    let upkeep = start.open(&groups.front);
+    let mut shutdown = pin!(shutdown);
+    let begun = serve(config, &places, &upkeep, &groups).await;
+    let next = match begun {
+        Ok(()) => tokio::select! {
+            () = shutdown.as_mut() => Next::Stop,
+            reentry = upkeep.restart_asked() => Next::Restart(reentry),
+        },
+        Err(error) if upkeep.on_trial().is_some() => {
+            upkeep.give_trial_up(format!("the service cannot start with it: {error:#}")).await;
+            Next::Restart(upkeep.restart_asked().await)
+        }
+        Err(error) => return Err(error),
+    };
+    match next {
+        Next::Stop => systemd::stopping(),
+        Next::Restart(_) => systemd::restarting(),
+    }
+    groups.close().await;
+    match next {
+        Next::Restart(_) if shutdown.now_or_never().is_none() => {
+            tracing::info!("beginning anew");
+            Ok(next)
+        }
+        Next::Restart(_) | Next::Stop => {
+            tracing::info!("stopped");
+            Ok(Next::Stop)
+        }
+    }
+}
+
+/// Opens everything; what runs then, runs in `groups`.
+async fn serve(mut config: Config, places: &Places, upkeep: &Upkeep, groups: &Groups) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let origin = config.settle_secret(&Places::from_environment())?;
+    let origin = config.settle_secret(places)?;
     config.settle_ice_secrets()?;
     show(&config, &origin);
     // First of all, so that the page is there while cameras are still being looked for.
     let front = Front::bind(config.web.clone()).await?;
     let address = front.address();
 
-    let (front_group, viewer_group, camera_group) = (Group::new(), Group::new(), Group::new());
-    let (reception, control) = open(&config, &viewer_group, &camera_group, &front_group)?;
+    let (reception, control) = open(&config, groups)?;
     front.serve(control.clone(), reception);
     let alive = control.clone();
-    let stop = front_group.clone();
-    front_group.spawn(async move {
+    let stop = groups.front.clone();
+    groups.front.spawn(async move {
         tokio::select! {
             () = stop.stopped() => {}
             () = systemd::feed_watchdog(|| alive.liveness()) => {}
         }
     });
+    control::report_back(upkeep, None, &groups.front);
     systemd::ready();
     let link = link(address);
     systemd::status(&format!("serving at {link}"));
     tracing::info!(link, device = config.device_id(), took_ms = begun.elapsed().as_millis() as u64, "serving");
-
-    shutdown.await;
-    systemd::stopping();
-    // No new calls from here on; sockets stay until their viewers' goodbye went through them.
-    front_group.stop();
-    close("viewers", &viewer_group, GOODBYE).await;
-    close("cameras", &camera_group, CAMERA_END).await;
-    close("connections", &front_group, FRONT_END).await;
-    tracing::info!("stopped");
     Ok(())
+}
+
+impl Groups {
+    async fn close(&self) {
+        // No new calls from here on; sockets stay until their viewers' goodbye went through them.
+        self.front.stop();
+        close("viewers", &self.viewers, GOODBYE).await;
+        close("cameras", &self.cameras, CAMERA_END).await;
+        close("connections", &self.front, FRONT_END).await;
+    }
 }
 
 /// What to open in a browser on this machine or, where the page is there for the network, on another one.
@@ -131,12 +190,8 @@ fn link(address: SocketAddr) -> String {
 }
 
 /// Opens the rooms behind the front.
-fn open(
-    config: &Config,
-    viewer_group: &Group,
-    camera_group: &Group,
-    front_group: &Group,
-) -> anyhow::Result<(Reception, Control)> {
+fn open(config: &Config, groups: &Groups) -> anyhow::Result<(Reception, Control)> {
+    let (viewer_group, camera_group) = (&groups.viewers, &groups.cameras);
     let cameras: Vec<_> =
         config.cameras.iter().map(|camera| (camera.name.clone(), Camera::open(camera.clone(), camera_group))).collect();
     let microphone = Microphone::open(config.audio.clone(), &config.cameras, camera_group);
@@ -146,8 +201,8 @@ fn open(
     let servers = Servers::new(&config.ice, &config.device_id());
     let viewers = Viewers::open(&viewer_config(config, servers.clone()), sources, incoming, viewer_group)?;
     let parts = Parts { device: config.device_id(), cameras, microphone, viewers };
-    let reception = Reception { calls, servers, group: front_group.clone() };
-    Ok((reception, Control::open(parts, front_group)))
+    let reception = Reception { calls, servers, group: groups.front.clone() };
+    Ok((reception, Control::open(parts, &groups.front)))
 }
 
 fn viewer_config(config: &Config, servers: Servers) -> viewer::Config {

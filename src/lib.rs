@@ -16,6 +16,7 @@
 //! | [`upkeep`] | what survives a restart: settings, the applied configuration and its trial, restarts |
 //! | [`durable`] | files that are old or new after a power cut |
 //! | [`config`] | the TOML file: the sum of the rooms' configurations |
+//! | [`start`] | from what is configured and what was kept to what a process begins with |
 //! | [`doctor`] | what this board has and what would be used |
 //! | [`app`] | opens the rooms, joins them, closes them in the reverse order |
 //!
@@ -33,6 +34,7 @@ pub mod media;
 pub mod mqtt;
 pub mod secret;
 pub mod signalling;
+pub mod start;
 pub mod systemd;
 pub mod tasks;
 pub mod upkeep;

@@ -3,11 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, Parser};
 use peercam::app;
+use peercam::app::Next;
 use peercam::config::Config;
 use peercam::config::DEFAULT;
 use peercam::doctor;
+use peercam::start::Start;
 
 /// sysexits.h's EX_CONFIG: the unit does not restart on it, as only the operator can help.
 const BAD_CONFIGURATION: u8 = 78;
@@ -65,9 +68,12 @@ async fn main() -> ExitCode {
 }
 
 async fn run(file: Option<&Path>) -> anyhow::Result<()> {
-    let config = Config::load(file)?;
-    app::start_logging(&config.log);
-    app::run_until_signal(config).await
+    let start = Start::prepare(file)?;
+    app::start_logging(&start.config.log);
+    match app::run_until_signal(start).await? {
+        Next::Stop => Ok(()),
+        Next::Restart(reentry) => Err(reentry.exec()).context("the service closed, but cannot begin anew"),
+    }
 }
 
 fn examine(file: Option<&Path>, is_json: bool) -> anyhow::Result<()> {

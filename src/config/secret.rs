@@ -24,6 +24,8 @@ pub struct Places {
     pub credentials: Option<PathBuf>,
     /// Where what must survive a restart is kept.
     pub state: Option<PathBuf>,
+    /// Where other services look for what the board asks of them.
+    pub runtime: Option<PathBuf>,
 }
 
 /// Where the secret came from.
@@ -42,18 +44,34 @@ pub enum SecretOrigin {
 }
 
 impl Places {
-    /// As systemd (systemd.exec(5): CREDENTIALS_DIRECTORY, STATE_DIRECTORY) or the XDG base directories say.
+    /// As systemd (systemd.exec(5): CREDENTIALS_DIRECTORY, STATE_DIRECTORY, RUNTIME_DIRECTORY) or the XDG base
+    /// directories say.
     pub fn from_environment() -> Self {
         let directory = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let user = || {
             let state = directory("XDG_STATE_HOME").or_else(|| Some(directory("HOME")?.join(".local/state")))?;
             Some(state.join("peercam"))
         };
-        // Several state directories are separated by colons; the first is the service's own.
-        let service = directory("STATE_DIRECTORY")
-            .and_then(|list| list.to_str().and_then(|list| list.split(':').next()).map(PathBuf::from));
-        Self { credentials: directory("CREDENTIALS_DIRECTORY"), state: service.or_else(user) }
+        // Several directories of a kind are separated by colons; the first is the service's own.
+        let of_service = |name| {
+            directory(name).and_then(|list| list.to_str().and_then(|list| list.split(':').next()).map(PathBuf::from))
+        };
+        Self {
+            credentials: directory("CREDENTIALS_DIRECTORY"),
+            state: of_service("STATE_DIRECTORY").or_else(user),
+            runtime: of_service("RUNTIME_DIRECTORY"),
+        }
     }
+}
+
+/// What is there of a secret before one is made.
+enum Found {
+    /// It stays as it is.
+    Settled(SecretOrigin),
+    /// It was read.
+    Read(String, SecretOrigin),
+    /// One is to be made and kept here.
+    Missing(PathBuf),
 }
 
 impl Config {
@@ -63,21 +81,45 @@ impl Config {
     ///
     /// When the secret cannot be read, kept, or is too short.
     pub fn settle_secret(&mut self, places: &Places) -> Result<SecretOrigin, Error> {
+        let (secret, origin) = match self.find_secret(places)? {
+            Found::Settled(origin) => return Ok(origin),
+            Found::Read(secret, origin) => (secret, origin),
+            Found::Missing(file) => {
+                let secret = make();
+                durable::write(&file, format!("{secret}\n").as_bytes()).map_err(|error| Error::Secret {
+                    file: file.clone(),
+                    reason: format!("cannot be kept ({error}); make the directory writable or set `web.secret`"),
+                })?;
+                (secret, SecretOrigin::Made(file))
+            }
+        };
+        self.web.secret = Some(secret.into());
+        Ok(origin)
+    }
+
+    /// Whether [`Config::settle_secret`] would find what it needs. Makes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the secret cannot be read, is too short, or could not be kept.
+    pub fn check_secret(&self, places: &Places) -> Result<(), Error> {
+        self.find_secret(places).map(drop)
+    }
+
+    fn find_secret(&self, places: &Places) -> Result<Found, Error> {
         if self.web.secret.is_some() {
-            return Ok(SecretOrigin::Configured);
+            return Ok(Found::Settled(SecretOrigin::Configured));
         }
-        if let Some(file) = self.web.secret_file.clone() {
-            self.web.secret = Some(read(&file)?.into());
-            return Ok(SecretOrigin::Configured);
+        if let Some(file) = &self.web.secret_file {
+            return Ok(Found::Read(read(file)?, SecretOrigin::Configured));
         }
         if let Some(file) = places.credentials.as_ref().map(|directory| directory.join(CREDENTIAL))
             && file.exists()
         {
-            self.web.secret = Some(read(&file)?.into());
-            return Ok(SecretOrigin::Credential);
+            return Ok(Found::Read(read(&file)?, SecretOrigin::Credential));
         }
         if self.web.listen.ip().is_loopback() {
-            return Ok(SecretOrigin::NotNeeded);
+            return Ok(Found::Settled(SecretOrigin::NotNeeded));
         }
         let Some(directory) = &places.state else {
             let reason = "there is no place to keep one: set `web.secret`, or STATE_DIRECTORY, or HOME".into();
@@ -85,16 +127,9 @@ impl Config {
         };
         let file = directory.join(STATE);
         if file.exists() {
-            self.web.secret = Some(read(&file)?.into());
-            return Ok(SecretOrigin::Kept(file));
+            return Ok(Found::Read(read(&file)?, SecretOrigin::Kept(file)));
         }
-        let secret = make();
-        durable::write(&file, format!("{secret}\n").as_bytes()).map_err(|error| Error::Secret {
-            file: file.clone(),
-            reason: format!("cannot be kept ({error}); make the directory writable or set `web.secret`"),
-        })?;
-        self.web.secret = Some(secret.into());
-        Ok(SecretOrigin::Made(file))
+        Ok(Found::Missing(file))
     }
 
     /// Reads the files that `[ice]` names into the secrets that they hold.
@@ -154,7 +189,8 @@ mod tests {
     }
 
     fn places(directory: &Path) -> Places {
-        Places { credentials: Some(directory.join("credentials")), state: Some(directory.join("state/peercam")) }
+        let (credentials, state) = (directory.join("credentials"), directory.join("state/peercam"));
+        Places { credentials: Some(credentials), state: Some(state), runtime: None }
     }
 
     #[test]

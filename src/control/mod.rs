@@ -4,6 +4,7 @@ mod health;
 mod intake;
 mod memory;
 mod metrics;
+mod report;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -19,6 +20,8 @@ use crate::tasks::Group;
 use crate::viewer;
 use crate::viewer::Viewers;
 use health::{Look, Pulse};
+
+pub use report::report_back;
 
 /// How often frames are looked for. Below the shortest time that health speaks of.
 const LOOK: Duration = Duration::from_secs(1);

@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Digest, Due, Pending, Restart};
-use crate::command::{Outcome, Status};
 
 /// Outcomes that wait to be told. One restart owes one; more wait only where no broker could be reached since.
 const MOST_OWED: usize = 16;
@@ -165,20 +164,5 @@ impl Ledger {
         self.owed.push(owed);
         let beyond = self.owed.len().saturating_sub(MOST_OWED);
         self.owed.drain(..beyond);
-    }
-}
-
-impl Pending {
-    fn successful(&self) -> Due {
-        self.ended(Status::Successful, None)
-    }
-
-    fn failed(&self, reason: String) -> Due {
-        self.ended(Status::Failed, Some(reason))
-    }
-
-    fn ended(&self, status: Status, reason: Option<String>) -> Due {
-        let outcome = Outcome { id: self.id.clone(), status, reason, result: None };
-        Due { pending: self.clone(), outcome }
     }
 }

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::keeper::Keeper;
 use super::ledger::{Change, Ledger, Source};
 use super::reentry::{self, Program};
 use super::settings::{Kept, Settings};
@@ -150,7 +152,7 @@ impl Memory {
             self.notes.extend(kept.err().map(Note::Unwritten));
         }
         self.report();
-        Upkeep::new(self, configuration, check, group)
+        Upkeep { keeper: Arc::new(Keeper::new(self, check)), group: group.clone() }
     }
 
     /// Whether no other configuration may come back, whose settings would be missed then.
