@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::media::{Demand, DemandWatch};
 use crate::tasks::{Backoff, Group};
 
+use super::due::{KeyFrames, Progress, Timers};
 use super::pipeline::{self, Graph, Pipeline, Sink};
 use super::snapshot::{self, Picture};
 use super::state::{Action, Event};
@@ -16,10 +17,6 @@ use super::{Error, Privacy, State, Status};
 
 /// How long a source runs on without viewers: a page that is reloaded finds it running.
 const GRACE: Duration = Duration::from_secs(2);
-
-/// The pause between forced key frames: each costs as much as ten frames or more, and a flood of wishes would
-/// make every viewer's picture worse.
-const KEY_FRAME_PAUSE: Duration = Duration::from_millis(500);
 
 /// How often progress is looked at; with [`STALLED`] a silent stall is noticed within a second.
 const CHECK: Duration = Duration::from_millis(200);
@@ -83,21 +80,6 @@ pub(super) enum Warmth {
     Kept,
     /// Its device is closed.
     Closed,
-}
-
-/// When to do what next.
-#[derive(Debug, Default)]
-struct Timers {
-    leave: Option<Instant>,
-    retry: Option<Instant>,
-    check: Option<Instant>,
-    key_frame: Option<Instant>,
-}
-
-impl Timers {
-    fn next(&self) -> Option<Instant> {
-        [self.leave, self.retry, self.check, self.key_frame].into_iter().flatten().min()
-    }
 }
 
 /// New settings whose first picture is waited for.
@@ -433,39 +415,6 @@ impl<S: Settings> Running<S> {
     }
 }
 
-/// Which wishes for a key frame are fulfilled when.
-#[derive(Debug, Default)]
-struct KeyFrames {
-    last: Option<Instant>,
-}
-
-impl KeyFrames {
-    /// When a wish made `now` is fulfilled: at once, or at the end of the pause together with others.
-    fn wish(&self, now: Instant) -> Option<Instant> {
-        Some(self.last.map_or(now, |last| now.max(last + KEY_FRAME_PAUSE)))
-    }
-
-    fn forced(&mut self, now: Instant) {
-        self.last = Some(now);
-    }
-}
-
-/// Since when no frame came.
-#[derive(Debug, Default)]
-struct Progress {
-    published: u64,
-    since: Option<Instant>,
-}
-
-impl Progress {
-    fn silence(&mut self, published: u64, now: Instant) -> Duration {
-        if published != self.published {
-            *self = Self { published, since: Some(now) };
-        }
-        now - *self.since.get_or_insert(now)
-    }
-}
-
 /// Runs what may block on a thread for such work.
 pub(super) async fn blocking<T: Send + 'static>(group: &Group, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, outcome) = oneshot::channel();
@@ -487,42 +436,5 @@ async fn sleep_until(timer: Option<Instant>) {
     match timer {
         Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lone_wish_is_fulfilled_at_once_and_a_flood_at_most_twice_a_second() {
-        let zero = Instant::now();
-        let mut gate = KeyFrames::default();
-        assert_eq!(gate.wish(zero), Some(zero));
-        gate.forced(zero);
-        let mut forced = 1;
-        let mut due = None;
-        for millis in 1..=3000 {
-            let now = zero + Duration::from_millis(millis);
-            due = due.or(gate.wish(now));
-            if due.is_some_and(|due| due <= now) {
-                gate.forced(now);
-                due = None;
-                forced += 1;
-            }
-        }
-        assert_eq!(forced, 7, "one at once, then one every 500 ms for 3 s");
-        let later = zero + Duration::from_secs(10);
-        assert_eq!(gate.wish(later), Some(later));
-    }
-
-    #[test]
-    fn silence_is_counted_from_the_last_frame_on() {
-        let zero = Instant::now();
-        let at = |millis| zero + Duration::from_millis(millis);
-        let mut progress = Progress { published: 0, since: Some(zero) };
-        assert_eq!(progress.silence(0, at(100)), Duration::from_millis(100));
-        assert_eq!(progress.silence(5, at(200)), Duration::ZERO);
-        assert_eq!(progress.silence(5, at(1000)), Duration::from_millis(800));
     }
 }

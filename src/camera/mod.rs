@@ -6,6 +6,7 @@ mod clock;
 mod config;
 mod controls;
 mod device;
+mod due;
 mod encoder;
 mod error;
 mod even;
@@ -268,7 +269,10 @@ impl Camera {
     ///
     /// When it cannot move so, or the driver refuses.
     pub async fn move_by(&self, movement: Movement) -> Result<(), Error> {
-        self.at_the_device(move |_, node| movement::carry_out(&node, movement)).await
+        match self.at_the_device(move |_, node| movement::carry_out(&node, movement)).await {
+            Err(Error::NoControls { .. }) => Err(movement::refusal(movement)),
+            moved => moved,
+        }
     }
 
     /// Does what takes the device's node, beside the pipeline: V4L2 lets several have a device open.

@@ -30,8 +30,10 @@ pub enum Motion {
     To(f64),
     /// By a share of the range, from -1 to 1.
     By(f64),
-    /// On and on with a share of the highest speed, from -1 to 1; 0 stops.
+    /// On and on with a share of the highest speed, from -1 to 1; 0 stops, also what cannot move so.
     At(f64),
+    /// To where it stands without adjustment.
+    Home,
 }
 
 /// An axis: what it is called, and the controls that move it
@@ -63,14 +65,39 @@ impl Movement {
 /// Moves the device at `node`. Nothing moves unless each axis can. Blocks.
 pub(super) fn carry_out(node: &Path, movement: Movement) -> Result<(), Error> {
     let controls = controls::list(node)?;
-    let steps: Vec<_> = movement.axes().map(|(axis, motion)| axis.step(&controls, motion)).collect::<Result<_, _>>()?;
-    for (name, value) in steps {
+    for (name, value) in steps(&controls, movement)? {
         controls::set(node, &name, value)?;
     }
     Ok(())
 }
 
+/// What a camera without any control answers.
+pub(super) fn refusal(movement: Movement) -> Error {
+    steps(&[], movement).err().unwrap_or(Error::Immovable { verb: "pan, tilt or zoom", hint: "" })
+}
+
+/// The controls to set, and to what.
+fn steps(controls: &[Control], movement: Movement) -> Result<Vec<(String, i64)>, Error> {
+    let has_none = [&PAN, &TILT, &ZOOM].iter().all(|axis| !axis.is_there(controls));
+    let is_rest = |motion: Motion| motion == Motion::At(0.0) || motion == Motion::Home;
+    let mut steps = Vec::new();
+    for (axis, motion) in movement.axes() {
+        match axis.step(controls, motion) {
+            Ok(step) => steps.push(step),
+            // What cannot move stands still, and is at home.
+            Err(_) if is_rest(motion) && !has_none => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(steps)
+}
+
 impl Axis {
+    fn is_there(&self, controls: &[Control]) -> bool {
+        let names = [Some(self.absolute), self.relative, Some(self.speed)];
+        controls.iter().any(|control| names.contains(&Some(control.name.as_str())))
+    }
+
     /// The control to set, and to what.
     fn step(&self, controls: &[Control], motion: Motion) -> Result<(String, i64), Error> {
         let find = |name: &str| controls.iter().find(|control| control.name == name);
@@ -84,6 +111,7 @@ impl Axis {
                 (None, Some(control)) => Some((control, either_way(control, share))),
                 (None, None) => None,
             },
+            Motion::Home => absolute.map(|control| (control, on_step(control, control.default))),
             Motion::At(share) => speed.map(|control| (control, either_way(control, share))),
         };
         step.map(|(control, value)| (control.name.clone(), value)).ok_or_else(|| {
@@ -173,6 +201,18 @@ mod tests {
                 (Err(error), Err(words)) => assert!(error.to_string().starts_with(words), "{error}"),
                 (step, expected) => panic!("{motion:?}: {step:?}, not {expected:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn everything_stops_and_goes_home_where_anything_moves() {
+        let stop = Movement { pan: Some(Motion::At(0.0)), tilt: Some(Motion::At(0.0)), zoom: Some(Motion::At(0.0)) };
+        let home = Movement { pan: Some(Motion::Home), tilt: Some(Motion::Home), zoom: Some(Motion::Home) };
+        let camera = [control("pan_absolute", -100, 100, 1, 40), control("zoom_continuous", -3, 3, 1, 2)];
+        assert_eq!(steps(&camera, stop).unwrap(), [("zoom_continuous".to_owned(), 0)]);
+        assert_eq!(steps(&camera, home).unwrap(), [("pan_absolute".to_owned(), 0)]);
+        for movement in [stop, home, Movement::default()] {
+            assert!(refusal(movement).to_string().starts_with("this camera cannot pan"));
         }
     }
 
