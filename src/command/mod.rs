@@ -105,15 +105,18 @@ impl Outcome {
         Self { id: id.into(), status: Status::Failed, reason: Some(reason.into()), result: None }
     }
 
-    /// As JSON text, of at most `most` bytes: a result that does not fit is a failure, which says so.
-    pub fn text(&self, most: usize) -> String {
-        let text = serde_json::to_string(self).expect("outcomes hold nothing that JSON cannot");
-        if text.len() <= most {
-            return text;
+    /// Itself where its JSON text has at most `most` bytes; else a failure that says so.
+    pub fn within(self, most: usize) -> Self {
+        let length = self.text().len();
+        if length <= most {
+            return self;
         }
-        let reason =
-            format!("the result has {} bytes and this way takes at most {most}; ask for it in another way", text.len());
-        serde_json::to_string(&Self::failed(self.id.clone(), reason)).expect("this has texts alone")
+        Self::failed(self.id, format!("the result has {length} bytes and this way takes {most}; ask for it in another way"))
+    }
+
+    /// As JSON text.
+    pub fn text(&self) -> String {
+        serde_json::to_string(self).expect("outcomes hold nothing that JSON cannot")
     }
 }
 

@@ -34,7 +34,7 @@ pub fn serve(broker: Broker, desk: Desk, group: &Group) {
                 }
                 Err(reason) => {
                     tracing::info!(reason, "a command was refused");
-                    say(&broker, None, &Outcome::failed(command::id_of(&message.payload), reason));
+                    say(&broker, None, Outcome::failed(command::id_of(&message.payload), reason));
                 }
             }
         }
@@ -68,7 +68,7 @@ fn pass_on(broker: Broker, reply: Option<Reply>, mut coming: mpsc::Receiver<Outc
     // Asked first: what was said before the end is still there.
     let is_over = coming.is_closed();
     while let Ok(outcome) = coming.try_recv() {
-        say(&broker, reply.as_ref(), &outcome);
+        say(&broker, reply.as_ref(), outcome);
     }
     if is_over {
         return;
@@ -76,13 +76,13 @@ fn pass_on(broker: Broker, reply: Option<Reply>, mut coming: mpsc::Receiver<Outc
     // Ends when the desk has said its last word, of a shutdown too.
     group.spawn(async move {
         while let Some(outcome) = coming.recv().await {
-            say(&broker, reply.as_ref(), &outcome);
+            say(&broker, reply.as_ref(), outcome);
         }
     });
 }
 
-fn say(broker: &Broker, reply: Option<&Reply>, outcome: &Outcome) {
-    let text = Bytes::from(outcome.text(mqtt::MOST_BYTES - ENVELOPE));
+fn say(broker: &Broker, reply: Option<&Reply>, outcome: Outcome) {
+    let text = Bytes::from(outcome.within(mqtt::MOST_BYTES - ENVELOPE).text());
     match reply {
         Some(reply) => broker.answer(reply, text),
         None => broker.publish(broker.topics().outcome(), text),

@@ -48,8 +48,8 @@ pub struct Tools {
     pub broker: Option<Broker>,
     /// Keeps what was changed, and restarts.
     pub upkeep: Upkeep,
-    /// The configuration in effect, without its secrets.
-    pub config: Box<dyn Fn() -> Value + Send + Sync>,
+    /// The configuration that the process began with, without its secrets, and where it is from.
+    pub config: Value,
     /// Looks at the board, which takes seconds and blocks.
     pub doctor: Arc<dyn Fn() -> Value + Send + Sync>,
     /// Changes what is logged, or says what is wrong with the level.
@@ -88,7 +88,7 @@ impl Effects {
             };
             let done = match task.command {
                 Command::GetStatus {} => Ok(Some(written(&self.control.status()))),
-                Command::GetConfig {} => Ok(Some((self.tools.config)())),
+                Command::GetConfig {} => Ok(Some(self.config())),
                 Command::SetVideo(wanted) => self.set_video(wanted).await,
                 Command::SetAudio(wanted) => self.set_audio(wanted).await,
                 Command::ListControls(which) => self.list_controls(which.camera).await,
@@ -134,6 +134,20 @@ impl Effects {
     /// The camera of that name, or the first.
     fn camera(&self, wanted: Option<&Name>) -> Result<(&str, &Camera), String> {
         self.control.camera(wanted.map(Name::as_str)).map_err(|error| error.to_string())
+    }
+
+    /// What the process began with, and what commands have made of it.
+    fn config(&self) -> Value {
+        let mut config = self.tools.config.clone();
+        let shown = &mut config["configuration"];
+        shown["camera"] = self.cameras().iter().map(|(_, camera)| written(&camera.config())).collect();
+        if let Some(microphone) = self.microphone() {
+            shown["audio"] = written(&microphone.config());
+        }
+        if let Some(level) = self.tools.upkeep.settings().log_level {
+            shown["log"]["level"] = level.into();
+        }
+        config
     }
 
     async fn set_video(&self, wanted: SetVideo) -> Done {
