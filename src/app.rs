@@ -199,9 +199,10 @@ fn open(config: &Config, groups: &Groups) -> anyhow::Result<(Reception, Control)
         cameras.iter().map(|(name, camera)| source(name, camera, microphone.as_ref(), camera_group)).collect();
     let (calls, incoming) = mpsc::channel(CALLS);
     let servers = Servers::new(&config.ice, &config.device_id());
-    let viewers = Viewers::open(&viewer_config(config, servers.clone()), sources, incoming, viewer_group)?;
+    let (desk, orders) = Desk::new(ORDERS);
+    let viewers = Viewers::open(&viewer_config(config, servers.clone()), sources, incoming, desk.clone(), viewer_group)?;
     let parts = Parts { device: config.device_id(), cameras, microphone, viewers };
-    let reception = Reception { calls, servers, group: groups.front.clone() };
+    let reception = Reception { calls, desk, servers, group: groups.front.clone() };
     Ok((reception, Control::open(parts, &groups.front)))
 }
 

@@ -10,6 +10,8 @@ mod terms;
 mod tests;
 mod values;
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -41,6 +43,16 @@ pub enum Origin {
     DataChannel,
     /// A home automation's plain value, put into a command by ourselves.
     HomeAutomation,
+}
+
+/// Whether a message is a command, on a way on which there are others: whether it says so of itself.
+pub fn is_command(text: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Kind<'t> {
+        #[serde(rename = "type", borrow)]
+        name: Cow<'t, str>,
+    }
+    serde_json::from_str::<Kind<'_>>(text).is_ok_and(|kind| kind.name == "command")
 }
 
 /// A command on its way to be carried out.
@@ -117,6 +129,16 @@ impl Outcome {
     /// As JSON text.
     pub fn text(&self) -> String {
         serde_json::to_string(self).expect("outcomes hold nothing that JSON cannot")
+    }
+
+    /// As JSON text for ways on which there are other messages too: with `"type":"outcome"`.
+    pub fn message(&self) -> String {
+        #[derive(Serialize)]
+        #[serde(tag = "type", rename_all = "lowercase")]
+        enum Message<'o> {
+            Outcome(&'o Outcome),
+        }
+        serde_json::to_string(&Message::Outcome(self)).expect("outcomes hold nothing that JSON cannot")
     }
 }
 

@@ -104,6 +104,16 @@ fn an_outcome_that_does_not_fit_its_way_is_a_failure_that_says_so() {
     assert_eq!((short.id.as_str(), short.status, short.result), ("1", Status::Failed, None));
 }
 
+#[test]
+fn among_other_messages_commands_and_outcomes_say_what_they_are() {
+    assert!(is_command(r#"{"id":"1","type":"comm\u0061nd"}"#));
+    for other in [r#"{"type":"offer","sdp":"\"type\":\"command\""}"#, r#"{"id":"1"}"#, r#"["command"]"#, "", "{"] {
+        assert!(!is_command(other), "{other}");
+    }
+    let message = r#"{"type":"outcome","id":"1","status":"failed","reason":"r"}"#;
+    assert_eq!(Outcome::failed("1", "r").message(), message);
+}
+
 #[tokio::test]
 async fn a_full_desk_refuses_by_the_command_s_own_id() {
     let (desk, inbox) = Desk::new(1);
