@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::camera;
 use crate::ice;
+use crate::mqtt;
 use crate::viewer;
 use crate::web;
 use read::{Faults, Reader, Section, keys};
@@ -43,6 +44,8 @@ pub struct Config {
     pub viewers: viewer::LimitsConfig,
     /// `[ice]`
     pub ice: ice::Config,
+    /// `[mqtt]`
+    pub mqtt: mqtt::Config,
     /// `[log]`
     pub log: LogConfig,
 }
@@ -56,6 +59,7 @@ impl Default for Config {
             audio: camera::AudioConfig::default(),
             viewers: viewer::LimitsConfig::default(),
             ice: ice::Config::default(),
+            mqtt: mqtt::Config::default(),
             log: LogConfig::default(),
         }
     }
@@ -117,7 +121,7 @@ pub enum Error {
         /// From its top to its end.
         mistakes: Vec<Mistake>,
     },
-    /// The secret that the board keeps or is given cannot be used.
+    /// The secret that the board keeps or is given cannot be used, or the broker's password.
     #[error("the secret in {}: {reason}", .file.display())]
     Secret {
         /// Where it is, or would be.
@@ -223,6 +227,9 @@ impl Config {
                 reader.unknown_keys_within::<ice::ServerConfig>("ice.servers", servers);
             }
         }
+        if let Some(mqtt) = root.get("mqtt") {
+            config.mqtt = reader.table("mqtt", mqtt, mqtt::Config::check);
+        }
         if let Some(log) = root.get("log") {
             config.log = reader.table("log", log, LogConfig::check);
         }
@@ -260,7 +267,7 @@ fn device_id_of(machine: &str) -> String {
 }
 
 /// Every table and its keys.
-fn sections() -> [Section; 7] {
+fn sections() -> [Section; 8] {
     [
         ("device", keys::<DeviceConfig>()),
         ("web", keys::<web::Config>()),
@@ -268,6 +275,7 @@ fn sections() -> [Section; 7] {
         ("audio", keys::<camera::AudioConfig>()),
         ("viewers", keys::<viewer::LimitsConfig>()),
         ("ice", keys::<ice::Config>()),
+        ("mqtt", keys::<mqtt::Config>()),
         ("log", keys::<LogConfig>()),
     ]
 }

@@ -10,7 +10,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
 
 use super::intake::{Ended, Task};
 use super::lamp::Lamp;
@@ -50,20 +49,22 @@ pub struct Tools {
     pub upkeep: Upkeep,
     /// The configuration that the process began with, without its secrets, and where it is from.
     pub config: Value,
-    /// Looks at the board, which takes seconds and blocks.
-    pub doctor: Arc<dyn Fn() -> Value + Send + Sync>,
+    /// Looks at the board, which takes seconds.
+    pub doctor: Box<dyn Fn() -> Examination + Send + Sync>,
     /// Changes what is logged, or says what is wrong with the level.
     pub set_log_level: Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
     /// `/sys/class/leds`, or what stands for it.
     pub leds: PathBuf,
 }
 
+/// A look at the board under way: its report, or why there is none.
+pub type Examination = Pin<Box<dyn Future<Output = Result<Value, String>> + Send>>;
+
 /// Carries commands out.
 pub struct Effects {
     control: Control,
     tools: Tools,
     lamp: Lamp,
-    group: Group,
 }
 
 /// A result, or why there is none.
@@ -73,7 +74,7 @@ impl Effects {
     /// With the parts that `control` knows, and work in `group`.
     pub fn new(control: Control, tools: Tools, group: &Group) -> Self {
         let lamp = Lamp::find(&tools.leds, group);
-        Self { control, tools, lamp, group: group.clone() }
+        Self { control, tools, lamp }
     }
 
     /// Does what a command says.
@@ -120,7 +121,7 @@ impl Effects {
                     }
                 },
                 Command::SetLogLevel(wanted) => self.set_log_level(wanted.level.as_str()).await,
-                Command::Doctor {} => self.doctor().await,
+                Command::Doctor {} => (self.tools.doctor)().await.map(Some),
                 Command::Identify(wanted) => self.identify(&wanted),
             };
             Ended::Now(done)
@@ -225,11 +226,9 @@ impl Effects {
         self.control.parts().microphone.as_ref()
     }
 
-    /// It is closed where the sound is switched off, and where no camera may be used.
     fn of_microphone(&self, settings: &Settings) -> camera::Privacy {
-        let is_private = |name: &str| settings.cameras.get(name).is_some_and(|camera| camera.privacy);
-        let are_all = self.cameras().iter().all(|(name, _)| is_private(name));
-        privacy(are_all || settings.audio.on == Some(false))
+        let names: Vec<_> = self.cameras().iter().map(|(name, _)| name.as_str()).collect();
+        privacy_of_sound(settings, &names)
     }
 
     async fn privacy(&self, wanted: camera::Privacy) -> Done {
@@ -317,16 +316,6 @@ impl Effects {
         Ok(Some(with(json!({ "level": level }), warning)))
     }
 
-    async fn doctor(&self) -> Done {
-        let (told, report) = oneshot::channel();
-        let doctor = self.tools.doctor.clone();
-        self.group.spawn_blocking(move || {
-            // Nobody may be waiting any more.
-            told.send(doctor()).ok();
-        });
-        report.await.map(Some).map_err(|_| "the examination broke off".into())
-    }
-
     fn identify(&self, wanted: &Identify) -> Done {
         let time = wanted.seconds.map_or(IDENTIFY, |seconds| Duration::from_secs(seconds.get().into()));
         self.control.parts().viewers.identify(time);
@@ -343,6 +332,12 @@ impl Effects {
         let error = self.tools.upkeep.change(alter).await.err()?;
         Some(format!("this is lost at the next restart: {error}"))
     }
+}
+
+/// The microphone is closed where the sound is switched off, and where none of the cameras may be used.
+pub fn privacy_of_sound(settings: &Settings, cameras: &[&str]) -> camera::Privacy {
+    let is_private = |name: &&str| settings.cameras.get(*name).is_some_and(|camera| camera.privacy);
+    privacy(cameras.iter().all(is_private) || settings.audio.on == Some(false))
 }
 
 fn privacy(is_on: bool) -> camera::Privacy {

@@ -33,7 +33,7 @@ use health::{Look, Pulse};
 use intake::Intake;
 use memory::{Key, Memory};
 
-pub use effects::Tools;
+pub use effects::{Examination, Tools, privacy_of_sound};
 
 pub use report::report_back;
 

@@ -152,7 +152,8 @@ mod tests {
         check.acknowledged(now);
         assert_eq!(check.look(now + LONGEST), Verdict::NotGiven);
         assert_eq!(check.deadline(), now + LONGEST + 5 * SECOND, "the keep-alive is shorter than the usual pause");
-        sent(&mut check, check.deadline());
+        let next = check.deadline();
+        sent(&mut check, next);
     }
 
     #[test]

@@ -79,12 +79,12 @@ mod tests {
         let (mut outage, start) = (Outage::default(), Instant::now());
         outage.ended(start);
         let mut lines = 0;
-        for second in 60..120 {
+        for second in 60..110 {
             let now = start + Duration::from_secs(second);
             lines += usize::from(outage.failed(&away(), now)) + usize::from(outage.ended(now));
         }
-        assert_eq!(lines, 4, "60 s have room for two pairs");
-        let now = start + Duration::from_secs(120);
+        assert_eq!(lines, 4, "50 s have room for two pairs");
+        let now = start + Duration::from_secs(110);
         let said: Vec<_> =
             (0..60).filter(|second| outage.failed(&away(), now + Duration::from_secs(*second))).collect();
         assert_eq!(said, [30]);

@@ -56,7 +56,8 @@ async fn attempt(config: &Config, device: &str) -> Result<Duration, Failure> {
                 if check.came(&message.payload, now) {
                     line.hang_up().map_err(busy)?;
                     // The goodbye has nothing more to tell, whatever becomes of it.
-                    timeout(LIMIT, line.next()).await.ok();
+                    let leaving = async { while !matches!(line.next().await, Ok(Event::Ended) | Err(_)) {} };
+                    timeout(LIMIT, leaving).await.ok();
                     return Ok(now - *since);
                 }
             }
