@@ -11,7 +11,11 @@ mod broker;
 #[path = "../harness/browser.rs"]
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod browser;
+#[path = "../harness/page.rs"]
+#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
+mod page;
 
+mod commands;
 mod connection;
 mod operating;
 mod relay;
