@@ -108,16 +108,26 @@ async fn a_whep_viewer_comes_through_the_relay_with_the_servers_of_the_answer_s_
         .ask(&format!(
             r#"make([]);
             window.heard = [];
-            const offer = await connection.createOffer();
+            const first = await connection.createOffer();
             const headers = {{ 'Content-Type': 'application/sdp', Authorization: 'Bearer {SECRET}' }};
-            const answer = await fetch('/whep', {{ method: 'POST', headers, body: offer.sdp }});
+            const answer = await fetch('/whep', {{ method: 'POST', headers, body: first.sdp }});
             if (answer.status !== 201) throw new Error(`${{answer.status}} ${{await answer.text()}}`);
             const link = answer.headers.get('Link');
             const [, urls] = link.match(/^<([^>]*)>; rel="ice-server"/);
             const [, username] = link.match(/username="([^"]*)"/);
             const [, credential] = link.match(/credential="([^"]*)"/);
             connection.setConfiguration({{ iceServers: [{{ urls, username, credential }}] }});
-            await connection.setLocalDescription(offer);
+            const session = answer.headers.get('Location');
+            connection.onicecandidate = async ({{ candidate }}) => {{
+                if (!candidate?.candidate) return;
+                const [, ufrag, password] =
+                    connection.localDescription.sdp.match(/a=ice-ufrag:(\S+)[^]*?a=ice-pwd:(\S+)/);
+                const body = `a=ice-ufrag:${{ufrag}}\r\na=ice-pwd:${{password}}\r\na=${{candidate.candidate}}\r\n`;
+                await fetch(session, {{
+                    method: 'PATCH', body, headers: {{ ...headers, 'Content-Type': 'application/trickle-ice-sdpfrag' }},
+                }});
+            }};
+            await connection.setLocalDescription(first);
             await connection.setRemoteDescription({{ type: 'answer', sdp: await answer.text() }});
             return link;"#
         ))
