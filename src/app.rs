@@ -16,6 +16,8 @@ use crate::config::{Config, LogConfig, LogFormat, Places, SecretOrigin};
 use crate::control::Control;
 use crate::control::Parts;
 use crate::ice::Servers;
+use crate::mqtt::Broker;
+use crate::signalling;
 use crate::signalling::Reception;
 use crate::systemd;
 use crate::tasks::Group;
@@ -33,6 +35,8 @@ const CALLS: usize = 32;
 const GOODBYE: Duration = Duration::from_secs(2);
 /// How long cameras may take to let go of their devices.
 const CAMERA_END: Duration = Duration::from_secs(1);
+/// How long the broker may take to hear what is still to be said, and our goodbye.
+const BROKER_END: Duration = Duration::from_millis(1200);
 /// How long answers that are under way may take to reach their readers.
 const FRONT_END: Duration = Duration::from_millis(500);
 
@@ -84,7 +88,9 @@ async fn next(terminate: &mut tokio::signal::unix::Signal, interrupt: &mut tokio
 /// When the service cannot start.
 pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let origin = config.settle_secret(&Places::from_environment())?;
+    let places = Places::from_environment();
+    let origin = config.settle_secret(&places)?;
+    config.settle_password(&places)?;
     config.settle_ice_secrets()?;
     show(&config, &origin);
     // First of all, so that the page is there while cameras are still being looked for.
@@ -92,8 +98,13 @@ pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> anyh
     let address = front.address();
 
     let (front_group, viewer_group, camera_group) = (Group::new(), Group::new(), Group::new());
+    let broker_group = Group::new();
+    let broker = Broker::open(&config.mqtt, &config.device_id(), &broker_group);
     let (reception, control) = open(&config, &viewer_group, &camera_group, &front_group)?;
-    front.serve(control.clone(), reception);
+    front.serve(control.clone(), reception.clone());
+    if let Some(broker) = broker {
+        front_group.spawn(signalling::serve_mqtt(broker, reception, config.viewers.max));
+    }
     let alive = control.clone();
     let stop = front_group.clone();
     front_group.spawn(async move {
@@ -113,6 +124,8 @@ pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> anyh
     front_group.stop();
     close("viewers", &viewer_group, GOODBYE).await;
     close("cameras", &camera_group, CAMERA_END).await;
+    // After the viewers, whose goodbyes may go through it, and after all that streams.
+    close("broker", &broker_group, BROKER_END).await;
     close("connections", &front_group, FRONT_END).await;
     tracing::info!("stopped");
     Ok(())

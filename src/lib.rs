@@ -8,6 +8,7 @@
 //! | [`camera`] | devices become encoded frames; the only room that knows GStreamer, V4L2 and ALSA |
 //! | [`signalling`] | how a browser reaches us: WebSocket, WHEP and MQTT become [`signalling::Call`]s |
 //! | [`ice`] | STUN and TURN servers, and the credentials that each side gets |
+//! | [`mqtt`] | the one connection to the broker; the only room that knows an MQTT client |
 //! | [`viewer`] | one browser watching; the only room that knows a WebRTC stack |
 //! | [`control`] | what the board says of itself: status, metrics, health, snapshot |
 //! | [`web`] | the HTTP front: page, secret, and the paths that lead to the rooms above |

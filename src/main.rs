@@ -7,6 +7,7 @@ use clap::{Args, Parser};
 use peercam::app;
 use peercam::config::Config;
 use peercam::config::DEFAULT;
+use peercam::config::Places;
 use peercam::doctor;
 
 /// sysexits.h's EX_CONFIG: the unit does not restart on it, as only the operator can help.
@@ -50,7 +51,7 @@ struct ConfigArguments {
 async fn main() -> ExitCode {
     let ended = match Command::parse() {
         Command::Run { config } => run(config.as_deref()).await,
-        Command::Doctor { config, json } => examine(config.as_deref(), json),
+        Command::Doctor { config, json } => examine(config.as_deref(), json).await,
         Command::Config(ConfigArguments { check: Some(file), .. }) => {
             Config::load(Some(&file)).map(|_| println!("{}: no mistakes", file.display())).map_err(Into::into)
         }
@@ -70,9 +71,13 @@ async fn run(file: Option<&Path>) -> anyhow::Result<()> {
     app::run_until_signal(config).await
 }
 
-fn examine(file: Option<&Path>, is_json: bool) -> anyhow::Result<()> {
-    let config = Config::load(file)?;
-    let report = doctor::survey(&config.cameras, &config.audio);
+async fn examine(file: Option<&Path>, is_json: bool) -> anyhow::Result<()> {
+    let mut config = Config::load(file)?;
+    config.settle_password(&Places::from_environment())?;
+    let mut report = doctor::survey(&config.cameras, &config.audio);
+    if let Some(broker) = doctor::broker(&config.mqtt, &config.device_id()).await {
+        report.add(broker);
+    }
     if is_json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {

@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use crate::camera;
 use crate::ice;
+use crate::mqtt;
 use crate::viewer;
 use crate::web;
 use read::{Faults, Reader, Section, keys};
@@ -41,6 +42,8 @@ pub struct Config {
     pub viewers: viewer::LimitsConfig,
     /// `[ice]`
     pub ice: ice::Config,
+    /// `[mqtt]`
+    pub mqtt: mqtt::Config,
     /// `[log]`
     pub log: LogConfig,
 }
@@ -54,6 +57,7 @@ impl Default for Config {
             audio: camera::AudioConfig::default(),
             viewers: viewer::LimitsConfig::default(),
             ice: ice::Config::default(),
+            mqtt: mqtt::Config::default(),
             log: LogConfig::default(),
         }
     }
@@ -115,7 +119,7 @@ pub enum Error {
         /// From its top to its end.
         mistakes: Vec<Mistake>,
     },
-    /// The secret that the board keeps or is given cannot be used.
+    /// The secret that the board keeps or is given cannot be used, or the broker's password.
     #[error("the secret in {}: {reason}", .file.display())]
     Secret {
         /// Where it is, or would be.
@@ -191,6 +195,9 @@ impl Config {
                 reader.unknown_keys_within::<ice::ServerConfig>("ice.servers", servers);
             }
         }
+        if let Some(mqtt) = root.get("mqtt") {
+            config.mqtt = reader.table("mqtt", mqtt, mqtt::Config::check);
+        }
         if let Some(log) = root.get("log") {
             config.log = reader.table("log", log, LogConfig::check);
         }
@@ -220,7 +227,7 @@ fn device_id_of(machine: &str) -> String {
 }
 
 /// Every table and its keys.
-fn sections() -> [Section; 7] {
+fn sections() -> [Section; 8] {
     [
         ("device", keys::<DeviceConfig>()),
         ("web", keys::<web::Config>()),
@@ -228,6 +235,7 @@ fn sections() -> [Section; 7] {
         ("audio", keys::<camera::AudioConfig>()),
         ("viewers", keys::<viewer::LimitsConfig>()),
         ("ice", keys::<ice::Config>()),
+        ("mqtt", keys::<mqtt::Config>()),
         ("log", keys::<LogConfig>()),
     ]
 }
