@@ -15,3 +15,5 @@ mod browser;
 mod connection;
 mod operating;
 mod relay;
+mod signalling;
+mod viewer;
