@@ -138,18 +138,13 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// When one cannot be read or is empty.
+    /// When one cannot be read, or is none.
     pub fn settle_ice_secrets(&mut self) -> Result<(), Error> {
         for server in &mut self.ice.servers {
             let files = [(&server.credential_file, &mut server.credential), (&server.secret_file, &mut server.secret)];
             for (file, secret) in files {
                 let Some(file) = file else { continue };
-                let text = read_text(file)?;
-                if text.is_empty() {
-                    let reason = "is empty; write what the relay was given".into();
-                    return Err(Error::Secret { file: file.clone(), reason });
-                }
-                *secret = Some(text.into());
+                *secret = Some(read_password(file)?.into());
             }
         }
         Ok(())
@@ -179,13 +174,15 @@ fn read_password(file: &Path) -> Result<String, Error> {
     let password = text.strip_suffix('\n').unwrap_or(&text);
     let password = password.strip_suffix('\r').unwrap_or(password);
     if password.is_empty() || password.contains(['\n', '\0']) {
-        return Err(wrong("is not one line with the broker's password".into()));
+        return Err(wrong("is not one line with a password".into()));
     }
     Ok(password.to_owned())
 }
 
 fn read(file: &Path) -> Result<String, Error> {
-    let secret = read_text(file)?;
+    let text = fs::read_to_string(file)
+        .map_err(|error| Error::Secret { file: file.to_owned(), reason: format!("cannot be read: {error}") })?;
+    let secret = text.trim().to_owned();
     match web::Config::secret_fault(&secret) {
         None => Ok(secret),
         Some(fault) => {
@@ -193,13 +190,6 @@ fn read(file: &Path) -> Result<String, Error> {
             Err(Error::Secret { file: file.to_owned(), reason })
         }
     }
-}
-
-/// What a file holds, without the line break that editors put at its end.
-fn read_text(file: &Path) -> Result<String, Error> {
-    let text = fs::read_to_string(file)
-        .map_err(|error| Error::Secret { file: file.to_owned(), reason: format!("cannot be read: {error}") })?;
-    Ok(text.trim().to_owned())
 }
 
 fn make() -> String {
@@ -285,7 +275,7 @@ mod tests {
             let mut config = Config::parse(&text).unwrap();
             config.settle_ice_secrets().map(|()| config.ice.servers[0].secret.clone().unwrap().reveal().to_owned())
         };
-        for (content, fault) in [(None, "cannot be read"), (Some("\n"), "is empty")] {
+        for (content, fault) in [(None, "cannot be read"), (Some("\n"), "one line")] {
             let error = settle(content).unwrap_err().to_string();
             assert!(error.contains(fault) && error.contains(file.to_str().unwrap()), "{error}");
         }

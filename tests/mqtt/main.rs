@@ -19,3 +19,5 @@ mod commands;
 mod connection;
 mod operating;
 mod relay;
+mod signalling;
+mod viewer;
