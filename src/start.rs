@@ -69,7 +69,7 @@ fn prospect(toml: &str, places: &Places) -> Result<Prospect, String> {
     let text = Text { toml: toml.to_owned(), file: None };
     let config = text.parse().map_err(|error| in_one_line(&error))?;
     config.check_secret(places).map_err(|error| in_one_line(&error))?;
-    Ok(Prospect::LocalOnly)
+    Ok(if config.mqtt.url.is_some() { Prospect::Broker } else { Prospect::LocalOnly })
 }
 
 /// Puts what commands have set over the configuration. Returns what cannot be, which is left out: the limits of

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::camera;
+use crate::ice;
+use crate::mqtt;
 use crate::viewer;
 use crate::web;
 use read::{Faults, Reader, Section, keys};
@@ -41,7 +43,9 @@ pub struct Config {
     /// `[viewers]`
     pub viewers: viewer::LimitsConfig,
     /// `[ice]`
-    pub ice: viewer::IceConfig,
+    pub ice: ice::Config,
+    /// `[mqtt]`
+    pub mqtt: mqtt::Config,
     /// `[log]`
     pub log: LogConfig,
 }
@@ -54,7 +58,8 @@ impl Default for Config {
             cameras: vec![camera::Config::default()],
             audio: camera::AudioConfig::default(),
             viewers: viewer::LimitsConfig::default(),
-            ice: viewer::IceConfig::default(),
+            ice: ice::Config::default(),
+            mqtt: mqtt::Config::default(),
             log: LogConfig::default(),
         }
     }
@@ -116,7 +121,7 @@ pub enum Error {
         /// From its top to its end.
         mistakes: Vec<Mistake>,
     },
-    /// The secret that the board keeps or is given cannot be used.
+    /// The secret that the board keeps or is given cannot be used, or the broker's password.
     #[error("the secret in {}: {reason}", .file.display())]
     Secret {
         /// Where it is, or would be.
@@ -217,10 +222,13 @@ impl Config {
             config.viewers = reader.table("viewers", viewers, viewer::LimitsConfig::check);
         }
         if let Some(ice) = root.get("ice") {
-            config.ice = reader.table("ice", ice, viewer::IceConfig::check);
+            config.ice = reader.table("ice", ice, ice::Config::check);
             if let Some(servers) = ice.get_ref().get("servers") {
-                reader.unknown_keys_within::<viewer::IceServerConfig>("ice.servers", servers);
+                reader.unknown_keys_within::<ice::ServerConfig>("ice.servers", servers);
             }
+        }
+        if let Some(mqtt) = root.get("mqtt") {
+            config.mqtt = reader.table("mqtt", mqtt, mqtt::Config::check);
         }
         if let Some(log) = root.get("log") {
             config.log = reader.table("log", log, LogConfig::check);
@@ -259,14 +267,15 @@ fn device_id_of(machine: &str) -> String {
 }
 
 /// Every table and its keys.
-fn sections() -> [Section; 7] {
+fn sections() -> [Section; 8] {
     [
         ("device", keys::<DeviceConfig>()),
         ("web", keys::<web::Config>()),
         ("camera", keys::<camera::Config>()),
         ("audio", keys::<camera::AudioConfig>()),
         ("viewers", keys::<viewer::LimitsConfig>()),
-        ("ice", keys::<viewer::IceConfig>()),
+        ("ice", keys::<ice::Config>()),
+        ("mqtt", keys::<mqtt::Config>()),
         ("log", keys::<LogConfig>()),
     ]
 }

@@ -15,6 +15,8 @@ const GROUP: usize = 4;
 
 /// The file's name, in the credentials directory and in the state directory.
 const CREDENTIAL: &str = "peercam-secret";
+/// The broker's password, in the credentials directory.
+const PASSWORD_CREDENTIAL: &str = "peercam-mqtt-password";
 const STATE: &str = "secret";
 
 /// Directories that the surroundings give.
@@ -131,16 +133,73 @@ impl Config {
         }
         Ok(Found::Missing(file))
     }
+
+    /// Reads the files that `[ice]` names into the secrets that they hold.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be read or is empty.
+    pub fn settle_ice_secrets(&mut self) -> Result<(), Error> {
+        for server in &mut self.ice.servers {
+            let files = [(&server.credential_file, &mut server.credential), (&server.secret_file, &mut server.secret)];
+            for (file, secret) in files {
+                let Some(file) = file else { continue };
+                let text = read_text(file)?;
+                if text.is_empty() {
+                    let reason = "is empty; write what the relay was given".into();
+                    return Err(Error::Secret { file: file.clone(), reason });
+                }
+                *secret = Some(text.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the broker's password into `self.mqtt.password`, wherever it comes from, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, or is none.
+    pub fn settle_password(&mut self, places: &Places) -> Result<(), Error> {
+        let configured = self.mqtt.password_file.clone();
+        let credential = places.credentials.as_ref().map(|directory| directory.join(PASSWORD_CREDENTIAL));
+        let is_wanted = self.mqtt.url.is_some() && self.mqtt.user.is_some() && self.mqtt.password.is_none();
+        let file = configured.or_else(|| credential.filter(|file| file.exists()));
+        if let Some(file) = file.filter(|_| is_wanted) {
+            self.mqtt.password = Some(read_password(&file)?.into());
+        }
+        Ok(())
+    }
+}
+
+/// A password may begin or end with a blank, but for the line's end that editors add.
+fn read_password(file: &Path) -> Result<String, Error> {
+    let wrong = |reason| Error::Secret { file: file.to_owned(), reason };
+    let text = fs::read_to_string(file).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    let password = text.strip_suffix('\n').unwrap_or(&text);
+    let password = password.strip_suffix('\r').unwrap_or(password);
+    if password.is_empty() || password.contains(['\n', '\0']) {
+        return Err(wrong("is not one line with the broker's password".into()));
+    }
+    Ok(password.to_owned())
 }
 
 fn read(file: &Path) -> Result<String, Error> {
-    let wrong = |reason| Error::Secret { file: file.to_owned(), reason };
-    let text = fs::read_to_string(file).map_err(|error| wrong(format!("cannot be read: {error}")))?;
-    let secret = text.trim();
-    match web::Config::secret_fault(secret) {
-        None => Ok(secret.to_owned()),
-        Some(fault) => Err(wrong(format!("{fault}; write a better one there, or remove the file"))),
+    let secret = read_text(file)?;
+    match web::Config::secret_fault(&secret) {
+        None => Ok(secret),
+        Some(fault) => {
+            let reason = format!("{fault}; write a better one there, or remove the file");
+            Err(Error::Secret { file: file.to_owned(), reason })
+        }
     }
+}
+
+/// What a file holds, without the line break that editors put at its end.
+fn read_text(file: &Path) -> Result<String, Error> {
+    let text = fs::read_to_string(file)
+        .map_err(|error| Error::Secret { file: file.to_owned(), reason: format!("cannot be read: {error}") })?;
+    Ok(text.trim().to_owned())
 }
 
 fn make() -> String {
@@ -213,6 +272,52 @@ mod tests {
             config.web.secret_file = Some(file.clone());
             let error = config.settle_secret(&Places::default()).unwrap_err().to_string();
             assert!(error.contains(file.to_str().unwrap()) && error.contains("at least 8"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_secrets_of_relays_are_read_from_their_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("turn");
+        let text = format!("[ice]\nservers = [{{ urls = \"turn:a\", secret_file = {file:?} }}]");
+        let settle = |content: Option<&str>| {
+            content.into_iter().for_each(|content| fs::write(&file, content).unwrap());
+            let mut config = Config::parse(&text).unwrap();
+            config.settle_ice_secrets().map(|()| config.ice.servers[0].secret.clone().unwrap().reveal().to_owned())
+        };
+        for (content, fault) in [(None, "cannot be read"), (Some("\n"), "is empty")] {
+            let error = settle(content).unwrap_err().to_string();
+            assert!(error.contains(fault) && error.contains(file.to_str().unwrap()), "{error}");
+        }
+        assert_eq!(settle(Some("north\n")).unwrap(), "north");
+    }
+
+    #[test]
+    fn the_brokers_password_comes_from_a_file_or_a_credential_and_shows_nowhere() {
+        let directory = tempfile::tempdir().unwrap();
+        let credentials = places(directory.path()).credentials.unwrap();
+        fs::create_dir_all(&credentials).unwrap();
+        fs::write(credentials.join(PASSWORD_CREDENTIAL), "from credential").unwrap();
+        let file = directory.path().join("password");
+        fs::write(&file, " with blanks \r\n").unwrap();
+        let settled = |more: &str| {
+            let mut config = Config::parse(&format!("[mqtt]\nurl = \"mqtt://broker\"\nuser = \"u\"\n{more}")).unwrap();
+            config.settle_password(&places(directory.path())).unwrap();
+            assert!(!format!("{config:?}").contains("blanks"));
+            config.mqtt.password.unwrap().reveal().to_owned()
+        };
+        assert_eq!(settled(""), "from credential");
+        assert_eq!(settled(&format!("password_file = {file:?}")), " with blanks ");
+        assert_eq!(settled("password = \"configured\""), "configured");
+
+        for text in ["", "\n", "two\nlines"] {
+            fs::write(&file, text).unwrap();
+            let mut config = Config::default();
+            config.mqtt.url = Some("mqtt://broker".parse().unwrap());
+            config.mqtt.user = Some("u".into());
+            config.mqtt.password_file = Some(file.clone());
+            let error = config.settle_password(&Places::default()).unwrap_err().to_string();
+            assert!(error.contains(file.to_str().unwrap()) && error.contains("one line"), "{error}");
         }
     }
 

@@ -7,8 +7,13 @@ use crate::camera;
 use crate::camera::State;
 
 /// The states, each of which is a series of its own, as is the habit for enumerations.
-const STATES: [(State, &str); 4] =
-    [(State::Idle, "idle"), (State::Starting, "starting"), (State::Live, "live"), (State::Waiting, "waiting")];
+const STATES: [(State, &str); 5] = [
+    (State::Idle, "idle"),
+    (State::Starting, "starting"),
+    (State::Live, "live"),
+    (State::Waiting, "waiting"),
+    (State::Private, "private"),
+];
 
 /// All metrics, one after the other; `encoded` is how many frames came from each source.
 pub fn write(status: &Status, encoded: &[(&str, u64)], is_healthy: bool) -> String {

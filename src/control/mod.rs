@@ -1,7 +1,13 @@
-//! What the board says of itself: status, metrics, health, snapshot.
+//! Management: what the board says of itself (status, metrics, health, snapshot), and what it is told to do.
 
+mod by_broker;
+mod effects;
 mod health;
+mod intake;
+mod lamp;
+mod memory;
 mod metrics;
+mod ptz;
 mod report;
 
 use std::path::Path;
@@ -10,14 +16,24 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::mpsc;
 
 use crate::camera;
 use crate::camera::Camera;
 use crate::camera::Microphone;
+use crate::command;
+use crate::command::Desk;
+use crate::command::Order;
 use crate::tasks::Group;
 use crate::viewer;
 use crate::viewer::Viewers;
+use effects::Effects;
 use health::{Look, Pulse};
+use intake::Intake;
+use memory::{Key, Memory};
+
+pub use effects::{Examination, Tools, privacy_of_sound};
 
 pub use report::report_back;
 
@@ -93,6 +109,9 @@ pub struct Watching {
     pub list: Vec<viewer::Summary>,
     /// Counts since the process began.
     pub totals: viewer::Totals,
+    /// Why the board got no relay when a viewer last needed one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relay_fault: Option<String>,
     /// Tasks that run for them: sessions, and the drivers of their peer connections. One where nobody watches.
     pub tasks: usize,
 }
@@ -146,7 +165,13 @@ impl Control {
             health: self.health().err().unwrap_or_else(|| "ok".into()),
             cameras: parts.cameras.iter().map(|(_, camera)| camera.status().borrow().clone()).collect(),
             microphone: parts.microphone.as_ref().map(|microphone| microphone.status().borrow().clone()),
-            viewers: Watching { count: list.len(), list, totals: parts.viewers.totals(), tasks: parts.viewers.tasks() },
+            viewers: Watching {
+                count: list.len(),
+                list,
+                totals: parts.viewers.totals(),
+                relay_fault: parts.viewers.relay_fault(),
+                tasks: parts.viewers.tasks(),
+            },
             temperature: temperature(Path::new(THERMAL)),
         }
     }
@@ -193,16 +218,44 @@ impl Control {
     ///
     /// When there is no such camera or no picture.
     pub async fn snapshot(&self, camera: Option<&str>) -> Result<Bytes, Error> {
+        Ok(self.camera(camera)?.1.snapshot().await?)
+    }
+
+    /// Carries out what `orders` say, which come from `desk`, until `group` stops.
+    pub fn take_orders(&self, desk: Desk, orders: mpsc::Receiver<Order>, tools: Tools, group: &Group) {
+        let mut memory = Memory::default();
+        for due in tools.upkeep.dues().borrow().iter() {
+            let key = Key { origin: due.pending.origin, id: due.pending.id.clone() };
+            memory.remember(key, due.pending.fingerprint.clone(), due.outcome.clone());
+        }
+        if let Some(broker) = &tools.broker {
+            by_broker::serve(broker.clone(), desk, group);
+        }
+        let effects = Arc::new(Effects::new(self.clone(), tools, group));
+        let intake = Intake::new(move |task| effects.clone().carry_out(task), memory);
+        group.spawn(intake.run(orders, group.clone()));
+    }
+
+    /// The JSON Schema of the commands that are carried out.
+    pub fn command_schema(&self) -> Value {
+        command::schema()
+    }
+
+    fn parts(&self) -> &Parts {
+        &self.shared.parts
+    }
+
+    /// The camera of that name, or the first.
+    fn camera(&self, wanted: Option<&str>) -> Result<(&str, &Camera), Error> {
         let cameras = &self.shared.parts.cameras;
-        let wanted = match camera {
+        let found = match wanted {
             None => cameras.first(),
             Some(wanted) => cameras.iter().find(|(name, _)| name == wanted),
         };
-        let Some((_, camera)) = wanted else {
+        found.map(|(name, camera)| (name.as_str(), camera)).ok_or_else(|| {
             let known: Vec<_> = cameras.iter().map(|(name, _)| name.as_str()).collect();
-            return Err(Error::UnknownCamera { wanted: camera.unwrap_or_default().into(), known: known.join(", ") });
-        };
-        Ok(camera.snapshot().await?)
+            Error::UnknownCamera { wanted: wanted.unwrap_or_default().into(), known: known.join(", ") }
+        })
     }
 
     fn observe(&self) {

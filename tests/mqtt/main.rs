@@ -14,3 +14,4 @@ mod browser;
 
 mod connection;
 mod operating;
+mod relay;
