@@ -177,11 +177,11 @@ async fn a_configuration_that_proves_itself_stays() {
     let upkeep = open(memory);
     let trial = upkeep.on_trial().unwrap();
     assert!(trial.needs_broker() && trial.deadline > Instant::now());
-    assert_eq!(upkeep.earlier("a").unwrap().outcome, None, "still under way");
+    assert_eq!(upkeep.entrusted("a").unwrap().outcome, None, "still under way");
     upkeep.confirm_trial().await;
     assert!(upkeep.on_trial().is_none() && !is_asked_to_restart(&upkeep));
     assert_eq!(due(&upkeep).status, Status::Successful);
-    assert_eq!(upkeep.earlier("a").unwrap().outcome.unwrap().status, Status::Successful);
+    assert_eq!(upkeep.entrusted("a").unwrap().outcome.unwrap().status, Status::Successful);
 
     let memory = board.remembered(None);
     assert_eq!((memory.source(), memory.text()), (Source::Applied, "broker 1"));
@@ -189,7 +189,7 @@ async fn a_configuration_that_proves_itself_stays() {
     assert_eq!(due(&upkeep).id, "a", "it could not be told yet");
     tell_all(&upkeep).await;
     assert!(upkeep.dues().borrow().is_empty());
-    assert_eq!(upkeep.earlier("a").unwrap().pending.fingerprint, "of a", "known even so");
+    assert_eq!(upkeep.entrusted("a").unwrap().pending.fingerprint, "of a", "known even so");
     assert!(board.start().dues().borrow().is_empty());
 }
 
@@ -244,7 +244,7 @@ async fn a_trial_whose_text_cannot_be_read_goes_back_at_once() {
     let upkeep = open(memory);
     assert!(upkeep.on_trial().is_none());
     assert_eq!(due(&upkeep).status, Status::Failed);
-    assert!(upkeep.earlier("a").unwrap().outcome.is_some());
+    assert!(upkeep.entrusted("a").unwrap().outcome.is_some());
 }
 
 #[tokio::test]
@@ -356,7 +356,7 @@ async fn a_restart_of_the_service_is_successful_once_it_is_back() {
     let upkeep = open(board.begin_anew(upkeep).await);
     assert_eq!(due(&upkeep).status, Status::Successful);
     assert!(!is_asked_to_restart(&upkeep), "once is enough");
-    assert_eq!(upkeep.earlier("a").unwrap().pending.fingerprint, "of a");
+    assert_eq!(upkeep.entrusted("a").unwrap().pending.fingerprint, "of a");
 }
 
 #[tokio::test]
@@ -401,7 +401,9 @@ async fn without_a_place_to_ask_there_is_no_reboot() {
     let refused = upkeep.restart(Restart::Board, pending("b")).await;
     assert!(matches!(refused, Err(Error::Reboot(_))), "{refused:?}");
     assert!(board.start().dues().borrow().is_empty(), "the command was told already");
+    assert_eq!(upkeep.entrusted("b"), None);
     upkeep.restart(Restart::Service, pending("c")).await.unwrap();
+    assert_eq!(upkeep.entrusted("c").unwrap().outcome, None, "ours to tell, from now on");
 }
 
 #[tokio::test]
