@@ -123,7 +123,10 @@ impl Outcome {
         if length <= most {
             return self;
         }
-        Self::failed(self.id, format!("the result has {length} bytes and this way takes {most}; ask for it in another way"))
+        Self::failed(
+            self.id,
+            format!("the result has {length} bytes and this way takes {most}; ask for it in another way"),
+        )
     }
 
     /// As JSON text.

@@ -190,7 +190,8 @@ impl Effects {
     }
 
     async fn set_audio(&self, wanted: SetAudio) -> Done {
-        let microphone = self.microphone().ok_or("there is no sound: `capture` is \"off\" in the configuration's [audio]")?;
+        let microphone =
+            self.microphone().ok_or("there is no sound: `capture` is \"off\" in the configuration's [audio]")?;
         let bitrate = wanted.bitrate.map(|bitrate| bitrate.get());
         // 1 or 2.
         let channels = wanted.channels.map(|channels| channels.get() as u8);

@@ -170,7 +170,7 @@ where
         let outcome = match ended {
             Ended::Now(Ok(result)) => Outcome::successful(key.id.clone(), result),
             Ended::Now(Err(reason)) => Outcome::failed(key.id.clone(), reason),
-            Ended::AfterRestart => return,
+            Ended::AfterRestart => return self.memory.hand_over(key),
         };
         tracing::info!(
             id = key.id,

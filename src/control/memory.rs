@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::command::{Origin, Outcome};
+use crate::upkeep::Upkeep;
 
 /// How long a command is known by its id. Brokers redeliver at once after a reconnection; people try for minutes.
 const KEPT: Duration = Duration::from_secs(600);
@@ -45,6 +46,8 @@ pub enum Recalled {
 pub struct Memory {
     /// In the order in which they came.
     known: VecDeque<Known>,
+    /// Knows those that have their last outcome after a restart.
+    upkeep: Option<Upkeep>,
 }
 
 #[derive(Debug)]
@@ -64,10 +67,17 @@ enum State {
 }
 
 impl Memory {
+    /// Knows what came before the restart.
+    pub fn after(upkeep: Upkeep) -> Self {
+        Self { upkeep: Some(upkeep), ..Self::default() }
+    }
+
     /// What is known of this id. A sender of what is under way will be told of its outcome.
     pub fn recall(&mut self, key: &Key, fingerprint: &str, outcomes: &mpsc::Sender<Outcome>) -> Recalled {
         self.known.retain(|known| known.is_under_way() || known.since.elapsed() < KEPT);
-        let Some(known) = self.known.iter_mut().find(|known| known.key == *key) else { return Recalled::New };
+        let Some(known) = self.known.iter_mut().find(|known| known.key == *key) else {
+            return self.recall_entrusted(key, fingerprint);
+        };
         if known.fingerprint != fingerprint {
             return Recalled::Other;
         }
@@ -108,17 +118,28 @@ impl Memory {
         senders
     }
 
-    /// One that came to its end before this process began.
-    pub fn remember(&mut self, key: Key, fingerprint: String, outcome: Outcome) {
-        self.known.push_back(Known { key, fingerprint, since: Instant::now(), state: State::Done(outcome) });
+    /// One has its last outcome after a restart, from somebody else.
+    pub fn hand_over(&mut self, key: &Key) {
+        self.known.retain(|known| known.key != *key);
     }
 
-    /// All that are under way, and who wants to know.
+    /// All that are under way and will not be told by somebody else, and who wants to know.
     pub fn give_up(self) -> impl Iterator<Item = (String, Vec<mpsc::Sender<Outcome>>)> {
-        self.known.into_iter().filter_map(|known| match known.state {
-            State::UnderWay(senders) => Some((known.key.id, senders)),
-            State::Done(_) => None,
+        let Self { known, upkeep } = self;
+        let is_entrusted = move |id: &str| upkeep.as_ref().is_some_and(|upkeep| upkeep.entrusted(id).is_some());
+        known.into_iter().filter_map(move |known| match known.state {
+            State::UnderWay(senders) if !is_entrusted(&known.key.id) => Some((known.key.id, senders)),
+            State::UnderWay(_) | State::Done(_) => None,
         })
+    }
+
+    fn recall_entrusted(&self, key: &Key, fingerprint: &str) -> Recalled {
+        let entrusted = self.upkeep.as_ref().and_then(|upkeep| upkeep.entrusted(&key.id));
+        match entrusted.filter(|entrusted| entrusted.pending.origin == key.origin) {
+            None => Recalled::New,
+            Some(entrusted) if entrusted.pending.fingerprint != fingerprint => Recalled::Other,
+            Some(entrusted) => entrusted.outcome.map_or(Recalled::UnderWay, Recalled::Done),
+        }
     }
 }
 

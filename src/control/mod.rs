@@ -31,7 +31,7 @@ use crate::viewer::Viewers;
 use effects::Effects;
 use health::{Look, Pulse};
 use intake::Intake;
-use memory::{Key, Memory};
+use memory::Memory;
 
 pub use effects::{Examination, Tools, privacy_of_sound};
 
@@ -223,11 +223,7 @@ impl Control {
 
     /// Carries out what `orders` say, which come from `desk`, until `group` stops.
     pub fn take_orders(&self, desk: Desk, orders: mpsc::Receiver<Order>, tools: Tools, group: &Group) {
-        let mut memory = Memory::default();
-        for due in tools.upkeep.dues().borrow().iter() {
-            let key = Key { origin: due.pending.origin, id: due.pending.id.clone() };
-            memory.remember(key, due.pending.fingerprint.clone(), due.outcome.clone());
-        }
+        let memory = Memory::after(tools.upkeep.clone());
         if let Some(broker) = &tools.broker {
             by_broker::serve(broker.clone(), desk, group);
         }

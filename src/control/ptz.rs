@@ -71,8 +71,7 @@ async fn go_home(camera: &Camera) -> Result<(), Error> {
         let span = control.maximum.saturating_sub(control.minimum).max(1) as f64;
         Some(Motion::To(control.default.saturating_sub(control.minimum) as f64 / span))
     };
-    let home =
-        Movement { pan: place("pan_absolute"), tilt: place("tilt_absolute"), zoom: place("zoom_absolute") };
+    let home = Movement { pan: place("pan_absolute"), tilt: place("tilt_absolute"), zoom: place("zoom_absolute") };
     if home.is_empty() {
         return Err(Error::Immovable { verb: "go home", hint: ": it knows no places" });
     }

@@ -150,10 +150,7 @@ mod tests {
                 Reply::Bye { reason: "r", code: Some(Farewell::Dismissed) },
                 r#"{"type":"bye","reason":"r","code":"dismissed"}"#,
             ),
-            (
-                Reply::Event(Event::Identify { seconds: 5 }),
-                r#"{"type":"event","event":"identify","seconds":5}"#,
-            ),
+            (Reply::Event(Event::Identify { seconds: 5 }), r#"{"type":"event","event":"identify","seconds":5}"#),
         ];
         for (reply, text) in texts {
             assert_eq!(reply.text(), text);

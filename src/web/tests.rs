@@ -37,7 +37,8 @@ impl Board {
         let parts = Parts { device: "test".into(), cameras: Vec::new(), microphone: None, viewers };
         let (sender, calls) = mpsc::channel(8);
         let address = front.address();
-        let reception = Reception { calls: sender, desk: Desk::new(1).0, servers: Servers::default(), group: group.clone() };
+        let reception =
+            Reception { calls: sender, desk: Desk::new(1).0, servers: Servers::default(), group: group.clone() };
         front.serve(Control::open(parts, &group), reception);
         Self { address, calls, _group: group }
     }

@@ -20,7 +20,8 @@ impl House {
     fn new(most_lines: usize) -> Self {
         let (sender, calls) = mpsc::channel(4);
         let (replies, replied) = mpsc::channel(WAITING);
-        let reception = Reception { calls: sender, desk: Desk::new(1).0, servers: Servers::default(), group: Group::new() };
+        let reception =
+            Reception { calls: sender, desk: Desk::new(1).0, servers: Servers::default(), group: Group::new() };
         let exchange = Exchange::new(reception, replies, most_lines);
         let now = exchange.lost_at + Duration::from_secs(1);
         Self { exchange, calls, replied, now }
