@@ -28,7 +28,7 @@ const ROOMS: [(&str, &[&str]); 19] = [
             "web",
         ],
     ),
-    ("config", &["camera", "durable", "ice", "mqtt", "secret", "viewer", "web"]), // of rooms with I/O the Config types only
+    ("config", &["camera", "control", "durable", "ice", "mqtt", "secret", "viewer", "web"]), // of rooms with I/O the Config types only
     ("control", &["camera", "command", "media", "mqtt", "tasks", "upkeep", "viewer"]),
     ("doctor", &["camera", "config", "mqtt"]),
     ("web", &["control", "secret", "signalling", "tasks", "viewer"]),
@@ -128,7 +128,7 @@ fn faults(path: &str, text: &str) -> Vec<String> {
         }
     }
     if room == "config" {
-        for other in ["camera", "ice", "mqtt", "viewer", "web"] {
+        for other in ["camera", "control", "ice", "mqtt", "viewer", "web"] {
             for name in named(&code, other).filter(|name| !name.ends_with("Config")) {
                 found.push(format!("config may know Config types only, not {other}::{name}"));
             }

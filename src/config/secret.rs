@@ -28,6 +28,8 @@ pub struct Places {
     pub state: Option<PathBuf>,
     /// Where other services look for what the board asks of them.
     pub runtime: Option<PathBuf>,
+    /// Below which the kernel's `proc` and `sys` are read for figures of the board; `/` but for tests.
+    pub root: Option<PathBuf>,
 }
 
 /// Where the secret came from.
@@ -62,6 +64,7 @@ impl Places {
             credentials: directory("CREDENTIALS_DIRECTORY"),
             state: of_service("STATE_DIRECTORY").or_else(user),
             runtime: of_service("RUNTIME_DIRECTORY"),
+            root: directory("PEERCAM_ROOT"),
         }
     }
 }
@@ -210,7 +213,7 @@ mod tests {
 
     fn places(directory: &Path) -> Places {
         let (credentials, state) = (directory.join("credentials"), directory.join("state/peercam"));
-        Places { credentials: Some(credentials), state: Some(state), runtime: None }
+        Places { credentials: Some(credentials), state: Some(state), runtime: None, root: None }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use super::*;
 use crate::control::Parts;
 use crate::command::Desk;
+use crate::control::{Gauges, StatusConfig};
 use crate::ice::Servers;
 use crate::signalling::{Call, Reception};
 use crate::tasks::Group;
@@ -34,7 +35,15 @@ impl Board {
         let front = Front::bind(Config { listen: "127.0.0.1:0".parse().unwrap(), ..config }).await.unwrap();
         let settings = viewer::Config { max: 1, servers: Servers::default(), loopback: viewer::Loopback::Offered };
         let viewers = Viewers::open(&settings, Vec::new(), mpsc::channel(1).1, Desk::new(1).0, &group).unwrap();
-        let parts = Parts { device: "test".into(), cameras: Vec::new(), microphone: None, viewers };
+        let parts = Parts {
+            device: "test".into(),
+            cameras: Vec::new(),
+            microphone: None,
+            viewers,
+            broker: None,
+            gauges: Gauges::new("/".into(), None),
+            status: StatusConfig::default(),
+        };
         let (sender, calls) = mpsc::channel(8);
         let address = front.address();
         let reception =
