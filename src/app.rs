@@ -3,36 +3,55 @@
 use std::future::Future;
 use std::io::IsTerminal;
 use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures_util::FutureExt;
+use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, reload};
 
 use crate::camera;
 use crate::camera::Camera;
 use crate::camera::Microphone;
+use crate::camera::Preset;
+use crate::camera::Privacy;
+use crate::command::Desk;
 use crate::config::{Config, LogConfig, LogFormat, Places, SecretOrigin};
 use crate::control;
 use crate::control::Control;
 use crate::control::Gauges;
 use crate::control::Parts;
+use crate::control::Tools;
+use crate::doctor;
+use crate::home;
+use crate::ice::Servers;
 use crate::mqtt::Broker;
-use crate::signalling::Call;
+use crate::signalling;
+use crate::signalling::Reception;
 use crate::start::Start;
 use crate::systemd;
 use crate::tasks::Group;
 use crate::upkeep::Reentry;
+use crate::upkeep::Settings;
 use crate::upkeep::Upkeep;
-use crate::upkeep::{CameraSettings, Settings};
 use crate::viewer;
 use crate::viewer::Picture;
 use crate::viewer::Source;
 use crate::viewer::Viewers;
 use crate::web;
 use crate::web::Front;
+
+/// Commands that wait to be looked at, which takes microseconds each.
+const ORDERS: usize = 64;
+
+/// Where the kernel has lamps (Documentation/ABI/testing/sysfs-class-led).
+const LEDS: &str = "sys/class/leds";
 
 /// Calls that wait to be taken. Taking one is a matter of microseconds; a burst beyond this waits in its sockets.
 const CALLS: usize = 32;
@@ -46,16 +65,28 @@ const BROKER_END: Duration = Duration::from_millis(1200);
 /// How long answers that are under way may take to reach their readers.
 const FRONT_END: Duration = Duration::from_millis(500);
 
-/// Sets up how log lines are written, for the whole process.
-pub fn start_logging(config: &LogConfig) {
+/// Sets up how log lines are written, for the whole process. Gives what changes how much is written.
+pub fn start_logging(config: &LogConfig) -> LogLevel {
     let (to_terminal, to_journal) = (std::io::stderr().is_terminal(), config.goes_to_journal());
-    let lines = tracing_subscriber::fmt().with_env_filter(config.filter()).with_writer(std::io::stderr);
-    match config.format {
-        LogFormat::Json => lines.json().init(),
-        LogFormat::Auto if to_journal => lines.with_ansi(false).without_time().init(),
-        LogFormat::Auto | LogFormat::Text => lines.with_ansi(to_terminal).init(),
-    }
+    let (filter, level) = reload::Layer::new(config.filter());
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match config.format {
+        LogFormat::Json => lines.json().boxed(),
+        LogFormat::Auto if to_journal => lines.with_ansi(false).without_time().boxed(),
+        LogFormat::Auto | LogFormat::Text => lines.with_ansi(to_terminal).boxed(),
+    };
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+    LogLevel(Box::new(move |wanted| {
+        let wanted = LogConfig { level: wanted.to_owned(), ..LogConfig::default() };
+        if let Some((_, mistake)) = wanted.check().into_iter().next() {
+            return Err(mistake);
+        }
+        level.reload(EnvFilter::new(&wanted.level)).map_err(|error| error.to_string())
+    }))
 }
+
+/// Changes how much is logged, or says what is wrong with what is wanted.
+pub struct LogLevel(Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>);
 
 /// What comes after the service has closed.
 #[derive(Debug)]
@@ -71,11 +102,11 @@ pub enum Next {
 /// # Errors
 ///
 /// When the service cannot start.
-pub async fn run_until_signal(start: Start) -> anyhow::Result<Next> {
+pub async fn run_until_signal(start: Start, level: LogLevel) -> anyhow::Result<Next> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
     let (stop, stopped) = tokio::sync::oneshot::channel();
-    let running = run(start, async { stopped.await.unwrap_or(()) });
+    let running = run(start, level, async { stopped.await.unwrap_or(()) });
     let watching = async {
         next(&mut terminate, &mut interrupt).await;
         tracing::info!("told to stop");
@@ -110,12 +141,12 @@ struct Groups {
 /// # Errors
 ///
 /// When the service cannot start.
-pub async fn run(start: Start, shutdown: impl Future<Output = ()>) -> anyhow::Result<Next> {
+pub async fn run(start: Start, level: LogLevel, shutdown: impl Future<Output = ()>) -> anyhow::Result<Next> {
     let groups = Groups::default();
-    let (config, places) = (start.config.clone(), start.places.clone());
+    let (config, places, shown) = (start.config.clone(), start.places.clone(), start.shown());
     let upkeep = start.open(&groups.front);
     let mut shutdown = pin!(shutdown);
-    let begun = serve(config, &places, &upkeep, &groups).await;
+    let begun = serve(config, &places, Management { shown, level, upkeep: upkeep.clone() }, &groups).await;
     let next = match begun {
         Ok(()) => tokio::select! {
             () = shutdown.as_mut() => Next::Stop,
@@ -144,10 +175,19 @@ pub async fn run(start: Start, shutdown: impl Future<Output = ()>) -> anyhow::Re
     }
 }
 
+/// What is managed besides rooms.
+struct Management {
+    /// The configuration, for those who ask.
+    shown: Value,
+    level: LogLevel,
+    upkeep: Upkeep,
+}
+
 /// Opens everything; what runs then, runs in `groups`.
-async fn serve(mut config: Config, places: &Places, upkeep: &Upkeep, groups: &Groups) -> anyhow::Result<()> {
+async fn serve(mut config: Config, places: &Places, management: Management, groups: &Groups) -> anyhow::Result<()> {
     let begun = Instant::now();
     let origin = config.settle_secret(places)?;
+    config.settle_ice_secrets()?;
     config.settle_password(places)?;
     show(&config, &origin);
     // First of all, so that the page is there while cameras are still being looked for.
@@ -155,8 +195,9 @@ async fn serve(mut config: Config, places: &Places, upkeep: &Upkeep, groups: &Gr
     let address = front.address();
 
     let broker = Broker::open(&config.mqtt, &config.device_id(), &groups.broker);
-    let (calls, control) = open(&config, places, &upkeep.settings(), broker.clone(), groups)?;
-    front.serve(control.clone(), calls, &groups.front);
+    let upkeep = management.upkeep.clone();
+    let (reception, control) = open(&config, places, broker.clone(), management, groups)?;
+    front.serve(control.clone(), reception);
     let alive = control.clone();
     let stop = groups.front.clone();
     groups.front.spawn(async move {
@@ -165,7 +206,7 @@ async fn serve(mut config: Config, places: &Places, upkeep: &Upkeep, groups: &Gr
             () = systemd::feed_watchdog(|| alive.liveness()) => {}
         }
     });
-    control::report_back(upkeep, broker, &groups.front);
+    control::report_back(&upkeep, broker, &groups.front);
     systemd::ready();
     let link = link(address);
     systemd::status(&format!("serving at {link}"));
@@ -201,55 +242,85 @@ fn link(address: SocketAddr) -> String {
 fn open(
     config: &Config,
     places: &Places,
-    settings: &Settings,
     broker: Option<Broker>,
+    management: Management,
     groups: &Groups,
-) -> anyhow::Result<(mpsc::Sender<Call>, Control)> {
-    let (viewer_group, camera_group) = (&groups.viewers, &groups.cameras);
+) -> anyhow::Result<(Reception, Control)> {
+    let settings = management.upkeep.settings();
     let camera = |camera: &camera::Config| {
-        let preset = preset(settings.cameras.get(&camera.name));
-        (camera.name.clone(), Camera::open_with(camera.clone(), preset, camera_group))
+        let preset = preset(&settings, &camera.name);
+        (camera.name.clone(), Camera::open_with(camera.clone(), preset, &groups.cameras))
     };
     let cameras: Vec<_> = config.cameras.iter().map(camera).collect();
-    let silence = privacy(settings.audio.on == Some(false));
-    let microphone = Microphone::open_with(config.audio.clone(), &config.cameras, silence, camera_group);
+    let names: Vec<_> = cameras.iter().map(|(name, _)| name.as_str()).collect();
+    let privacy = control::privacy_of_sound(&settings, &names);
+    let microphone = Microphone::open_with(config.audio.clone(), &config.cameras, privacy, &groups.cameras);
     let sources =
-        cameras.iter().map(|(name, camera)| source(name, camera, microphone.as_ref(), camera_group)).collect();
+        cameras.iter().map(|(name, camera)| source(name, camera, microphone.as_ref(), &groups.cameras)).collect();
     let (calls, incoming) = mpsc::channel(CALLS);
-    let viewers = Viewers::open(&viewer_config(config), sources, incoming, viewer_group)?;
+    let servers = Servers::new(&config.ice, &config.device_id());
+    let (desk, orders) = Desk::new(ORDERS);
     let root = places.root.clone().unwrap_or_else(|| "/".into());
+    let viewer_config = viewer_config(config, servers.clone());
+    let viewers = Viewers::open(&viewer_config, sources, incoming, desk.clone(), &groups.viewers)?;
     let parts = Parts {
         device: config.device_id(),
         cameras,
         microphone,
         viewers,
-        broker,
-        gauges: Gauges::new(root, places.state.clone()),
+        broker: broker.clone(),
+        gauges: Gauges::new(root.clone(), places.state.clone()),
         status: config.status.clone(),
     };
-    Ok((calls, Control::open(parts, &groups.front)))
+    let reception = Reception { calls, desk: desk.clone(), servers, group: groups.front.clone() };
+    let control = Control::open(parts, &groups.front);
+    if let Some(broker) = broker {
+        let statuses = control.statuses();
+        home::open(&config.home_assistant, &config.device_id(), broker.clone(), desk.clone(), statuses, &groups.front);
+        groups.front.spawn(signalling::serve_mqtt(broker, reception.clone(), config.viewers.max));
+    }
+    control.take_orders(desk, orders, tools(config, &root, management, &groups.front), &groups.front);
+    Ok((reception, control))
 }
 
-/// What commands have set at a camera besides its configuration.
-fn preset(settings: Option<&CameraSettings>) -> camera::Preset {
-    let Some(settings) = settings else { return camera::Preset::default() };
-    camera::Preset { privacy: privacy(settings.privacy), controls: settings.controls.clone() }
+/// What a camera begins with besides its configuration.
+fn preset(settings: &Settings, name: &str) -> Preset {
+    let Some(kept) = settings.cameras.get(name) else { return Preset::default() };
+    let privacy = if kept.privacy { Privacy::On } else { Privacy::Off };
+    Preset { privacy, controls: kept.controls.clone() }
 }
 
-fn privacy(is_on: bool) -> camera::Privacy {
-    if is_on { camera::Privacy::On } else { camera::Privacy::Off }
+fn tools(config: &Config, root: &Path, management: Management, group: &Group) -> Tools {
+    let (config, group) = (config.clone(), group.clone());
+    let doctor = move || -> control::Examination {
+        let (config, group) = (config.clone(), group.clone());
+        Box::pin(async move {
+            let (told, report) = oneshot::channel();
+            let broker = doctor::broker(&config.mqtt, &config.device_id()).await;
+            group.spawn_blocking(move || {
+                let mut report = doctor::survey(&config.cameras, &config.audio);
+                broker.into_iter().for_each(|broker| report.add(broker));
+                // Nobody may be waiting any more.
+                told.send(serde_json::to_value(&report)).ok();
+            });
+            let report = report.await.map_err(|_| "the examination broke off".to_owned())?;
+            report.map_err(|error| error.to_string())
+        })
+    };
+    Tools {
+        upkeep: management.upkeep,
+        config: management.shown,
+        doctor: Box::new(doctor),
+        set_log_level: management.level.0,
+        leds: root.join(LEDS),
+    }
 }
 
-fn viewer_config(config: &Config) -> viewer::Config {
-    let servers = config.ice.servers.iter().map(|server| viewer::IceServer {
-        urls: server.urls.as_slice().to_vec(),
-        username: server.username.clone().unwrap_or_default(),
-        credential: server.credential.as_ref().map(|credential| credential.reveal().to_owned()).unwrap_or_default(),
-    });
+fn viewer_config(config: &Config, servers: Servers) -> viewer::Config {
     let listens_within = config.web.listen.ip().is_loopback() || config.web.listen.ip().is_unspecified();
     viewer::Config {
         max: config.viewers.max,
-        servers: servers.collect(),
+        servers,
         loopback: if listens_within { viewer::Loopback::Offered } else { viewer::Loopback::Left },
     }
 }

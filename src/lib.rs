@@ -6,10 +6,12 @@
 //! |---|---|
 //! | [`media`] | the vocabulary: frames, and the [`media::Feed`] they travel on |
 //! | [`camera`] | devices become encoded frames; the only room that knows GStreamer, V4L2 and ALSA |
-//! | [`signalling`] | how a browser reaches us: WebSocket and WHEP become [`signalling::Call`]s |
+//! | [`signalling`] | how a browser reaches us: WebSocket, WHEP and MQTT become [`signalling::Call`]s |
+//! | [`ice`] | STUN and TURN servers, and the credentials that each side gets |
 //! | [`mqtt`] | the one connection to the broker; the only room that knows an MQTT client |
 //! | [`viewer`] | one browser watching; the only room that knows a WebRTC stack |
-//! | [`control`] | what the board says of itself: status, metrics, health, snapshot |
+//! | [`command`] | what operators want done, and what became of it: the words that every way in shares |
+//! | [`control`] | management: what the board says of itself, and what it is told to do |
 //! | [`web`] | the HTTP front: page, secret, and the paths that lead to the rooms above |
 //! | [`secret`] | text that must not reach a log by accident |
 //! | [`systemd`] | ready, stopping and watchdog |
@@ -31,6 +33,7 @@ pub mod control;
 pub mod doctor;
 pub mod durable;
 pub mod home;
+pub mod ice;
 pub mod media;
 pub mod mqtt;
 pub mod secret;

@@ -70,8 +70,8 @@ async fn main() -> ExitCode {
 
 async fn run(file: Option<&Path>) -> anyhow::Result<()> {
     let start = Start::prepare(file)?;
-    app::start_logging(&start.config.log);
-    match app::run_until_signal(start).await? {
+    let level = app::start_logging(&start.config.log);
+    match app::run_until_signal(start, level).await? {
         Next::Stop => Ok(()),
         Next::Restart(reentry) => Err(reentry.exec()).context("the service closed, but cannot begin anew"),
     }

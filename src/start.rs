@@ -67,9 +67,10 @@ impl Start {
 /// Whether a start with this text would get as far as its listener, and what it would have.
 fn prospect(toml: &str, places: &Places) -> Result<Prospect, String> {
     let text = Text { toml: toml.to_owned(), file: None };
-    let config = text.parse().map_err(|error| in_one_line(&error))?;
-    config.check_secret(places).map_err(|error| in_one_line(&error))?;
-    Ok(Prospect::LocalOnly)
+    let mut config = text.parse().map_err(|error| in_one_line(&error))?;
+    let has_secrets = config.check_secret(places).and_then(|()| config.settle_ice_secrets());
+    has_secrets.and_then(|()| config.settle_password(places)).map_err(|error| in_one_line(&error))?;
+    Ok(if config.mqtt.url.is_some() { Prospect::Broker } else { Prospect::LocalOnly })
 }
 
 /// Puts what commands have set over the configuration. Returns what cannot be, which is left out: the limits of

@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::camera;
 use crate::control;
 use crate::home;
+use crate::ice;
 use crate::mqtt;
 use crate::viewer;
 use crate::web;
@@ -44,7 +45,7 @@ pub struct Config {
     /// `[viewers]`
     pub viewers: viewer::LimitsConfig,
     /// `[ice]`
-    pub ice: viewer::IceConfig,
+    pub ice: ice::Config,
     /// `[home_assistant]`
     pub home_assistant: home::HomeConfig,
     /// `[status]`
@@ -63,7 +64,7 @@ impl Default for Config {
             cameras: vec![camera::Config::default()],
             audio: camera::AudioConfig::default(),
             viewers: viewer::LimitsConfig::default(),
-            ice: viewer::IceConfig::default(),
+            ice: ice::Config::default(),
             home_assistant: home::HomeConfig::default(),
             status: control::StatusConfig::default(),
             mqtt: mqtt::Config::default(),
@@ -229,9 +230,9 @@ impl Config {
             config.viewers = reader.table("viewers", viewers, viewer::LimitsConfig::check);
         }
         if let Some(ice) = root.get("ice") {
-            config.ice = reader.table("ice", ice, viewer::IceConfig::check);
+            config.ice = reader.table("ice", ice, ice::Config::check);
             if let Some(servers) = ice.get_ref().get("servers") {
-                reader.unknown_keys_within::<viewer::IceServerConfig>("ice.servers", servers);
+                reader.unknown_keys_within::<ice::ServerConfig>("ice.servers", servers);
             }
         }
         if let Some(home) = root.get("home_assistant") {
@@ -287,7 +288,7 @@ fn sections() -> [Section; 10] {
         ("camera", keys::<camera::Config>()),
         ("audio", keys::<camera::AudioConfig>()),
         ("viewers", keys::<viewer::LimitsConfig>()),
-        ("ice", keys::<viewer::IceConfig>()),
+        ("ice", keys::<ice::Config>()),
         ("home_assistant", keys::<home::HomeConfig>()),
         ("status", keys::<control::StatusConfig>()),
         ("mqtt", keys::<mqtt::Config>()),

@@ -137,6 +137,22 @@ impl Config {
         Ok(Found::Missing(file))
     }
 
+    /// Reads the files that `[ice]` names into the secrets that they hold.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be read, or is none.
+    pub fn settle_ice_secrets(&mut self) -> Result<(), Error> {
+        for server in &mut self.ice.servers {
+            let files = [(&server.credential_file, &mut server.credential), (&server.secret_file, &mut server.secret)];
+            for (file, secret) in files {
+                let Some(file) = file else { continue };
+                *secret = Some(read_password(file)?.into());
+            }
+        }
+        Ok(())
+    }
+
     /// Puts the broker's password into `self.mqtt.password`, wherever it comes from, if there is one.
     ///
     /// # Errors
@@ -161,18 +177,21 @@ fn read_password(file: &Path) -> Result<String, Error> {
     let password = text.strip_suffix('\n').unwrap_or(&text);
     let password = password.strip_suffix('\r').unwrap_or(password);
     if password.is_empty() || password.contains(['\n', '\0']) {
-        return Err(wrong("is not one line with the broker's password".into()));
+        return Err(wrong("is not one line with a password".into()));
     }
     Ok(password.to_owned())
 }
 
 fn read(file: &Path) -> Result<String, Error> {
-    let wrong = |reason| Error::Secret { file: file.to_owned(), reason };
-    let text = fs::read_to_string(file).map_err(|error| wrong(format!("cannot be read: {error}")))?;
-    let secret = text.trim();
-    match web::Config::secret_fault(secret) {
-        None => Ok(secret.to_owned()),
-        Some(fault) => Err(wrong(format!("{fault}; write a better one there, or remove the file"))),
+    let text = fs::read_to_string(file)
+        .map_err(|error| Error::Secret { file: file.to_owned(), reason: format!("cannot be read: {error}") })?;
+    let secret = text.trim().to_owned();
+    match web::Config::secret_fault(&secret) {
+        None => Ok(secret),
+        Some(fault) => {
+            let reason = format!("{fault}; write a better one there, or remove the file");
+            Err(Error::Secret { file: file.to_owned(), reason })
+        }
     }
 }
 
@@ -247,6 +266,23 @@ mod tests {
             let error = config.settle_secret(&Places::default()).unwrap_err().to_string();
             assert!(error.contains(file.to_str().unwrap()) && error.contains("at least 8"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_secrets_of_relays_are_read_from_their_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("turn");
+        let text = format!("[ice]\nservers = [{{ urls = \"turn:a\", secret_file = {file:?} }}]");
+        let settle = |content: Option<&str>| {
+            content.into_iter().for_each(|content| fs::write(&file, content).unwrap());
+            let mut config = Config::parse(&text).unwrap();
+            config.settle_ice_secrets().map(|()| config.ice.servers[0].secret.clone().unwrap().reveal().to_owned())
+        };
+        for (content, fault) in [(None, "cannot be read"), (Some("\n"), "one line")] {
+            let error = settle(content).unwrap_err().to_string();
+            assert!(error.contains(fault) && error.contains(file.to_str().unwrap()), "{error}");
+        }
+        assert_eq!(settle(Some("north\n")).unwrap(), "north");
     }
 
     #[test]

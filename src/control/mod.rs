@@ -1,10 +1,16 @@
-//! What the board says of itself: status, metrics, health, snapshot.
+//! Management: what the board says of itself (status, metrics, health, snapshot), and what it is told to do.
 
 mod announce;
+mod by_broker;
 mod config;
+mod effects;
 mod health;
+mod intake;
+mod lamp;
+mod memory;
 mod metrics;
 mod news;
+mod ptz;
 mod report;
 mod status;
 mod telemetry;
@@ -15,18 +21,24 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::Value;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::camera;
 use crate::camera::Camera;
 use crate::camera::Microphone;
+use crate::command;
+use crate::command::Desk;
+use crate::command::Order;
 use crate::mqtt::Broker;
 use crate::tasks::Group;
 use crate::viewer::Viewers;
+use effects::Effects;
 use health::{Look, Pulse};
+use intake::Intake;
 use news::{Facts, SourceFacts};
 
 pub use config::StatusConfig;
+pub use effects::{Examination, Tools, privacy_of_sound};
 pub use news::Event;
 pub use report::report_back;
 pub use status::{
@@ -205,16 +217,40 @@ impl Control {
     ///
     /// When there is no such camera or no picture.
     pub async fn snapshot(&self, camera: Option<&str>) -> Result<Bytes, Error> {
+        Ok(self.camera(camera)?.1.snapshot().await?)
+    }
+
+    /// Carries out what `orders` say, which come from `desk`, until `group` stops.
+    pub fn take_orders(&self, desk: Desk, orders: mpsc::Receiver<Order>, tools: Tools, group: &Group) {
+        let memory = memory::Memory::after(tools.upkeep.clone());
+        if let Some(broker) = &self.parts().broker {
+            by_broker::serve(broker.clone(), desk, group);
+        }
+        let effects = Arc::new(Effects::new(self.clone(), tools, group));
+        let intake = Intake::new(move |task| effects.clone().carry_out(task), memory);
+        group.spawn(intake.run(orders, group.clone()));
+    }
+
+    /// The JSON Schema of the commands that are carried out.
+    pub fn command_schema(&self) -> Value {
+        command::schema()
+    }
+
+    fn parts(&self) -> &Parts {
+        &self.shared.parts
+    }
+
+    /// The camera of that name, or the first.
+    fn camera(&self, wanted: Option<&str>) -> Result<(&str, &Camera), Error> {
         let cameras = &self.shared.parts.cameras;
-        let wanted = match camera {
+        let found = match wanted {
             None => cameras.first(),
             Some(wanted) => cameras.iter().find(|(name, _)| name == wanted),
         };
-        let Some((_, camera)) = wanted else {
+        found.map(|(name, camera)| (name.as_str(), camera)).ok_or_else(|| {
             let known: Vec<_> = cameras.iter().map(|(name, _)| name.as_str()).collect();
-            return Err(Error::UnknownCamera { wanted: camera.unwrap_or_default().into(), known: known.join(", ") });
-        };
-        Ok(camera.snapshot().await?)
+            Error::UnknownCamera { wanted: wanted.unwrap_or_default().into(), known: known.join(", ") }
+        })
     }
 
     fn observe(&self) {

@@ -141,6 +141,9 @@ pub struct Watching {
     pub list: Vec<viewer::Summary>,
     /// Counts since the process began.
     pub totals: viewer::Totals,
+    /// Why the board got no relay when a viewer last needed one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relay_fault: Option<String>,
     /// Tasks that run for them: sessions, and the drivers of their peer connections. One where nobody watches.
     pub tasks: usize,
 }
@@ -149,7 +152,8 @@ impl Watching {
     pub(super) fn of(viewers: &Viewers) -> Self {
         let list = viewers.list();
         let bitrate = list.iter().map(|viewer| viewer.bitrate.as_bps()).sum();
-        Self { count: list.len(), bitrate, list, totals: viewers.totals(), tasks: viewers.tasks() }
+        let (totals, relay_fault, tasks) = (viewers.totals(), viewers.relay_fault(), viewers.tasks());
+        Self { count: list.len(), bitrate, list, totals, relay_fault, tasks }
     }
 }
 

@@ -8,13 +8,16 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::ledger::{Applied, Ledger, Source, Trial};
+use super::ledger::{Applied, Ledger, MOST_OWED, Source, Trial};
 use super::memory::{LEDGER, Memory, SETTINGS, Surroundings, keep};
 use super::settings::Kept;
 use super::{
-    Check, Digest, Due, Earlier, Error, LEAST_TRIAL, MOST_TRIAL, OnTrial, Pending, Prospect, REBOOT_LIMIT, Reentry,
+    Check, Digest, Due, Entrusted, Error, LEAST_TRIAL, MOST_TRIAL, OnTrial, Pending, Prospect, REBOOT_LIMIT, Reentry,
     Restart, Settings, needs_broker,
 };
+
+/// Twice what the ledger can hold: what is in it, and as much that was told.
+const MOST_ENTRUSTED: usize = 2 * MOST_OWED;
 
 pub(super) struct Keeper {
     surroundings: Surroundings,
@@ -26,8 +29,8 @@ pub(super) struct Keeper {
     pub(super) source: watch::Sender<Source>,
     pub(super) settings: watch::Sender<Settings>,
     pub(super) dues: watch::Sender<Vec<Due>>,
-    /// Commands that this process did not take itself.
-    earlier: Mutex<Vec<Earlier>>,
+    /// Commands that were in the ledger at some time since the process began, the oldest first.
+    entrusted: Mutex<Vec<Entrusted>>,
     pub(super) restart: watch::Sender<Option<Reentry>>,
     pub(super) on_trial: Option<OnTrial>,
 }
@@ -42,11 +45,8 @@ impl Keeper {
     /// Goes on from what a start remembers.
     pub(super) fn new(memory: Memory, check: Box<Check>) -> Self {
         let configuration = Digest::of(memory.text());
-        let ended = |due: Due| Earlier { pending: due.pending, outcome: Some(due.outcome) };
-        let under_way = memory.ledger.trial.as_ref().map(|trial| trial.pending.clone());
-        let under_way = under_way.map(|pending| Earlier { pending, outcome: None });
         Self {
-            earlier: Mutex::new(memory.ledger.dues().into_iter().map(ended).chain(under_way).collect()),
+            entrusted: Mutex::new(memory.ledger.entrusted()),
             on_trial: memory.on_trial(),
             base: memory.base_digest(),
             settings: watch::Sender::new(memory.settings()),
@@ -60,10 +60,8 @@ impl Keeper {
         }
     }
 
-    /// The command `id`, if it was taken before the restart.
-    pub(super) fn earlier(&self, id: &str) -> Option<Earlier> {
-        let earlier = self.earlier.lock().expect("nobody panics with it");
-        earlier.iter().find(|earlier| earlier.pending.id == id).cloned()
+    pub(super) fn entrusted(&self, id: &str) -> Option<Entrusted> {
+        self.entrusted.lock().expect("nobody panics with it").iter().rfind(|known| known.pending.id == id).cloned()
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -215,11 +213,17 @@ impl Keeper {
         keep(self.state(), LEDGER, &ledger)?;
         held.ledger = ledger;
         let dues = held.ledger.dues();
-        for earlier in self.earlier.lock().expect("nobody panics with it").iter_mut() {
-            let due = dues.iter().find(|due| due.pending == earlier.pending);
-            earlier.outcome = due.map(|due| due.outcome.clone()).or(earlier.outcome.take());
-        }
+        self.note(held.ledger.entrusted());
         self.dues.send_if_modified(|before| (*before != dues).then(|| *before = dues).is_some());
         Ok(())
+    }
+
+    fn note(&self, now: Vec<Entrusted>) {
+        let mut entrusted = self.entrusted.lock().expect("nobody panics with it");
+        // What was told is known further on; what was taken back is not.
+        entrusted.retain(|known| known.outcome.is_some() && !now.iter().any(|other| other.pending == known.pending));
+        entrusted.extend(now);
+        let beyond = entrusted.len().saturating_sub(MOST_ENTRUSTED);
+        entrusted.drain(..beyond);
     }
 }

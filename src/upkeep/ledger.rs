@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Due, Pending, Restart};
+use super::{Digest, Due, Entrusted, Pending, Restart};
 
 /// Outcomes that wait to be told. One restart owes one; more wait only where no broker could be reached since.
-const MOST_OWED: usize = 16;
+pub(super) const MOST_OWED: usize = 16;
 
 /// What is kept.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -140,6 +140,16 @@ impl Ledger {
             Owed::Restart { .. } => None,
         };
         self.owed.iter().filter_map(due).collect()
+    }
+
+    /// All commands that are waiting for a restart, for the end of the trial, or to be told.
+    pub(super) fn entrusted(&self) -> Vec<Entrusted> {
+        let owed = self.owed.iter().map(|owed| match owed {
+            Owed::Restart { pending, .. } => Entrusted { pending: pending.clone(), outcome: None },
+            Owed::Outcome(due) => Entrusted { pending: due.pending.clone(), outcome: Some(due.outcome.clone()) },
+        });
+        let trial = self.trial.iter().map(|trial| Entrusted { pending: trial.pending.clone(), outcome: None });
+        owed.chain(trial).collect()
     }
 
     /// It was told.

@@ -27,7 +27,7 @@ use keeper::Keeper;
 
 pub use ledger::Source;
 pub use memory::{Memory, Surroundings};
-pub use pending::{Due, Earlier, Pending};
+pub use pending::{Due, Entrusted, Pending};
 pub use reentry::Reentry;
 pub use settings::{AudioSettings, CameraSettings, Settings};
 
@@ -197,10 +197,10 @@ impl Upkeep {
         self.blocking(move |keeper| keeper.give_trial_up(&reason)).await;
     }
 
-    /// The command `id`, if an earlier process took it and it ended with or after the restart: a broker may deliver it
-    /// once more, since nobody confirmed it to have come.
-    pub fn earlier(&self, id: &str) -> Option<Earlier> {
-        self.keeper.earlier(id)
+    /// The command `id`, if its last outcome was left to us, lately: a broker delivers it once more after the restart,
+    /// if nobody confirmed it to have come.
+    pub fn entrusted(&self, id: &str) -> Option<Entrusted> {
+        self.keeper.entrusted(id)
     }
 
     /// The outcomes that have yet to be told, now and as that changes.

@@ -30,12 +30,12 @@ pub struct Due {
     pub outcome: Outcome,
 }
 
-/// A command that an earlier process took.
+/// A command whose last outcome was left to the upkeep, by this process or an earlier one.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Earlier {
+pub struct Entrusted {
     /// Whose it is.
     pub pending: Pending,
-    /// `None` while its configuration is on trial.
+    /// `None` until the restart, or while its configuration is on trial.
     pub outcome: Option<Outcome>,
 }
 
