@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{from_value, json};
+use serde_json::{Value, from_value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::browser::Browser;
@@ -103,6 +103,38 @@ impl<'a> Viewer<'a> {
              return decibels.indexOf(Math.max(...decibels)) * 48000 / 8192;",
         )
         .await
+    }
+
+    /// Has a command carried out over a WebSocket of the page's; its last outcome.
+    pub async fn command(&self, name: &str, args: Value) -> Result<Value> {
+        let command = json!({ "type": "command", "id": "", "command": name, "args": args });
+        self.ask(&format!(
+            "const command = {{ ...{command}, id: crypto.getRandomValues(new Uint32Array(1))[0].toString(16) }};
+             const socket = new WebSocket(`ws://${{location.host}}/api/signal`);
+             return await new Promise((done, fail) => {{
+                 socket.onopen = () => socket.send(JSON.stringify(command));
+                 socket.onclose = () => fail(new Error('the board closed the WebSocket'));
+                 socket.onmessage = ({{ data }}) => {{
+                     const message = JSON.parse(data);
+                     if (message.type !== 'outcome' || message.status === 'executing') return;
+                     socket.onclose = null;
+                     socket.close();
+                     done(message);
+                 }};
+             }});"
+        ))
+        .await
+    }
+
+    /// What `/api/status` says.
+    pub async fn status(&self) -> Result<Value> {
+        self.ask("return await (await fetch('/api/status')).json()").await
+    }
+
+    /// Waits until the page gives this reason for having no picture.
+    pub async fn wait_for_reason(&self, part: &str) -> Result<()> {
+        let condition = format!("JSON.stringify(viewer.situation).includes({})", json!(part));
+        self.wait_until(&format!("the reason {part:?}"), &condition).await
     }
 
     /// Fetches `/snapshot.jpg`; its size, and its colours at the given shares of its width and height.

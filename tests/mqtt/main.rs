@@ -20,6 +20,7 @@ mod page;
 
 mod commands;
 mod connection;
+mod home;
 mod operating;
 mod relay;
 mod signalling;
