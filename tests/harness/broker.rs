@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
+use peercam::tasks::Group;
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{ConnectProperties, Packet, PublishProperties, SubscribeReasonCode};
@@ -174,6 +175,12 @@ impl Broker {
         self.signal("HUP")
     }
 
+    /// Gives a user another password, and has it read.
+    pub fn set_password(&self, name: &str, password: &str) -> Result<()> {
+        self.write_password(name, password)?;
+        self.signal("HUP")
+    }
+
     /// Sends a signal by its name: HUP has it read its files again, STOP makes it deaf and dumb, CONT ends that.
     pub fn signal(&self, name: &str) -> Result<()> {
         let process = self.process.as_ref().context("it does not run")?;
@@ -244,6 +251,13 @@ impl Broker {
         self.process.as_ref().map(Child::id)
     }
 
+    fn write_password(&self, name: &str, password: &str) -> Result<()> {
+        let file = self.file("passwords");
+        let made = Command::new("mosquitto_passwd").arg("-b").arg(&file).args([name, password]).status()?;
+        ensure!(made.success(), "mosquitto_passwd: {made}");
+        Ok(())
+    }
+
     fn write_files(&self) -> Result<()> {
         let Listeners { kinds, address, users, acl, settings, authority } = &self.listeners;
         // It would give up root for a user who cannot read this directory. Others than root are not asked.
@@ -253,8 +267,7 @@ impl Broker {
             let file = self.file("passwords");
             File::create(&file)?;
             for (name, password) in users {
-                let made = Command::new("mosquitto_passwd").arg("-b").arg(&file).args([name, password]).status()?;
-                ensure!(made.success(), "mosquitto_passwd: {made}");
+                self.write_password(name, password)?;
             }
             text += &format!("password_file {}\n", file.display());
         }
@@ -402,7 +415,8 @@ impl Client {
         }
         let (client, mut poll) = AsyncClient::new(options, 1024);
         let (forward, events) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
+        // It ends with the client, whose requests are over then.
+        Group::new().spawn(async move {
             loop {
                 let event = poll.poll().await.map_err(|error| error.to_string());
                 let is_last = event.is_err();
