@@ -21,6 +21,7 @@ const REFUSALS = {
   'too-many-viewers': { word: 'Full', title: 'Too many are watching' },
   'unknown-camera': { word: 'No camera', title: 'There is no such camera' },
   'no-common-codec': { word: 'Not playable', title: 'This browser cannot play the camera' },
+  'not-authorised': { word: 'Not allowed', title: 'This user may not watch' },
 };
 
 /** States in which there is no connection, and so nothing to be seen in the video. */
@@ -43,8 +44,9 @@ export class SituationView {
     clearInterval(this.#countdown);
     pill.dataset.tone = tone;
     pill.firstChild.data = word;
-    this.#beside(state === 'offline' || state === 'refused' ? 'trying now' : '');
-    if (retryAt !== null) {
+    this.#beside((state === 'offline' || state === 'refused') && retryAt === null ? 'trying now' : '');
+    // There is nothing to count where its return will be noticed.
+    if (Number.isFinite(retryAt)) {
       const count = () => this.#beside(`retrying in ${Math.max(1, Math.ceil((retryAt - performance.now()) / 1000))} s`);
       this.#countdown = setInterval(count, 250);
       count();
