@@ -17,7 +17,7 @@ import { StatisticsReader } from './statistics.js';
  *   login: it wants its secret; paused: stopped by the viewer, or because nobody looks.
  *
  * @typedef {{state: State, reason: string, code: string, retryAt: number | null}} Situation
- *   `reason` is a sentence for people, perhaps empty; `code` is the board's word for it where it refused;
+ *   `reason` is a sentence for people, perhaps empty; `code` is the board's word for it where it has one;
  *   `retryAt` is on the scale of `performance.now()`, and `Infinity` where the board's return will be noticed.
  */
 
@@ -288,6 +288,10 @@ export class Session extends EventTarget {
 
   #tellOfCamera() {
     const { state, reason } = this.#camera;
+    if (state === 'private') {
+      this.#tell('waiting', 'It shows nothing until somebody switches privacy off.', { code: 'private' });
+      return;
+    }
     this.#tell('waiting', reason || (state === 'starting' ? 'The camera is starting.' : 'The camera gives no picture.'));
   }
 

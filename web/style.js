@@ -176,6 +176,16 @@ kbd {
 .identity:empty { opacity: 0; animation: none; }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 
+/* A player that is small itself, wherever it is: words and button stay clear of the controls. */
+.stage { container-type: size; }
+@container (max-height: 19rem) {
+  .veil { padding: 2.75rem 1rem 3.25rem; }
+  .veil .sign { display: none; }
+  .veil .spinner { width: 1.75rem; height: 1.75rem; margin: 0; }
+  .veil h2 { font-size: 1rem; }
+  .veil p { font-size: 0.8125rem; }
+  .veil .action { margin-top: 0.25rem; }
+}
 @media (max-width: 30rem) {
   .bar { justify-content: space-between; }
   .bar .gap { display: none; }

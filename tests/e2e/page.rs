@@ -72,6 +72,11 @@ impl<'a> Page<'a> {
         Ok(Self { browser })
     }
 
+    /// The one that is open.
+    pub fn of(browser: &'a Browser) -> Self {
+        Self { browser }
+    }
+
     /// Opens it and waits for the picture.
     pub async fn watch(browser: &'a Browser, url: &str) -> Result<Self> {
         let page = Self::open(browser, url).await?;

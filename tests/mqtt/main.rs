@@ -11,5 +11,11 @@ mod broker;
 #[path = "../harness/browser.rs"]
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod browser;
+#[path = "../e2e/page.rs"]
+#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
+mod page;
+#[path = "../harness/site.rs"]
+mod site;
 
 mod connection;
+mod hosted;

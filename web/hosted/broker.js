@@ -8,16 +8,10 @@ const CONNECT_MS = 10_000;
 /** A path that is gone is noticed within one and a half of these (MQTT 5, section 3.1.2.10). */
 const KEEP_ALIVE_S = 20;
 
-/** By CONNACK's reason codes, of version 5 and of 3.1.1. */
-const REFUSALS = {
-  1: 'The broker does not speak MQTT 5.',
-  4: 'The user or the password is wrong.',
-  5: 'The broker does not admit this user, or the password is wrong.',
-  132: 'The broker does not speak MQTT 5.',
-  134: 'The user or the password is wrong.',
-  135: 'The broker does not admit this user, or the password is wrong.',
-  138: 'The broker has banned this user.',
-};
+/** By CONNACK's reason codes, of version 5 and of 3.1.1. Brokers do not agree on which of two says that a password is wrong. */
+const VERSION = 'The broker does not speak MQTT 5.';
+const LOGIN = 'The broker does not admit this user, or the password is wrong.';
+const REFUSALS = { 1: VERSION, 4: LOGIN, 5: LOGIN, 132: VERSION, 134: LOGIN, 135: LOGIN, 138: 'The broker has banned this user.' };
 
 /**
  * `connecting`: the first attempt; `online`; `away`: it is tried again; `refused`: it is not, before something changes.
@@ -31,11 +25,13 @@ export class BrokerConnection extends EventTarget {
   /** @type {import('mqtt').MqttClient} */
   client;
   #url;
+  #isNamed;
 
   /** @param {import('./settings.js').Settings} settings */
   constructor({ broker, user, password }) {
     super();
     this.#url = new URL(broker);
+    this.#isNamed = user !== '';
     const [least, most] = RETRY_MS;
     this.client = mqtt.connect(broker, {
       clientId: `peercam-page-${Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(36)).join('')}`,
@@ -64,6 +60,7 @@ export class BrokerConnection extends EventTarget {
   #failed(code, message) {
     // Numbers are CONNACK's; what has none, or a word, is the network's and is followed by `close`.
     if (typeof code !== 'number') console.warn('peercam: the broker’s connection:', message);
+    else if (REFUSALS[code] === LOGIN && !this.#isNamed) this.#tell('refused', 'The broker wants a user and a password.');
     else this.#tell('refused', REFUSALS[code] ?? `The broker refuses: ${message.replace(/^Connection refused: /, '')} (${code}).`);
   }
 

@@ -3,7 +3,8 @@
 /** Before a broker with many retained messages has sent them all, nothing is said about there being none. */
 const PATIENCE_MS = 1500;
 
-const STATES = { live: 'Live', idle: 'Ready', starting: 'Starting', waiting: 'No picture' };
+const STATES = { live: 'Live', idle: 'Ready', starting: 'Starting', waiting: 'No picture', private: 'Private' };
+const TONES = { waiting: 'busy', private: 'quiet' };
 
 /** By name, as people order them: camera 2 before camera 10. An entry does not move when its camera comes or goes. */
 const order = new Intl.Collator(undefined, { numeric: true });
@@ -171,7 +172,7 @@ function situation({ availability, status }, camera) {
     mode?.width > 0 && `${mode.width} × ${mode.height}`,
     viewers > 0 && `${viewers} watching`,
   ];
-  return { tone: state === 'waiting' ? 'busy' : 'good', words: words.filter(Boolean).join('  ·  ') };
+  return { tone: TONES[state] ?? 'good', words: words.filter(Boolean).join('  ·  ') };
 }
 
 const key = (device, camera = '') => `${device}/${camera}`;
