@@ -15,7 +15,8 @@ use crate::camera::Microphone;
 use crate::config::{Config, LogConfig, LogFormat, Places, SecretOrigin};
 use crate::control::Control;
 use crate::control::Parts;
-use crate::signalling::Call;
+use crate::ice::Servers;
+use crate::signalling::Reception;
 use crate::systemd;
 use crate::tasks::Group;
 use crate::viewer;
@@ -84,14 +85,15 @@ async fn next(terminate: &mut tokio::signal::unix::Signal, interrupt: &mut tokio
 pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let begun = Instant::now();
     let origin = config.settle_secret(&Places::from_environment())?;
+    config.settle_ice_secrets()?;
     show(&config, &origin);
     // First of all, so that the page is there while cameras are still being looked for.
     let front = Front::bind(config.web.clone()).await?;
     let address = front.address();
 
     let (front_group, viewer_group, camera_group) = (Group::new(), Group::new(), Group::new());
-    let (calls, control) = open(&config, &viewer_group, &camera_group, &front_group)?;
-    front.serve(control.clone(), calls, &front_group);
+    let (reception, control) = open(&config, &viewer_group, &camera_group, &front_group)?;
+    front.serve(control.clone(), reception);
     let alive = control.clone();
     let stop = front_group.clone();
     front_group.spawn(async move {
@@ -134,28 +136,25 @@ fn open(
     viewer_group: &Group,
     camera_group: &Group,
     front_group: &Group,
-) -> anyhow::Result<(mpsc::Sender<Call>, Control)> {
+) -> anyhow::Result<(Reception, Control)> {
     let cameras: Vec<_> =
         config.cameras.iter().map(|camera| (camera.name.clone(), Camera::open(camera.clone(), camera_group))).collect();
     let microphone = Microphone::open(config.audio.clone(), &config.cameras, camera_group);
     let sources =
         cameras.iter().map(|(name, camera)| source(name, camera, microphone.as_ref(), camera_group)).collect();
     let (calls, incoming) = mpsc::channel(CALLS);
-    let viewers = Viewers::open(&viewer_config(config), sources, incoming, viewer_group)?;
+    let servers = Servers::new(&config.ice, &config.device_id());
+    let viewers = Viewers::open(&viewer_config(config, servers.clone()), sources, incoming, viewer_group)?;
     let parts = Parts { device: config.device_id(), cameras, microphone, viewers };
-    Ok((calls, Control::open(parts, front_group)))
+    let reception = Reception { calls, servers, group: front_group.clone() };
+    Ok((reception, Control::open(parts, front_group)))
 }
 
-fn viewer_config(config: &Config) -> viewer::Config {
-    let servers = config.ice.servers.iter().map(|server| viewer::IceServer {
-        urls: server.urls.as_slice().to_vec(),
-        username: server.username.clone().unwrap_or_default(),
-        credential: server.credential.as_ref().map(|credential| credential.reveal().to_owned()).unwrap_or_default(),
-    });
+fn viewer_config(config: &Config, servers: Servers) -> viewer::Config {
     let listens_within = config.web.listen.ip().is_loopback() || config.web.listen.ip().is_unspecified();
     viewer::Config {
         max: config.viewers.max,
-        servers: servers.collect(),
+        servers,
         loopback: if listens_within { viewer::Loopback::Offered } else { viewer::Loopback::Left },
     }
 }

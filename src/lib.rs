@@ -6,7 +6,8 @@
 //! |---|---|
 //! | [`media`] | the vocabulary: frames, and the [`media::Feed`] they travel on |
 //! | [`camera`] | devices become encoded frames; the only room that knows GStreamer, V4L2 and ALSA |
-//! | [`signalling`] | how a browser reaches us: WebSocket and WHEP become [`signalling::Call`]s |
+//! | [`signalling`] | how a browser reaches us: WebSocket, WHEP and MQTT become [`signalling::Call`]s |
+//! | [`ice`] | STUN and TURN servers, and the credentials that each side gets |
 //! | [`viewer`] | one browser watching; the only room that knows a WebRTC stack |
 //! | [`control`] | what the board says of itself: status, metrics, health, snapshot |
 //! | [`web`] | the HTTP front: page, secret, and the paths that lead to the rooms above |
@@ -24,6 +25,7 @@ pub mod command;
 pub mod config;
 pub mod control;
 pub mod doctor;
+pub mod ice;
 pub mod media;
 pub mod mqtt;
 pub mod secret;

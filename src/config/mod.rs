@@ -12,6 +12,7 @@ use ring::hmac;
 use serde::Deserialize;
 
 use crate::camera;
+use crate::ice;
 use crate::viewer;
 use crate::web;
 use read::{Faults, Reader, Section, keys};
@@ -39,7 +40,7 @@ pub struct Config {
     /// `[viewers]`
     pub viewers: viewer::LimitsConfig,
     /// `[ice]`
-    pub ice: viewer::IceConfig,
+    pub ice: ice::Config,
     /// `[log]`
     pub log: LogConfig,
 }
@@ -52,7 +53,7 @@ impl Default for Config {
             cameras: vec![camera::Config::default()],
             audio: camera::AudioConfig::default(),
             viewers: viewer::LimitsConfig::default(),
-            ice: viewer::IceConfig::default(),
+            ice: ice::Config::default(),
             log: LogConfig::default(),
         }
     }
@@ -185,9 +186,9 @@ impl Config {
             config.viewers = reader.table("viewers", viewers, viewer::LimitsConfig::check);
         }
         if let Some(ice) = root.get("ice") {
-            config.ice = reader.table("ice", ice, viewer::IceConfig::check);
+            config.ice = reader.table("ice", ice, ice::Config::check);
             if let Some(servers) = ice.get_ref().get("servers") {
-                reader.unknown_keys_within::<viewer::IceServerConfig>("ice.servers", servers);
+                reader.unknown_keys_within::<ice::ServerConfig>("ice.servers", servers);
             }
         }
         if let Some(log) = root.get("log") {
@@ -226,7 +227,7 @@ fn sections() -> [Section; 7] {
         ("camera", keys::<camera::Config>()),
         ("audio", keys::<camera::AudioConfig>()),
         ("viewers", keys::<viewer::LimitsConfig>()),
-        ("ice", keys::<viewer::IceConfig>()),
+        ("ice", keys::<ice::Config>()),
         ("log", keys::<LogConfig>()),
     ]
 }

@@ -97,16 +97,45 @@ impl Config {
         self.web.secret = Some(secret.into());
         Ok(SecretOrigin::Made(file))
     }
+
+    /// Reads the files that `[ice]` names into the secrets that they hold.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be read or is empty.
+    pub fn settle_ice_secrets(&mut self) -> Result<(), Error> {
+        for server in &mut self.ice.servers {
+            let files = [(&server.credential_file, &mut server.credential), (&server.secret_file, &mut server.secret)];
+            for (file, secret) in files {
+                let Some(file) = file else { continue };
+                let text = read_text(file)?;
+                if text.is_empty() {
+                    let reason = "is empty; write what the relay was given".into();
+                    return Err(Error::Secret { file: file.clone(), reason });
+                }
+                *secret = Some(text.into());
+            }
+        }
+        Ok(())
+    }
 }
 
 fn read(file: &Path) -> Result<String, Error> {
-    let wrong = |reason| Error::Secret { file: file.to_owned(), reason };
-    let text = fs::read_to_string(file).map_err(|error| wrong(format!("cannot be read: {error}")))?;
-    let secret = text.trim();
-    match web::Config::secret_fault(secret) {
-        None => Ok(secret.to_owned()),
-        Some(fault) => Err(wrong(format!("{fault}; write a better one there, or remove the file"))),
+    let secret = read_text(file)?;
+    match web::Config::secret_fault(&secret) {
+        None => Ok(secret),
+        Some(fault) => {
+            let reason = format!("{fault}; write a better one there, or remove the file");
+            Err(Error::Secret { file: file.to_owned(), reason })
+        }
     }
+}
+
+/// What a file holds, without the line break that editors put at its end.
+fn read_text(file: &Path) -> Result<String, Error> {
+    let text = fs::read_to_string(file)
+        .map_err(|error| Error::Secret { file: file.to_owned(), reason: format!("cannot be read: {error}") })?;
+    Ok(text.trim().to_owned())
 }
 
 fn make() -> String {
@@ -207,6 +236,23 @@ mod tests {
             let error = config.settle_secret(&Places::default()).unwrap_err().to_string();
             assert!(error.contains(file.to_str().unwrap()) && error.contains("at least 8"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_secrets_of_relays_are_read_from_their_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("turn");
+        let text = format!("[ice]\nservers = [{{ urls = \"turn:a\", secret_file = {file:?} }}]");
+        let settle = |content: Option<&str>| {
+            content.into_iter().for_each(|content| fs::write(&file, content).unwrap());
+            let mut config = Config::parse(&text).unwrap();
+            config.settle_ice_secrets().map(|()| config.ice.servers[0].secret.clone().unwrap().reveal().to_owned())
+        };
+        for (content, fault) in [(None, "cannot be read"), (Some("\n"), "is empty")] {
+            let error = settle(content).unwrap_err().to_string();
+            assert!(error.contains(fault) && error.contains(file.to_str().unwrap()), "{error}");
+        }
+        assert_eq!(settle(Some("north\n")).unwrap(), "north");
     }
 
     #[test]

@@ -90,6 +90,9 @@ pub struct Watching {
     pub list: Vec<viewer::Summary>,
     /// Counts since the process began.
     pub totals: viewer::Totals,
+    /// Why the board got no relay when a viewer last needed one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relay_fault: Option<String>,
     /// Tasks that run for them: sessions, and the drivers of their peer connections. One where nobody watches.
     pub tasks: usize,
 }
@@ -143,7 +146,13 @@ impl Control {
             health: self.health().err().unwrap_or_else(|| "ok".into()),
             cameras: parts.cameras.iter().map(|(_, camera)| camera.status().borrow().clone()).collect(),
             microphone: parts.microphone.as_ref().map(|microphone| microphone.status().borrow().clone()),
-            viewers: Watching { count: list.len(), list, totals: parts.viewers.totals(), tasks: parts.viewers.tasks() },
+            viewers: Watching {
+                count: list.len(),
+                list,
+                totals: parts.viewers.totals(),
+                relay_fault: parts.viewers.relay_fault(),
+                tasks: parts.viewers.tasks(),
+            },
             temperature: temperature(Path::new(THERMAL)),
         }
     }

@@ -2,38 +2,35 @@
 
 use std::time::{Duration, Instant};
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
-use tokio::sync::mpsc;
-
-use super::{Call, Line, Refusal, Signal, Way, call, parse};
+use super::manners::Manners;
+use super::{Line, Reception, Refusal, Signal, Way, call, parse};
+use crate::ice::Issued;
 use crate::tasks::Group;
-
-/// Messages that may come at once, and per second from then on. A browser trickles ten candidates in a burst,
-/// and an ICE restart does so again.
-const BURST: f64 = 100.0;
-/// See [`BURST`].
-const PER_SECOND: f64 = 20.0;
-
-/// Messages without sense after which the socket is closed: enough for a developer to see what is wrong.
-const MOST_MISTAKES: u32 = 10;
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
 
 /// Pause between pings. Routers forget an idle TCP connection after a few minutes, browsers never ping by themselves.
 const PING: Duration = Duration::from_secs(20);
 
-/// Carries one call on `socket` until either side ends it, or `group` stops.
+/// Carries one call on `socket` until either side ends it, or the reception's group stops.
 ///
 /// The upgrade must limit messages to [`super::MOST_BYTES`].
-pub async fn serve(mut socket: WebSocket, camera: Option<String>, calls: mpsc::Sender<Call>, group: Group) {
+pub async fn serve(mut socket: WebSocket, camera: Option<String>, reception: Reception) {
     let (call, line) = call(Way::WebSocket, camera);
-    if calls.send(call).await.is_err() {
+    if reception.calls.send(call).await.is_err() {
         close(&mut socket, close_code::AWAY, "the board shuts down").await;
         return;
     }
-    let (code, reason) = converse(&mut socket, line, &group).await;
+    let (code, reason) = converse(&mut socket, line, &reception).await;
     close(&mut socket, code, reason).await;
 }
 
-async fn converse(socket: &mut WebSocket, mut line: Line, group: &Group) -> (u16, &'static str) {
+async fn converse(socket: &mut WebSocket, mut line: Line, reception: &Reception) -> (u16, &'static str) {
+    let Reception { servers, group, .. } = reception;
+    // Always the first message, so that a page knows whether to wait for it.
+    let mut issued = Issued::now();
+    if send(socket, &Signal::ice_servers(servers)).await.is_err() {
+        return (close_code::NORMAL, "");
+    }
     let mut pings = tokio::time::interval(PING);
     let mut manners = Manners::default();
     let mut is_alive = true;
@@ -58,6 +55,12 @@ async fn converse(socket: &mut WebSocket, mut line: Line, group: &Group) -> (u16
                     return (close_code::POLICY, "too many messages");
                 }
                 match text.and_then(|text| parse(&text)) {
+                    Ok(Signal::IceServers { .. }) => {
+                        issued = Issued::now();
+                        if send(socket, &Signal::ice_servers(servers)).await.is_err() {
+                            return (close_code::NORMAL, "");
+                        }
+                    }
                     Ok(signal) => {
                         if line.to_device.send(signal).await.is_err() {
                             return (close_code::NORMAL, "the call ended");
@@ -69,6 +72,12 @@ async fn converse(socket: &mut WebSocket, mut line: Line, group: &Group) -> (u16
                             return (close_code::POLICY, "too many messages without sense");
                         }
                     }
+                }
+            }
+            () = servers.outdated(issued) => {
+                issued = Issued::now();
+                if send(socket, &Signal::ice_servers(servers)).await.is_err() {
+                    return (close_code::NORMAL, "");
                 }
             }
             _ = pings.tick() => {
@@ -88,53 +97,11 @@ async fn grace(group: &Group) {
 }
 
 async fn send(socket: &mut WebSocket, signal: &Signal) -> Result<(), axum::Error> {
-    let text = serde_json::to_string(signal).expect("signals hold nothing that JSON cannot");
-    socket.send(Message::Text(text.into())).await
+    socket.send(Message::Text(signal.text().into())).await
 }
 
 async fn close(socket: &mut WebSocket, code: u16, reason: &'static str) {
     let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
     // The other side may have gone first; there is nothing left to say to it then.
     socket.send(Message::Close(Some(frame))).await.ok();
-}
-
-/// How a viewer behaves on its socket.
-struct Manners {
-    allowance: f64,
-    since: Instant,
-    mistakes: u32,
-}
-
-impl Default for Manners {
-    fn default() -> Self {
-        Self { allowance: BURST, since: Instant::now(), mistakes: 0 }
-    }
-}
-
-impl Manners {
-    fn is_within_rate(&mut self, now: Instant) -> bool {
-        let earned = now.saturating_duration_since(self.since).as_secs_f64() * PER_SECOND;
-        self.since = now;
-        self.allowance = (self.allowance + earned).min(BURST) - 1.0;
-        self.allowance >= 0.0
-    }
-
-    fn is_last_mistake(&mut self) -> bool {
-        self.mistakes += 1;
-        self.mistakes >= MOST_MISTAKES
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_burst_is_fine_and_a_flood_is_not() {
-        let mut manners = Manners::default();
-        let start = manners.since;
-        assert!((0..100).all(|_| manners.is_within_rate(start)));
-        assert!(!manners.is_within_rate(start));
-        assert!(manners.is_within_rate(start + Duration::from_secs(1)));
-    }
 }

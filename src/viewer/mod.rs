@@ -16,13 +16,14 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
+use crate::ice::Servers;
 use crate::media::{Bitrate, Feed, H264Profile};
 use crate::signalling::{Call, Refusal, Signal, ViewerId, Way};
 use crate::tasks::Group;
 use session::{Progress, Session};
 
-pub use config::{IceConfig, IceServerConfig, LimitsConfig, Urls};
-pub use peer::{Error, IceServer};
+pub use config::LimitsConfig;
+pub use peer::Error;
 pub use state::State;
 
 /// The `[viewers]` table, and what viewers need of other tables.
@@ -31,7 +32,7 @@ pub struct Config {
     /// How many may watch at once.
     pub max: usize,
     /// STUN and TURN servers for the board's own candidates.
-    pub servers: Vec<IceServer>,
+    pub servers: Servers,
     /// Whether viewers may be on this very machine, so that loopback is worth a candidate.
     pub loopback: Loopback,
 }
@@ -166,7 +167,7 @@ impl Viewers {
             shared: Arc::new(Shared {
                 max: config.max,
                 sources,
-                stack: peer::Stack::new(&config.servers, interfaces, group.clone())?,
+                stack: peer::Stack::new(config.servers.clone(), interfaces, group.clone())?,
                 sessions: Mutex::default(),
                 count: watch::channel(0).0,
                 counters: Counters::default(),
@@ -237,6 +238,11 @@ impl Viewers {
     /// How many are there, now and as it changes.
     pub fn count(&self) -> watch::Receiver<usize> {
         self.shared.count.subscribe()
+    }
+
+    /// Why the board got no relay when a viewer last needed one; `None` where it did, or none is configured.
+    pub fn relay_fault(&self) -> Option<String> {
+        self.shared.stack.relay_fault()
     }
 
     /// How many tasks run for viewers, the one that admits them included.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use super::control_channel::{Event as Told, Reply, Request};
-use super::peer::{Error, Event as PeerEvent, LinkStatistics, Peer, Stack};
+use super::peer::{Error, Event as PeerEvent, Later, LinkStatistics, Peer, Stack};
 use super::state::{Action, Event, State};
 use super::{Picture, Source, Summary, milliseconds};
 use crate::media::{Bitrate, Feed, Frame, Subscription};
@@ -208,7 +208,7 @@ impl Session {
 
     async fn hear(&mut self, signal: Signal) -> Action {
         match signal {
-            Signal::Offer { sdp } => self.on_offer(sdp).await,
+            Signal::Offer { sdp, .. } => self.on_offer(sdp).await,
             Signal::Candidate { candidate } => {
                 self.on_candidate(candidate).await;
                 Action::Wait
@@ -218,6 +218,8 @@ impl Session {
                 tracing::info!(viewer = %self.call.viewer, reason, "the viewer reports an error");
                 Action::Wait
             }
+            // The way in answers this; here it has gone astray and there is nothing to do.
+            Signal::IceServers { .. } => Action::Wait,
             Signal::Answer { .. } => {
                 self.object(Refusal::BadMessage, "the board makes no offers, so it takes no answers").await;
                 Action::Wait
@@ -262,7 +264,9 @@ impl Session {
 
     async fn connect(&mut self, offer: &str) -> Result<String, Error> {
         let profile = *self.source.profile.borrow();
-        let (peer, answer) = self.stack.answer(offer, profile).await?;
+        // HTTP answers once; the other ways go on speaking.
+        let later = if self.call.way == Way::Whep { Later::InAnswer } else { Later::Trickled };
+        let (peer, answer) = self.stack.answer(offer, profile, later).await?;
         // Set once: a session has one peer connection.
         self.progress.link.set(peer.statistics()).ok();
         self.peer = Some(peer);
@@ -399,7 +403,10 @@ impl Session {
 
     async fn part(mut self, reason: &'static str) {
         tracing::info!(viewer = %self.call.viewer, reason, seconds = self.progress.since.elapsed().as_secs(), "viewer gone");
-        self.say(Signal::Bye { reason: reason.into() }).await;
+        // Who was never reached may want to know that the relay is to blame.
+        let fault = self.stack.relay_fault().filter(|_| self.state == State::Connecting);
+        let said = fault.map_or_else(|| reason.to_owned(), |fault| format!("{reason}; {fault}"));
+        self.say(Signal::Bye { reason: said }).await;
         self.tell(&Reply::Bye { reason }).await;
     }
 }

@@ -11,6 +11,9 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use super::*;
 use crate::control::Parts;
+use crate::ice::Servers;
+use crate::signalling::{Call, Reception};
+use crate::tasks::Group;
 use crate::viewer;
 use crate::viewer::Viewers;
 
@@ -27,12 +30,13 @@ impl Board {
     async fn start(config: Config) -> Self {
         let group = Group::new();
         let front = Front::bind(Config { listen: "127.0.0.1:0".parse().unwrap(), ..config }).await.unwrap();
-        let settings = viewer::Config { max: 1, servers: Vec::new(), loopback: viewer::Loopback::Offered };
+        let settings = viewer::Config { max: 1, servers: Servers::default(), loopback: viewer::Loopback::Offered };
         let viewers = Viewers::open(&settings, Vec::new(), mpsc::channel(1).1, &group).unwrap();
         let parts = Parts { device: "test".into(), cameras: Vec::new(), microphone: None, viewers };
         let (sender, calls) = mpsc::channel(8);
         let address = front.address();
-        front.serve(Control::open(parts, &group), sender, &group);
+        let reception = Reception { calls: sender, servers: Servers::default(), group: group.clone() };
+        front.serve(Control::open(parts, &group), reception);
         Self { address, calls, _group: group }
     }
 

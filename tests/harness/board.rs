@@ -141,6 +141,11 @@ impl Board {
         self.wait_for_count(ENCODERS, 0).await
     }
 
+    /// Where its configuration is.
+    pub fn configuration(&self) -> PathBuf {
+        self.directory.path().join("peercam.toml")
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(self.log_path())?)

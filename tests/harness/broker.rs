@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
+use peercam::tasks::Group;
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{ConnectProperties, Packet, PublishProperties, SubscribeReasonCode};
@@ -402,7 +403,8 @@ impl Client {
         }
         let (client, mut poll) = AsyncClient::new(options, 1024);
         let (forward, events) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
+        // It ends with the client, whose requests are over then.
+        Group::new().spawn(async move {
             loop {
                 let event = poll.poll().await.map_err(|error| error.to_string());
                 let is_last = event.is_err();

@@ -19,3 +19,4 @@ mod site;
 
 mod connection;
 mod hosted;
+mod operating;

@@ -1,0 +1,146 @@
+//! What `docs/operating.md` tells operators to write and to type, written and typed.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::board::Board;
+use crate::broker::{Broker, Listener, Listeners};
+
+const DOCUMENT: &str = include_str!("../../docs/operating.md");
+const ROOT: &str = "peercam/front-door";
+
+/// What cannot succeed on this board, and a word of what it says instead: the test picture has nothing to adjust and
+/// nothing that moves, no viewer has the name of the example, and no service manager offers a reboot.
+const REFUSED: [(&str, &str); 5] =
+    [("d1", "control"), ("d2", "control"), ("d3", "pan"), ("e2", "viewer"), ("h3", "reboot")];
+
+/// The fenced block that follows a mark of this name.
+fn block(name: &str) -> Result<&'static str> {
+    let mark = format!("<!-- test: {name} -->");
+    let (_, rest) = DOCUMENT.split_once(&mark).with_context(|| format!("no {mark}"))?;
+    let (_, rest) = rest.split_once("```").context("no block behind the mark")?;
+    let (_, text) = rest.split_once('\n').context("the block has no lines")?;
+    Ok(text.split_once("```").context("the block does not end")?.0)
+}
+
+/// mosquitto with the documented access list, a board and an operator; each is known by what it may not do, too.
+async fn documented() -> Result<(Broker, Board)> {
+    let listeners = Listeners::of(&[Listener::Plain])
+        .user("front-door", "board's own")
+        .user("viewer", "viewer's")
+        .user("operator", "operator's")
+        .acl(block("peercam.acl")?);
+    let broker = Broker::start(listeners).await?;
+    let tables = format!("[device]\nid = \"front-door\"\n{}", broker.table(Listener::Plain));
+    let board = Board::start(&tables).await?;
+    Ok((broker, board))
+}
+
+async fn typed(line: &str, home: &Path) -> Result<Output> {
+    let run = Command::new("sh")
+        .args(["-c", line])
+        .current_dir(home)
+        .env("HOME", home)
+        .env_remove("XDG_CONFIG_HOME")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    Ok(timeout(Duration::from_secs(20), run).await.with_context(|| format!("{line}: does not end"))??)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_documented_line_does_what_it_says() -> Result<()> {
+    let (broker, board) = documented().await?;
+    let home = tempfile::tempdir()?;
+    fs::create_dir(home.path().join(".config"))?;
+    let address = broker.address(Listener::Plain);
+    for program in ["mosquitto_pub", "mosquitto_sub"] {
+        let options = format!("-h {}\n-p {}\n-u operator\n-P operator's\n-q 1\n", address.ip(), address.port());
+        fs::write(home.path().join(".config").join(program), options)?;
+    }
+    fs::copy(board.configuration(), home.path().join("peercam.toml"))?;
+
+    let mut operator = broker.client().await?;
+    operator.subscribe(&format!("{ROOT}/#")).await?;
+    operator.next_where(&format!("{ROOT}/availability"), |message| message.text() == "online").await?;
+    let mut commands = 0;
+    for line in block("lines")?.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        // Those without a count go on until they are stopped; what they would show is read below.
+        if line.starts_with("mosquitto_sub") && !line.contains("-C 1") {
+            continue;
+        }
+        let output = typed(line, home.path()).await?;
+        ensure!(output.status.success(), "{line}: {output:?}");
+        let Some((_, rest)) = line.split_once("mosquitto_pub") else {
+            ensure!(line.contains('>') || !output.stdout.is_empty(), "{line}: shows nothing");
+            continue;
+        };
+        let id = id_of(line).with_context(|| format!("{rest}: no id"))?;
+        let outcome = operator
+            .next_where(&format!("{ROOT}/outcome"), |message| {
+                message.json().is_ok_and(|outcome| outcome["id"] == id.as_str() && outcome["status"] != "executing")
+            })
+            .await
+            .with_context(|| line.to_owned())?
+            .json()?;
+        match REFUSED.iter().find(|(refused, _)| *refused == id) {
+            Some((_, word)) => {
+                ensure!(outcome["status"] == "failed", "{line}: {outcome}");
+                ensure!(outcome["reason"].as_str().is_some_and(|reason| reason.contains(word)), "{line}: {outcome}");
+            }
+            None => ensure!(outcome["status"] == "successful", "{line}: {outcome}"),
+        }
+        commands += 1;
+    }
+    let picture = fs::read(home.path().join("picture.jpg"))?;
+    ensure!(picture.starts_with(&[0xff, 0xd8]), "picture.jpg is no JPEG: {} bytes", picture.len());
+    ensure!(commands >= 20, "only {commands} commands were found");
+    Ok(())
+}
+
+/// The id in a line: the value behind `id`.
+fn id_of(line: &str) -> Option<String> {
+    let rest = line.split_once("\"id\":\"").or_else(|| line.split_once("{id: \""))?.1;
+    Some(rest.split_once('"')?.0.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_access_list_keeps_each_to_its_own() -> Result<()> {
+    let (broker, _board) = documented().await?;
+    let mut operator = broker.client().await?;
+    operator.subscribe("peercam/#").await?;
+    operator.next_where(&format!("{ROOT}/availability"), |message| message.text() == "online").await?;
+
+    // A viewer may neither command nor listen to the outcome of commands.
+    let mut viewer = broker.client_as("viewer").await?;
+    viewer.subscribe(&format!("{ROOT}/#")).await?;
+    let command = r#"{"id":"x","command":"get-status"}"#;
+    viewer.publish(&format!("{ROOT}/command"), command).await?;
+    // The operator's own, sent after it, is answered; had the viewer's been let through, its answer would come first.
+    operator.publish(&format!("{ROOT}/command"), r#"{"id":"y","command":"get-status"}"#).await?;
+    let answered = |message: &crate::broker::Received| {
+        message.json().is_ok_and(|outcome| outcome["id"].is_string() && outcome["status"] != "executing")
+    };
+    let first: Value = operator.next_where(&format!("{ROOT}/outcome"), answered).await?.json()?;
+    ensure!(first["id"] == "y", "{first}");
+    for message in viewer.until_silence(Duration::from_millis(300)).await? {
+        let is_public = ["availability", "status"].iter().any(|name| message.topic == format!("{ROOT}/{name}"));
+        ensure!(is_public, "the viewer was sent {}", message.topic);
+    }
+
+    // A board cannot speak for another one.
+    let mut board = broker.client_as("front-door").await?;
+    board.publish("peercam/back-door/availability", "online").await?;
+    board.publish(&format!("{ROOT}/event"), r#"{"event":"said by a board about itself"}"#).await?;
+    let said = operator.until_silence(Duration::from_millis(500)).await?;
+    ensure!(said.iter().any(|message| message.text().contains("about itself")), "{said:?}");
+    ensure!(said.iter().all(|message| message.topic.starts_with(ROOT)), "{said:?}");
+    Ok(())
+}
