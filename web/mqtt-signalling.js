@@ -14,6 +14,11 @@ const QOS = { qos: 1 };
 /** MQTT 5, section 2.4. A broker of version 3.1.1 drops what it does not permit, and says nothing. */
 const NOT_AUTHORISED = 0x87;
 
+/** The part of its lifetime after which a relay's credential is renewed: well before the end, whatever the clocks say. */
+const RENEWAL = 0.8;
+/** What a browser's timer can hold: 24 days. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+
 const BROKER_AWAY = 'The broker cannot be reached. The picture comes as soon as it can.';
 const CAMERA_AWAY = 'It is not at its broker. The picture comes as soon as it is back.';
 
@@ -53,8 +58,10 @@ export class MqttTransport {
    */
   open(device, camera) {
     if (!device || /[+#/\0]/.test(device)) throw new TypeError(`"${device}" cannot be a device's name`);
+    const root = `${this.#prefix}/${device}`;
     const conversation = new MqttSignalling(this.#client, {
-      root: `${this.#prefix}/${device}`,
+      root,
+      name: this.#name(root),
       camera,
       isAway: () => this.#availability.get(device) === 'offline',
       whenBack: () => this.#whenBack(device),
@@ -62,6 +69,16 @@ export class MqttTransport {
     });
     this.#conversations.set(conversation.topic, conversation);
     return conversation;
+  }
+
+  /**
+   * The viewer's name: that of the connection, so that a broker can keep each viewer to its own topics. Only one
+   * conversation with a device can have it; a second one's is random, for brokers that permit that.
+   */
+  #name(root) {
+    const { clientId } = this.#client.options;
+    const isFree = /^[\w-]{1,64}$/.test(clientId) && !this.#conversations.has(hearingTopic(root, clientId));
+    return isFree ? clientId : randomName();
   }
 
   /** Settles when the broker can be reached and does not call the device offline. */
@@ -99,9 +116,11 @@ export class MqttTransport {
   }
 }
 
+/** Where a viewer of that name hears its board. */
+const hearingTopic = (root, name) => `${root}/viewer/${name}/to-viewer`;
+
 /**
- * One conversation, made by {@link MqttTransport}. Each has a name of its own: a board takes a second offer under one
- * name for an ICE restart of the first, so the next connection must not go by it.
+ * One conversation, made by {@link MqttTransport}.
  * @implements {import('./signalling-socket.js').Signalling}
  */
 class MqttSignalling {
@@ -112,11 +131,13 @@ class MqttSignalling {
   #client;
   #surroundings;
   #root;
-  #name = randomName();
   /** What was sent before the board's answers would be heard; `null` from then on. @type {object[] | null} */
   #early = [];
   #subscribing = false;
+  /** What comes before the answer to its own question was said to the conversation that had its name before. */
+  #isOwn = false;
   #answered = false;
+  #renewing = 0;
   /** The device was away since the conversation began, and may have forgotten it. */
   #interrupted = false;
   #ended = false;
@@ -125,7 +146,8 @@ class MqttSignalling {
     this.#client = client;
     this.#surroundings = surroundings;
     this.#root = surroundings.root;
-    // The servers are wanted before the answer to the offer, which comes behind them.
+    // The servers are wanted before the answer to the offer, which comes behind them. A board that refuses even this
+    // is not understood, and given up after a while.
     this.send({ type: 'ice-servers' });
     // Not before whoever opens this has said who is told.
     queueMicrotask(() => {
@@ -136,7 +158,7 @@ class MqttSignalling {
 
   /** The topic on which it hears. */
   get topic() {
-    return `${this.#root}/viewer/${this.#name}/to-viewer`;
+    return hearingTopic(this.#root, this.#surroundings.name);
   }
 
   get isOpen() {
@@ -152,6 +174,7 @@ class MqttSignalling {
   close() {
     if (this.#ended) return;
     this.#ended = true;
+    clearTimeout(this.#renewing);
     this.#surroundings.onended();
     if (this.#subscribing) this.#client.unsubscribe(this.topic, () => {});
   }
@@ -189,9 +212,18 @@ class MqttSignalling {
   receive(payload, isRetained) {
     // Descriptions are of the moment: one that the broker has kept is nobody's answer.
     const message = isRetained ? null : parse(new TextDecoder().decode(payload));
-    if (!message || this.#ended) return;
+    this.#isOwn ||= message?.type === 'ice-servers';
+    if (!message || !this.#isOwn || this.#ended) return;
     this.#answered ||= message.type === 'answer';
+    if (message.type === 'ice-servers') this.#renew(message.lifetime);
     this.onmessage(message);
+  }
+
+  /** Asks for servers again before their credentials end: the board waits to be asked here. */
+  #renew(lifetime) {
+    clearTimeout(this.#renewing);
+    const wait = Math.min(lifetime * RENEWAL * 1000, LONGEST_TIMER_MS);
+    if (lifetime > 0) this.#renewing = setTimeout(() => this.send({ type: 'ice-servers' }), wait);
   }
 
   #unsent() {
@@ -202,9 +234,9 @@ class MqttSignalling {
 
   /** Once it is written the client keeps it, through a loss of the connection too, until the broker has it. */
   #publish(message) {
-    const { camera } = this.#surroundings;
+    const { name, camera } = this.#surroundings;
     const text = JSON.stringify(message.type === 'offer' && camera ? { ...message, camera } : message);
-    this.#client.publish(`${this.#root}/viewer/${this.#name}/to-device`, text, QOS, (error) => {
+    this.#client.publish(`${this.#root}/viewer/${name}/to-device`, text, QOS, (error) => {
       const isRefused = error?.code === NOT_AUTHORISED && message.type === 'offer' && !this.#ended;
       if (isRefused) this.#refused('The broker does not let this user call the camera.');
     });

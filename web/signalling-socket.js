@@ -17,7 +17,7 @@
  *
  * @typedef {{type: 'offer' | 'answer', sdp: string}
  *   | {type: 'candidate', candidate: RTCIceCandidateInit | null}
- *   | {type: 'ice-servers', servers: RTCIceServer[]}
+ *   | {type: 'ice-servers', servers: RTCIceServer[], lifetime?: number}
  *   | {type: 'error', code?: string, reason: string}
  *   | {type: 'bye', reason?: string}} Message
  */

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use crate::board::Board;
 use crate::broker::{Broker, Listener, Listeners};
 use crate::browser::Browser;
+use crate::operating::block;
 use crate::page::Page;
 use crate::site::Site;
 
@@ -16,12 +17,20 @@ const SPAN: Duration = Duration::from_secs(3);
 
 const DEVICE: &str = "[device]\nid = \"front-door\"\n";
 
+const PASSWORD: &str = "of the viewer";
+
 /// The entry of the device, and what the page says of it.
 const ENTRY: &str = "document.querySelector('nav button[data-device=front-door]')";
 const SAID: &str = "document.querySelector('nav button[data-device=front-door] .state')?.textContent ?? ''";
 
-fn listeners() -> Listeners {
-    Listeners::of(&[Listener::Plain, Listener::WebSocket]).user("board", "of the board").user("anna", "of anna")
+/// A board and a viewer, who may do what `docs/operating.md` gives them.
+fn listeners() -> Result<Listeners> {
+    Ok(users().acl(block("peercam.acl")?))
+}
+
+fn users() -> Listeners {
+    let kinds = [Listener::Plain, Listener::WebSocket];
+    Listeners::of(&kinds).user("front-door", "of the board").user("viewer", PASSWORD)
 }
 
 /// The page in a browser, with a broker and a board.
@@ -50,7 +59,7 @@ impl Scene {
         page.ask::<()>(&format!(
             "const {{ elements }} = document.forms[0];
              elements.broker.value = '{broker}';
-             elements.user.value = 'anna';
+             elements.user.value = 'viewer';
              elements.password.value = '{password}';
              document.forms[0].requestSubmit();
              return null;"
@@ -61,7 +70,7 @@ impl Scene {
     /// The page, connected, with the camera in its list.
     async fn connected(&self) -> Result<Page<'_>> {
         let page = self.open().await?;
-        self.connect(&page, &self.broker.url(Listener::WebSocket), "of anna").await?;
+        self.connect(&page, &self.broker.url(Listener::WebSocket), PASSWORD).await?;
         page.wait_until("the camera in the list", &format!("{ENTRY} && {ENTRY}.dataset.tone === 'good'")).await?;
         Ok(page)
     }
@@ -83,14 +92,14 @@ async fn frames_come(page: &Page<'_>) -> Result<()> {
 
 #[tokio::test]
 async fn a_camera_is_found_and_watched_and_shown_again_after_it_was_away() -> Result<()> {
-    let mut scene = Scene::set(listeners()).await?;
+    let mut scene = Scene::set(listeners()?).await?;
     {
         let page = scene.watching().await?;
         frames_come(&page).await?;
         // The link can be kept and sent to others; the password is not in it, and gone with the tab.
         let (address, kept): (String, String) = page.ask("return [location.href, JSON.stringify(localStorage)]").await?;
-        ensure!(address.contains("device=front-door") && !address.contains("of"), "{address}");
-        ensure!(kept.contains("anna") && !kept.contains("of anna"), "{kept}");
+        ensure!(address.contains("device=front-door") && !address.contains("viewer"), "{address}");
+        ensure!(kept.contains("viewer") && !kept.contains(PASSWORD), "{kept}");
     }
 
     scene.board.kill()?;
@@ -106,7 +115,7 @@ async fn a_camera_is_found_and_watched_and_shown_again_after_it_was_away() -> Re
 
 #[tokio::test]
 async fn the_picture_goes_on_while_the_broker_is_dead_and_signalling_comes_back_with_it() -> Result<()> {
-    let mut scene = Scene::set(listeners()).await?;
+    let mut scene = Scene::set(listeners()?).await?;
     let before = scene.watching().await?.counters().await?;
     scene.broker.kill()?;
     {
@@ -129,7 +138,7 @@ async fn the_picture_goes_on_while_the_broker_is_dead_and_signalling_comes_back_
 
 #[tokio::test]
 async fn a_broker_that_is_back_is_enough_for_a_page_that_waits_for_it() -> Result<()> {
-    let mut scene = Scene::set(listeners()).await?;
+    let mut scene = Scene::set(listeners()?).await?;
     scene.connected().await?;
     scene.broker.kill()?;
     {
@@ -154,7 +163,7 @@ async fn a_link_to_a_camera_shows_it_at_once_and_again_after_a_reload() -> Resul
 
 #[tokio::test]
 async fn what_is_wrong_is_said_in_words() -> Result<()> {
-    let scene = Scene::set(listeners()).await?;
+    let scene = Scene::set(listeners()?).await?;
     let broker = scene.broker.url(Listener::WebSocket);
     let page = scene.open().await?;
     let closed = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
@@ -162,7 +171,7 @@ async fn what_is_wrong_is_said_in_words() -> Result<()> {
         (broker.clone(), "password is wrong"),
         (format!("ws://{closed}/mqtt"), "Nothing answers at"),
         (scene.broker.url(Listener::Plain), "by WebSocket only"),
-        (broker.replace("ws://", "ws://anna:secret@"), "their own fields"),
+        (broker.replace("ws://", "ws://viewer:secret@"), "their own fields"),
         ("ws://".to_owned(), "not an address"),
         ("wss://a b".to_owned(), "not an address"),
     ] {
@@ -172,7 +181,7 @@ async fn what_is_wrong_is_said_in_words() -> Result<()> {
         ensure!(page.ask::<bool>("return document.querySelector('#finding').hidden").await?, "{broker}");
     }
     // Another broker in a link does not get what was entered for this one.
-    scene.connect(&page, &broker, "of anna").await?;
+    scene.connect(&page, &broker, PASSWORD).await?;
     page.wait_until("the list", "!document.querySelector('#finding').hidden").await?;
     let link = format!("{}?broker=ws://{closed}/mqtt", scene.site.url);
     let page = Page::open(&scene.browser, &link).await?;
@@ -184,16 +193,16 @@ async fn what_is_wrong_is_said_in_words() -> Result<()> {
 
 #[tokio::test]
 async fn what_the_broker_does_not_permit_is_said_in_words() -> Result<()> {
-    let acl = "user board\ntopic readwrite #\nuser anna\ntopic read peercam/+/availability\n";
-    let scene = Scene::set(listeners().acl(acl)).await?;
+    let board = "user front-door\ntopic readwrite #\n";
+    let scene = Scene::set(users().acl(&format!("{board}user viewer\ntopic read peercam/+/availability\n"))).await?;
     let page = scene.connected().await?;
     page.ask::<()>(&format!("{ENTRY}.click(); return null")).await?;
     page.wait_until("the refusal", "viewer.state === 'refused' && viewer.situation.code === 'not-authorised'").await?;
 
-    scene.broker.set_acl("user board\ntopic readwrite #\n")?;
+    scene.broker.set_acl(board)?;
     // The broker reads its list when it gets to it; a page that comes later sees no camera.
     sleep(Duration::from_millis(500)).await;
     page.ask::<()>("document.querySelector('.leave').click(); return null").await?;
-    scene.connect(&page, &scene.broker.url(Listener::WebSocket), "of anna").await?;
+    scene.connect(&page, &scene.broker.url(Listener::WebSocket), PASSWORD).await?;
     page.wait_until("the hint", "document.querySelector('.hint').textContent.includes('No camera has announced itself')").await
 }
