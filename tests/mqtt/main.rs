@@ -14,4 +14,8 @@ mod browser;
 
 mod connection;
 mod operating;
+#[path = "../e2e/page.rs"]
+#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
+mod page;
 mod relay;
+mod restart;
