@@ -25,6 +25,7 @@ mod connection;
 mod hosted;
 mod operating;
 mod relay;
+mod restart;
 mod signalling;
 mod status;
 mod viewer;
