@@ -30,13 +30,6 @@ pub struct Url {
     path: String,
 }
 
-/// As it is displayed: what may be secret stays here.
-impl Serialize for Url {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
 impl Scheme {
     const ALL: [Self; 4] = [Self::Mqtt, Self::Mqtts, Self::Ws, Self::Wss];
 
