@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io::IsTerminal;
 use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ use crate::command::Desk;
 use crate::config::{Config, LogConfig, LogFormat, Places, SecretOrigin};
 use crate::control;
 use crate::control::Control;
+use crate::control::Gauges;
 use crate::control::Parts;
 use crate::control::Tools;
 use crate::doctor;
@@ -48,7 +50,7 @@ use crate::web::Front;
 const ORDERS: usize = 64;
 
 /// Where the kernel has lamps (Documentation/ABI/testing/sysfs-class-led).
-const LEDS: &str = "/sys/class/leds";
+const LEDS: &str = "sys/class/leds";
 
 /// Calls that wait to be taken. Taking one is a matter of microseconds; a burst beyond this waits in its sockets.
 const CALLS: usize = 32;
@@ -193,7 +195,7 @@ async fn serve(mut config: Config, places: &Places, management: Management, grou
 
     let broker = Broker::open(&config.mqtt, &config.device_id(), &groups.broker);
     let upkeep = management.upkeep.clone();
-    let (reception, control) = open(&config, broker.clone(), management, groups)?;
+    let (reception, control) = open(&config, places, broker.clone(), management, groups)?;
     front.serve(control.clone(), reception);
     let alive = control.clone();
     let stop = groups.front.clone();
@@ -238,6 +240,7 @@ fn link(address: SocketAddr) -> String {
 /// Opens the rooms behind the front.
 fn open(
     config: &Config,
+    places: &Places,
     broker: Option<Broker>,
     management: Management,
     groups: &Groups,
@@ -256,15 +259,24 @@ fn open(
     let (calls, incoming) = mpsc::channel(CALLS);
     let servers = Servers::new(&config.ice, &config.device_id());
     let (desk, orders) = Desk::new(ORDERS);
+    let root = places.root.clone().unwrap_or_else(|| "/".into());
     let viewer_config = viewer_config(config, servers.clone());
     let viewers = Viewers::open(&viewer_config, sources, incoming, desk.clone(), &groups.viewers)?;
-    let parts = Parts { device: config.device_id(), cameras, microphone, viewers };
+    let parts = Parts {
+        device: config.device_id(),
+        cameras,
+        microphone,
+        viewers,
+        broker: broker.clone(),
+        gauges: Gauges::new(root.clone(), places.state.clone()),
+        status: config.status.clone(),
+    };
     let reception = Reception { calls, desk: desk.clone(), servers, group: groups.front.clone() };
     let control = Control::open(parts, &groups.front);
-    if let Some(broker) = broker.clone() {
+    if let Some(broker) = broker {
         groups.front.spawn(signalling::serve_mqtt(broker, reception.clone(), config.viewers.max));
     }
-    control.take_orders(desk, orders, tools(config, broker, management, &groups.front), &groups.front);
+    control.take_orders(desk, orders, tools(config, &root, management, &groups.front), &groups.front);
     Ok((reception, control))
 }
 
@@ -275,7 +287,7 @@ fn preset(settings: &Settings, name: &str) -> Preset {
     Preset { privacy, controls: kept.controls.clone() }
 }
 
-fn tools(config: &Config, broker: Option<Broker>, management: Management, group: &Group) -> Tools {
+fn tools(config: &Config, root: &Path, management: Management, group: &Group) -> Tools {
     let (config, group) = (config.clone(), group.clone());
     let doctor = move || -> control::Examination {
         let (config, group) = (config.clone(), group.clone());
@@ -293,12 +305,11 @@ fn tools(config: &Config, broker: Option<Broker>, management: Management, group:
         })
     };
     Tools {
-        broker,
         upkeep: management.upkeep,
         config: management.shown,
         doctor: Box::new(doctor),
         set_log_level: management.level.0,
-        leds: LEDS.into(),
+        leds: root.join(LEDS),
     }
 }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::camera;
+use crate::control;
 use crate::ice;
 use crate::mqtt;
 use crate::viewer;
@@ -44,6 +45,8 @@ pub struct Config {
     pub viewers: viewer::LimitsConfig,
     /// `[ice]`
     pub ice: ice::Config,
+    /// `[status]`
+    pub status: control::StatusConfig,
     /// `[mqtt]`
     pub mqtt: mqtt::Config,
     /// `[log]`
@@ -59,6 +62,7 @@ impl Default for Config {
             audio: camera::AudioConfig::default(),
             viewers: viewer::LimitsConfig::default(),
             ice: ice::Config::default(),
+            status: control::StatusConfig::default(),
             mqtt: mqtt::Config::default(),
             log: LogConfig::default(),
         }
@@ -227,6 +231,9 @@ impl Config {
                 reader.unknown_keys_within::<ice::ServerConfig>("ice.servers", servers);
             }
         }
+        if let Some(status) = root.get("status") {
+            config.status = reader.table("status", status, control::StatusConfig::check);
+        }
         if let Some(mqtt) = root.get("mqtt") {
             config.mqtt = reader.table("mqtt", mqtt, mqtt::Config::check);
         }
@@ -267,7 +274,7 @@ fn device_id_of(machine: &str) -> String {
 }
 
 /// Every table and its keys.
-fn sections() -> [Section; 8] {
+fn sections() -> [Section; 9] {
     [
         ("device", keys::<DeviceConfig>()),
         ("web", keys::<web::Config>()),
@@ -275,6 +282,7 @@ fn sections() -> [Section; 8] {
         ("audio", keys::<camera::AudioConfig>()),
         ("viewers", keys::<viewer::LimitsConfig>()),
         ("ice", keys::<ice::Config>()),
+        ("status", keys::<control::StatusConfig>()),
         ("mqtt", keys::<mqtt::Config>()),
         ("log", keys::<LogConfig>()),
     ]

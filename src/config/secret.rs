@@ -28,6 +28,8 @@ pub struct Places {
     pub state: Option<PathBuf>,
     /// Where other services look for what the board asks of them.
     pub runtime: Option<PathBuf>,
+    /// Below which the kernel's `proc` and `sys` are read for figures of the board; `/` but for tests.
+    pub root: Option<PathBuf>,
 }
 
 /// Where the secret came from.
@@ -62,6 +64,7 @@ impl Places {
             credentials: directory("CREDENTIALS_DIRECTORY"),
             state: of_service("STATE_DIRECTORY").or_else(user),
             runtime: of_service("RUNTIME_DIRECTORY"),
+            root: directory("PEERCAM_ROOT"),
         }
     }
 }
@@ -138,18 +141,13 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// When one cannot be read or is empty.
+    /// When one cannot be read, or is none.
     pub fn settle_ice_secrets(&mut self) -> Result<(), Error> {
         for server in &mut self.ice.servers {
             let files = [(&server.credential_file, &mut server.credential), (&server.secret_file, &mut server.secret)];
             for (file, secret) in files {
                 let Some(file) = file else { continue };
-                let text = read_text(file)?;
-                if text.is_empty() {
-                    let reason = "is empty; write what the relay was given".into();
-                    return Err(Error::Secret { file: file.clone(), reason });
-                }
-                *secret = Some(text.into());
+                *secret = Some(read_password(file)?.into());
             }
         }
         Ok(())
@@ -179,13 +177,15 @@ fn read_password(file: &Path) -> Result<String, Error> {
     let password = text.strip_suffix('\n').unwrap_or(&text);
     let password = password.strip_suffix('\r').unwrap_or(password);
     if password.is_empty() || password.contains(['\n', '\0']) {
-        return Err(wrong("is not one line with the broker's password".into()));
+        return Err(wrong("is not one line with a password".into()));
     }
     Ok(password.to_owned())
 }
 
 fn read(file: &Path) -> Result<String, Error> {
-    let secret = read_text(file)?;
+    let text = fs::read_to_string(file)
+        .map_err(|error| Error::Secret { file: file.to_owned(), reason: format!("cannot be read: {error}") })?;
+    let secret = text.trim().to_owned();
     match web::Config::secret_fault(&secret) {
         None => Ok(secret),
         Some(fault) => {
@@ -193,13 +193,6 @@ fn read(file: &Path) -> Result<String, Error> {
             Err(Error::Secret { file: file.to_owned(), reason })
         }
     }
-}
-
-/// What a file holds, without the line break that editors put at its end.
-fn read_text(file: &Path) -> Result<String, Error> {
-    let text = fs::read_to_string(file)
-        .map_err(|error| Error::Secret { file: file.to_owned(), reason: format!("cannot be read: {error}") })?;
-    Ok(text.trim().to_owned())
 }
 
 fn make() -> String {
@@ -220,7 +213,7 @@ mod tests {
 
     fn places(directory: &Path) -> Places {
         let (credentials, state) = (directory.join("credentials"), directory.join("state/peercam"));
-        Places { credentials: Some(credentials), state: Some(state), runtime: None }
+        Places { credentials: Some(credentials), state: Some(state), runtime: None, root: None }
     }
 
     #[test]
@@ -285,7 +278,7 @@ mod tests {
             let mut config = Config::parse(&text).unwrap();
             config.settle_ice_secrets().map(|()| config.ice.servers[0].secret.clone().unwrap().reveal().to_owned())
         };
-        for (content, fault) in [(None, "cannot be read"), (Some("\n"), "is empty")] {
+        for (content, fault) in [(None, "cannot be read"), (Some("\n"), "one line")] {
             let error = settle(content).unwrap_err().to_string();
             assert!(error.contains(fault) && error.contains(file.to_str().unwrap()), "{error}");
         }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::intake::{Ended, Task};
 use super::lamp::Lamp;
-use super::{Control, ptz};
+use super::{Control, Event, ptz};
 use crate::camera;
 use crate::camera::Camera;
 use crate::camera::Microphone;
@@ -43,8 +43,6 @@ const IDENTIFY: Duration = Duration::from_secs(10);
 
 /// What commands need that no room gives.
 pub struct Tools {
-    /// Where pictures and events go, if there is a broker.
-    pub broker: Option<Broker>,
     /// Keeps what was changed, and restarts.
     pub upkeep: Upkeep,
     /// The configuration that the process began with, without its secrets, and where it is from.
@@ -130,6 +128,10 @@ impl Effects {
 
     fn cameras(&self) -> &[(String, Camera)] {
         &self.control.parts().cameras
+    }
+
+    fn broker(&self) -> Option<&Broker> {
+        self.control.parts().broker.as_ref()
     }
 
     /// The camera of that name, or the first.
@@ -235,7 +237,7 @@ impl Effects {
     async fn privacy(&self, wanted: camera::Privacy) -> Done {
         for (name, camera) in self.cameras() {
             camera.set_privacy(wanted).await;
-            if let (camera::Privacy::On, Some(broker)) = (wanted, &self.tools.broker) {
+            if let (camera::Privacy::On, Some(broker)) = (wanted, self.broker()) {
                 // The last picture must not go on being shown.
                 broker.retain(broker.topics().snapshot(name), Bytes::new());
             }
@@ -283,7 +285,7 @@ impl Effects {
         let (name, camera) = self.camera(wanted.camera.as_ref())?;
         let jpeg = camera.snapshot().await.map_err(|error| error.to_string())?;
         let mut result = json!({ "camera": name, "bytes": jpeg.len() });
-        match (wanted.to.unwrap_or_default(), &self.tools.broker) {
+        match (wanted.to.unwrap_or_default(), self.broker()) {
             (Destination::Result, _) => result["jpeg"] = STANDARD.encode(&jpeg).into(),
             (Destination::Topic, None) => return Err("there is no broker; use \"to\":\"result\"".into()),
             (Destination::Topic, Some(_)) if jpeg.len() + ENVELOPE > mqtt::MOST_BYTES => {
@@ -321,10 +323,7 @@ impl Effects {
         let time = wanted.seconds.map_or(IDENTIFY, |seconds| Duration::from_secs(seconds.get().into()));
         self.control.parts().viewers.identify(time);
         let lamp = self.lamp.blink(time);
-        if let Some(broker) = &self.tools.broker {
-            let event = json!({ "event": "identify", "seconds": time.as_secs() });
-            broker.publish(broker.topics().event(), event.to_string().into());
-        }
+        self.control.tell(&Event::Identify { seconds: time.as_secs() });
         Ok(Some(json!({ "seconds": time.as_secs(), "lamp": lamp })))
     }
 

@@ -1,6 +1,7 @@
 //! Tests of the pure part: messages in, calls and replies out.
 
 use super::*;
+use crate::command::Desk;
 use crate::ice::Servers;
 use crate::signalling::{Call, Rights};
 use crate::tasks::Group;
