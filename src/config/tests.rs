@@ -25,7 +25,7 @@ fn the_printed_default_names_every_key_of_every_table() {
             assert!(found, "[{section}] does not name {key}");
         }
     }
-    for key in keys::<viewer::IceServerConfig>() {
+    for key in keys::<ice::ServerConfig>() {
         assert!(DEFAULT.contains(&format!("`{key}`")), "[ice] does not explain {key}");
     }
 }

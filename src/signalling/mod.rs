@@ -1,8 +1,10 @@
 //! How a browser reaches us: every way in becomes a stream of [`Call`]s, as a listener gives TCP streams.
 //!
-//! A WebSocket, a WHEP resource and (later) a pair of MQTT topics each carry one call. Who answers a call cannot
+//! A WebSocket, a WHEP resource and a pair of MQTT topics each carry one call. Who answers a call cannot
 //! tell which it was. SDP is an opaque string here but for the ICE lines that WHEP's PATCH needs.
 
+mod manners;
+mod mqtt;
 mod websocket;
 mod whep;
 
@@ -11,6 +13,13 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::command::Desk;
+use crate::ice::IceServer;
+use crate::ice::Servers;
+use crate::tasks::Group;
+
+pub use mqtt::serve as serve_mqtt;
+pub use websocket::Purpose;
 pub use websocket::serve as serve_websocket;
 pub use whep::router as whep_router;
 
@@ -44,6 +53,19 @@ impl fmt::Display for ViewerId {
     }
 }
 
+/// Where the ways in bring their calls, and what they need for it. A clone is the same.
+#[derive(Clone, Debug)]
+pub struct Reception {
+    /// Takes the calls.
+    pub calls: mpsc::Sender<Call>,
+    /// Takes the commands of those who may give some.
+    pub desk: Desk,
+    /// What viewers are told of STUN and TURN servers.
+    pub servers: Servers,
+    /// In which the ways in run.
+    pub group: Group,
+}
+
 /// One viewer's conversation with the board.
 ///
 /// It ends when either side drops its channel.
@@ -53,6 +75,8 @@ pub struct Call {
     pub viewer: ViewerId,
     /// Which way the call came, for status and logs.
     pub way: Way,
+    /// What the viewer may do besides watching.
+    pub rights: Rights,
     /// The camera asked for by name; `None` is the first one.
     pub camera: Option<String>,
     /// What the viewer sends.
@@ -77,7 +101,8 @@ pub fn call(way: Way, camera: Option<String>) -> (Call, Line) {
     let viewer = ViewerId::random();
     let (to_device, incoming) = mpsc::channel(QUEUE);
     let (outgoing, to_viewer) = mpsc::channel(QUEUE);
-    (Call { viewer: viewer.clone(), way, camera, incoming, outgoing }, Line { viewer, to_device, to_viewer })
+    let rights = way.rights();
+    (Call { viewer: viewer.clone(), way, rights, camera, incoming, outgoing }, Line { viewer, to_device, to_viewer })
 }
 
 /// The ways in.
@@ -88,6 +113,28 @@ pub enum Way {
     WebSocket,
     /// `/whep`
     Whep,
+    /// The broker.
+    Mqtt,
+}
+
+impl Way {
+    /// Who comes over HTTP has passed its guard and holds the secret. The broker lets viewers pass whom it would not
+    /// let command: that is what its access control is for, and it knows topics only, not data channels.
+    fn rights(self) -> Rights {
+        match self {
+            Self::WebSocket | Self::Whep => Rights::Manage,
+            Self::Mqtt => Rights::Watch,
+        }
+    }
+}
+
+/// What a viewer may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    /// Watch, and command.
+    Manage,
+    /// Watch only.
+    Watch,
 }
 
 /// A signalling message. The same JSON on every way in; unknown fields are ignored, unknown types refused.
@@ -98,6 +145,9 @@ pub enum Signal {
     Offer {
         /// RFC 8866 text.
         sdp: String,
+        /// The camera wanted, where the way in has no other place to say so: on MQTT. The first one without.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        camera: Option<String>,
     },
     /// The board's session description.
     Answer {
@@ -108,6 +158,16 @@ pub enum Signal {
     Candidate {
         /// As the browser's `RTCIceCandidate.toJSON()` gives it.
         candidate: Option<Candidate>,
+    },
+    /// The viewer asks for STUN and TURN servers; the board tells them.
+    #[serde(rename = "ice-servers")]
+    IceServers {
+        /// As RTCConfiguration.iceServers takes them. Empty in the question.
+        #[serde(default)]
+        servers: Vec<IceServer>,
+        /// Seconds for which credentials among them are good, where they end.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lifetime: Option<u64>,
     },
     /// Something the other side said cannot be done.
     Error {
@@ -122,13 +182,42 @@ pub enum Signal {
         /// Why.
         #[serde(default)]
         reason: String,
+        /// A stable word for programs, where they should know.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<Farewell>,
     },
+}
+
+/// Why a conversation ends, where a program should act on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Farewell {
+    /// An operator ended it: do not come back without being told to by a person.
+    Dismissed,
 }
 
 impl Signal {
     /// An error to the viewer.
     pub fn error(code: Refusal, reason: impl Into<String>) -> Self {
         Self::Error { code, reason: reason.into() }
+    }
+
+    /// The end of a conversation.
+    pub fn bye(reason: impl Into<String>) -> Self {
+        Self::Bye { reason: reason.into(), code: None }
+    }
+
+    /// The servers for a viewer, with credentials made now.
+    fn ice_servers(servers: &Servers) -> Self {
+        Self::IceServers {
+            servers: servers.for_viewer(),
+            lifetime: servers.lifetime().map(|lifetime| lifetime.as_secs()),
+        }
+    }
+
+    /// As JSON text.
+    fn text(&self) -> String {
+        serde_json::to_string(self).expect("signals hold nothing that JSON cannot")
     }
 }
 
@@ -178,7 +267,9 @@ pub fn parse(text: &str) -> Result<Signal, String> {
         return Err(format!("the message has {} bytes; at most {MOST_BYTES} are read", text.len()));
     }
     serde_json::from_str(text).map_err(|error| {
-        format!("not a signalling message ({error}); send {{\"type\":\"offer\"|\"candidate\"|\"bye\", ..}}")
+        format!(
+            "not a signalling message ({error}); send {{\"type\":\"offer\"|\"candidate\"|\"ice-servers\"|\"bye\", ..}}"
+        )
     })
 }
 
@@ -189,7 +280,11 @@ mod tests {
     #[test]
     fn messages_read_and_write_as_documented() {
         let cases = [
-            (r#"{"type":"offer","sdp":"v=0"}"#, Signal::Offer { sdp: "v=0".into() }),
+            (r#"{"type":"offer","sdp":"v=0"}"#, Signal::Offer { sdp: "v=0".into(), camera: None }),
+            (
+                r#"{"type":"offer","sdp":"v=0","camera":"yard"}"#,
+                Signal::Offer { sdp: "v=0".into(), camera: Some("yard".into()) },
+            ),
             (r#"{"type":"candidate","candidate":null}"#, Signal::Candidate { candidate: None }),
             (
                 r#"{"type":"candidate","candidate":{"candidate":"c","sdpMid":"0","sdpMLineIndex":0}}"#,
@@ -202,7 +297,18 @@ mod tests {
                     }),
                 },
             ),
-            (r#"{"type":"bye","reason":"done"}"#, Signal::Bye { reason: "done".into() }),
+            (
+                r#"{"type":"ice-servers","servers":[{"urls":["stun:a"]}],"lifetime":60}"#,
+                Signal::IceServers {
+                    servers: vec![IceServer { urls: vec!["stun:a".into()], username: None, credential: None }],
+                    lifetime: Some(60),
+                },
+            ),
+            (r#"{"type":"bye","reason":"done"}"#, Signal::bye("done")),
+            (
+                r#"{"type":"bye","reason":"done","code":"dismissed"}"#,
+                Signal::Bye { reason: "done".into(), code: Some(Farewell::Dismissed) },
+            ),
             (r#"{"type":"error","code":"bad-offer","reason":"r"}"#, Signal::error(Refusal::BadOffer, "r")),
         ];
         for (text, signal) in cases {
@@ -214,6 +320,7 @@ mod tests {
     #[test]
     fn unknown_fields_are_ignored_and_unknown_types_refused() {
         assert!(parse(r#"{"type":"offer","sdp":"v=0","colour":"red"}"#).is_ok());
+        assert!(parse(r#"{"type":"ice-servers"}"#).is_ok());
         assert!(parse(r#"{"type":"dance"}"#).unwrap_err().contains("unknown variant `dance`"));
         assert!(parse(r#"{"type":"offer","sdp":5}"#).unwrap_err().contains("expected a string"));
         assert!(parse("[[[[").is_err());

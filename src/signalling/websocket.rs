@@ -1,46 +1,71 @@
-//! One WebSocket is one call: text messages with [`Signal`]s, both ways.
+//! One WebSocket is one call: text messages with [`Signal`]s, both ways. Commands go over it too, and who wants
+//! nothing else opens one without a call.
 
 use std::time::{Duration, Instant};
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
+use bytes::Bytes;
+use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use super::{Call, Line, Refusal, Signal, Way, call, parse};
+use super::manners::Manners;
+use super::{Line, Reception, Refusal, Signal, Way, call, parse};
+use crate::command;
+use crate::command::Origin;
+use crate::ice::Issued;
 use crate::tasks::Group;
-
-/// Messages that may come at once, and per second from then on. A browser trickles ten candidates in a burst,
-/// and an ICE restart does so again.
-const BURST: f64 = 100.0;
-/// See [`BURST`].
-const PER_SECOND: f64 = 20.0;
-
-/// Messages without sense after which the socket is closed: enough for a developer to see what is wrong.
-const MOST_MISTAKES: u32 = 10;
 
 /// Pause between pings. Routers forget an idle TCP connection after a few minutes, browsers never ping by themselves.
 const PING: Duration = Duration::from_secs(20);
 
-/// Carries one call on `socket` until either side ends it, or `group` stops.
+/// Outcomes that wait for the socket: two of each command that may be under way, and a burst of refusals.
+const OUTCOMES: usize = 128;
+
+/// What a socket is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Purpose {
+    /// To watch, and for commands.
+    #[default]
+    Watching,
+    /// For commands alone: it takes no viewer's place.
+    Commands,
+}
+
+/// Carries one call on `socket` until either side ends it, or the reception's group stops.
 ///
 /// The upgrade must limit messages to [`super::MOST_BYTES`].
-pub async fn serve(mut socket: WebSocket, camera: Option<String>, calls: mpsc::Sender<Call>, group: Group) {
-    let (call, line) = call(Way::WebSocket, camera);
-    if calls.send(call).await.is_err() {
-        close(&mut socket, close_code::AWAY, "the board shuts down").await;
-        return;
-    }
-    let (code, reason) = converse(&mut socket, line, &group).await;
+pub async fn serve(mut socket: WebSocket, purpose: Purpose, camera: Option<String>, reception: Reception) {
+    let line = match purpose {
+        Purpose::Commands => None,
+        Purpose::Watching => {
+            let (call, line) = call(Way::WebSocket, camera);
+            if reception.calls.send(call).await.is_err() {
+                close(&mut socket, close_code::AWAY, "the board shuts down").await;
+                return;
+            }
+            Some(line)
+        }
+    };
+    let (code, reason) = converse(&mut socket, line, &reception).await;
     close(&mut socket, code, reason).await;
 }
 
-async fn converse(socket: &mut WebSocket, mut line: Line, group: &Group) -> (u16, &'static str) {
+async fn converse(socket: &mut WebSocket, mut line: Option<Line>, reception: &Reception) -> (u16, &'static str) {
+    let Reception { servers, desk, group, .. } = reception;
+    let (outcomes, mut coming) = mpsc::channel(OUTCOMES);
+    // Always the first message, so that a page knows whether to wait for it.
+    let mut issued = Issued::now();
+    if send(socket, &Signal::ice_servers(servers)).await.is_err() {
+        return (close_code::NORMAL, "");
+    }
     let mut pings = tokio::time::interval(PING);
     let mut manners = Manners::default();
     let mut is_alive = true;
     // The session is told of a shutdown too and says goodbye; this waits for that, not for `group` itself.
     loop {
         tokio::select! {
-            signal = line.to_viewer.recv() => {
+            signal = next(&mut line) => {
                 let Some(signal) = signal else { return (close_code::NORMAL, "the call ended") };
                 if send(socket, &signal).await.is_err() {
                     return (close_code::NORMAL, "");
@@ -57,9 +82,19 @@ async fn converse(socket: &mut WebSocket, mut line: Line, group: &Group) -> (u16
                 if !manners.is_within_rate(Instant::now()) {
                     return (close_code::POLICY, "too many messages");
                 }
+                if let Ok(text) = &text && command::is_command(text) {
+                    desk.hand_in_among(Bytes::from(text.clone()), Origin::WebSocket, &outcomes);
+                    continue;
+                }
                 match text.and_then(|text| parse(&text)) {
+                    Ok(Signal::IceServers { .. }) => {
+                        issued = Issued::now();
+                        if send(socket, &Signal::ice_servers(servers)).await.is_err() {
+                            return (close_code::NORMAL, "");
+                        }
+                    }
                     Ok(signal) => {
-                        if line.to_device.send(signal).await.is_err() {
+                        if !pass_on(signal, &line, socket).await {
                             return (close_code::NORMAL, "the call ended");
                         }
                     }
@@ -69,6 +104,17 @@ async fn converse(socket: &mut WebSocket, mut line: Line, group: &Group) -> (u16
                             return (close_code::POLICY, "too many messages without sense");
                         }
                     }
+                }
+            }
+            () = servers.outdated(issued) => {
+                issued = Issued::now();
+                if send(socket, &Signal::ice_servers(servers)).await.is_err() {
+                    return (close_code::NORMAL, "");
+                }
+            }
+            Some(outcome) = coming.recv() => {
+                if socket.send(Message::Text(outcome.message().into())).await.is_err() {
+                    return (close_code::NORMAL, "");
                 }
             }
             _ = pings.tick() => {
@@ -81,6 +127,24 @@ async fn converse(socket: &mut WebSocket, mut line: Line, group: &Group) -> (u16
     }
 }
 
+async fn next(line: &mut Option<Line>) -> Option<Signal> {
+    match line {
+        Some(line) => line.to_viewer.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns whether the conversation goes on.
+async fn pass_on(signal: Signal, line: &Option<Line>, socket: &mut WebSocket) -> bool {
+    match line {
+        Some(line) => line.to_device.send(signal).await.is_ok(),
+        None => {
+            let reason = "this WebSocket is for commands; to watch, open one without `for=commands`";
+            send(socket, &Signal::error(Refusal::BadMessage, reason)).await.is_ok()
+        }
+    }
+}
+
 /// After the group's stop, the time in which the session says its goodbye.
 async fn grace(group: &Group) {
     group.stopped().await;
@@ -88,53 +152,11 @@ async fn grace(group: &Group) {
 }
 
 async fn send(socket: &mut WebSocket, signal: &Signal) -> Result<(), axum::Error> {
-    let text = serde_json::to_string(signal).expect("signals hold nothing that JSON cannot");
-    socket.send(Message::Text(text.into())).await
+    socket.send(Message::Text(signal.text().into())).await
 }
 
 async fn close(socket: &mut WebSocket, code: u16, reason: &'static str) {
     let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
     // The other side may have gone first; there is nothing left to say to it then.
     socket.send(Message::Close(Some(frame))).await.ok();
-}
-
-/// How a viewer behaves on its socket.
-struct Manners {
-    allowance: f64,
-    since: Instant,
-    mistakes: u32,
-}
-
-impl Default for Manners {
-    fn default() -> Self {
-        Self { allowance: BURST, since: Instant::now(), mistakes: 0 }
-    }
-}
-
-impl Manners {
-    fn is_within_rate(&mut self, now: Instant) -> bool {
-        let earned = now.saturating_duration_since(self.since).as_secs_f64() * PER_SECOND;
-        self.since = now;
-        self.allowance = (self.allowance + earned).min(BURST) - 1.0;
-        self.allowance >= 0.0
-    }
-
-    fn is_last_mistake(&mut self) -> bool {
-        self.mistakes += 1;
-        self.mistakes >= MOST_MISTAKES
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_burst_is_fine_and_a_flood_is_not() {
-        let mut manners = Manners::default();
-        let start = manners.since;
-        assert!((0..100).all(|_| manners.is_within_rate(start)));
-        assert!(!manners.is_within_rate(start));
-        assert!(manners.is_within_rate(start + Duration::from_secs(1)));
-    }
 }

@@ -12,7 +12,6 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::mpsc;
 
 use super::guard::{Guard, Peer, admit, forget_cookie, peer, receive};
 use super::headers::dress;
@@ -21,8 +20,7 @@ use super::{Config, assets};
 use crate::control;
 use crate::control::Control;
 use crate::signalling;
-use crate::signalling::Call;
-use crate::tasks::Group;
+use crate::signalling::Reception;
 
 /// Bytes of a request's body, but for WHEP, whose offers are larger: a login has less than a hundred.
 const MOST_BODY: usize = 16 * 1024;
@@ -31,8 +29,7 @@ const MOST_BODY: usize = 16 * 1024;
 struct Rooms {
     guard: Arc<Guard>,
     control: Control,
-    calls: mpsc::Sender<Call>,
-    group: Group,
+    reception: Reception,
 }
 
 #[derive(Deserialize)]
@@ -43,19 +40,22 @@ struct Login {
 #[derive(Deserialize)]
 struct Which {
     camera: Option<String>,
+    #[serde(default, rename = "for")]
+    purpose: signalling::Purpose,
 }
 
 /// Everything that is served.
-pub fn router(config: Config, control: Control, calls: mpsc::Sender<Call>, group: &Group) -> Router {
+pub fn router(config: Config, control: Control, reception: Reception) -> Router {
     let guard = Arc::new(Guard::new(config));
-    let rooms = Rooms { guard: guard.clone(), control, calls: calls.clone(), group: group.clone() };
+    let rooms = Rooms { guard: guard.clone(), control, reception: reception.clone() };
     let guarded = Router::new()
         .route("/api/status", get(status))
+        .route("/api/command-schema", get(command_schema))
         .route("/metrics", get(metrics))
         .route("/snapshot.jpg", get(snapshot))
         .route("/api/signal", get(signal))
         .with_state(rooms.clone())
-        .merge(signalling::whep_router(calls, group.clone()))
+        .merge(signalling::whep_router(reception))
         .layer(map_response(keep_nowhere))
         .layer(from_fn_with_state(guard.clone(), admit));
     Router::new()
@@ -138,6 +138,10 @@ async fn status(State(rooms): State<Rooms>) -> Response {
     Json(rooms.control.status()).into_response()
 }
 
+async fn command_schema(State(rooms): State<Rooms>) -> Response {
+    Json(rooms.control.command_schema()).into_response()
+}
+
 async fn metrics(State(rooms): State<Rooms>) -> Response {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], rooms.control.metrics()).into_response()
 }
@@ -159,8 +163,8 @@ async fn snapshot(State(rooms): State<Rooms>, Query(which): Query<Which>) -> Res
 async fn signal(State(rooms): State<Rooms>, Query(which): Query<Which>, upgrade: WebSocketUpgrade) -> Response {
     upgrade.max_message_size(signalling::MOST_BYTES).max_frame_size(signalling::MOST_BYTES).on_upgrade(
         async move |socket| {
-            let Rooms { calls, group, .. } = rooms;
-            group.spawn(signalling::serve_websocket(socket, which.camera, calls, group.clone()));
+            let group = rooms.reception.group.clone();
+            group.spawn(signalling::serve_websocket(socket, which.purpose, which.camera, rooms.reception));
         },
     )
 }

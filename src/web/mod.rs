@@ -19,14 +19,12 @@ mod tests;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 
 use crate::control::Control;
 use crate::secret::Secret;
-use crate::signalling::Call;
-use crate::tasks::Group;
+use crate::signalling::Reception;
 
 pub use guard::Access;
 
@@ -35,7 +33,7 @@ pub use guard::Access;
 const LEAST_SECRET: usize = 8;
 
 /// The `[web]` table.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Config {
     /// Address and port.
@@ -158,9 +156,10 @@ impl Front {
         self.listener.local_addr().unwrap_or(self.config.listen)
     }
 
-    /// Serves in `group`, until that stops.
-    pub fn serve(self, control: Control, calls: mpsc::Sender<Call>, group: &Group) {
-        let router = api::router(self.config, control, calls, group);
+    /// Serves in the reception's group, until that stops.
+    pub fn serve(self, control: Control, reception: Reception) {
+        let group = reception.group.clone();
+        let router = api::router(self.config, control, reception);
         group.spawn(listener::serve(self.listener, router, group.clone()));
     }
 }

@@ -9,6 +9,7 @@ mod browser;
 mod caller;
 #[path = "../harness/headless.rs"]
 mod headless;
+#[path = "../harness/page.rs"]
 mod page;
 mod relay;
 mod socket;

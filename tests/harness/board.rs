@@ -3,7 +3,7 @@
 use std::fs;
 use std::fs::File;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,7 @@ pub struct Board {
     /// `http://127.0.0.1:PORT`
     pub url: String,
     directory: TempDir,
+    root: Option<PathBuf>,
     client: Client,
     _turn: MutexGuard<'static, ()>,
 }
@@ -59,14 +60,23 @@ impl Board {
 
     /// The same with an address to listen on and further lines in the table `[web]`.
     pub async fn start_with(address: &str, web: &str, tables: &str) -> Result<Self> {
+        Self::begin(address, web, None, tables).await
+    }
+
+    /// As [`start`](Self::start), with figures of the board that are read below `root`.
+    pub async fn start_below(root: &Path, tables: &str) -> Result<Self> {
+        Self::begin("127.0.0.1", "", Some(root.to_owned()), tables).await
+    }
+
+    async fn begin(address: &str, web: &str, root: Option<PathBuf>, tables: &str) -> Result<Self> {
         let turn = TURN.lock().await;
         let directory = tempfile::tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let text = format!("[web]\nlisten = \"{address}:{port}\"\n{web}\n{CAMERA}\n{tables}\n");
         fs::write(directory.path().join("peercam.toml"), text)?;
-        let process = spawn(&directory)?;
+        let process = spawn(&directory, root.as_deref())?;
         let client = Client::builder().no_proxy().build()?;
-        let board = Self { process, url: format!("http://127.0.0.1:{port}"), directory, client, _turn: turn };
+        let board = Self { process, url: format!("http://127.0.0.1:{port}"), directory, root, client, _turn: turn };
         board.wait_until_it_serves().await?;
         Ok(board)
     }
@@ -81,7 +91,7 @@ impl Board {
     /// Starts it anew after its end, with the same configuration, at the same port.
     pub async fn start_again(&mut self) -> Result<()> {
         ensure!(self.process.try_wait()?.is_some(), "it still runs");
-        self.process = spawn(&self.directory)?;
+        self.process = spawn(&self.directory, self.root.as_deref())?;
         self.wait_until_it_serves().await
     }
 
@@ -198,12 +208,13 @@ pub struct Usage {
 }
 
 /// The binary under test, with everything that it may write kept in `directory`.
-fn spawn(directory: &TempDir) -> Result<Child> {
+fn spawn(directory: &TempDir, root: Option<&Path>) -> Result<Child> {
     let log = File::options().create(true).append(true).open(directory.path().join("log"))?;
     Command::new(env!("CARGO_BIN_EXE_peercam"))
         .args(["run", "--config"])
         .arg(directory.path().join("peercam.toml"))
         .env("STATE_DIRECTORY", directory.path())
+        .envs(root.map(|root| ("PEERCAM_ROOT", root)))
         // By default glibc has an arena for each of several threads, which takes more than a thousand viewers to fill.
         .env("MALLOC_ARENA_MAX", "1")
         .stdin(Stdio::null())

@@ -11,7 +11,17 @@ mod broker;
 #[path = "../harness/browser.rs"]
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod browser;
+#[path = "../harness/headless.rs"]
+#[allow(dead_code, reason = "a harness for several suites")]
+mod headless;
+#[path = "../harness/page.rs"]
+#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
+mod page;
 
+mod commands;
 mod connection;
 mod operating;
 mod relay;
+mod signalling;
+mod status;
+mod viewer;

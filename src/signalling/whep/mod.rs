@@ -19,8 +19,8 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Call, Line, MOST_BYTES, Refusal, Signal, Way, call};
-use crate::tasks::Group;
+use super::{Line, MOST_BYTES, Reception, Refusal, Signal, Way, call};
+use crate::ice::IceServer;
 use fragment::Fragment;
 
 const SDP: &str = "application/sdp";
@@ -34,9 +34,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Seconds after which a refused viewer should try again.
 const RETRY_AFTER: &str = "5";
 
-/// The WHEP endpoint and its resources. Calls go to `calls`; tasks run in `group`.
-pub fn router(calls: mpsc::Sender<Call>, group: Group) -> Router {
-    let whep = Whep { shared: Arc::new(Shared { calls, resources: Mutex::default(), group }) };
+/// The WHEP endpoint and its resources.
+pub fn router(reception: Reception) -> Router {
+    let whep = Whep { shared: Arc::new(Shared { reception, resources: Mutex::default() }) };
     Router::new()
         .route("/whep", post(create).head(describe).options(describe).fallback(not_allowed))
         .route("/whep/{id}", any(resource))
@@ -50,9 +50,8 @@ struct Whep {
 }
 
 struct Shared {
-    calls: mpsc::Sender<Call>,
+    reception: Reception,
     resources: Mutex<HashMap<String, Arc<Resource>>>,
-    group: Group,
 }
 
 /// One viewer's resource.
@@ -99,10 +98,10 @@ async fn create(State(whep): State<Whep>, Query(wanted): Query<Wanted>, headers:
         return problem(StatusCode::BAD_REQUEST, "the offer is not UTF-8");
     };
     let (call, mut line) = call(Way::Whep, wanted.camera);
-    if whep.shared.calls.send(call).await.is_err() {
+    if whep.shared.reception.calls.send(call).await.is_err() {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "the board shuts down");
     }
-    line.to_device.try_send(Signal::Offer { sdp: offer.clone() }).ok();
+    line.to_device.try_send(Signal::Offer { sdp: offer.clone(), camera: None }).ok();
     match tokio::time::timeout(ANSWER_WITHIN, outcome(&mut line.to_viewer)).await {
         Ok(Some(Signal::Answer { sdp })) => whep.created(line, offer, sdp),
         Ok(Some(Signal::Error { code, reason })) => refused(code, &reason),
@@ -134,7 +133,7 @@ impl Whep {
         self.shared.resources().insert(id.clone(), resource.clone());
         let (whep, mut to_viewer) = (self.clone(), line.to_viewer);
         let (location, name) = (format!("/whep/{id}"), id);
-        self.shared.group.spawn(async move {
+        self.shared.reception.group.spawn(async move {
             while let Some(signal) = outcome(&mut to_viewer).await {
                 let waiting = resource.waiting.lock().expect("nobody panics with it").take();
                 match waiting {
@@ -151,7 +150,12 @@ impl Whep {
             (header::ETAG, etag),
             (ACCEPT_PATCH, FRAGMENT.into()),
         ];
-        (StatusCode::CREATED, headers, answer).into_response()
+        let mut response = (StatusCode::CREATED, headers, answer).into_response();
+        let servers = self.shared.reception.servers.for_viewer();
+        for link in servers.iter().flat_map(links).filter_map(|link| HeaderValue::from_str(&link).ok()) {
+            response.headers_mut().append(header::LINK, link);
+        }
+        response
     }
 }
 
@@ -178,7 +182,7 @@ async fn resource(
     };
     match method {
         axum::http::Method::DELETE => {
-            resource.to_device.try_send(Signal::Bye { reason: "deleted".into() }).ok();
+            resource.to_device.try_send(Signal::bye("deleted")).ok();
             whep.shared.resources().remove(&id);
             StatusCode::OK.into_response()
         }
@@ -232,7 +236,7 @@ impl Resource {
         let offer = fragment.restarted(&session.offer);
         let (answered, answer) = oneshot::channel();
         *self.waiting.lock().expect("nobody panics with it") = Some(answered);
-        self.to_device.send(Signal::Offer { sdp: offer.clone() }).await.ok();
+        self.to_device.send(Signal::Offer { sdp: offer.clone(), camera: None }).await.ok();
         match tokio::time::timeout(ANSWER_WITHIN, answer).await {
             Ok(Ok(Signal::Answer { sdp })) => {
                 session.offer = offer;
@@ -245,6 +249,21 @@ impl Resource {
             Err(_) => problem(StatusCode::GATEWAY_TIMEOUT, "the board did not answer in time; try again"),
         }
     }
+}
+
+/// A server as headers say it, one for each URL (draft-ietf-wish-whep-03, section 4.6).
+fn links(server: &IceServer) -> impl Iterator<Item = String> {
+    // A quoted-string (RFC 9110, section 5.6.4).
+    let quote = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+    let login = match (&server.username, &server.credential) {
+        (Some(username), Some(credential)) => format!(
+            "; username={}; credential={}; credential-type=\"password\"",
+            quote(username),
+            quote(credential.reveal())
+        ),
+        _ => String::new(),
+    };
+    server.urls.iter().map(move |url| format!("<{url}>; rel=\"ice-server\"{login}"))
 }
 
 fn is_type(headers: &HeaderMap, wanted: &str) -> bool {

@@ -3,10 +3,15 @@
 //! The traps of `webrtc` 0.21.1 that are dealt with here: mDNS sockets (off; browsers' `.local` candidates are
 //! learnt as peer-reflexive ones), a check interval of 200 ms, H.264 matching by literal bytes ([`offer`]),
 //! swallowed RTCP and unguarded retransmission ([`link`]), timestamps from summed durations ([`rtp`]),
-//! detached tasks ([`runtime`]), a system call for each packet and 96 kB of buffers per socket ([`socket`]), and connections that live on when dropped.
+//! detached tasks ([`runtime`]), a system call for each packet and 96 kB of buffers per socket ([`socket`]), a name
+//! that is slow to resolve and holds up everything ([`names`]), relays that refuse without a word ([`relay`]), and
+//! connections that live on when dropped.
 
+mod events;
 mod link;
+mod names;
 mod offer;
+mod relay;
 mod rtp;
 mod runtime;
 mod socket;
@@ -22,22 +27,25 @@ use rtc::rtp_transceiver::rtp_sender::{
     RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RTCRtpHeaderExtensionCapability, RtpCodecKind,
 };
 use tokio::sync::{Notify, mpsc};
-use webrtc::data_channel::{DataChannel, DataChannelEvent};
 use webrtc::peer_connection::crypto::{self, SignatureScheme};
 use webrtc::peer_connection::{
-    MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCCertificate,
-    RTCConfigurationBuilder, RTCIceCandidateInit, RTCIceConnectionState, RTCIceGatheringState, RTCIceServer,
-    RTCPeerConnectionIceEvent, RTCPeerConnectionState, RTCSessionDescription, SettingEngineBuilder,
+    MediaEngine, PeerConnection, PeerConnectionBuilder, RTCCertificate, RTCConfiguration, RTCConfigurationBuilder,
+    RTCIceCandidateInit, RTCIceServer, RTCSessionDescription, SettingEngineBuilder,
 };
 
+use crate::ice::Servers;
 use crate::media::H264Profile;
 use crate::signalling::Candidate;
 use crate::tasks::Group;
+use events::{Control, Teller};
 use link::Link;
+use names::Names;
 use offer::{Media, Offer};
+use relay::{Answers, Relay, Search};
 use rtp::RtpClock;
 use runtime::GroupRuntime;
 
+pub use events::Event;
 pub use link::LinkStatistics;
 pub use rtp::Track;
 pub use runtime::Interfaces;
@@ -62,14 +70,15 @@ const HOST_CANDIDATES: Duration = Duration::from_millis(10);
 /// After the first host candidate the others follow without a pause.
 const NEXT_CANDIDATE: Duration = Duration::from_millis(1);
 
+/// How long an answer that is all a viewer gets waits for candidates from STUN and TURN servers: two round trips to
+/// a relay on another continent.
+const ALL_CANDIDATES: Duration = Duration::from_millis(500);
+
 /// Packets kept for retransmission: two seconds at 2 Mbit/s, twice what is ever answered.
 const KEPT_PACKETS: u16 = 512;
 
 /// Messages of a viewer that may wait on its data channel; a viewer that sends more is made to wait by SCTP.
 const MESSAGES: usize = 16;
-
-/// The label of the data channel that each viewer opens.
-const CONTROL: &str = "control";
 
 /// What keeps a viewer from being served.
 #[derive(Debug, thiserror::Error)]
@@ -88,66 +97,56 @@ pub enum Error {
     Stack(#[from] webrtc::error::Error),
 }
 
-/// A STUN or TURN server, as in the browser's RTCIceServer.
-#[derive(Clone, Debug, Default)]
-pub struct IceServer {
-    /// `stun:` or `turn:` URLs.
-    pub urls: Vec<String>,
-    /// TURN's user name.
-    pub username: String,
-    /// TURN's password.
-    pub credential: String,
-}
-
 /// What all peer connections share.
 #[derive(Clone)]
 pub struct Stack {
     /// One for all viewers: making a key for each would cost milliseconds of each join.
     certificate: RTCCertificate,
-    servers: Vec<RTCIceServer>,
+    servers: Servers,
+    names: Names,
+    relay: Relay,
     interfaces: Interfaces,
     group: Group,
 }
 
-/// What happens at a peer connection.
-#[derive(Debug)]
-pub enum Event {
-    /// A candidate of ours; `None` after the last one.
-    Candidate(Option<Candidate>),
-    /// ICE found a way; DTLS follows.
-    Reached,
-    /// Media can flow.
-    Connected,
-    /// The path is silent.
-    Disconnected,
-    /// The path is lost, or the viewer closed the connection.
-    Closed,
-    /// The viewer opened its data channel.
-    ControlOpened,
-    /// The viewer cannot decode without a key frame.
-    KeyFrameWanted,
-    /// A text message on the data channel.
-    Message(String),
+/// How a viewer gets the candidates that take a round trip to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Later {
+    /// One by one, after the answer.
+    Trickled,
+    /// Not at all but in the answer.
+    InAnswer,
 }
 
 impl Stack {
     /// Prepares for peer connections whose tasks run in `group`.
-    pub fn new(servers: &[IceServer], interfaces: Interfaces, group: Group) -> Result<Self, Error> {
+    pub fn new(servers: Servers, interfaces: Interfaces, group: Group) -> Result<Self, Error> {
         let provider = crypto::default_provider()
             .map_err(|error| webrtc::error::Error::Other(format!("no cryptography: {error}")))?;
         let names = vec!["peercam".to_owned()];
         let parameters = rcgen::CertificateParams::new(names).expect("the name is a valid DNS name");
         let certificate = RTCCertificate::generate(provider.crypto(), SignatureScheme::EcdsaP256Sha256, parameters)?;
-        let servers = servers.iter().map(|server| RTCIceServer {
-            urls: server.urls.clone(),
-            username: server.username.clone(),
-            credential: server.credential.clone(),
-        });
-        Ok(Self { certificate, servers: servers.collect(), interfaces, group })
+        let names = Names::default();
+        let hosts = of_the_crate(&servers).into_iter().filter_map(|server| server.urls().ok()).flatten();
+        names.keep_known(hosts.map(|url| format!("{}:{}", url.host, url.port)).collect(), &group);
+        Ok(Self { certificate, servers, names, relay: Relay::default(), interfaces, group })
+    }
+
+    /// Why the board got no relay when a viewer last needed one; `None` where it did, or none is configured.
+    pub fn relay_fault(&self) -> Option<String> {
+        self.relay.fault()
+    }
+
+    /// What a connection begins with, or a restart of its ICE. The credentials are fresh ones.
+    fn configuration(&self) -> RTCConfiguration {
+        RTCConfigurationBuilder::new()
+            .with_certificates(vec![self.certificate.clone()])
+            .with_ice_servers(of_the_crate(&self.servers))
+            .build()
     }
 
     /// Answers an offer: the connection, and the answer with the board's host candidates in it.
-    pub async fn answer(&self, offer: &str, profile: H264Profile) -> Result<(Peer, String), Error> {
+    pub async fn answer(&self, offer: &str, profile: H264Profile, later: Later) -> Result<(Peer, String), Error> {
         let read = Offer::read(offer, profile)?;
         let (epoch, wall) = (Instant::now(), SystemTime::now());
         let video = Track::video(&read.video, RtpClock::new(90_000, epoch, wall));
@@ -158,10 +157,12 @@ impl Stack {
         let link = Link::new(clocks, key_frame_wanted.clone(), statistics.clone());
         let (events, coming) = mpsc::unbounded_channel();
         let (messages, said) = mpsc::channel(MESSAGES);
-        let handler = Handler { events, messages, control: Arc::default(), group: self.group.clone() };
-        let control = handler.control.clone();
+        let (control, answers) = (Control::default(), Arc::new(Answers::default()));
+        let relay = self.servers.has_relay().then(|| Search::new(self.relay.clone(), answers.clone()));
+        let teller = Teller { events, messages, control: control.clone(), relay, group: self.group.clone() };
 
-        let connection = self.builder(&read, link)?.with_handler(Arc::new(handler)).build().await?;
+        let builder = self.builder(&read, link, answers)?;
+        let connection = builder.with_handler(Arc::new(teller)).build().await?;
         let mut peer = Peer {
             connection: Arc::new(connection),
             video,
@@ -172,7 +173,9 @@ impl Stack {
             messages: said,
             key_frame_wanted,
             statistics,
-            group: self.group.clone(),
+            later,
+            generation: None,
+            stack: self.clone(),
         };
         // Before the remote description, or the answer would have nothing to send.
         peer.connection.add_track(peer.video.local()).await?;
@@ -183,7 +186,12 @@ impl Stack {
         Ok((peer, answer))
     }
 
-    fn builder(&self, offer: &Offer, link: Link) -> Result<PeerConnectionBuilder<Interfaces>, Error> {
+    fn builder(
+        &self,
+        offer: &Offer,
+        link: Link,
+        answers: Arc<Answers>,
+    ) -> Result<PeerConnectionBuilder<Interfaces>, Error> {
         let settings = SettingEngineBuilder::new()
             .with_multicast_dns_mode(MulticastDnsMode::Disabled)
             .with_ice_connection_attempts(Some(CHECK_INTERVAL), Some(CHECKS))
@@ -191,23 +199,31 @@ impl Stack {
             .with_include_loopback_candidate(matches!(self.interfaces, Interfaces::WithLoopback))
             .with_discard_local_candidates_during_ice_restart(true)
             .build();
-        let configuration = RTCConfigurationBuilder::new()
-            .with_certificates(vec![self.certificate.clone()])
-            .with_ice_servers(self.servers.clone())
-            .build();
+        let runtime = GroupRuntime::new(self.group.clone(), offer.video.payload_type, self.names.clone(), answers);
         let registry = Registry::new()
             .with(Slot::NackResponder, NackResponderBuilder::new().with_size(KEPT_PACKETS).build())
             .with(Slot::SenderReport, SenderReportBuilder::new().build())
             // On the wire's side of the NACK responder (4000) and of the sender reports (11000).
             .with(Slot::from(3_900), link);
         Ok(PeerConnectionBuilder::new()
-            .with_configuration(configuration)
+            .with_configuration(self.configuration())
             .with_media_engine(media_engine(offer)?)
             .with_setting_engine(settings)
             .with_interceptor_registry(registry)
-            .with_runtime(Arc::new(GroupRuntime::new(self.group.clone(), offer.video.payload_type)))
+            .with_runtime(Arc::new(runtime))
             .with_udp_addrs(vec![self.interfaces]))
     }
+}
+
+/// The servers as the crate takes them.
+fn of_the_crate(servers: &Servers) -> Vec<RTCIceServer> {
+    let servers = servers.for_board().into_iter();
+    let server = servers.map(|server| RTCIceServer {
+        urls: server.urls,
+        username: server.username.unwrap_or_default(),
+        credential: server.credential.map(|credential| credential.reveal().to_owned()).unwrap_or_default(),
+    });
+    server.collect()
 }
 
 /// Registers just what is sent to this viewer, under its own payload types.
@@ -255,35 +271,56 @@ pub struct Peer {
     pub video: Track,
     /// The stream of sound, when the viewer wants one.
     pub audio: Option<Track>,
-    control: Arc<std::sync::Mutex<Option<Arc<dyn DataChannel>>>>,
+    control: Control,
     events: mpsc::UnboundedReceiver<Event>,
     /// Events that came while an answer was made.
     early: VecDeque<Event>,
     messages: mpsc::Receiver<String>,
     key_frame_wanted: Arc<Notify>,
     statistics: Arc<LinkStatistics>,
-    group: Group,
+    later: Later,
+    /// The ICE generation of the offer that was answered last.
+    generation: Option<String>,
+    stack: Stack,
 }
 
 impl Peer {
     /// Answers a further offer on the same connection: an ICE restart.
     pub async fn negotiate(&mut self, offer: &str) -> Result<String, Error> {
+        let generation = offer::generation(offer);
+        if self.generation.is_some() && generation != self.generation {
+            // The sockets are bound anew, so that the relay is asked anew too. Without a restart it must not be asked
+            // under another name: it holds an allocation to the one that made it (RFC 8656, section 7.1: code 441).
+            self.connection.set_configuration(self.stack.configuration()).await?;
+        }
         let offer = RTCSessionDescription::offer(offer.to_owned()).map_err(|error| bad_offer(&error))?;
         self.connection.set_remote_description(offer).await.map_err(|error| bad_offer(&error))?;
         let answer = self.connection.create_answer(None).await.map_err(|error| bad_offer(&error))?;
         self.connection.set_local_description(answer).await?;
-        self.wait_for_host_candidates().await;
+        self.generation = generation;
+        self.wait_for_candidates().await;
         let description = self.connection.local_description().await;
         Ok(description.ok_or(webrtc::error::Error::ErrPeerConnSDPTypeInvalidValue)?.sdp)
     }
 
-    /// Gathers what comes at once. Later candidates are trickled; these are too, which does no harm.
-    async fn wait_for_host_candidates(&mut self) {
-        let mut patience = HOST_CANDIDATES;
+    /// Gathers what comes at once, or what has to be in the answer. Later candidates are trickled; these are too,
+    /// which does no harm.
+    async fn wait_for_candidates(&mut self) {
+        let waits_for_servers = self.later == Later::InAnswer && !self.stack.servers.for_board().is_empty();
+        if waits_for_servers {
+            tokio::time::timeout(ALL_CANDIDATES, self.gather(ALL_CANDIDATES, ALL_CANDIDATES)).await.ok();
+        } else {
+            self.gather(HOST_CANDIDATES, NEXT_CANDIDATE).await;
+        }
+    }
+
+    /// Keeps what happens until the last candidate, or until none comes within `first`, or `next` after another.
+    async fn gather(&mut self, first: Duration, next: Duration) {
+        let mut patience = first;
         while let Ok(Some(event)) = tokio::time::timeout(patience, self.events.recv()).await {
             let is_last = matches!(event, Event::Candidate(None));
             if matches!(event, Event::Candidate(_)) {
-                patience = NEXT_CANDIDATE;
+                patience = next;
             }
             self.early.push_back(event);
             if is_last {
@@ -344,7 +381,7 @@ impl Drop for Peer {
     fn drop(&mut self) {
         // A connection that is merely dropped lives on in the crate's driver.
         let connection = self.connection.clone();
-        self.group.spawn(async move {
+        self.stack.group.spawn(async move {
             if let Err(error) = connection.close().await {
                 tracing::debug!(%error, "peer connection did not close cleanly");
             }
@@ -354,94 +391,6 @@ impl Drop for Peer {
 
 fn bad_offer(error: &webrtc::error::Error) -> Error {
     Error::BadOffer(format!("the offer cannot be answered: {error}"))
-}
-
-/// What the crate tells. Its methods are awaited on the connection's driver, so none may wait.
-struct Handler {
-    events: mpsc::UnboundedSender<Event>,
-    messages: mpsc::Sender<String>,
-    control: Arc<std::sync::Mutex<Option<Arc<dyn DataChannel>>>>,
-    group: Group,
-}
-
-impl Handler {
-    /// Unbounded, since a lost state change would be a stuck viewer; the crate makes few of these.
-    fn tell(&self, event: Event) {
-        // The session may be gone already; then nobody wants to know.
-        self.events.send(event).ok();
-    }
-}
-
-#[async_trait::async_trait]
-impl PeerConnectionEventHandler for Handler {
-    async fn on_ice_candidate(&self, event: RTCPeerConnectionIceEvent) {
-        if let Ok(init) = event.candidate.to_json() {
-            self.tell(Event::Candidate(Some(Candidate {
-                candidate: init.candidate,
-                sdp_mid: init.sdp_mid,
-                sdp_m_line_index: init.sdp_mline_index,
-                username_fragment: init.username_fragment,
-            })));
-        }
-    }
-
-    async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
-        if state == RTCIceGatheringState::Complete {
-            self.tell(Event::Candidate(None));
-        }
-    }
-
-    async fn on_ice_connection_state_change(&self, state: RTCIceConnectionState) {
-        if state == RTCIceConnectionState::Connected {
-            self.tell(Event::Reached);
-        }
-    }
-
-    async fn on_connection_state_change(&self, state: RTCPeerConnectionState) {
-        match state {
-            RTCPeerConnectionState::Connected => self.tell(Event::Connected),
-            RTCPeerConnectionState::Disconnected => self.tell(Event::Disconnected),
-            RTCPeerConnectionState::Failed | RTCPeerConnectionState::Closed => self.tell(Event::Closed),
-            _ => {}
-        }
-    }
-
-    async fn on_data_channel(&self, channel: Arc<dyn DataChannel>) {
-        let (slot, events, messages) = (self.control.clone(), self.events.clone(), self.messages.clone());
-        self.group.spawn(async move {
-            // A viewer may open what it likes; only the one channel is listened to.
-            if channel.label().await.is_ok_and(|label| label == CONTROL) {
-                listen(channel, &slot, &events, &messages).await;
-            }
-        });
-    }
-}
-
-async fn listen(
-    channel: Arc<dyn DataChannel>,
-    slot: &std::sync::Mutex<Option<Arc<dyn DataChannel>>>,
-    events: &mpsc::UnboundedSender<Event>,
-    messages: &mpsc::Sender<String>,
-) {
-    *slot.lock().expect("nobody panics with it") = Some(channel.clone());
-    let mut is_told = false;
-    while let Some(event) = channel.poll().await {
-        match event {
-            DataChannelEvent::OnOpen if !is_told => {
-                is_told = true;
-                events.send(Event::ControlOpened).ok();
-            }
-            DataChannelEvent::OnMessage(message) if message.is_string => {
-                let Ok(text) = String::from_utf8(message.data.to_vec()) else { continue };
-                if messages.send(text).await.is_err() {
-                    break;
-                }
-            }
-            DataChannelEvent::OnClose => break,
-            _ => {}
-        }
-    }
-    *slot.lock().expect("nobody panics with it") = None;
 }
 
 #[cfg(test)]
@@ -467,8 +416,8 @@ mod tests {
     #[tokio::test]
     async fn an_answer_has_what_was_offered_and_the_board_s_addresses() {
         let group = Group::new();
-        let stack = Stack::new(&[], Interfaces::WithLoopback, group.clone()).unwrap();
-        let (peer, answer) = stack.answer(OFFER, H264Profile::CONSTRAINED_BASELINE).await.unwrap();
+        let stack = Stack::new(Servers::default(), Interfaces::WithLoopback, group.clone()).unwrap();
+        let (peer, answer) = stack.answer(OFFER, H264Profile::CONSTRAINED_BASELINE, Later::Trickled).await.unwrap();
         for line in [
             "a=extmap:5 http://www.webrtc.org/experiments/rtp-hdrext/playout-delay",
             "a=extmap:13 http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time",
@@ -489,9 +438,9 @@ mod tests {
     #[tokio::test]
     async fn an_extension_that_was_not_offered_is_not_answered() {
         let group = Group::new();
-        let stack = Stack::new(&[], Interfaces::WithLoopback, group.clone()).unwrap();
+        let stack = Stack::new(Servers::default(), Interfaces::WithLoopback, group.clone()).unwrap();
         let offer = OFFER.replace("abs-capture-time", "something-else");
-        let (_peer, answer) = stack.answer(&offer, H264Profile::CONSTRAINED_BASELINE).await.unwrap();
+        let (_peer, answer) = stack.answer(&offer, H264Profile::CONSTRAINED_BASELINE, Later::Trickled).await.unwrap();
         assert!(!answer.contains("a=extmap:13"), "{answer}");
     }
 }

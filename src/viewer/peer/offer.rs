@@ -44,6 +44,11 @@ pub struct Media {
     pub abs_capture_time: Option<u8>,
 }
 
+/// The ICE generation of an offer: its user name fragment (RFC 8839, section 5.4).
+pub fn generation(sdp: &str) -> Option<String> {
+    sdp.lines().find_map(|line| line.strip_prefix("a=ice-ufrag:")).map(|ufrag| ufrag.trim_end().to_owned())
+}
+
 impl Offer {
     /// Reads an offer and picks the H.264 payload type that suits `profile` best.
     ///

@@ -1,4 +1,5 @@
-//! The `webrtc` crate's tasks and sockets on our terms: tasks in a [`Group`], sockets from [`super::socket`].
+//! The `webrtc` crate's tasks, sockets and names on our terms: tasks in a [`Group`], sockets from [`super::socket`],
+//! names from [`super::names`].
 
 use std::fmt;
 use std::future::Future;
@@ -13,21 +14,25 @@ use webrtc::runtime::{
     AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, Runtime, TokioRuntime,
 };
 
+use super::names::Names;
+use super::relay::Answers;
 use super::socket::FrameSocket;
 use crate::tasks::Group;
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// The crate's tokio runtime, but for the tasks and the UDP sockets.
+/// The crate's tokio runtime, but for the tasks, the UDP sockets and the names.
 pub struct GroupRuntime {
     group: Group,
     video_payload_type: u8,
+    names: Names,
+    answers: Arc<Answers>,
 }
 
 impl GroupRuntime {
-    /// Runs the crate's tasks in `group`; frames are sent under `video_payload_type`.
-    pub fn new(group: Group, video_payload_type: u8) -> Self {
-        Self { group, video_payload_type }
+    /// Runs the crate's tasks in `group`; frames are sent under `video_payload_type`, and `answers` sees what comes.
+    pub fn new(group: Group, video_payload_type: u8, names: Names, answers: Arc<Answers>) -> Self {
+        Self { group, video_payload_type, names, answers }
     }
 }
 
@@ -52,7 +57,8 @@ impl Runtime for GroupRuntime {
     }
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        Ok(Arc::new(FrameSocket::new(TokioRuntime.wrap_udp_socket(socket)?, self.video_payload_type)))
+        let socket = TokioRuntime.wrap_udp_socket(socket)?;
+        Ok(Arc::new(FrameSocket::new(socket, self.video_payload_type, self.answers.clone())))
     }
 
     fn wrap_tcp_listener(&self, listener: TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {
@@ -70,7 +76,8 @@ impl Runtime for GroupRuntime {
         &'a self,
         host: &'a str,
     ) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>> {
-        TokioRuntime.resolve_host(host)
+        let found = self.names.find(host);
+        Box::pin(async move { found })
     }
 
     fn sleep(&self, duration: Duration) -> Task {

@@ -12,6 +12,8 @@ use std::task::{Context, Poll, ready};
 
 use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
 
+use super::relay::Answers;
+
 /// Bytes of one call: what IPv4 lets the kernel build of it (udp(7): 64 kB less headers).
 const MOST_BYTES: usize = 60_000;
 
@@ -20,6 +22,7 @@ pub struct FrameSocket {
     socket: Arc<dyn AsyncUdpSocket>,
     video_payload_type: u8,
     held: Mutex<Held>,
+    answers: Arc<Answers>,
 }
 
 /// Packets of a frame whose last packet has not come yet.
@@ -43,9 +46,9 @@ enum Part {
 }
 
 impl FrameSocket {
-    /// Collects the packets that carry `video_payload_type`.
-    pub fn new(socket: Arc<dyn AsyncUdpSocket>, video_payload_type: u8) -> Self {
-        Self { socket, video_payload_type, held: Mutex::default() }
+    /// Collects the packets that carry `video_payload_type`, and shows `answers` what comes.
+    pub fn new(socket: Arc<dyn AsyncUdpSocket>, video_payload_type: u8, answers: Arc<Answers>) -> Self {
+        Self { socket, video_payload_type, held: Mutex::default(), answers }
     }
 
     /// SRTP leaves the header readable (RFC 3711, section 3.1): version 2, then marker and payload type.
@@ -141,7 +144,11 @@ impl AsyncUdpSocket for FrameSocket {
         buffers: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        self.socket.poll_recv(cx, buffers, meta)
+        let received = ready!(self.socket.poll_recv(cx, buffers, meta))?;
+        for (buffer, meta) in buffers.iter().zip(meta.iter()).take(received) {
+            self.answers.see(&buffer[..meta.len.min(buffer.len())]);
+        }
+        Poll::Ready(Ok(received))
     }
 
     fn max_gso_segments(&self) -> usize {
@@ -174,7 +181,7 @@ mod tests {
         receiver.set_read_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.set_nonblocking(true).unwrap();
-        let socket = FrameSocket::new(TokioRuntime.wrap_udp_socket(sender).unwrap(), 96);
+        let socket = FrameSocket::new(TokioRuntime.wrap_udp_socket(sender).unwrap(), 96, Arc::default());
         let destination = receiver.local_addr().unwrap();
         for contents in packets {
             let transmit = Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };

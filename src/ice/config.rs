@@ -1,0 +1,181 @@
+//! The table `[ice]`.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::credential::Login;
+use super::url::ServerUrl;
+use crate::secret::Secret;
+
+/// The `[ice]` table.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Config {
+    /// STUN and TURN servers, as RTCConfiguration.iceServers (W3C WebRTC, section 4.2.1).
+    pub servers: Vec<ServerConfig>,
+    /// Seconds for which credentials made from a secret are good.
+    pub lifetime: u32,
+}
+
+/// One entry of `ice.servers`, as RTCIceServer (W3C WebRTC, section 4.2.2), or with a secret instead of a password.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct ServerConfig {
+    /// One URL or several.
+    pub urls: Urls,
+    /// TURN's user name.
+    pub username: Option<String>,
+    /// TURN's password.
+    pub credential: Option<Secret>,
+    /// A file that holds it.
+    pub credential_file: Option<PathBuf>,
+    /// What the relay shares with the board, so that the board can make user names and passwords that end.
+    pub secret: Option<Secret>,
+    /// A file that holds it.
+    pub secret_file: Option<PathBuf>,
+}
+
+/// `urls` as the browser takes it: a string or a list of strings.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(untagged, expecting = "expected a URL or a list of URLs")]
+pub enum Urls {
+    /// A single one.
+    One(String),
+    /// Several ways to one server.
+    Many(Vec<String>),
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        // Half a day: longer than anybody watches at a stretch, and what leaks is worthless the next day.
+        Self { servers: Vec::new(), lifetime: 12 * 60 * 60 }
+    }
+}
+
+impl Default for Urls {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
+}
+
+impl Urls {
+    /// All of them.
+    pub fn as_slice(&self) -> &[String] {
+        match self {
+            Self::One(url) => std::slice::from_ref(url),
+            Self::Many(urls) => urls,
+        }
+    }
+}
+
+impl Config {
+    /// Within less a slow viewer could not use what it was given.
+    const LEAST_LIFETIME: u32 = 10;
+    /// A week: what lives longer is a password, and should be configured as one.
+    const MOST_LIFETIME: u32 = 7 * 24 * 60 * 60;
+
+    /// The keys whose values cannot be, each with what is wrong and what is allowed.
+    pub fn check(&self) -> Vec<(&'static str, String)> {
+        let mut wrong = Vec::new();
+        if !(Self::LEAST_LIFETIME..=Self::MOST_LIFETIME).contains(&self.lifetime) {
+            let (least, most) = (Self::LEAST_LIFETIME, Self::MOST_LIFETIME);
+            wrong.push(("lifetime", format!("{} is not from {least} to {most} seconds", self.lifetime)));
+        }
+        for (server, number) in self.servers.iter().zip(1..) {
+            wrong.extend(server.faults(number).into_iter().map(|fault| ("servers", fault)));
+        }
+        wrong
+    }
+}
+
+impl ServerConfig {
+    fn faults(&self, number: usize) -> Vec<String> {
+        let mut faults = Vec::new();
+        let urls: Vec<_> = self.urls.as_slice().iter().map(|url| ServerUrl::parse(url)).collect();
+        if urls.is_empty() {
+            faults.push(format!("server {number} has no `urls`"));
+        }
+        let is_relay = urls.iter().flatten().any(|url| url.is_relay);
+        faults.extend(urls.into_iter().filter_map(Result::err));
+        let given = [
+            ("credential", self.credential.is_some()),
+            ("credential_file", self.credential_file.is_some()),
+            ("secret", self.secret.is_some()),
+            ("secret_file", self.secret_file.is_some()),
+        ];
+        let given: Vec<_> = given.iter().filter(|(_, is_given)| *is_given).map(|(key, _)| *key).collect();
+        match (&given[..], &self.username) {
+            ([], None) if !is_relay => {}
+            ([], _) => faults.push(format!(
+                "server {number} needs `username` and `credential`, or a `secret`; each can be a file: `secret_file`"
+            )),
+            (["credential" | "credential_file"], Some(_)) => {}
+            (["credential" | "credential_file"], None) => faults.push(format!("server {number} needs `username`")),
+            (["secret" | "secret_file"], None) => {}
+            (["secret" | "secret_file"], Some(_)) => faults.push(format!(
+                "server {number} has a `username` beside its secret, from which user names are made; take one away"
+            )),
+            (several, _) => faults.push(format!("server {number} has `{}`; keep one of them", several.join("` and `"))),
+        }
+        let texts = [self.username.as_deref(), self.credential.as_ref().map(Secret::reveal)];
+        if texts.into_iter().flatten().chain(self.secret.as_ref().map(Secret::reveal)).any(str::is_empty) {
+            faults.push(format!("server {number} has an empty user name, credential or secret"));
+        }
+        faults
+    }
+
+    /// How one logs in, once files have been read.
+    pub(super) fn login(&self) -> Login {
+        match (&self.secret, &self.username, &self.credential) {
+            (Some(secret), _, _) => Login::Made(secret.clone()),
+            (None, Some(username), Some(credential)) => {
+                Login::Fixed { username: username.clone(), credential: credential.clone() }
+            }
+            _ => Login::Open,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(toml: &str) -> Vec<String> {
+        let config: Config = toml::from_str(toml).unwrap();
+        config.check().into_iter().map(|(key, fault)| format!("{key}: {fault}")).collect()
+    }
+
+    #[test]
+    fn a_relay_needs_a_login_and_just_one() {
+        let cases = [
+            ("urls = \"stun:a\"", None),
+            ("urls = \"turn:a\", username = \"u\", credential = \"c\"", None),
+            ("urls = \"turn:a\", username = \"u\", credential_file = \"/c\"", None),
+            ("urls = \"turn:a\", secret = \"s\"", None),
+            ("urls = \"turn:a\", secret_file = \"/s\"", None),
+            ("urls = \"turn:a\"", Some("needs `username` and `credential`, or a `secret`")),
+            ("urls = \"turn:a\", username = \"u\"", Some("needs `username` and `credential`")),
+            ("urls = \"turn:a\", credential = \"c\"", Some("needs `username`")),
+            ("urls = \"turn:a\", secret = \"s\", username = \"u\"", Some("take one away")),
+            ("urls = \"turn:a\", secret = \"s\", secret_file = \"/s\"", Some("`secret` and `secret_file`; keep one")),
+            ("urls = \"turn:a\", username = \"u\", credential = \"\"", Some("empty")),
+            ("urls = []", Some("server 1 has no `urls`")),
+            ("urls = \"turn://a\", secret = \"s\"", Some("without //")),
+        ];
+        for (server, fault) in cases {
+            let found = faults(&format!("servers = [{{ {server} }}]"));
+            match fault {
+                None => assert_eq!(found, Vec::<String>::new(), "{server}"),
+                Some(fault) => assert!(found.len() == 1 && found[0].contains(fault), "{server}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_lifetime_is_from_ten_seconds_to_a_week() {
+        for (lifetime, is_fine) in [(9, false), (10, true), (604_800, true), (604_801, false)] {
+            assert_eq!(faults(&format!("lifetime = {lifetime}")).is_empty(), is_fine, "{lifetime}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! What happens at a peer connection, as its session gets to know it.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use webrtc::data_channel::{DataChannel, DataChannelEvent};
+use webrtc::peer_connection::{
+    PeerConnectionEventHandler, RTCIceCandidateType, RTCIceConnectionState, RTCIceGatheringState,
+    RTCPeerConnectionIceEvent, RTCPeerConnectionState,
+};
+
+use super::relay::Search;
+use crate::signalling::Candidate;
+use crate::tasks::Group;
+
+/// The label of the data channel that each viewer opens.
+const CONTROL: &str = "control";
+
+/// What happens at a peer connection.
+#[derive(Debug)]
+pub enum Event {
+    /// A candidate of ours; `None` after the last one.
+    Candidate(Option<Candidate>),
+    /// ICE found a way; DTLS follows.
+    Reached,
+    /// Media can flow.
+    Connected,
+    /// The path is silent.
+    Disconnected,
+    /// The path is lost, or the viewer closed the connection.
+    Closed,
+    /// The viewer opened its data channel.
+    ControlOpened,
+    /// The viewer cannot decode without a key frame.
+    KeyFrameWanted,
+    /// A text message on the data channel.
+    Message(String),
+}
+
+/// The data channel that is listened to, once there is one.
+pub type Control = Arc<std::sync::Mutex<Option<Arc<dyn DataChannel>>>>;
+
+/// What the crate tells. Its methods are awaited on the connection's driver, so none may wait.
+pub struct Teller {
+    /// Takes what happens.
+    pub events: mpsc::UnboundedSender<Event>,
+    /// Takes what the viewer says on its data channel.
+    pub messages: mpsc::Sender<String>,
+    /// Gets the data channel.
+    pub control: Control,
+    /// Finds out whether the board has its relay; `None` where none is configured.
+    pub relay: Option<Search>,
+    /// In which the data channel is listened to.
+    pub group: Group,
+}
+
+impl Teller {
+    /// Unbounded, since a lost state change would be a stuck viewer; the crate makes few of these.
+    fn tell(&self, event: Event) {
+        // The session may be gone already; then nobody wants to know.
+        self.events.send(event).ok();
+    }
+}
+
+#[async_trait::async_trait]
+impl PeerConnectionEventHandler for Teller {
+    async fn on_ice_candidate(&self, event: RTCPeerConnectionIceEvent) {
+        if let Some(relay) = self.relay.as_ref().filter(|_| event.candidate.typ == RTCIceCandidateType::Relay) {
+            relay.found();
+        }
+        if let Ok(init) = event.candidate.to_json() {
+            self.tell(Event::Candidate(Some(Candidate {
+                candidate: init.candidate,
+                sdp_mid: init.sdp_mid,
+                sdp_m_line_index: init.sdp_mline_index,
+                username_fragment: init.username_fragment,
+            })));
+        }
+    }
+
+    async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
+        match (state, &self.relay) {
+            (RTCIceGatheringState::Gathering, Some(relay)) => relay.begin(),
+            (RTCIceGatheringState::Complete, Some(relay)) => relay.end(),
+            _ => {}
+        }
+        if state == RTCIceGatheringState::Complete {
+            self.tell(Event::Candidate(None));
+        }
+    }
+
+    async fn on_ice_connection_state_change(&self, state: RTCIceConnectionState) {
+        if state == RTCIceConnectionState::Connected {
+            self.tell(Event::Reached);
+        }
+    }
+
+    async fn on_connection_state_change(&self, state: RTCPeerConnectionState) {
+        match state {
+            RTCPeerConnectionState::Connected => self.tell(Event::Connected),
+            RTCPeerConnectionState::Disconnected => self.tell(Event::Disconnected),
+            RTCPeerConnectionState::Failed | RTCPeerConnectionState::Closed => self.tell(Event::Closed),
+            _ => {}
+        }
+    }
+
+    async fn on_data_channel(&self, channel: Arc<dyn DataChannel>) {
+        let (slot, events, messages) = (self.control.clone(), self.events.clone(), self.messages.clone());
+        self.group.spawn(async move {
+            // A viewer may open what it likes; only the one channel is listened to.
+            if channel.label().await.is_ok_and(|label| label == CONTROL) {
+                listen(channel, &slot, &events, &messages).await;
+            }
+        });
+    }
+}
+
+async fn listen(
+    channel: Arc<dyn DataChannel>,
+    slot: &std::sync::Mutex<Option<Arc<dyn DataChannel>>>,
+    events: &mpsc::UnboundedSender<Event>,
+    messages: &mpsc::Sender<String>,
+) {
+    *slot.lock().expect("nobody panics with it") = Some(channel.clone());
+    let mut is_told = false;
+    while let Some(event) = channel.poll().await {
+        match event {
+            DataChannelEvent::OnOpen if !is_told => {
+                is_told = true;
+                events.send(Event::ControlOpened).ok();
+            }
+            DataChannelEvent::OnMessage(message) if message.is_string => {
+                let Ok(text) = String::from_utf8(message.data.to_vec()) else { continue };
+                if messages.send(text).await.is_err() {
+                    break;
+                }
+            }
+            DataChannelEvent::OnClose => break,
+            _ => {}
+        }
+    }
+    *slot.lock().expect("nobody panics with it") = None;
+}

@@ -1,0 +1,172 @@
+//! Whether the board has the relay that its configuration names, and why not.
+//!
+//! The crate tells of a refusal in its own log only, with addresses. What the relay answers passes through our sockets,
+//! where its reason can be read; that no relay candidate came shows when gathering ends.
+
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// STUN: an error in answer to Allocate (RFC 8489, section 5 and RFC 8656, section 17.2), as its first two bytes.
+const ALLOCATE_ERROR: [u8; 2] = [0x01, 0x13];
+/// STUN's header: type, length, cookie and transaction.
+const HEADER: usize = 20;
+/// The attribute ERROR-CODE (RFC 8489, section 14.8).
+const ERROR_CODE: u16 = 0x0009;
+
+/// What all viewers found out about the relay. A clone is the same.
+#[derive(Clone, Debug, Default)]
+pub struct Relay {
+    fault: Arc<Mutex<Option<String>>>,
+}
+
+impl Relay {
+    /// Why there was no relay the last time; `None` where there was, or nobody has asked yet.
+    pub fn fault(&self) -> Option<String> {
+        self.fault.lock().expect("nobody panics with it").clone()
+    }
+
+    /// Takes what one viewer found out, and logs it where it is news.
+    fn learn(&self, fault: Option<String>) {
+        let mut known = self.fault.lock().expect("nobody panics with it");
+        if *known == fault {
+            return;
+        }
+        match &fault {
+            Some(reason) => tracing::warn!(reason, "no relay: viewers elsewhere may not be reached"),
+            None => tracing::info!("the relay is there again"),
+        }
+        *known = fault;
+    }
+}
+
+/// What a relay answered to one viewer's requests.
+#[derive(Debug, Default)]
+pub struct Answers {
+    code: AtomicU16,
+}
+
+impl Answers {
+    /// Looks at a datagram that came.
+    pub fn see(&self, datagram: &[u8]) {
+        if datagram.starts_with(&ALLOCATE_ERROR)
+            && let Some(code) = error_code(datagram)
+        {
+            self.code.store(code, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The code of a STUN error response.
+fn error_code(message: &[u8]) -> Option<u16> {
+    let mut attributes = message.get(HEADER..)?;
+    loop {
+        let head: [u8; 4] = attributes.get(..4)?.try_into().ok()?;
+        let (kind, length) =
+            (u16::from_be_bytes([head[0], head[1]]), usize::from(u16::from_be_bytes([head[2], head[3]])));
+        let value = attributes.get(4..4 + length)?;
+        if kind == ERROR_CODE {
+            // Hundreds and the rest, each in a byte of its own.
+            return Some(u16::from(value.get(2)? & 0x7) * 100 + u16::from(*value.get(3)?));
+        }
+        // Values are padded to four bytes.
+        attributes = attributes.get(4 + length.next_multiple_of(4)..)?;
+    }
+}
+
+/// One viewer's search for a relay candidate.
+#[derive(Debug)]
+pub struct Search {
+    relay: Relay,
+    answers: Arc<Answers>,
+    is_found: AtomicBool,
+}
+
+impl Search {
+    /// A search whose result `relay` learns.
+    pub fn new(relay: Relay, answers: Arc<Answers>) -> Self {
+        Self { relay, answers, is_found: AtomicBool::new(false) }
+    }
+
+    /// Gathering begins.
+    pub fn begin(&self) {
+        self.answers.code.store(0, Ordering::Relaxed);
+        self.is_found.store(false, Ordering::Relaxed);
+    }
+
+    /// There is a relay candidate.
+    pub fn found(&self) {
+        self.is_found.store(true, Ordering::Relaxed);
+        self.relay.learn(None);
+    }
+
+    /// Gathering is over.
+    pub fn end(&self) {
+        if !self.is_found.load(Ordering::Relaxed) {
+            self.relay.learn(Some(reason(self.answers.code.load(Ordering::Relaxed))));
+        }
+    }
+}
+
+/// What an error code of Allocate (RFC 8656, section 19) means to somebody who runs a board; 0 is no answer.
+fn reason(code: u16) -> String {
+    match code {
+        0 => "the relay did not answer: check its address in `ice.servers`, and whether UDP gets there".into(),
+        401 | 441 => "the relay refused the board's credentials (401): check the secret or password in `ice.servers`, \
+                      and whether the clocks of board and relay are right"
+            .into(),
+        403 => "the relay forbids the board to use it (403)".into(),
+        486 => "the relay gives this board no more (486): its quota for one user is reached".into(),
+        508 => "the relay is full (508)".into(),
+        other => format!("the relay refused ({other})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An answer to Allocate with SOFTWARE (7 bytes, padded) before ERROR-CODE.
+    fn refusal(code: u16) -> Vec<u8> {
+        let mut message = vec![0x01, 0x13, 0, 28];
+        message.extend([0; 16]);
+        message.extend([0x80, 0x22, 0, 7]);
+        message.extend(b"Coturn!\0");
+        message.extend([0, 9, 0, 4, 0, 0, (code / 100) as u8, (code % 100) as u8]);
+        message
+    }
+
+    #[test]
+    fn a_refusal_is_read_and_told_until_a_relay_is_found() {
+        let (relay, answers) = (Relay::default(), Arc::new(Answers::default()));
+        let search = Search::new(relay.clone(), answers.clone());
+        search.begin();
+        search.end();
+        assert!(relay.fault().unwrap().contains("did not answer"));
+        for (code, words) in [(401, "credentials"), (486, "quota"), (508, "full"), (400, "refused (400)")] {
+            search.begin();
+            answers.see(&refusal(code));
+            search.end();
+            let fault = relay.fault().unwrap();
+            assert!(fault.contains(words), "{code}: {fault}");
+        }
+        search.begin();
+        // Each first request is refused with 401, to be told the realm.
+        answers.see(&refusal(401));
+        search.found();
+        search.end();
+        assert_eq!(relay.fault(), None);
+    }
+
+    #[test]
+    fn what_is_cut_off_or_something_else_is_no_refusal() {
+        let answers = Answers::default();
+        let whole = refusal(401);
+        for end in 0..whole.len() {
+            answers.see(&whole[..end]);
+        }
+        answers.see(&[0x80; 1200]);
+        assert_eq!(answers.code.load(Ordering::Relaxed), 0);
+        answers.see(&whole);
+        assert_eq!(answers.code.load(Ordering::Relaxed), 401);
+    }
+}
