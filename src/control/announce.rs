@@ -37,6 +37,7 @@ impl Control {
         for (_, camera) in &parts.cameras {
             self.follow(camera.status(), group);
             self.follow(camera.configs(), group);
+            self.follow(camera.adjustments(), group);
         }
         if let Some(microphone) = &parts.microphone {
             self.follow(microphone.status(), group);
