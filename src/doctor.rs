@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::camera::{self, AudioConfig, Config, Survey};
+use crate::mqtt;
 
 /// 2024-01-01: a clock before that was never set.
 const PLAUSIBLE: u64 = 1_704_067_200;
@@ -60,6 +61,12 @@ impl Report {
     pub fn has_problem(&self) -> bool {
         self.level == Level::Problem
     }
+
+    /// Adds one thing that was looked at.
+    pub fn add(&mut self, item: Item) {
+        self.level = self.level.max(item.level);
+        self.items.push(item);
+    }
 }
 
 impl fmt::Display for Report {
@@ -91,6 +98,19 @@ pub fn survey(cameras: &[Config], audio: &AudioConfig) -> Report {
     items.extend(throttling());
     let level = items.iter().map(|item| item.level).max().unwrap_or(Level::Ok);
     Report { level, items, survey }
+}
+
+/// Tries the broker, as this device would use it. Takes some seconds at most; `None` where none is configured.
+pub async fn broker(config: &mqtt::Config, device: &str) -> Option<Item> {
+    config.url.as_ref()?;
+    Some(match mqtt::probe(config, device).await {
+        Ok(found) => item("broker", Level::Ok, found, None),
+        Err(why) if config.user.is_some() && config.password.is_none() => {
+            let advice = "no password was found: the credential is given to the service only; try mqtt.password_file";
+            item("broker", Level::Problem, why, Some(advice))
+        }
+        Err(why) => item("broker", Level::Problem, why, Some("correct the [mqtt] table, or the broker")),
+    })
 }
 
 fn item(topic: &str, level: Level, found: impl Into<String>, advice: Option<&str>) -> Item {

@@ -3,11 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, Parser};
 use peercam::app;
+use peercam::app::Next;
 use peercam::config::Config;
 use peercam::config::DEFAULT;
+use peercam::config::Places;
 use peercam::doctor;
+use peercam::start::Start;
 
 /// sysexits.h's EX_CONFIG: the unit does not restart on it, as only the operator can help.
 const BAD_CONFIGURATION: u8 = 78;
@@ -50,7 +54,7 @@ struct ConfigArguments {
 async fn main() -> ExitCode {
     let ended = match Command::parse() {
         Command::Run { config } => run(config.as_deref()).await,
-        Command::Doctor { config, json } => examine(config.as_deref(), json),
+        Command::Doctor { config, json } => examine(config.as_deref(), json).await,
         Command::Config(ConfigArguments { check: Some(file), .. }) => {
             Config::load(Some(&file)).map(|_| println!("{}: no mistakes", file.display())).map_err(Into::into)
         }
@@ -65,14 +69,21 @@ async fn main() -> ExitCode {
 }
 
 async fn run(file: Option<&Path>) -> anyhow::Result<()> {
-    let config = Config::load(file)?;
-    app::start_logging(&config.log);
-    app::run_until_signal(config).await
+    let start = Start::prepare(file)?;
+    let level = app::start_logging(&start.config.log);
+    match app::run_until_signal(start, level).await? {
+        Next::Stop => Ok(()),
+        Next::Restart(reentry) => Err(reentry.exec()).context("the service closed, but cannot begin anew"),
+    }
 }
 
-fn examine(file: Option<&Path>, is_json: bool) -> anyhow::Result<()> {
-    let config = Config::load(file)?;
-    let report = doctor::survey(&config.cameras, &config.audio);
+async fn examine(file: Option<&Path>, is_json: bool) -> anyhow::Result<()> {
+    let mut config = Config::load(file)?;
+    config.settle_password(&Places::from_environment())?;
+    let mut report = doctor::survey(&config.cameras, &config.audio);
+    if let Some(broker) = doctor::broker(&config.mqtt, &config.device_id()).await {
+        report.add(broker);
+    }
     if is_json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {

@@ -3,14 +3,32 @@
 //! What is *retained* is the board's state: the newest value of each topic is published when it changes and again at
 //! each connection, so that a broker with an empty database knows all of it at once. What is *published* happens once.
 
+mod actor;
+mod check;
+mod config;
+mod outage;
+mod outbox;
+mod pauses;
+mod probe;
+mod subscriptions;
+mod tls;
 mod topics;
+mod url;
+mod wire;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 use crate::tasks::Group;
+use actor::Actor;
+use outage::Outage;
+use outbox::Outbox;
+use subscriptions::Subscriptions;
 
+pub use config::{Config, Version};
+pub use probe::probe;
 pub use topics::Topics;
+pub use url::{Scheme, Url, UrlError};
 
 /// How the connection stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +70,9 @@ pub struct Reply {
 /// The largest packet in either direction: any session description fits.
 pub const MOST_BYTES: usize = 256 * 1024;
 
+/// Messages of one subscription that wait to be read: more than comes at once of viewers that all arrive together.
+const UNREAD: usize = 256;
+
 /// A handle to the connection. A clone is the same connection.
 #[derive(Clone, Debug)]
 pub struct Broker {
@@ -61,7 +82,6 @@ pub struct Broker {
 }
 
 #[derive(Debug)]
-#[allow(dead_code)] // SKELETON
 enum Order {
     Publish { topic: String, payload: Bytes, correlation: Option<Bytes> },
     Retain { topic: String, payload: Bytes },
@@ -97,16 +117,40 @@ impl Broker {
 
     /// The messages of `filter`, from now on and through all connections. Who does not read them loses the newest.
     pub fn subscribe(&self, filter: String) -> mpsc::Receiver<Message> {
-        let (messages, coming) = mpsc::channel(256);
+        let (messages, coming) = mpsc::channel(UNREAD);
         self.actor.send(Order::Subscribe { filter, messages }).ok();
         coming
     }
 
-    /// SKELETON: a connection that never comes.
-    pub fn open(topics: Topics, group: &Group) -> Self {
-        let (_state, states) = watch::channel(State::default());
-        let (actor, _inbox) = mpsc::unbounded_channel();
-        let _ = group;
-        Self { topics, state: states, actor }
+    /// Connects to the configured broker, for as long as the group lives; `None` where none is configured.
+    ///
+    /// Told to stop, it says goodbye before it goes, which takes a second at most.
+    pub fn open(config: &Config, device: &str, group: &Group) -> Option<Self> {
+        let url = config.url.clone()?;
+        let topics = Topics::new(&config.prefix, device);
+        let (state, states) = watch::channel(State::default());
+        // Unbounded for those who publish, who must never wait; the actor takes orders at once and bounds what it keeps.
+        let (orders, inbox) = mpsc::unbounded_channel();
+        let actor = Actor {
+            config: config.clone(),
+            url,
+            client_id: client_id(device),
+            topics: topics.clone(),
+            orders: inbox,
+            state,
+            group: group.clone(),
+            outbox: Outbox::default(),
+            subscriptions: Subscriptions::default(),
+            outage: Outage::default(),
+            tls: None,
+            has_warned_of_check: false,
+        };
+        group.spawn(actor.run());
+        Some(Self { topics, state: states, actor: orders })
     }
+}
+
+/// Who the device is to the broker, which ends the connection of an earlier client of the same name.
+fn client_id(device: &str) -> String {
+    format!("peercam-{device}")
 }

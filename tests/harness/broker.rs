@@ -175,6 +175,12 @@ impl Broker {
         self.signal("HUP")
     }
 
+    /// Gives a user another password, and has it read.
+    pub fn set_password(&self, name: &str, password: &str) -> Result<()> {
+        self.write_password(name, password)?;
+        self.signal("HUP")
+    }
+
     /// Sends a signal by its name: HUP has it read its files again, STOP makes it deaf and dumb, CONT ends that.
     pub fn signal(&self, name: &str) -> Result<()> {
         let process = self.process.as_ref().context("it does not run")?;
@@ -245,6 +251,13 @@ impl Broker {
         self.process.as_ref().map(Child::id)
     }
 
+    fn write_password(&self, name: &str, password: &str) -> Result<()> {
+        let file = self.file("passwords");
+        let made = Command::new("mosquitto_passwd").arg("-b").arg(&file).args([name, password]).status()?;
+        ensure!(made.success(), "mosquitto_passwd: {made}");
+        Ok(())
+    }
+
     fn write_files(&self) -> Result<()> {
         let Listeners { kinds, address, users, acl, settings, authority } = &self.listeners;
         // It would give up root for a user who cannot read this directory. Others than root are not asked.
@@ -254,8 +267,7 @@ impl Broker {
             let file = self.file("passwords");
             File::create(&file)?;
             for (name, password) in users {
-                let made = Command::new("mosquitto_passwd").arg("-b").arg(&file).args([name, password]).status()?;
-                ensure!(made.success(), "mosquitto_passwd: {made}");
+                self.write_password(name, password)?;
             }
             text += &format!("password_file {}\n", file.display());
         }

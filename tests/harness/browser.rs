@@ -1,5 +1,6 @@
 //! A headless Chromium.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -33,6 +34,24 @@ const ARGUMENTS: [&str; 12] = [
     "--window-size=1280,900",
 ];
 
+/// Where a browser runs.
+pub struct Place {
+    /// What takes a command there, in front of it: nothing, or `nsenter` with its arguments.
+    pub through: Vec<String>,
+    /// The place's address, as seen from the test.
+    pub address: IpAddr,
+    /// The test's, as seen from there.
+    pub test: IpAddr,
+}
+
+impl Default for Place {
+    /// Where the test runs.
+    fn default() -> Self {
+        let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Self { through: Vec::new(), address: here, test: here }
+    }
+}
+
 /// One browser with one page. Ended when dropped.
 pub struct Browser {
     client: Client,
@@ -44,9 +63,17 @@ pub struct Browser {
 impl Browser {
     /// Starts a browser with an empty profile.
     pub async fn start() -> Result<Self> {
+        Self::start_at(&Place::default()).await
+    }
+
+    /// The same somewhere else.
+    pub async fn start_at(place: &Place) -> Result<Self> {
         let profile = tempfile::tempdir()?;
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
+        let mut words = place.through.iter().map(String::as_str).chain(["chromedriver", "--port=0"]);
+        let mut driver = Command::new(words.next().context("no command")?);
+        let mut driver = driver
+            .args(words)
+            .args((!place.test.is_loopback()).then(|| format!("--allowed-ips={}", place.test)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -67,7 +94,7 @@ impl Browser {
         .into_iter()
         .collect();
         let mut builder = ClientBuilder::new(HttpConnector::new());
-        let url = format!("http://127.0.0.1:{port}");
+        let url = format!("http://{}:{port}", place.address);
         let client = timeout(START_LIMIT, builder.capabilities(capabilities).connect(&url))
             .await
             .context("the browser does not start")??;

@@ -1,0 +1,95 @@
+//! Whom the board trusts as its broker, and how it shows who it is itself.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::config::Config;
+
+/// What TLS needs, read from its files, which may have changed since the last time. Takes milliseconds and blocks.
+///
+/// # Errors
+///
+/// The key, the file, and what is wrong with it.
+pub fn load(config: &Config) -> Result<Arc<ClientConfig>, String> {
+    // Named rather than taken from the process: whoever else uses rustls may have installed another one, or none.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("TLS cannot be used: {error}"))?;
+    let trusting = versions.with_root_certificates(roots(config.ca_file.as_deref())?);
+    let (Some(certificate), Some(key)) = (&config.certificate_file, &config.key_file) else {
+        return Ok(Arc::new(trusting.with_no_client_auth()));
+    };
+    let chain = certificates("mqtt.certificate_file", certificate)?;
+    let secret = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| format!("mqtt.key_file {}: no key in PEM can be read ({error})", key.display()))?;
+    let shown = trusting.with_client_auth_cert(chain, secret);
+    shown.map(Arc::new).map_err(|error| format!("mqtt.key_file {}: {error}", key.display()))
+}
+
+fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let Some(file) = file else {
+        let found = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(found.certs);
+        return match roots.is_empty() {
+            true => Err("the platform trusts nobody: install ca-certificates, or set mqtt.ca_file".into()),
+            false => Ok(roots),
+        };
+    };
+    for certificate in certificates("mqtt.ca_file", file)? {
+        roots.add(certificate).map_err(|error| format!("mqtt.ca_file {}: {error}", file.display()))?;
+    }
+    Ok(roots)
+}
+
+fn certificates(key: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let wrong = |what: String| format!("{key} {}: {what}", file.display());
+    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match read {
+        Ok(certificates) if certificates.is_empty() => Err(wrong("has no certificate in PEM".into())),
+        Ok(certificates) => Ok(certificates),
+        Err(error) => Err(wrong(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn files_that_are_no_certificates_are_named_with_their_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let made = rcgen::generate_simple_self_signed(vec!["broker".into()]).unwrap();
+        fs::write(at("good.pem"), made.cert.pem()).unwrap();
+        fs::write(at("good.key"), made.signing_key.serialize_pem()).unwrap();
+        fs::write(at("other.key"), rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        fs::write(at("empty.pem"), "nothing").unwrap();
+
+        let with = |ca: &str, certificate: &str, key: &str| {
+            let file = |name: &str| (!name.is_empty()).then(|| at(name));
+            let (ca_file, certificate_file, key_file) = (file(ca), file(certificate), file(key));
+            load(&Config { ca_file, certificate_file, key_file, ..Config::default() }).map(drop)
+        };
+        assert_eq!(with("good.pem", "", ""), Ok(()));
+        assert_eq!(with("good.pem", "good.pem", "good.key"), Ok(()));
+        for (ca, certificate, key, says) in [
+            ("absent.pem", "", "", "mqtt.ca_file"),
+            ("empty.pem", "", "", "has no certificate"),
+            ("good.pem", "empty.pem", "good.key", "mqtt.certificate_file"),
+            ("good.pem", "good.pem", "empty.pem", "mqtt.key_file"),
+            ("good.pem", "good.pem", "other.key", "mqtt.key_file"),
+        ] {
+            let error = with(ca, certificate, key).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}

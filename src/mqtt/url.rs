@@ -1,0 +1,230 @@
+//! Where the broker is: `mqtt://`, `mqtts://`, `ws://` or `wss://`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+/// How MQTT's bytes travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// On TCP.
+    Mqtt,
+    /// On TLS.
+    Mqtts,
+    /// In a WebSocket.
+    Ws,
+    /// In a WebSocket on TLS.
+    Wss,
+}
+
+/// The broker's address. Displayed without path and query, which may hold a token.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Url {
+    scheme: Scheme,
+    /// An IPv6 address stands here without its brackets.
+    host: String,
+    port: u16,
+    /// Path and query of a WebSocket.
+    path: String,
+}
+
+/// As it is displayed: what may be secret stays here.
+impl Serialize for Url {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Scheme {
+    const ALL: [Self; 4] = [Self::Mqtt, Self::Mqtts, Self::Ws, Self::Wss];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Mqtt => "mqtt",
+            Self::Mqtts => "mqtts",
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+        }
+    }
+
+    /// The ports that IANA has registered for MQTT, and the web's.
+    fn usual_port(self) -> u16 {
+        match self {
+            Self::Mqtt => 1883,
+            Self::Mqtts => 8883,
+            Self::Ws => 80,
+            Self::Wss => 443,
+        }
+    }
+
+    /// Whether the broker shows a certificate.
+    pub fn is_encrypted(self) -> bool {
+        matches!(self, Self::Mqtts | Self::Wss)
+    }
+
+    fn is_web(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
+    }
+}
+
+impl Url {
+    /// How MQTT's bytes travel there.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// A name or an address, the latter without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The TCP port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The whole of it, as an HTTP request needs it.
+    pub fn in_full(&self) -> String {
+        format!("{self}{}", self.path)
+    }
+}
+
+/// What is wrong with a URL.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    /// It does not begin with one of the four.
+    #[error("does not begin with mqtt://, mqtts://, ws:// or wss://")]
+    Scheme,
+    /// `user:password@` would be shown wherever the URL is.
+    #[error("has a user or password in it: use the keys `user` and `password_file` instead")]
+    UserInfo,
+    /// Neither a name nor an address.
+    #[error("has no host after `{0}://`, or one with characters that a host does not have")]
+    Host(&'static str),
+    /// Not a number, or not one of a port.
+    #[error("has `{0}` for a port, which is not 1 to 65535")]
+    Port(String),
+    /// TCP knows no paths.
+    #[error("has a path, which only ws:// and wss:// have; the topics' prefix is the key `prefix`")]
+    Path,
+    /// A blank, or a character that HTTP does not allow there.
+    #[error("has a path with a blank or a character that is not ASCII")]
+    PathCharacter,
+}
+
+impl FromStr for Url {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        let (scheme, rest) = text.split_once("://").ok_or(UrlError::Scheme)?;
+        let scheme = Scheme::ALL.into_iter().find(|known| known.name() == scheme).ok_or(UrlError::Scheme)?;
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        if authority.contains('@') {
+            return Err(UrlError::UserInfo);
+        }
+        let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((address, port)) => (address, port),
+            None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+        };
+        let is_sound = match authority.starts_with('[') {
+            true => host.parse::<std::net::Ipv6Addr>().is_ok(),
+            // The underscore is no host name's, but of names that containers give.
+            false => !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)),
+        };
+        if !is_sound {
+            return Err(UrlError::Host(scheme.name()));
+        }
+        let port = match port.strip_prefix(':') {
+            None if port.is_empty() => scheme.usual_port(),
+            None => return Err(UrlError::Host(scheme.name())),
+            Some(number) => match number.parse() {
+                Ok(port) if port != 0 => port,
+                _ => return Err(UrlError::Port(number.into())),
+            },
+        };
+        if !scheme.is_web() && !["", "/"].contains(&path) {
+            return Err(UrlError::Path);
+        }
+        if !path.chars().all(|c| c.is_ascii_graphic() && c != '#') {
+            return Err(UrlError::PathCharacter);
+        }
+        // Brokers look at no path, or at this one (EMQX, HiveMQ, and most that are behind a proxy).
+        let path = if scheme.is_web() && path.is_empty() { "/mqtt" } else { path };
+        Ok(Self { scheme, host: host.into(), port, path: path.into() })
+    }
+}
+
+impl TryFrom<String> for Url {
+    type Error = UrlError;
+
+    fn try_from(text: String) -> Result<Self, UrlError> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, host, port) = (self.scheme.name(), &self.host, self.port);
+        if host.contains(':') { write!(f, "{scheme}://[{host}]:{port}") } else { write!(f, "{scheme}://{host}:{port}") }
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_has_its_usual_value() {
+        let cases = [
+            ("mqtt://broker", "mqtt://broker:1883", "mqtt://broker:1883"),
+            ("mqtt://192.0.2.7:1884/", "mqtt://192.0.2.7:1884", "mqtt://192.0.2.7:1884/"),
+            ("mqtts://broker.example", "mqtts://broker.example:8883", "mqtts://broker.example:8883"),
+            ("mqtts://[2001:db8::1]:88", "mqtts://[2001:db8::1]:88", "mqtts://[2001:db8::1]:88"),
+            ("ws://broker", "ws://broker:80", "ws://broker:80/mqtt"),
+            ("wss://broker:9001/", "wss://broker:9001", "wss://broker:9001/"),
+            ("wss://[::1]/a?token=b", "wss://[::1]:443", "wss://[::1]:443/a?token=b"),
+        ];
+        for (text, shown, whole) in cases {
+            let url: Url = text.parse().unwrap();
+            assert_eq!((url.to_string().as_str(), url.in_full().as_str()), (shown, whole), "{text}");
+            assert!(!format!("{url:?}").contains("token"), "{url:?}");
+        }
+        assert_eq!("mqtts://[2001:db8::1]".parse::<Url>().unwrap().host(), "2001:db8::1");
+    }
+
+    #[test]
+    fn what_is_no_broker_is_refused_with_what_is_wrong() {
+        let cases = [
+            ("", UrlError::Scheme),
+            ("broker:1883", UrlError::Scheme),
+            ("http://broker", UrlError::Scheme),
+            ("MQTT://broker", UrlError::Scheme),
+            ("mqtt://me:secret@broker", UrlError::UserInfo),
+            ("mqtt://", UrlError::Host("mqtt")),
+            ("mqtt://:1883", UrlError::Host("mqtt")),
+            ("mqtt://a b", UrlError::Host("mqtt")),
+            ("mqtt://[broker]", UrlError::Host("mqtt")),
+            ("mqtt://[::1]1883", UrlError::Host("mqtt")),
+            ("mqtt://[::1", UrlError::Host("mqtt")),
+            ("mqtt://broker:0", UrlError::Port("0".into())),
+            ("mqtt://broker:65536", UrlError::Port("65536".into())),
+            ("mqtt://broker:", UrlError::Port(String::new())),
+            ("mqtts://broker/peercam", UrlError::Path),
+            ("mqtts://broker?a", UrlError::Path),
+            ("ws://broker/a b", UrlError::PathCharacter),
+            ("ws://broker/ü", UrlError::PathCharacter),
+            ("ws://broker/a#b", UrlError::PathCharacter),
+        ];
+        for (text, wrong) in cases {
+            assert_eq!(text.parse::<Url>(), Err(wrong), "{text}");
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! One connection to the broker, from dialling to its end; the only place that knows `rumqttc`.
+//!
+//! Each attempt has a client of its own, so that nothing is left of the one before: `rumqttc` would reconnect at once
+//! by itself, without end, and send again what it had, however old.
+
+mod failure;
+mod five;
+mod three;
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{BoxStream, StreamExt};
+use futures_util::{FutureExt, stream};
+use rumqttc::{NetworkOptions, TlsConfiguration, Transport};
+use rustls::ClientConfig;
+
+use super::Message;
+use super::config::{Config, Version};
+use super::url::{Scheme, Url};
+
+pub use failure::{Failure, Kind};
+
+/// Name resolution, TCP, TLS and the broker's answer together take at most this.
+const DIAL_LIMIT: Duration = Duration::from_secs(5);
+
+/// Publications that the broker has not acknowledged yet, at most. Mosquitto takes 20 at a time by default, and below
+/// that `rumqttc` never meets a packet number that is still in use. One exchange of signals has about ten.
+const WINDOW: u16 = 16;
+
+/// `rumqttc` keeps a slot for each publication that may be under way; by default 65535 of them, which are 10 MB.
+const SLOTS: u16 = 2 * WINDOW;
+
+/// Requests handed to `rumqttc` that it has not taken yet: a whole window, subscriptions, and the goodbye.
+const REQUESTS: usize = 2 * WINDOW as usize;
+
+/// What is needed to connect.
+pub struct Dial<'a> {
+    /// Version, user and keep-alive.
+    pub config: &'a Config,
+    /// Where to.
+    pub url: &'a Url,
+    /// Who we are to the broker. Whoever comes with the same name later takes our place.
+    pub client_id: &'a str,
+    /// The topic where `offline` is retained when we vanish.
+    pub will: Option<&'a str>,
+    /// For encrypted URLs.
+    pub tls: Option<Arc<ClientConfig>>,
+}
+
+/// What happens on a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The broker took us.
+    Accepted {
+        /// Publications that it takes before it has acknowledged the first of them.
+        window: usize,
+        /// The largest packet that it takes, where it said so.
+        most_bytes: Option<usize>,
+    },
+    /// It has answered a subscription: for each filter, whether it is granted.
+    Granted(Vec<bool>),
+    /// The publication handed over the longest ago went out under this number.
+    Sent(u16),
+    /// It has the publication with this number.
+    Acknowledged {
+        /// See [`Event::Sent`].
+        number: u16,
+        /// Why it will not pass it on (MQTT 5).
+        refusal: Option<String>,
+    },
+    /// A message came.
+    Came(Message),
+    /// Our goodbye went out.
+    Ended,
+    /// Something else was heard: the broker lives.
+    Alive,
+}
+
+/// What becomes of a publication at the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is passed on to those who are there.
+    PassedOn,
+    /// And kept for those who come later, in place of the one before.
+    Kept,
+}
+
+/// It is not taken now; nothing was sent.
+#[derive(Debug)]
+pub struct NotTaken;
+
+/// A connection, or the attempt to get one.
+pub struct Line {
+    requests: Requests,
+    events: BoxStream<'static, Result<Event, Failure>>,
+}
+
+enum Requests {
+    Five(rumqttc::v5::AsyncClient),
+    ThreeOneOne(rumqttc::AsyncClient),
+}
+
+impl Line {
+    /// Begins to connect as soon as [`Line::next`] is awaited.
+    pub fn dial(dial: &Dial<'_>) -> Self {
+        match dial.config.version {
+            Version::Five => {
+                let (client, poll) = rumqttc::v5::AsyncClient::new(five::options(dial), REQUESTS);
+                let events = stream::unfold(poll, |mut poll| async move {
+                    loop {
+                        let event = match contained(poll.poll()).await {
+                            Ok(Ok(event)) => five::event(event).map(Ok),
+                            Ok(Err(error)) => Some(Err(five::failure(error))),
+                            Err(failure) => Some(Err(failure)),
+                        };
+                        if let Some(event) = event {
+                            break Some((event, poll));
+                        }
+                    }
+                });
+                Self { requests: Requests::Five(client), events: events.boxed() }
+            }
+            Version::ThreeOneOne => {
+                let (client, mut poll) = rumqttc::AsyncClient::new(three::options(dial), REQUESTS);
+                poll.set_network_options(network());
+                let events = stream::unfold(poll, |mut poll| async move {
+                    loop {
+                        let event = match contained(poll.poll()).await {
+                            Ok(Ok(event)) => three::event(event).map(Ok),
+                            Ok(Err(error)) => Some(Err(three::failure(error))),
+                            Err(failure) => Some(Err(failure)),
+                        };
+                        if let Some(event) = event {
+                            break Some((event, poll));
+                        }
+                    }
+                });
+                Self { requests: Requests::ThreeOneOne(client), events: events.boxed() }
+            }
+        }
+    }
+
+    /// What happens next. After a failure the line is dead. Nothing is lost where this is not awaited to its end.
+    pub async fn next(&mut self) -> Result<Event, Failure> {
+        self.events.next().await.unwrap_or_else(|| Err(Failure::away("the connection has ended")))
+    }
+
+    /// Hands a publication over, at QoS 1.
+    pub fn publish(
+        &self,
+        topic: &str,
+        payload: &Bytes,
+        fate: Fate,
+        correlation: Option<&Bytes>,
+    ) -> Result<(), NotTaken> {
+        match &self.requests {
+            Requests::Five(client) => five::publish(client, topic, payload, fate, correlation),
+            // MQTT 3.1.1 has no place for correlation data.
+            Requests::ThreeOneOne(client) => three::publish(client, topic, payload, fate),
+        }
+    }
+
+    /// Asks for the messages of filters, at QoS 1.
+    pub fn subscribe(&self, filters: &[String]) -> Result<(), NotTaken> {
+        match &self.requests {
+            Requests::Five(client) => five::subscribe(client, filters),
+            Requests::ThreeOneOne(client) => three::subscribe(client, filters),
+        }
+    }
+
+    /// Says goodbye, after which the broker does not publish the last will.
+    pub fn hang_up(&self) -> Result<(), NotTaken> {
+        match &self.requests {
+            Requests::Five(client) => client.try_disconnect().map_err(|_| NotTaken),
+            Requests::ThreeOneOne(client) => client.try_disconnect().map_err(|_| NotTaken),
+        }
+    }
+}
+
+/// A panic in what reads the broker's bytes ends this connection rather than all reach of the board: `rumqttc` and its
+/// WebSocket have `unwrap`s of which not each can be seen to be safe from here.
+async fn contained<T>(poll: impl Future<Output = T>) -> Result<T, Failure> {
+    let caught = |_: Box<dyn Any + Send>| Failure::away("the MQTT client could not bear what the broker sent");
+    AssertUnwindSafe(poll).catch_unwind().await.map_err(caught)
+}
+
+/// Without `TCP_NODELAY` an answer waits for the acknowledgement of the packet before: 40 ms on Linux.
+fn network() -> NetworkOptions {
+    let mut options = NetworkOptions::new();
+    options.set_tcp_nodelay(true);
+    options.set_connection_timeout(DIAL_LIMIT.as_secs());
+    options
+}
+
+/// The host as `rumqttc` wants it: a WebSocket's is a whole URL.
+fn host(url: &Url) -> String {
+    match url.scheme() {
+        Scheme::Mqtt | Scheme::Mqtts => url.host().to_owned(),
+        Scheme::Ws | Scheme::Wss => url.in_full(),
+    }
+}
+
+fn transport(dial: &Dial<'_>) -> Transport {
+    let tls = || dial.tls.clone().map(TlsConfiguration::Rustls);
+    match (dial.url.scheme(), tls()) {
+        (Scheme::Mqtts, Some(tls)) => Transport::Tls(tls),
+        (Scheme::Wss, Some(tls)) => Transport::Wss(tls),
+        (Scheme::Ws, _) => Transport::Ws,
+        (Scheme::Mqtt, _) => Transport::Tcp,
+        (Scheme::Mqtts | Scheme::Wss, None) => unreachable!("who dials an encrypted URL has loaded what TLS needs"),
+    }
+}
+
+/// The last will, and what is published on a clean goodbye.
+pub const OFFLINE: &str = "offline";
+
+/// What [`OFFLINE`] is not.
+pub const ONLINE: &str = "online";

@@ -1,0 +1,97 @@
+//! MQTT 3.1.1, for brokers without MQTT 5: no response topics, no reasons, no limits said beforehand.
+
+use bytes::Bytes;
+use rumqttc::{
+    AsyncClient, ConnectReturnCode, ConnectionError, LastWill, MqttOptions, Outgoing, Packet, QoS, StateError,
+    SubscribeFilter, SubscribeReasonCode,
+};
+
+use super::{Dial, Event, Failure, Fate, Message, NotTaken, OFFLINE, SLOTS, WINDOW};
+use crate::mqtt::MOST_BYTES;
+
+pub fn options(dial: &Dial<'_>) -> MqttOptions {
+    let mut options = MqttOptions::new(dial.client_id, super::host(dial.url), dial.url.port());
+    options.set_transport(super::transport(dial));
+    options.set_keep_alive(dial.config.keep_alive());
+    options.set_inflight(SLOTS);
+    options.set_max_packet_size(MOST_BYTES, MOST_BYTES);
+    if let Some(user) = &dial.config.user {
+        options.set_credentials(user, dial.config.password.as_ref().map_or("", |password| password.reveal()));
+    }
+    if let Some(topic) = dial.will {
+        options.set_last_will(LastWill::new(topic, OFFLINE, QoS::AtLeastOnce, true));
+    }
+    options
+}
+
+pub fn publish(client: &AsyncClient, topic: &str, payload: &Bytes, fate: Fate) -> Result<(), NotTaken> {
+    let is_kept = fate == Fate::Kept;
+    client.try_publish(topic, QoS::AtLeastOnce, is_kept, payload.to_vec()).map_err(|_| NotTaken)
+}
+
+pub fn subscribe(client: &AsyncClient, filters: &[String]) -> Result<(), NotTaken> {
+    let filters = filters.iter().map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce));
+    client.try_subscribe_many(filters).map_err(|_| NotTaken)
+}
+
+/// `None` for what concerns nobody.
+pub fn event(event: rumqttc::Event) -> Option<Event> {
+    use rumqttc::Event::{Incoming, Outgoing as Sent};
+    match event {
+        Incoming(Packet::ConnAck(_)) => Some(Event::Accepted { window: WINDOW.into(), most_bytes: None }),
+        Incoming(Packet::SubAck(answer)) => {
+            let is_granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
+            Some(Event::Granted(answer.return_codes.iter().map(is_granted).collect()))
+        }
+        Incoming(Packet::PubAck(ack)) => Some(Event::Acknowledged { number: ack.pkid, refusal: None }),
+        Incoming(Packet::Publish(publish)) => Some(Event::Came(Message {
+            topic: publish.topic,
+            payload: publish.payload,
+            is_retained: publish.retain,
+            reply: None,
+        })),
+        Incoming(_) => Some(Event::Alive),
+        Sent(Outgoing::Publish(number)) => Some(Event::Sent(number)),
+        Sent(Outgoing::Disconnect) => Some(Event::Ended),
+        Sent(_) => None,
+    }
+}
+
+pub fn failure(error: ConnectionError) -> Failure {
+    match error {
+        ConnectionError::NetworkTimeout => Failure::away(format!("no answer within {:?}", super::DIAL_LIMIT)),
+        ConnectionError::FlushTimeout => Failure::away("the broker takes nothing any more"),
+        ConnectionError::ConnectionRefused(code) => refusal(code),
+        ConnectionError::NotConnAck(_) => Failure::refused("what answers there is no broker"),
+        ConnectionError::MqttState(state) => of_state(state),
+        other => Failure::of_transport(&other),
+    }
+}
+
+fn refusal(code: ConnectReturnCode) -> Failure {
+    match code {
+        ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized => {
+            Failure::refused("the broker does not accept this user and password: see mqtt.user and mqtt.password_file")
+        }
+        ConnectReturnCode::RefusedProtocolVersion => Failure::refused("the broker does not speak MQTT 3.1.1"),
+        ConnectReturnCode::BadClientId => {
+            Failure::refused("the broker does not accept this client's name: set a shorter or simpler device.id")
+        }
+        ConnectReturnCode::ServiceUnavailable | ConnectReturnCode::Success => Failure::away("the broker is not ready"),
+    }
+}
+
+fn of_state(error: StateError) -> Failure {
+    match error {
+        StateError::Deserialization(rumqttc::Error::PayloadSizeLimitExceeded(bytes)) => {
+            Failure::refused(format!("the broker sent a packet of {bytes} bytes; {MOST_BYTES} are allowed"))
+        }
+        StateError::Io(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {
+            Failure::away("the connection was closed")
+        }
+        StateError::Io(error) => Failure::of_transport(&error),
+        StateError::AwaitPingResp => Failure::away("the broker does not answer any more"),
+        StateError::ConnectionAborted => Failure::away("the connection was closed"),
+        other => Failure::away(format!("the broker sent what is no MQTT 3.1.1: {other}")),
+    }
+}

@@ -1,0 +1,48 @@
+//! The shipped binary in the real Home Assistant: the device that it announces, seen and used there.
+
+mod assistant;
+#[path = "../harness/board.rs"]
+#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
+mod board;
+#[path = "../harness/broker.rs"]
+#[allow(dead_code, reason = "a harness for several suites")]
+mod broker;
+
+use anyhow::{Result, ensure};
+use assistant::Assistant;
+use board::Board;
+use broker::{Broker, Listener, Listeners};
+use serde_json::json;
+
+/// The board's tables for a broker, with its device in Home Assistant or without.
+fn tables(broker: &Broker, is_enabled: bool) -> String {
+    format!("[device]\nid = \"porch\"\n{}\n[home_assistant]\nenabled = {is_enabled}\n", broker.table(Listener::Plain))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_board_is_seen_and_used_in_home_assistant_and_goes_when_it_is_switched_off() -> Result<()> {
+    let broker = Broker::start(Listeners::default()).await?;
+    let mut assistant = Assistant::start(&broker).await?;
+    let mut board = Board::start(&tables(&broker, true)).await?;
+
+    assistant.wait_for("number.porch_bitrate", "800").await?;
+    assistant.wait_for("sensor.porch_viewers", "0").await?;
+
+    assistant.act("number.set_value", "number.porch_bitrate", json!({ "value": 1200 })).await?;
+    assistant.wait_for("number.porch_bitrate", "1200").await?;
+
+    assistant.act("switch.turn_on", "switch.porch_privacy", json!({})).await?;
+    assistant.wait_for("switch.porch_privacy", "on").await?;
+    assistant.act("switch.turn_off", "switch.porch_privacy", json!({})).await?;
+    assistant.wait_for("switch.porch_privacy", "off").await?;
+
+    board.kill()?;
+    assistant.wait_for("number.porch_bitrate", "unavailable").await?;
+    board.start_again().await?;
+    assistant.wait_for("number.porch_bitrate", "1200").await?;
+    ensure!(assistant.complaints()?.is_empty(), "{:#?}", assistant.complaints()?);
+    drop(board);
+
+    let _board = Board::start(&tables(&broker, false)).await?;
+    assistant.wait_until("nothing is left of the board", |states| !states.keys().any(|id| id.contains("porch"))).await
+}

@@ -1,0 +1,149 @@
+//! Three networks: the board's and the viewer's, between which nothing is forwarded, and the one between them, where
+//! the relay stands and the test itself runs.
+//!
+//! The test starts itself anew in namespaces made by `unshare`. In a process namespace of its own, whatever it started
+//! ends with it, however it ends.
+
+use std::env;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::browser;
+
+/// Where the relay is, for both sides (RFC 5737: for documentation, and so nobody's).
+pub const MIDDLE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
+/// Where the board is, in its own network. The viewer must not get there.
+pub const BOARD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 1, 2));
+/// Where the viewer is.
+const VIEWER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 2, 2));
+/// The middle's ends of the two cables.
+const TO_BOARD: &str = "10.77.1.1";
+/// See [`TO_BOARD`].
+const TO_VIEWER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 2, 1));
+
+/// Set inside the namespaces.
+const INSIDE: &str = "PEERCAM_RELAY_INSIDE";
+
+/// One of the two sides.
+#[derive(Clone, Copy, Debug)]
+pub enum Side {
+    /// Where the board is.
+    Board,
+    /// Where the viewer is.
+    Viewer,
+}
+
+impl Side {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Board => "board",
+            Self::Viewer => "viewer",
+        }
+    }
+
+    /// What takes a command to this side, in front of it.
+    pub fn through(self) -> Vec<String> {
+        vec!["nsenter".into(), format!("--net=/run/netns/{}", self.name()), "--".into()]
+    }
+
+    /// A command that runs on this side.
+    pub fn command(self, program: &str) -> Command {
+        let [nsenter, net, end] = self.through().try_into().expect("three words");
+        let mut command = Command::new(nsenter);
+        command.args([net, end, program.into()]);
+        command
+    }
+}
+
+/// Goes on in namespaces of its own. Returns inside, with the networks laid.
+pub fn enter() -> Result<()> {
+    if env::var_os(INSIDE).is_some() {
+        return lay();
+    }
+    let mut unshare = Command::new("unshare");
+    if fs::metadata("/proc/self")?.uid() != 0 {
+        unshare.args(["--user", "--map-root-user"]);
+    }
+    let arguments = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"];
+    // Where it is not allowed, `true` fails too, and quickly.
+    let mut trial = Command::new("unshare");
+    trial.args(unshare.get_args()).args(arguments).arg("true");
+    ensure!(
+        trial.status().context("unshare cannot be run")?.success(),
+        "networks of the test's own need unprivileged user namespaces (kernel.unprivileged_userns_clone, \
+         kernel.apparmor_restrict_unprivileged_userns), or root"
+    );
+    unshare.args(arguments).arg(env::current_exe()?).args(env::args_os().skip(1)).env(INSIDE, "yes");
+    Err(unshare.exec()).context("unshare cannot be run")
+}
+
+fn lay() -> Result<()> {
+    // `ip netns` keeps its namespaces below /run, which is not ours to write to.
+    run("mount -t tmpfs tmpfs /run")?;
+    run("ip link set lo up")?;
+    run(&format!("ip address add {MIDDLE}/32 dev lo"))?;
+    for (side, near, far) in [(Side::Board, TO_BOARD.to_owned(), BOARD), (Side::Viewer, TO_VIEWER.to_string(), VIEWER)]
+    {
+        let name = side.name();
+        run(&format!("ip netns add {name}"))?;
+        run(&format!("ip link add to-{name} type veth peer name cable netns {name}"))?;
+        run(&format!("ip address add {near}/24 dev to-{name}"))?;
+        run(&format!("ip link set to-{name} up"))?;
+        for line in [
+            "link set lo up".to_owned(),
+            format!("address add {far}/24 dev cable"),
+            "link set cable up".to_owned(),
+            format!("route add default via {near}"),
+        ] {
+            run(&format!("ip -n {name} {line}"))?;
+        }
+    }
+    let forwarding = fs::read_to_string("/proc/sys/net/ipv4/ip_forward")?;
+    ensure!(forwarding.trim() == "0", "the middle forwards packets: {forwarding}");
+    Ok(())
+}
+
+fn run(line: &str) -> Result<()> {
+    let mut words = line.split(' ');
+    let status = Command::new(words.next().context("no command")?).args(words).status();
+    let status = status.with_context(|| format!("{line}: cannot be run"))?;
+    if !status.success() {
+        bail!("{line}: {status}; namespaces of the network need root, in the machine or in a user namespace");
+    }
+    Ok(())
+}
+
+/// The viewer's side for a browser that the test drives.
+pub fn viewers_place() -> browser::Place {
+    browser::Place { through: Side::Viewer.through(), address: VIEWER, test: TO_VIEWER }
+}
+
+/// Whether a TCP connection from one side to an address comes about.
+pub fn reaches(side: Side, address: SocketAddr) -> Result<bool> {
+    let script = format!("exec 3<>/dev/tcp/{}/{}", address.ip(), address.port());
+    let output = side.command("timeout").args(["1", "bash", "-c", &script]).output()?;
+    Ok(output.status.success())
+}
+
+/// Passes TCP connections to the middle at `port` on to the same port of the board: what a reverse proxy would do.
+pub async fn pass_on(port: u16) -> Result<()> {
+    let listener = TcpListener::bind((MIDDLE, port)).await?;
+    loop {
+        let (mut outside, _) = listener.accept().await?;
+        peercam::tasks::Group::new().spawn(async move {
+            let limit = Duration::from_secs(2);
+            if let Ok(Ok(mut inside)) = tokio::time::timeout(limit, TcpStream::connect((BOARD, port))).await {
+                // Either side may end it at any time.
+                copy_bidirectional(&mut outside, &mut inside).await.ok();
+            }
+        });
+    }
+}
