@@ -50,6 +50,7 @@ export class PeercamViewer extends HTMLElement {
     this.#session.addEventListener('state', () => this.#situationChanged());
     this.#session.addEventListener('statistics', () => this.#counted());
     this.#session.addEventListener('stream', () => this.#playVideo());
+    this.#session.addEventListener('identify', ({ detail }) => this.#identify(detail));
     this.#followVideo();
     this.#internals.role = 'group';
     this.#internals.ariaLabel = 'Camera';
@@ -180,6 +181,7 @@ export class PeercamViewer extends HTMLElement {
 
   #situationChanged() {
     const { situation } = this.#session;
+    if (situation.code === 'dismissed') this.#wanted = false;
     this.#situation.show(situation);
     this.#controls.showSituation(situation);
     if (situation.state === 'live') this.#view.volume.hidden = !this.#session.peer.hasAudio;
@@ -192,6 +194,12 @@ export class PeercamViewer extends HTMLElement {
     this.#panel.show(statistics);
     if (this.state === 'live') this.#situation.showLatency(statistics.latencyMs);
     this.dispatchEvent(new CustomEvent('statistics', { detail: statistics }));
+  }
+
+  /** Somebody looks for this board. Twice a second: WCAG 2.3.1 forbids more than three flashes. */
+  #identify(seconds) {
+    this.#view.flash.animate([{ opacity: 0.55 }, { opacity: 0 }], { duration: 500, iterations: 2 * seconds });
+    this.dispatchEvent(new CustomEvent('identify', { detail: seconds }));
   }
 
   /** Plays with sound if the browser lets it without a click, else without and with an offer to turn it on. */

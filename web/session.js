@@ -96,7 +96,7 @@ export class Session extends EventTarget {
     };
   }
 
-  /** Starts, or tries again at once. Fires `state`, `statistics` and `stream`. */
+  /** Starts, or tries again at once. Fires `state`, `statistics`, `stream` and `identify`. */
   start() {
     this.#end('starting again');
     this.#tell('connecting', '');
@@ -180,7 +180,17 @@ export class Session extends EventTarget {
     } else if (message.type === 'error') {
       this.#refused(message);
     } else if (message.type === 'bye') {
-      this.#retry('offline', message.reason || 'The board ended the connection.');
+      this.#parted(message);
+    }
+  }
+
+  /** The board ended the conversation. Whom an operator sent away does not come back by itself. */
+  #parted({ code, reason }) {
+    if (code === 'dismissed') {
+      this.#end(code);
+      this.#tell('paused', reason, { code });
+    } else {
+      this.#retry('offline', reason || 'The board ended the connection.');
     }
   }
 
@@ -217,8 +227,10 @@ export class Session extends EventTarget {
       this.#watch();
     } else if (message.type === 'event' && message.event === 'viewers') {
       this.#viewers = message.viewers;
+    } else if (message.type === 'event' && message.event === 'identify') {
+      this.dispatchEvent(new CustomEvent('identify', { detail: message.seconds }));
     } else if (message.type === 'bye') {
-      this.#retry('offline', message.reason || 'The board ended the connection.');
+      this.#parted(message);
     } else if (message.type === 'error') {
       console.warn(`peercam: the board did not understand: ${message.reason}`);
     }
