@@ -11,6 +11,8 @@ import { build } from './view.js';
 /** A page that is looked away from for a moment should not have to connect again; one that is left should cost nothing. */
 const HIDDEN_MS = 30_000;
 const HIDDEN_REASON = 'Nobody was looking, so the camera was let go.';
+/** Whatever the board says: a mark over the picture is not there to stay. */
+const MOST_IDENTIFYING_S = 600;
 
 /**
  * @fires state  `detail` is the new {@link import('./session.js').Situation}.
@@ -25,7 +27,7 @@ export class PeercamViewer extends HTMLElement {
    * @type {((viewer: PeercamViewer) => import('./signalling-socket.js').Signalling) | null}
    */
   transport = null;
-  /** STUN and TURN servers and the like, for the next connection. @type {RTCConfiguration} */
+  /** For the next connection. `iceServers` in it are used in place of those that the board names. @type {RTCConfiguration} */
   configuration = {};
 
   #view = build(this.attachShadow({ mode: 'open' }));
@@ -36,6 +38,7 @@ export class PeercamViewer extends HTMLElement {
   #session;
   #wanted = false;
   #hiding = 0;
+  #identifying = 0;
   #listening = null;
   /** The browser has forbidden sound before a click or key. */
   #soundBlocked = false;
@@ -196,9 +199,12 @@ export class PeercamViewer extends HTMLElement {
     this.dispatchEvent(new CustomEvent('statistics', { detail: statistics }));
   }
 
-  /** Somebody looks for this board. Twice a second: WCAG 2.3.1 forbids more than three flashes. */
+  /** Somebody asks which camera is which: every page that shows this one says so. */
   #identify(seconds) {
-    this.#view.flash.animate([{ opacity: 0.55 }, { opacity: 0 }], { duration: 500, iterations: 2 * seconds });
+    const { identity } = this.#view;
+    clearTimeout(this.#identifying);
+    identity.textContent = 'This camera is being identified';
+    this.#identifying = setTimeout(() => (identity.textContent = ''), Math.min(seconds, MOST_IDENTIFYING_S) * 1000);
     this.dispatchEvent(new CustomEvent('identify', { detail: seconds }));
   }
 
@@ -252,6 +258,8 @@ export class PeercamViewer extends HTMLElement {
   }
 
   async #isLoginNeeded() {
+    // Another transport has its own ways to be let in.
+    if (this.transport) return false;
     try {
       const headers = this.token ? { Authorization: `Bearer ${this.token}` } : {};
       const { status } = await fetch(new URL('/api/status', this.#http()), { headers, credentials: 'include' });
