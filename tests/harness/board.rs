@@ -61,13 +61,7 @@ impl Board {
 
     /// The same with an address to listen on and further lines in the table `[web]`.
     pub async fn start_with(address: &str, web: &str, tables: &str) -> Result<Self> {
-        let head = |port| format!("[web]\nlisten = \"{address}:{port}\"\n{web}\n");
-        Self::start_as(head, tables, Vec::new()).await
-    }
-
-    /// Starts one on loopback with further environment variables.
-    pub async fn start_among(surroundings: Vec<(&'static str, PathBuf)>, tables: &str) -> Result<Self> {
-        Self::start_as(|port| format!("[web]\nlisten = \"127.0.0.1:{port}\"\n"), tables, surroundings).await
+        Self::begin(address, web, Vec::new(), tables).await
     }
 
     /// As [`start`](Self::start), with figures of the board that are read below `root`.
@@ -75,15 +69,17 @@ impl Board {
         Self::start_among(vec![("PEERCAM_ROOT", root.to_owned())], tables).await
     }
 
-    async fn start_as(
-        head: impl FnOnce(u16) -> String,
-        tables: &str,
-        surroundings: Vec<(&'static str, PathBuf)>,
-    ) -> Result<Self> {
+    /// As [`start`](Self::start), with further environment variables.
+    pub async fn start_among(surroundings: Vec<(&'static str, PathBuf)>, tables: &str) -> Result<Self> {
+        Self::begin("127.0.0.1", "", surroundings, tables).await
+    }
+
+    async fn begin(address: &str, web: &str, surroundings: Vec<(&'static str, PathBuf)>, tables: &str) -> Result<Self> {
         let turn = TURN.lock().await;
         let directory = tempfile::tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        fs::write(directory.path().join("peercam.toml"), format!("{}\n{CAMERA}\n{tables}\n", head(port)))?;
+        let text = format!("[web]\nlisten = \"{address}:{port}\"\n{web}\n{CAMERA}\n{tables}\n");
+        fs::write(directory.path().join("peercam.toml"), text)?;
         let process = spawn(&directory, &surroundings)?;
         let client = Client::builder().no_proxy().build()?;
         let url = format!("http://127.0.0.1:{port}");

@@ -1,5 +1,6 @@
 /** The page's connection to its broker, and how it stands in words. */
 import mqtt from 'mqtt';
+import { openSocket } from './early-socket.js';
 
 /** Between attempts; jittered, so that the pages of many people do not come back at the same moment. */
 const RETRY_MS = [800, 1600];
@@ -37,6 +38,7 @@ export class BrokerConnection extends EventTarget {
       clientId: `peercam-page-${Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(36)).join('')}`,
       protocolVersion: 5,
       clean: true,
+      createWebsocket: openSocket,
       keepalive: KEEP_ALIVE_S,
       connectTimeout: CONNECT_MS,
       reconnectPeriod: least + Math.random() * (most - least),

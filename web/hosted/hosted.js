@@ -3,7 +3,7 @@ import '../peercam-viewer.js';
 import { MqttTransport } from '../mqtt-signalling.js';
 import { BrokerConnection } from './broker.js';
 import { CameraList } from './cameras.js';
-import { forgetPassword, remember, remembered, showInAddress, understood } from './settings.js';
+import { forgetPassword, isComplete, remember, remembered, showInAddress, understood } from './settings.js';
 
 const entering = document.querySelector('#entering');
 const finding = document.querySelector('#finding');
@@ -47,7 +47,7 @@ cameras.addEventListener('choose', ({ detail: { device, camera } }) => play(devi
 
 /** Nothing is asked where the broker is known and nothing more is needed. */
 function begin() {
-  if (!settings.broker || (settings.user && !settings.password)) {
+  if (!isComplete(settings)) {
     enter('');
     return;
   }

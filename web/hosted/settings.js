@@ -28,6 +28,9 @@ export function remembered() {
   };
 }
 
+/** Whether it can be tried without asking for more. A broker that wants a user says so. */
+export const isComplete = ({ broker, user, password }) => Boolean(broker && (password || !user));
+
 /** @param {Settings} settings */
 export function remember({ broker, user, password, prefix }) {
   write(localStorage, SETTINGS_KEY, { broker, user, prefix });
