@@ -4,12 +4,19 @@
 //! and medians matter; the figures to reach stand beside the measured ones.
 
 mod board;
+#[path = "../../tests/harness/broker.rs"]
+#[allow(dead_code, reason = "the suite of the broker uses the rest")]
+mod broker;
 #[path = "../../tests/harness/browser.rs"]
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod browser;
 #[path = "../../tests/harness/headless.rs"]
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod headless;
+mod mqtt;
+#[path = "../../tests/harness/page.rs"]
+#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
+mod page;
 
 use std::time::Duration;
 
@@ -53,6 +60,9 @@ async fn main() -> Result<()> {
     }
     if is_wanted("chromium") {
         chromium().await?;
+    }
+    if is_wanted("mqtt") {
+        mqtt::all().await?;
     }
     Ok(())
 }

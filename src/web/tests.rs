@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use super::*;
-use crate::control::Parts;
 use crate::command::Desk;
+use crate::control::Parts;
 use crate::control::{Gauges, StatusConfig};
 use crate::ice::Servers;
 use crate::signalling::{Call, Reception};

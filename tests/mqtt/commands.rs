@@ -124,7 +124,10 @@ async fn every_command_has_its_outcome_and_its_effect() -> Result<()> {
 
     operator.gets("privacy", json!({ "on": true })).await?;
     let status = board.status().await?;
-    assert_eq!((&status["cameras"][0]["state"], &status["microphone"]["state"]), (&json!("private"), &json!("private")));
+    assert_eq!(
+        (&status["cameras"][0]["state"], &status["microphone"]["state"]),
+        (&json!("private"), &json!("private"))
+    );
     other.next_where("peercam/door/snapshot/main", |message| message.payload.is_empty()).await?;
     let hidden = operator.fails("snapshot", json!({})).await?;
     assert!(hidden.contains("privacy is on"), "{hidden}");
@@ -271,7 +274,11 @@ async fn what_is_no_command_fails_with_a_reason_and_nothing_else_happens() -> Re
     }
     let fails = [
         ("set-video", json!({ "widht": 640 }), "unknown field `widht`, expected one of `camera`, `width`"),
-        ("set-video", json!({ "width": "wide" }), "`args.width`: invalid type: string \"wide\", expected an even number"),
+        (
+            "set-video",
+            json!({ "width": "wide" }),
+            "`args.width`: invalid type: string \"wide\", expected an even number",
+        ),
         ("set-video", json!({ "fps": 0 }), "a whole number from 1 to 240"),
         ("set-vidoe", json!({}), "is `set-video` meant?"),
         ("ptz", json!({}), "missing field `move`"),
@@ -306,7 +313,10 @@ async fn of_a_thousand_commands_in_a_burst_each_is_answered_and_the_picture_play
     sleep(Duration::from_secs(2)).await; // The jitter buffer of a new connection settles.
     let before = page.counters().await?;
     for number in 0..1000 {
-        operator.client.send(COMMAND, json!({ "id": format!("b{number}"), "command": "get-status" }).to_string()).await?;
+        operator
+            .client
+            .send(COMMAND, json!({ "id": format!("b{number}"), "command": "get-status" }).to_string())
+            .await?;
     }
     let mut ends = BTreeMap::new();
     while ends.len() < 1000 {
