@@ -16,6 +16,10 @@ mod headless;
 mod hosted;
 #[path = "../../tests/harness/site.rs"]
 mod site;
+mod mqtt;
+#[path = "../../tests/harness/page.rs"]
+#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
+mod page;
 
 use std::time::Duration;
 
@@ -62,6 +66,9 @@ async fn main() -> Result<()> {
     }
     if is_wanted("hosted") {
         hosted::measure().await?;
+    }
+    if is_wanted("mqtt") {
+        mqtt::all().await?;
     }
     Ok(())
 }
