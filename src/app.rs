@@ -3,30 +3,54 @@
 use std::future::Future;
 use std::io::IsTerminal;
 use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use futures_util::FutureExt;
+use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, reload};
 
 use crate::camera;
 use crate::camera::Camera;
 use crate::camera::Microphone;
+use crate::camera::Preset;
+use crate::camera::Privacy;
+use crate::command::Desk;
 use crate::config::{Config, LogConfig, LogFormat, Places, SecretOrigin};
+use crate::control;
 use crate::control::Control;
+use crate::control::Gauges;
 use crate::control::Parts;
+use crate::control::Tools;
+use crate::doctor;
 use crate::ice::Servers;
 use crate::mqtt::Broker;
 use crate::signalling;
 use crate::signalling::Reception;
+use crate::start::Start;
 use crate::systemd;
 use crate::tasks::Group;
+use crate::upkeep::Reentry;
+use crate::upkeep::Settings;
+use crate::upkeep::Upkeep;
 use crate::viewer;
 use crate::viewer::Picture;
 use crate::viewer::Source;
 use crate::viewer::Viewers;
 use crate::web;
 use crate::web::Front;
+
+/// Commands that wait to be looked at, which takes microseconds each.
+const ORDERS: usize = 64;
+
+/// Where the kernel has lamps (Documentation/ABI/testing/sysfs-class-led).
+const LEDS: &str = "sys/class/leds";
 
 /// Calls that wait to be taken. Taking one is a matter of microseconds; a burst beyond this waits in its sockets.
 const CALLS: usize = 32;
@@ -40,27 +64,48 @@ const BROKER_END: Duration = Duration::from_millis(1200);
 /// How long answers that are under way may take to reach their readers.
 const FRONT_END: Duration = Duration::from_millis(500);
 
-/// Sets up how log lines are written, for the whole process.
-pub fn start_logging(config: &LogConfig) {
+/// Sets up how log lines are written, for the whole process. Gives what changes how much is written.
+pub fn start_logging(config: &LogConfig) -> LogLevel {
     let (to_terminal, to_journal) = (std::io::stderr().is_terminal(), config.goes_to_journal());
-    let lines = tracing_subscriber::fmt().with_env_filter(config.filter()).with_writer(std::io::stderr);
-    match config.format {
-        LogFormat::Json => lines.json().init(),
-        LogFormat::Auto if to_journal => lines.with_ansi(false).without_time().init(),
-        LogFormat::Auto | LogFormat::Text => lines.with_ansi(to_terminal).init(),
-    }
+    let (filter, level) = reload::Layer::new(config.filter());
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match config.format {
+        LogFormat::Json => lines.json().boxed(),
+        LogFormat::Auto if to_journal => lines.with_ansi(false).without_time().boxed(),
+        LogFormat::Auto | LogFormat::Text => lines.with_ansi(to_terminal).boxed(),
+    };
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+    LogLevel(Box::new(move |wanted| {
+        let wanted = LogConfig { level: wanted.to_owned(), ..LogConfig::default() };
+        if let Some((_, mistake)) = wanted.check().into_iter().next() {
+            return Err(mistake);
+        }
+        level.reload(EnvFilter::new(&wanted.level)).map_err(|error| error.to_string())
+    }))
 }
 
-/// Runs the service until SIGTERM or SIGINT; a second one of them exits at once.
+/// Changes how much is logged, or says what is wrong with what is wanted.
+pub struct LogLevel(Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>);
+
+/// What comes after the service has closed.
+#[derive(Debug)]
+pub enum Next {
+    /// Nothing.
+    Stop,
+    /// It begins anew.
+    Restart(Reentry),
+}
+
+/// Runs the service until SIGTERM or SIGINT, or until it is to begin anew; a second signal exits at once.
 ///
 /// # Errors
 ///
 /// When the service cannot start.
-pub async fn run_until_signal(config: Config) -> anyhow::Result<()> {
+pub async fn run_until_signal(start: Start, level: LogLevel) -> anyhow::Result<Next> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
     let (stop, stopped) = tokio::sync::oneshot::channel();
-    let running = run(config, async { stopped.await.unwrap_or(()) });
+    let running = run(start, level, async { stopped.await.unwrap_or(()) });
     let watching = async {
         next(&mut terminate, &mut interrupt).await;
         tracing::info!("told to stop");
@@ -70,7 +115,7 @@ pub async fn run_until_signal(config: Config) -> anyhow::Result<()> {
     };
     tokio::select! {
         ended = running => ended,
-        () = watching => Ok(()),
+        () = watching => Ok(Next::Stop),
     }
 }
 
@@ -81,54 +126,103 @@ async fn next(terminate: &mut tokio::signal::unix::Signal, interrupt: &mut tokio
     }
 }
 
-/// Runs the service until `shutdown` completes.
+/// The tasks of the service, in the order in which they end.
+#[derive(Default)]
+struct Groups {
+    viewers: Group,
+    cameras: Group,
+    broker: Group,
+    front: Group,
+}
+
+/// Runs the service until `shutdown` completes, or until it is to begin anew.
 ///
 /// # Errors
 ///
 /// When the service cannot start.
-pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub async fn run(start: Start, level: LogLevel, shutdown: impl Future<Output = ()>) -> anyhow::Result<Next> {
+    let groups = Groups::default();
+    let (config, places, shown) = (start.config.clone(), start.places.clone(), start.shown());
+    let upkeep = start.open(&groups.front);
+    let mut shutdown = pin!(shutdown);
+    let begun = serve(config, &places, Management { shown, level, upkeep: upkeep.clone() }, &groups).await;
+    let next = match begun {
+        Ok(()) => tokio::select! {
+            () = shutdown.as_mut() => Next::Stop,
+            reentry = upkeep.restart_asked() => Next::Restart(reentry),
+        },
+        Err(error) if upkeep.on_trial().is_some() => {
+            upkeep.give_trial_up(format!("the service cannot start with it: {error:#}")).await;
+            Next::Restart(upkeep.restart_asked().await)
+        }
+        Err(error) => return Err(error),
+    };
+    match next {
+        Next::Stop => systemd::stopping(),
+        Next::Restart(_) => systemd::restarting(),
+    }
+    groups.close().await;
+    match next {
+        Next::Restart(_) if shutdown.now_or_never().is_none() => {
+            tracing::info!("beginning anew");
+            Ok(next)
+        }
+        Next::Restart(_) | Next::Stop => {
+            tracing::info!("stopped");
+            Ok(Next::Stop)
+        }
+    }
+}
+
+/// What is managed besides rooms.
+struct Management {
+    /// The configuration, for those who ask.
+    shown: Value,
+    level: LogLevel,
+    upkeep: Upkeep,
+}
+
+/// Opens everything; what runs then, runs in `groups`.
+async fn serve(mut config: Config, places: &Places, management: Management, groups: &Groups) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let places = Places::from_environment();
-    let origin = config.settle_secret(&places)?;
-    config.settle_password(&places)?;
+    let origin = config.settle_secret(places)?;
     config.settle_ice_secrets()?;
+    config.settle_password(places)?;
     show(&config, &origin);
     // First of all, so that the page is there while cameras are still being looked for.
     let front = Front::bind(config.web.clone()).await?;
     let address = front.address();
 
-    let (front_group, viewer_group, camera_group) = (Group::new(), Group::new(), Group::new());
-    let broker_group = Group::new();
-    let broker = Broker::open(&config.mqtt, &config.device_id(), &broker_group);
-    let (reception, control) = open(&config, &viewer_group, &camera_group, &front_group)?;
-    front.serve(control.clone(), reception.clone());
-    if let Some(broker) = broker {
-        front_group.spawn(signalling::serve_mqtt(broker, reception, config.viewers.max));
-    }
+    let broker = Broker::open(&config.mqtt, &config.device_id(), &groups.broker);
+    let upkeep = management.upkeep.clone();
+    let (reception, control) = open(&config, places, broker.clone(), management, groups)?;
+    front.serve(control.clone(), reception);
     let alive = control.clone();
-    let stop = front_group.clone();
-    front_group.spawn(async move {
+    let stop = groups.front.clone();
+    groups.front.spawn(async move {
         tokio::select! {
             () = stop.stopped() => {}
             () = systemd::feed_watchdog(|| alive.liveness()) => {}
         }
     });
+    control::report_back(&upkeep, broker, &groups.front);
     systemd::ready();
     let link = link(address);
     systemd::status(&format!("serving at {link}"));
     tracing::info!(link, device = config.device_id(), took_ms = begun.elapsed().as_millis() as u64, "serving");
-
-    shutdown.await;
-    systemd::stopping();
-    // No new calls from here on; sockets stay until their viewers' goodbye went through them.
-    front_group.stop();
-    close("viewers", &viewer_group, GOODBYE).await;
-    close("cameras", &camera_group, CAMERA_END).await;
-    // After the viewers, whose goodbyes may go through it, and after all that streams.
-    close("broker", &broker_group, BROKER_END).await;
-    close("connections", &front_group, FRONT_END).await;
-    tracing::info!("stopped");
     Ok(())
+}
+
+impl Groups {
+    async fn close(&self) {
+        // No new calls from here on; sockets stay until their viewers' goodbye went through them.
+        self.front.stop();
+        close("viewers", &self.viewers, GOODBYE).await;
+        close("cameras", &self.cameras, CAMERA_END).await;
+        // After the viewers, whose goodbyes may go through it, and after all that streams.
+        close("broker", &self.broker, BROKER_END).await;
+        close("connections", &self.front, FRONT_END).await;
+    }
 }
 
 /// What to open in a browser on this machine or, where the page is there for the network, on another one.
@@ -146,21 +240,77 @@ fn link(address: SocketAddr) -> String {
 /// Opens the rooms behind the front.
 fn open(
     config: &Config,
-    viewer_group: &Group,
-    camera_group: &Group,
-    front_group: &Group,
+    places: &Places,
+    broker: Option<Broker>,
+    management: Management,
+    groups: &Groups,
 ) -> anyhow::Result<(Reception, Control)> {
-    let cameras: Vec<_> =
-        config.cameras.iter().map(|camera| (camera.name.clone(), Camera::open(camera.clone(), camera_group))).collect();
-    let microphone = Microphone::open(config.audio.clone(), &config.cameras, camera_group);
+    let settings = management.upkeep.settings();
+    let camera = |camera: &camera::Config| {
+        let preset = preset(&settings, &camera.name);
+        (camera.name.clone(), Camera::open_with(camera.clone(), preset, &groups.cameras))
+    };
+    let cameras: Vec<_> = config.cameras.iter().map(camera).collect();
+    let names: Vec<_> = cameras.iter().map(|(name, _)| name.as_str()).collect();
+    let privacy = control::privacy_of_sound(&settings, &names);
+    let microphone = Microphone::open_with(config.audio.clone(), &config.cameras, privacy, &groups.cameras);
     let sources =
-        cameras.iter().map(|(name, camera)| source(name, camera, microphone.as_ref(), camera_group)).collect();
+        cameras.iter().map(|(name, camera)| source(name, camera, microphone.as_ref(), &groups.cameras)).collect();
     let (calls, incoming) = mpsc::channel(CALLS);
     let servers = Servers::new(&config.ice, &config.device_id());
-    let viewers = Viewers::open(&viewer_config(config, servers.clone()), sources, incoming, viewer_group)?;
-    let parts = Parts { device: config.device_id(), cameras, microphone, viewers };
-    let reception = Reception { calls, servers, group: front_group.clone() };
-    Ok((reception, Control::open(parts, front_group)))
+    let (desk, orders) = Desk::new(ORDERS);
+    let root = places.root.clone().unwrap_or_else(|| "/".into());
+    let viewer_config = viewer_config(config, servers.clone());
+    let viewers = Viewers::open(&viewer_config, sources, incoming, desk.clone(), &groups.viewers)?;
+    let parts = Parts {
+        device: config.device_id(),
+        cameras,
+        microphone,
+        viewers,
+        broker: broker.clone(),
+        gauges: Gauges::new(root.clone(), places.state.clone()),
+        status: config.status.clone(),
+    };
+    let reception = Reception { calls, desk: desk.clone(), servers, group: groups.front.clone() };
+    let control = Control::open(parts, &groups.front);
+    if let Some(broker) = broker {
+        groups.front.spawn(signalling::serve_mqtt(broker, reception.clone(), config.viewers.max));
+    }
+    control.take_orders(desk, orders, tools(config, &root, management, &groups.front), &groups.front);
+    Ok((reception, control))
+}
+
+/// What a camera begins with besides its configuration.
+fn preset(settings: &Settings, name: &str) -> Preset {
+    let Some(kept) = settings.cameras.get(name) else { return Preset::default() };
+    let privacy = if kept.privacy { Privacy::On } else { Privacy::Off };
+    Preset { privacy, controls: kept.controls.clone() }
+}
+
+fn tools(config: &Config, root: &Path, management: Management, group: &Group) -> Tools {
+    let (config, group) = (config.clone(), group.clone());
+    let doctor = move || -> control::Examination {
+        let (config, group) = (config.clone(), group.clone());
+        Box::pin(async move {
+            let (told, report) = oneshot::channel();
+            let broker = doctor::broker(&config.mqtt, &config.device_id()).await;
+            group.spawn_blocking(move || {
+                let mut report = doctor::survey(&config.cameras, &config.audio);
+                broker.into_iter().for_each(|broker| report.add(broker));
+                // Nobody may be waiting any more.
+                told.send(serde_json::to_value(&report)).ok();
+            });
+            let report = report.await.map_err(|_| "the examination broke off".to_owned())?;
+            report.map_err(|error| error.to_string())
+        })
+    };
+    Tools {
+        upkeep: management.upkeep,
+        config: management.shown,
+        doctor: Box::new(doctor),
+        set_log_level: management.level.0,
+        leds: root.join(LEDS),
+    }
 }
 
 fn viewer_config(config: &Config, servers: Servers) -> viewer::Config {
@@ -202,7 +352,8 @@ fn picture_of(status: &camera::Status) -> Picture {
         camera::State::Idle => "idle",
         camera::State::Starting => "starting",
         camera::State::Live => "live",
-        camera::State::Waiting => "waiting",
+        // For the page it is the same: there is no picture, and the reason says why.
+        camera::State::Waiting | camera::State::Private => "waiting",
     };
     Picture { state, reason: status.reason.clone() }
 }

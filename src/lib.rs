@@ -10,11 +10,15 @@
 //! | [`ice`] | STUN and TURN servers, and the credentials that each side gets |
 //! | [`mqtt`] | the one connection to the broker; the only room that knows an MQTT client |
 //! | [`viewer`] | one browser watching; the only room that knows a WebRTC stack |
-//! | [`control`] | what the board says of itself: status, metrics, health, snapshot |
+//! | [`command`] | what operators want done, and what became of it: the words that every way in shares |
+//! | [`control`] | management: what the board says of itself, and what it is told to do |
 //! | [`web`] | the HTTP front: page, secret, and the paths that lead to the rooms above |
 //! | [`secret`] | text that must not reach a log by accident |
 //! | [`systemd`] | ready, stopping and watchdog |
+//! | [`upkeep`] | what survives a restart: settings, the applied configuration and its trial, restarts |
+//! | [`durable`] | files that are old or new after a power cut |
 //! | [`config`] | the TOML file: the sum of the rooms' configurations |
+//! | [`start`] | from what is configured and what was kept to what a process begins with |
 //! | [`doctor`] | what this board has and what would be used |
 //! | [`app`] | opens the rooms, joins them, closes them in the reverse order |
 //!
@@ -26,12 +30,15 @@ pub mod command;
 pub mod config;
 pub mod control;
 pub mod doctor;
+pub mod durable;
 pub mod ice;
 pub mod media;
 pub mod mqtt;
 pub mod secret;
 pub mod signalling;
+pub mod start;
 pub mod systemd;
 pub mod tasks;
+pub mod upkeep;
 pub mod viewer;
 pub mod web;

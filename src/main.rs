@@ -3,12 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, Parser};
 use peercam::app;
+use peercam::app::Next;
 use peercam::config::Config;
 use peercam::config::DEFAULT;
 use peercam::config::Places;
 use peercam::doctor;
+use peercam::start::Start;
 
 /// sysexits.h's EX_CONFIG: the unit does not restart on it, as only the operator can help.
 const BAD_CONFIGURATION: u8 = 78;
@@ -66,9 +69,12 @@ async fn main() -> ExitCode {
 }
 
 async fn run(file: Option<&Path>) -> anyhow::Result<()> {
-    let config = Config::load(file)?;
-    app::start_logging(&config.log);
-    app::run_until_signal(config).await
+    let start = Start::prepare(file)?;
+    let level = app::start_logging(&start.config.log);
+    match app::run_until_signal(start, level).await? {
+        Next::Stop => Ok(()),
+        Next::Restart(reentry) => Err(reentry.exec()).context("the service closed, but cannot begin anew"),
+    }
 }
 
 async fn examine(file: Option<&Path>, is_json: bool) -> anyhow::Result<()> {

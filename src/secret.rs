@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 
-/// A password or token. Its `Debug` is `***`, and it cannot be serialised.
+/// A password or token. It shows and serialises as `***`.
 ///
 /// There is no `==`: how long that takes tells how much of a guess is right.
 #[derive(Clone, Deserialize)]
@@ -30,13 +30,20 @@ impl fmt::Debug for Secret {
     }
 }
 
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_does_not_show_in_debug_output() {
+    fn a_secret_does_not_show_in_debug_output_or_json() {
         let secret = Some(Secret::from("correct horse".to_owned()));
         assert_eq!(format!("{secret:?}"), "Some(***)");
+        assert_eq!(serde_json::to_string(&secret).unwrap(), r#""***""#);
     }
 }

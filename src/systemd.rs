@@ -14,6 +14,15 @@ pub fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
+/// The service closes, and the same process begins anew.
+///
+/// Told that it were stopping, systemd would end what comes after. A reload ends with the next [`ready`].
+pub fn restarting() {
+    let time =
+        NotifyState::monotonic_usec_now().inspect_err(|error| tracing::warn!(%error, "the clock cannot be read"));
+    notify(&[NotifyState::Reloading].into_iter().chain(time).collect::<Vec<_>>());
+}
+
 /// One line for `systemctl status`.
 pub fn status(line: &str) {
     notify(&[NotifyState::Status(line)]);

@@ -6,20 +6,17 @@ use std::time::{Duration, Instant};
 use gstreamer as gst;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::media::{Bitrate, Demand, DemandWatch};
+use crate::media::{Demand, DemandWatch};
 use crate::tasks::{Backoff, Group};
 
+use super::due::{KeyFrames, Progress, Timers};
 use super::pipeline::{self, Graph, Pipeline, Sink};
 use super::snapshot::{self, Picture};
 use super::state::{Action, Event};
-use super::{Error, State, Status};
+use super::{Error, Privacy, State, Status};
 
 /// How long a source runs on without viewers: a page that is reloaded finds it running.
 const GRACE: Duration = Duration::from_secs(2);
-
-/// The pause between forced key frames: each costs as much as ten frames or more, and a flood of wishes would
-/// make every viewer's picture worse.
-const KEY_FRAME_PAUSE: Duration = Duration::from_millis(500);
 
 /// How often progress is looked at; with [`STALLED`] a silent stall is noticed within a second.
 const CHECK: Duration = Duration::from_millis(200);
@@ -38,24 +35,41 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// What a handle asks of its actor.
 #[derive(Debug)]
-pub(super) enum Command {
-    /// Another ceiling of the bitrate.
-    SetBitrate(Bitrate),
+pub(super) enum Command<S> {
+    /// Other settings; the answer when they are in effect or given up.
+    Configure(S, Verdict),
+    /// Another pipeline in the place of the running one.
+    Restart,
+    /// Privacy; the answer when the device is closed.
+    Privacy(Privacy, oneshot::Sender<()>),
     /// The next raw picture.
     Snapshot(oneshot::Sender<Picture>),
 }
 
-/// Describes the graph to run for the next attempt, given the bitrate. Blocks.
-pub(super) type Open = Box<dyn FnMut(Bitrate) -> Result<Graph, Error> + Send>;
+/// Takes what became of new settings.
+pub(super) type Verdict = oneshot::Sender<Result<(), Error>>;
+
+/// The configuration of a camera or of the microphone, as far as their actor has to understand it.
+pub(super) trait Settings: Clone + PartialEq + Send + Sync + 'static {
+    /// Whether a pipeline that was started with `running` only needs to be tuned.
+    fn suits(&self, running: &Self) -> bool;
+    /// Turns what can be turned while it runs.
+    fn tune(&self, pipeline: &Pipeline);
+    /// What happens when nobody watches.
+    fn warmth(&self) -> Warmth;
+}
+
+/// Describes the graph to run for the next attempt. Blocks.
+pub(super) type Open<S> = Box<dyn FnMut(&S) -> Result<Graph, Error> + Send>;
 
 /// What an actor is made of.
-pub(super) struct Actor {
-    pub(super) open: Open,
+pub(super) struct Actor<S> {
+    pub(super) open: Open<S>,
     pub(super) sink: Sink,
-    pub(super) bitrate: Bitrate,
-    pub(super) warmth: Warmth,
+    pub(super) settings: watch::Sender<S>,
+    pub(super) privacy: Privacy,
     pub(super) status: watch::Sender<Status>,
-    pub(super) inbox: mpsc::UnboundedReceiver<Command>,
+    pub(super) inbox: mpsc::UnboundedReceiver<Command<S>>,
     pub(super) group: Group,
 }
 
@@ -68,24 +82,15 @@ pub(super) enum Warmth {
     Closed,
 }
 
-/// When to do what next.
-#[derive(Debug, Default)]
-struct Timers {
-    leave: Option<Instant>,
-    retry: Option<Instant>,
-    check: Option<Instant>,
-    key_frame: Option<Instant>,
-}
-
-impl Timers {
-    fn next(&self) -> Option<Instant> {
-        [self.leave, self.retry, self.check, self.key_frame].into_iter().flatten().min()
-    }
+/// New settings whose first picture is waited for.
+struct Trial<S> {
+    former: S,
+    verdict: Verdict,
 }
 
 /// The actor at work.
-struct Running {
-    actor: Actor,
+struct Running<S> {
+    actor: Actor<S>,
     demand: DemandWatch,
     state: State,
     pipeline: Option<Pipeline>,
@@ -96,9 +101,10 @@ struct Running {
     progress: Progress,
     failure: Option<Error>,
     snapshots: Vec<oneshot::Sender<Picture>>,
+    trial: Option<Trial<S>>,
 }
 
-impl Actor {
+impl<S: Settings> Actor<S> {
     /// Runs until the group stops.
     pub(super) async fn run(self) {
         let mut running = Running {
@@ -114,15 +120,19 @@ impl Actor {
             progress: Progress::default(),
             failure: None,
             snapshots: Vec::new(),
+            trial: None,
         };
         running.run().await;
         running.stop().await;
     }
 }
 
-impl Running {
+impl<S: Settings> Running<S> {
     async fn run(&mut self) {
         let group = self.actor.group.clone();
+        if self.actor.privacy == Privacy::On {
+            self.apply(Event::Hidden).await;
+        }
         let now = self.demand.now();
         self.heed(now).await;
         loop {
@@ -130,7 +140,7 @@ impl Running {
             tokio::select! {
                 biased;
                 () = group.stopped() => return,
-                Some(command) = self.actor.inbox.recv() => self.obey(command),
+                Some(command) = self.actor.inbox.recv() => self.obey(command).await,
                 demand = self.demand.changed() => self.heed(demand).await,
                 event = report(&mut self.pipeline) => self.hear(event).await,
                 () = sleep_until(timer) => self.look().await,
@@ -138,13 +148,22 @@ impl Running {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    async fn obey(&mut self, command: Command<S>) {
         match command {
-            Command::SetBitrate(bitrate) => {
-                self.actor.bitrate = bitrate;
-                if let Some(pipeline) = &self.pipeline {
-                    pipeline.set_bitrate(bitrate);
-                }
+            Command::Configure(settings, verdict) => self.configure(settings, verdict).await,
+            Command::Restart => self.apply(Event::Renewed).await,
+            Command::Privacy(Privacy::On, done) => {
+                self.apply(Event::Hidden).await;
+                // What is there to be shown was recorded before.
+                self.actor.sink.feed.clear();
+                // Nobody waits only where the request was given up.
+                done.send(()).ok();
+            }
+            Command::Privacy(Privacy::Off, done) => {
+                self.apply(Event::Shown).await;
+                done.send(()).ok();
+                let now = self.demand.now();
+                self.heed(now).await;
             }
             Command::Snapshot(taker) => {
                 self.snapshots.push(taker);
@@ -153,9 +172,48 @@ impl Running {
         }
     }
 
+    async fn configure(&mut self, settings: S, verdict: Verdict) {
+        let former = self.actor.settings.send_replace(settings.clone());
+        let is_tuned = settings.suits(&former);
+        // The first picture of an earlier trial never came, so what was before it is what can be gone back to.
+        let former = match self.trial.take() {
+            Some(earlier) if !is_tuned => {
+                earlier.verdict.send(Err(Error::Superseded)).ok();
+                earlier.former
+            }
+            Some(earlier) => {
+                self.trial = Some(earlier);
+                former
+            }
+            None => former,
+        };
+        if is_tuned {
+            if let Some(pipeline) = &self.pipeline {
+                settings.tune(pipeline);
+            }
+            verdict.send(Ok(())).ok();
+            // It may be wanted warm now, or not any more.
+            let now = self.demand.now();
+            return self.heed(now).await;
+        }
+        if matches!(self.state, State::Idle | State::Private) {
+            verdict.send(Ok(())).ok();
+            return;
+        }
+        self.trial = Some(Trial { former, verdict });
+        self.apply(Event::Renewed).await;
+    }
+
+    /// The trial is over, if there was one: its settings hold.
+    fn accept(&mut self) {
+        if let Some(trial) = self.trial.take() {
+            trial.verdict.send(Ok(())).ok();
+        }
+    }
+
     async fn heed(&mut self, demand: Demand) {
         let has_wish = std::mem::replace(&mut self.wishes, demand.key_frames) != demand.key_frames;
-        if demand.viewers > 0 || self.actor.warmth == Warmth::Kept {
+        if demand.viewers > 0 || self.actor.settings.borrow().warmth() == Warmth::Kept {
             self.timers.leave = None;
             if self.state == State::Idle {
                 // The first frame of a pipeline is a key frame, which fulfils the wish.
@@ -226,6 +284,17 @@ impl Running {
     }
 
     async fn fail(&mut self, failure: Error) {
+        // A device that is not there says nothing about the settings.
+        if failure.is_absence() {
+            self.accept();
+        }
+        if let Some(trial) = self.trial.take() {
+            let name = self.actor.status.borrow().name.clone();
+            tracing::warn!(source = %name, reason = %failure, "the new settings do not work, back to the former");
+            self.actor.settings.send_replace(trial.former);
+            trial.verdict.send(Err(failure)).ok();
+            return self.apply(Event::Renewed).await;
+        }
         let is_news = self.failure.as_ref().is_none_or(|known| known.to_string() != failure.to_string());
         if is_news {
             let name = self.actor.status.borrow().name.clone();
@@ -246,6 +315,7 @@ impl Running {
                 return self.start().await;
             }
             Action::Stop => {
+                self.accept();
                 self.failure = None;
                 self.backoff.reset();
                 self.stop().await;
@@ -260,6 +330,7 @@ impl Running {
                 self.timers.retry = Some(Instant::now() + pause);
             }
             Action::Settle => {
+                self.accept();
                 self.failure = None;
                 if let Some(graph) = self.pipeline.as_ref().map(Pipeline::graph) {
                     tracing::info!(device = %graph.device, mode = graph.mode.as_ref().map(tracing::field::display),
@@ -276,11 +347,11 @@ impl Running {
         self.tell();
         let Self { actor, .. } = self;
         let mut open = std::mem::replace(&mut actor.open, Box::new(|_| unreachable!("one start at a time")));
-        let (sink, bitrate) = (actor.sink.clone(), actor.bitrate);
+        let (sink, settings) = (actor.sink.clone(), actor.settings.borrow().clone());
         let (open, started) = blocking(&actor.group, move || {
             let started = gst::init()
                 .map_err(Error::broken)
-                .and_then(|()| open(bitrate))
+                .and_then(|()| open(&settings))
                 .and_then(|graph| Pipeline::run(graph, sink));
             (open, started)
         })
@@ -330,7 +401,10 @@ impl Running {
 
     /// Publishes state and reason where they changed.
     fn tell(&self) {
-        let reason = self.failure.as_ref().map(Error::to_string);
+        let reason = match self.state {
+            State::Private => Some(super::PRIVACY.to_owned()),
+            _ => self.failure.as_ref().map(Error::to_string),
+        };
         // Until an attempt brings a frame it is waited for: a status that says so four times a second tells nothing.
         let state = if self.state == State::Starting && reason.is_some() { State::Waiting } else { self.state };
         self.actor.status.send_if_modified(|status| {
@@ -338,39 +412,6 @@ impl Running {
             (status.state, status.reason) = (state, reason);
             is_news
         });
-    }
-}
-
-/// Which wishes for a key frame are fulfilled when.
-#[derive(Debug, Default)]
-struct KeyFrames {
-    last: Option<Instant>,
-}
-
-impl KeyFrames {
-    /// When a wish made `now` is fulfilled: at once, or at the end of the pause together with others.
-    fn wish(&self, now: Instant) -> Option<Instant> {
-        Some(self.last.map_or(now, |last| now.max(last + KEY_FRAME_PAUSE)))
-    }
-
-    fn forced(&mut self, now: Instant) {
-        self.last = Some(now);
-    }
-}
-
-/// Since when no frame came.
-#[derive(Debug, Default)]
-struct Progress {
-    published: u64,
-    since: Option<Instant>,
-}
-
-impl Progress {
-    fn silence(&mut self, published: u64, now: Instant) -> Duration {
-        if published != self.published {
-            *self = Self { published, since: Some(now) };
-        }
-        now - *self.since.get_or_insert(now)
     }
 }
 
@@ -395,42 +436,5 @@ async fn sleep_until(timer: Option<Instant>) {
     match timer {
         Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lone_wish_is_fulfilled_at_once_and_a_flood_at_most_twice_a_second() {
-        let zero = Instant::now();
-        let mut gate = KeyFrames::default();
-        assert_eq!(gate.wish(zero), Some(zero));
-        gate.forced(zero);
-        let mut forced = 1;
-        let mut due = None;
-        for millis in 1..=3000 {
-            let now = zero + Duration::from_millis(millis);
-            due = due.or(gate.wish(now));
-            if due.is_some_and(|due| due <= now) {
-                gate.forced(now);
-                due = None;
-                forced += 1;
-            }
-        }
-        assert_eq!(forced, 7, "one at once, then one every 500 ms for 3 s");
-        let later = zero + Duration::from_secs(10);
-        assert_eq!(gate.wish(later), Some(later));
-    }
-
-    #[test]
-    fn silence_is_counted_from_the_last_frame_on() {
-        let zero = Instant::now();
-        let at = |millis| zero + Duration::from_millis(millis);
-        let mut progress = Progress { published: 0, since: Some(zero) };
-        assert_eq!(progress.silence(0, at(100)), Duration::from_millis(100));
-        assert_eq!(progress.silence(5, at(200)), Duration::ZERO);
-        assert_eq!(progress.silence(5, at(1000)), Duration::from_millis(800));
     }
 }

@@ -5,8 +5,9 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use gstreamer_video as gst_video;
 
-use crate::media::{Bitrate, Resolution};
+use crate::media::Resolution;
 
+use super::controls::Adjusted;
 use super::device::{self, Source, Video};
 use super::encoder::{self, Work};
 use super::mode::{self, Encoding, Format, Wanted};
@@ -23,34 +24,39 @@ pub(super) struct Capture {
     /// The camera that was there last. Once `auto` found one, its absence is waited for: a test picture would hide
     /// that it was unplugged. And one that comes back under another number is known by this.
     seen: Option<Video>,
+    adjusted: Adjusted,
 }
 
 impl Capture {
-    pub(super) fn new(config: Config) -> Self {
+    pub(super) fn new(config: Config, adjusted: Adjusted) -> Self {
         let source = Source::parse(&config.source);
-        Self { config, source, seen: None }
+        Self { config, source, seen: None, adjusted }
     }
 
     /// Describes the graph for the device as it is now. Blocks.
-    pub(super) fn open(&mut self, bitrate: Bitrate) -> Result<Graph, Error> {
-        match &self.source {
-            Source::Test => self.test_picture(bitrate),
-            Source::V4l2(name) => {
-                let video = self.named(name)?;
-                let graph = self.v4l2(&video, bitrate);
+    pub(super) fn open(&mut self, config: &Config) -> Result<Graph, Error> {
+        if config.source != self.config.source {
+            self.source = Source::parse(&config.source);
+            self.seen = None;
+        }
+        self.config.clone_from(config);
+        let video = match &self.source {
+            Source::Test => None,
+            Source::Libcamera(id) => return self.libcamera(id.as_deref()),
+            Source::V4l2(name) => Some(self.named(name)?),
+            Source::Auto => match device::cameras(self.config.resolution()).into_iter().next() {
+                None if self.seen.is_some() => return Err(Error::Absent { device: "a camera".into() }),
+                found => found,
+            },
+        };
+        self.adjusted.found(video.as_ref());
+        match video {
+            None => self.test_picture(),
+            Some(video) => {
+                let graph = self.v4l2(&video);
                 self.seen = Some(video);
                 graph
             }
-            Source::Libcamera(id) => self.libcamera(id.as_deref(), bitrate),
-            Source::Auto => match device::cameras(self.config.resolution()).into_iter().next() {
-                Some(video) => {
-                    let graph = self.v4l2(&video, bitrate);
-                    self.seen = Some(video);
-                    graph
-                }
-                None if self.seen.is_some() => Err(Error::Absent { device: "a camera".into() }),
-                None => self.test_picture(bitrate),
-            },
         }
     }
 
@@ -67,17 +73,17 @@ impl Capture {
         }
     }
 
-    fn test_picture(&self, bitrate: Bitrate) -> Result<Graph, Error> {
+    fn test_picture(&self) -> Result<Graph, Error> {
         let (resolution, fps) = (self.config.resolution(), self.config.fps);
         let mode = Mode { format: "I420".into(), resolution, fps: f64::from(fps) };
         let (source, waker) = test_source(resolution, fps)?;
         let mut graph = Graph::new(vec![source.upcast()], "test picture".into(), Some(mode));
         graph.waker = Some(waker);
-        self.add_encoder(&mut graph, None, bitrate)?;
+        self.add_encoder(&mut graph, None)?;
         Ok(graph)
     }
 
-    fn v4l2(&self, video: &Video, bitrate: Bitrate) -> Result<Graph, Error> {
+    fn v4l2(&self, video: &Video) -> Result<Graph, Error> {
         let encoding = if self.config.encoder == PASSTHROUGH { Encoding::Camera } else { Encoding::Board };
         let wanted = Wanted { resolution: self.config.resolution(), fps: self.config.fps, encoding };
         let choice = mode::choose(&video.offers, wanted)
@@ -92,13 +98,13 @@ impl Capture {
         let mut graph = Graph::new(elements, video.in_words(), Some(mode));
         match choice.format {
             Format::H264 => graph.elements.extend(parser()?),
-            Format::Mjpeg => self.add_encoder(&mut graph, Some("jpegdec"), bitrate)?,
-            _ => self.add_encoder(&mut graph, None, bitrate)?,
+            Format::Mjpeg => self.add_encoder(&mut graph, Some("jpegdec"))?,
+            _ => self.add_encoder(&mut graph, None)?,
         }
         Ok(graph)
     }
 
-    fn libcamera(&self, id: Option<&str>, bitrate: Bitrate) -> Result<Graph, Error> {
+    fn libcamera(&self, id: Option<&str>) -> Result<Graph, Error> {
         let (resolution, fps) = (self.config.resolution(), self.config.fps);
         let mut source = element("libcamerasrc")?;
         if let Some(id) = id {
@@ -110,18 +116,18 @@ impl Capture {
         let mode = Mode { format: "NV12".into(), resolution, fps: f64::from(fps) };
         let elements = vec![source.build().map_err(Error::broken)?, filter(&caps)?];
         let mut graph = Graph::new(elements, device, Some(mode));
-        self.add_encoder(&mut graph, None, bitrate)?;
+        self.add_encoder(&mut graph, None)?;
         Ok(graph)
     }
 
     /// From the device's pictures to access units, by way of the element `decode` if they are compressed.
-    fn add_encoder(&self, graph: &mut Graph, decode: Option<&str>, bitrate: Bitrate) -> Result<(), Error> {
+    fn add_encoder(&self, graph: &mut Graph, decode: Option<&str>) -> Result<(), Error> {
         let mode = graph.mode.as_ref().expect("a camera has a mode");
         let work = Work {
             resolution: mode.resolution,
             fps: mode.fps,
-            bitrate,
-            key_interval: (f64::from(self.config.key_frame_interval) * mode.fps).round().max(1.0) as u32,
+            bitrate: self.config.ceiling(),
+            key_interval: self.config.key_interval(mode.fps),
         };
         let (elements, encoder) = trial::choose(&self.config.encoder, &work)?.build(work)?;
         let queue = element("queue")?

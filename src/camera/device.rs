@@ -61,19 +61,6 @@ pub struct Video {
     pub unused_formats: Vec<String>,
 }
 
-/// Something of a camera that can be adjusted.
-#[derive(Clone, Debug, Serialize)]
-pub struct Control {
-    /// What the driver calls it.
-    pub name: String,
-    /// The least value.
-    pub minimum: i64,
-    /// The greatest value.
-    pub maximum: i64,
-    /// What it is without adjustment.
-    pub default: i64,
-}
-
 impl Video {
     /// Name and path, for people.
     pub fn in_words(&self) -> String {
@@ -113,20 +100,6 @@ impl Video {
         let (card, bus) = (capabilities.card, capabilities.bus);
         Ok(Self { path: path.to_owned(), card, bus, names: names_of(path), offers, unused_formats })
     }
-}
-
-/// What can be adjusted at the device.
-pub(super) fn controls(path: &Path) -> Vec<Control> {
-    let controls = v4l::Device::with_path(path).and_then(|device| device.query_controls()).unwrap_or_default();
-    let groups = v4l::control::Type::CtrlClass;
-    let adjustable = controls.into_iter().filter(|control| control.typ != groups);
-    let control = |found: v4l::control::Description| Control {
-        name: found.name,
-        minimum: found.minimum,
-        maximum: found.maximum,
-        default: found.default,
-    };
-    adjustable.map(control).collect()
 }
 
 fn offers_of(device: &v4l::Device, fourcc: v4l::FourCC, format: Format, near: Resolution) -> Vec<Offer> {
@@ -190,7 +163,7 @@ fn names_of(path: &Path) -> Vec<String> {
 }
 
 /// What an error on opening a device means.
-fn refusal(device: &str, error: &io::Error) -> Error {
+pub(super) fn refusal(device: &str, error: &io::Error) -> Error {
     let device = device.to_owned();
     match error.kind() {
         io::ErrorKind::NotFound => Error::Absent { device },

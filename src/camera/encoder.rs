@@ -215,7 +215,6 @@ pub(super) const TABLE: &[Kind] = &[
 pub(super) struct Encoder {
     pub(super) kind: &'static Kind,
     pub(super) element: gst::Element,
-    work: Work,
 }
 
 impl Kind {
@@ -258,9 +257,6 @@ impl Kind {
                 encoder.set_property_from_str(property, value);
             }
         }
-        if let Some(property) = self.key_interval.filter(|property| encoder.has_property(property)) {
-            encoder.set_property_from_str(property, &work.key_interval.to_string());
-        }
         if self.name == "x264enc" {
             // One slice a thread; more than four cost bits and win no time at the sizes of a camera.
             let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4));
@@ -271,15 +267,21 @@ impl Kind {
             .property("caps", caps(&format!("{}{level}", self.caps))?)
             .build()
             .map_err(Error::broken)?;
-        let tuned = Encoder { kind: self, element: encoder.clone(), work };
-        tuned.set_bitrate(work.bitrate);
+        let tuned = Encoder { kind: self, element: encoder.clone() };
+        tuned.tune(work.bitrate, work.key_interval);
         Ok((vec![raw, encoder, encoded], tuned))
     }
 }
 
 impl Encoder {
-    /// Sets the bitrate, also while running.
-    pub(super) fn set_bitrate(&self, bitrate: Bitrate) {
+    /// Sets the bitrate and the number of frames between key frames that nobody asked for, also while running.
+    ///
+    /// An element that cannot change the latter while it runs (x264enc and openh264enc cannot) keeps the one that it
+    /// was started with.
+    pub(super) fn tune(&self, bitrate: Bitrate, key_interval: u32) {
+        if let Some(property) = self.kind.key_interval.filter(|property| self.is_changeable(property)) {
+            self.element.set_property_from_str(property, &key_interval.to_string());
+        }
         match self.kind.bitrate {
             BitrateKnob::Kilobits => {
                 self.element.set_property_from_str("bitrate", &bitrate.as_kbps().max(1).to_string());
@@ -289,7 +291,7 @@ impl Encoder {
             }
             BitrateKnob::V4l2Controls => {
                 // A key-frame period of 1 makes bcm2835-codec send broken streams.
-                let period = self.work.key_interval.max(2).min(i32::MAX as u32) as i32;
+                let period = key_interval.max(2).min(i32::MAX as u32) as i32;
                 let controls = gst::Structure::builder("controls")
                     .field("video_bitrate", bitrate.as_bps().min(i32::MAX as u64) as i32)
                     .field("h264_i_frame_period", period)
@@ -298,6 +300,13 @@ impl Encoder {
                 self.element.set_property("extra-controls", controls);
             }
         }
+    }
+
+    /// Whether this version of the element has the property, and takes it in the state that it is in.
+    fn is_changeable(&self, property: &str) -> bool {
+        let is_at_rest = self.element.current_state() < gst::State::Paused;
+        let found = self.element.find_property(property);
+        found.is_some_and(|property| is_at_rest || property.flags().contains(gst::PARAM_FLAG_MUTABLE_PLAYING))
     }
 }
 

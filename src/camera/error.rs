@@ -94,6 +94,60 @@ pub enum Error {
         /// What is behind it.
         cause: Option<String>,
     },
+    /// Settings that cannot be.
+    #[error("{}", .0.iter().map(|(key, what)| format!("`{key}`: {what}")).collect::<Vec<_>>().join("; "))]
+    Mistaken(Vec<super::Mistake>),
+    /// Privacy is on.
+    #[error("{}", super::PRIVACY)]
+    Private,
+    /// Other settings came before these were in effect.
+    #[error("other settings came before these were in effect")]
+    Superseded,
+    /// The camera was closed because the service stops.
+    #[error("the camera was closed: the service stops")]
+    Closed,
+    /// What is shown has nothing to adjust.
+    #[error("{device} has no controls")]
+    NoControls {
+        /// The device in words.
+        device: String,
+    },
+    /// The camera has no control of this name.
+    #[error("no control is called `{name}`; there is: {known}")]
+    UnknownControl {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// The control does not have this value.
+    #[error("`{name}`: {value} is not {allowed}")]
+    OutOfRange {
+        /// The control.
+        name: String,
+        /// What was asked for.
+        value: i64,
+        /// What there is, in words that follow "is not".
+        allowed: String,
+    },
+    /// The driver does not do it now.
+    #[error("the driver refuses {value} for `{name}`: {why}")]
+    Refused {
+        /// The control.
+        name: String,
+        /// What was asked for.
+        value: i64,
+        /// The driver's reason.
+        why: String,
+    },
+    /// The camera cannot move in this way.
+    #[error("this camera cannot {verb}{hint}")]
+    Immovable {
+        /// `pan`, `tilt` or `zoom`, and how.
+        verb: &'static str,
+        /// What it can do instead, or nothing.
+        hint: &'static str,
+    },
     /// GStreamer refused to build what works elsewhere.
     #[error("GStreamer: {0}")]
     Broken(String),

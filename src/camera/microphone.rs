@@ -3,8 +3,6 @@
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
-use crate::media::Bitrate;
-
 use super::capture::filter;
 use super::device::{self, Source};
 use super::pipeline::Graph;
@@ -20,7 +18,6 @@ const RING: i64 = 100_000;
 /// The microphone's way from configuration to graph.
 #[derive(Debug)]
 pub(super) struct Sound {
-    config: AudioConfig,
     cameras: Vec<Config>,
     /// What `auto` means without a microphone, decided once: an unplugged camera must not make the board beep.
     without: Option<Without>,
@@ -34,13 +31,13 @@ enum Without {
 }
 
 impl Sound {
-    pub(super) fn new(config: AudioConfig, cameras: &[Config]) -> Self {
-        Self { config, cameras: cameras.to_vec(), without: None }
+    pub(super) fn new(cameras: &[Config]) -> Self {
+        Self { cameras: cameras.to_vec(), without: None }
     }
 
     /// Describes the graph for the device as it is now. Blocks.
-    pub(super) fn open(&mut self, bitrate: Bitrate) -> Result<Graph, Error> {
-        let mut graph = match self.config.capture.as_str() {
+    pub(super) fn open(&mut self, config: &AudioConfig) -> Result<Graph, Error> {
+        let mut graph = match config.capture.as_str() {
             "test" => tone()?,
             "auto" => match device::microphones().first() {
                 Some(audio) => alsa(&audio.device, audio.in_words())?,
@@ -52,20 +49,18 @@ impl Sound {
         for name in ["audioconvert", "audioresample"] {
             graph.elements.push(element(name)?.build().map_err(Error::broken)?);
         }
-        graph.elements.push(filter(&format!(
-            "audio/x-raw,rate={},channels={}",
-            test_tone::RATE,
-            self.config.channels
-        ))?);
+        graph.elements.push(filter(&format!("audio/x-raw,rate={},channels={}", test_tone::RATE, config.channels))?);
         let opus = element("opusenc")?
-            .property("bitrate", bitrate.as_bps().min(510_000) as i32)
+            .property("bitrate", config.ceiling().as_bps() as i32)
             .property_from_str("frame-size", "20")
             // A lost packet is rebuilt from the next one; the share is what the encoder shall reckon with.
             .property("inband-fec", true)
             .property("packet-loss-percentage", 5_i32)
             // Silence is sent too: without packets a viewer cannot tell it from loss.
             .property("dtx", false);
-        graph.elements.push(opus.build().map_err(Error::broken)?);
+        let opus = opus.build().map_err(Error::broken)?;
+        graph.elements.push(opus.clone());
+        graph.opus = Some(opus);
         Ok(graph)
     }
 

@@ -3,13 +3,17 @@
 mod actor;
 mod capture;
 mod clock;
+mod config;
+mod controls;
 mod device;
+mod due;
 mod encoder;
 mod error;
 mod even;
 mod h264;
 mod microphone;
 mod mode;
+mod movement;
 mod paced;
 mod pipeline;
 mod plugins;
@@ -21,23 +25,29 @@ mod test_tone;
 pub mod time_code;
 mod trial;
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use gstreamer as gst;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::media::{Bitrate, Feed, H264Profile, Resolution, Subscription};
+use crate::media::{Feed, H264Profile, Resolution, Subscription};
 use crate::tasks::Group;
 
-use actor::{Actor, Command, Warmth};
+use actor::{Actor, Command, blocking};
 use capture::Capture;
-pub use device::{Audio, Control, Video};
+pub use config::{AudioConfig, Config, Mistake};
+use controls::Adjusted;
+pub use controls::{Access, Adjustments, Choice, Control, Kind};
+pub use device::{Audio, Video};
 pub use error::Error;
 use microphone::Sound;
 pub use mode::{Format, Offer, Rate, Sizes};
+pub use movement::{Motion, Movement};
 use pipeline::Sink;
 use snapshot::Picture;
 pub use state::State;
@@ -46,127 +56,11 @@ pub use survey::{EncoderTrial, Survey, survey};
 /// What `encoder` and status call a camera that encodes by itself.
 pub(crate) const PASSTHROUGH: &str = "passthrough";
 
+/// What status and refusals say while privacy is on.
+const PRIVACY: &str = "privacy is on";
+
 /// How long a snapshot may take: cold cameras need a few seconds to measure light.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(5);
-
-/// One `[[camera]]` table.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(default)]
-pub struct Config {
-    /// How viewers and status name it.
-    pub name: String,
-    /// `auto`, `test`, a V4L2 device by path or by-id or by-path name, or `libcamera[:id]`.
-    pub source: String,
-    /// Wanted width in pixels.
-    pub width: u32,
-    /// Wanted height in pixels.
-    pub height: u32,
-    /// Wanted frames per second.
-    pub fps: u32,
-    /// Ceiling of the encoder's bitrate in kbit/s.
-    pub bitrate: u32,
-    /// Seconds between key frames that nobody asked for.
-    pub key_frame_interval: u32,
-    /// Keep encoding when nobody watches.
-    pub keep_warm: bool,
-    /// `auto`, the GStreamer name of an encoder, or `passthrough` for the camera's own H.264.
-    pub encoder: String,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            name: "main".into(),
-            source: "auto".into(),
-            width: 1280,
-            height: 720,
-            fps: 30,
-            bitrate: 2000,
-            key_frame_interval: 10,
-            keep_warm: false,
-            encoder: "auto".into(),
-        }
-    }
-}
-
-/// Something in a configuration that cannot be right: the key, and what to do.
-pub type Mistake = (&'static str, String);
-
-impl Config {
-    /// The mistakes in these values. Whether the device can do them is another question.
-    pub fn check(&self) -> Vec<Mistake> {
-        let mut mistakes = Vec::new();
-        let mut require = |key, is_right: bool, what: String| {
-            if !is_right {
-                mistakes.push((key, what));
-            }
-        };
-        let is_even_within = |value: u32, least: u32| (least..=4096).contains(&value) && value.is_multiple_of(2);
-        let least = time_code::LEAST;
-        // It stands in addresses, topics and menus.
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        let is_name = (1..=64).contains(&self.name.len()) && self.name.chars().all(is_plain);
-        require("name", is_name, "is not 1 to 64 letters, digits, `-` or `_` (without accents)".into());
-        require("source", !self.source.trim().is_empty(), "use \"auto\", \"test\", a device or \"libcamera\"".into());
-        let size = |value, least| format!("{value} is no even number from {least} to 4096");
-        require("width", is_even_within(self.width, least.width), size(self.width, least.width));
-        require("height", is_even_within(self.height, least.height), size(self.height, least.height));
-        require("fps", (1..=240).contains(&self.fps), format!("{} is not from 1 to 240", self.fps));
-        let bitrates = 50..=100_000;
-        require(
-            "bitrate",
-            bitrates.contains(&self.bitrate),
-            format!("{} kbit/s is not from 50 to 100000", self.bitrate),
-        );
-        let intervals = 1..=3600;
-        let interval = self.key_frame_interval;
-        require("key_frame_interval", intervals.contains(&interval), format!("{interval} s is not from 1 to 3600"));
-        let is_known = ["auto", PASSTHROUGH].contains(&self.encoder.as_str());
-        if let (false, Err(error)) = (is_known, encoder::Kind::named(&self.encoder)) {
-            require("encoder", false, error.to_string());
-        }
-        mistakes
-    }
-
-    fn resolution(&self) -> Resolution {
-        Resolution { width: self.width, height: self.height }
-    }
-}
-
-/// The `[audio]` table.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(default)]
-pub struct AudioConfig {
-    /// `auto`, `off`, `test`, or an ALSA device name.
-    pub capture: String,
-    /// 1 or 2.
-    pub channels: u8,
-    /// kbit/s of the Opus encoder.
-    pub bitrate: u32,
-}
-
-impl Default for AudioConfig {
-    fn default() -> Self {
-        Self { capture: "auto".into(), channels: 1, bitrate: 48 }
-    }
-}
-
-impl AudioConfig {
-    /// The mistakes in these values.
-    pub fn check(&self) -> Vec<Mistake> {
-        let mut mistakes = Vec::new();
-        if self.capture.trim().is_empty() {
-            mistakes.push(("capture", "use \"auto\", \"off\", \"test\" or an ALSA device".into()));
-        }
-        if !(1..=2).contains(&self.channels) {
-            mistakes.push(("channels", format!("{} is neither 1 nor 2", self.channels)));
-        }
-        if !(6..=510).contains(&self.bitrate) {
-            mistakes.push(("bitrate", format!("{} kbit/s is not from 6 to 510 (RFC 6716)", self.bitrate)));
-        }
-        mistakes
-    }
-}
 
 /// What a camera or microphone is doing, for status, health and the page's state pill.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -218,38 +112,72 @@ fn element(name: &str) -> Result<gst::element_factory::ElementBuilder<'_>, Error
     }
 }
 
+/// Whether the device is closed to everybody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Privacy {
+    /// It is closed, and stays so until this is switched off.
+    On,
+    /// It is opened for those who watch.
+    #[default]
+    Off,
+}
+
+/// What a camera begins with besides its configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Preset {
+    /// From the first moment on, so that a private camera is never opened at a start.
+    pub privacy: Privacy,
+    /// Values of controls, set whenever the device is opened.
+    pub controls: BTreeMap<String, i64>,
+}
+
 /// A handle to one camera. A clone is the same camera.
 #[derive(Clone, Debug)]
 pub struct Camera {
     feed: Feed,
     profile: watch::Receiver<H264Profile>,
     status: watch::Receiver<Status>,
-    actor: mpsc::UnboundedSender<Command>,
+    config: watch::Receiver<Config>,
+    actor: mpsc::UnboundedSender<Command<Config>>,
+    adjusted: Adjusted,
     group: Group,
 }
 
 impl Camera {
     /// Starts the camera's actor in `group`. Devices are opened when somebody watches (or at once, to keep warm).
     pub fn open(config: Config, group: &Group) -> Self {
+        Self::open_with(config, Preset::default(), group)
+    }
+
+    /// The same with what an operator has set before.
+    pub fn open_with(config: Config, preset: Preset, group: &Group) -> Self {
         let feed = Feed::new();
         let (profile, profiles) = watch::channel(H264Profile::CONSTRAINED_BASELINE);
         let (status, statuses) =
             watch::channel(Status { name: config.name.clone(), device: config.source.clone(), ..Status::default() });
         let (sender, inbox) = mpsc::unbounded_channel();
-        let bitrate = Bitrate::kbps(u64::from(config.bitrate));
-        let warmth = if config.keep_warm { Warmth::Kept } else { Warmth::Closed };
-        let mut capture = Capture::new(config);
+        let adjusted = Adjusted::new(preset.controls);
+        let mut capture = Capture::new(config.clone(), adjusted.clone());
+        let (settings, configs) = watch::channel(config);
         let actor = Actor {
-            open: Box::new(move |bitrate| capture.open(bitrate)),
+            open: Box::new(move |config| capture.open(config)),
             sink: Sink { feed: feed.clone(), profile: Some(profile) },
-            bitrate,
-            warmth,
+            settings,
+            privacy: preset.privacy,
             status,
             inbox,
             group: group.clone(),
         };
         group.spawn(actor.run());
-        Self { feed, profile: profiles, status: statuses, actor: sender, group: group.clone() }
+        Self {
+            feed,
+            profile: profiles,
+            status: statuses,
+            config: configs,
+            actor: sender,
+            adjusted,
+            group: group.clone(),
+        }
     }
 
     /// The encoded pictures.
@@ -267,17 +195,115 @@ impl Camera {
         self.status.clone()
     }
 
-    /// Another ceiling of the bitrate, applied to the running encoder and to those after it.
-    pub fn set_bitrate(&self, bitrate: Bitrate) {
-        // Refused only when the camera was closed, when there is no encoder any more.
-        self.actor.send(Command::SetBitrate(bitrate)).ok();
+    /// The configuration in effect.
+    pub fn config(&self) -> Config {
+        self.config.borrow().clone()
+    }
+
+    /// The configuration in effect, as it changes.
+    pub fn configs(&self) -> watch::Receiver<Config> {
+        self.config.clone()
+    }
+
+    /// Puts another configuration into effect; viewers stay connected.
+    ///
+    /// Another bitrate is taken by the running encoder, as is another time between key frames where the encoder can
+    /// change it while it runs; else that holds from its next start on. Anything else starts the pipeline anew. This
+    /// returns when its first picture is there; at once where nobody watches, privacy is on or the device is not
+    /// there, when only the values themselves could be checked.
+    ///
+    /// # Errors
+    ///
+    /// When the values cannot be, or device or encoder do not do them: then the former configuration is back in effect.
+    pub async fn configure(&self, config: Config) -> Result<(), Error> {
+        let mut mistakes = config.check();
+        if config.name != self.config.borrow().name {
+            mistakes.push(("name", "cannot be changed while the camera runs".into()));
+        }
+        configure(&self.actor, config, mistakes).await
+    }
+
+    /// Asks the encoder for a key frame, as a viewer that cannot go on does.
+    pub fn key_frame(&self) {
+        self.feed.want_key_frame();
+    }
+
+    /// Stops the pipeline, if one runs, and starts another. Viewers stay connected.
+    pub fn restart(&self) {
+        // Refused only when the camera was closed, when there is nothing to restart.
+        self.actor.send(Command::Restart).ok();
+    }
+
+    /// Switches privacy. When this returns with `On`, the device is closed.
+    pub async fn set_privacy(&self, privacy: Privacy) {
+        set_privacy(&self.actor, privacy).await;
+    }
+
+    /// What can be adjusted at the device, with the values that it has now.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such device, or it cannot be opened, or privacy is on.
+    pub async fn controls(&self) -> Result<Vec<Control>, Error> {
+        self.at_the_device(|adjusted, node| adjusted.list(&node)).await
+    }
+
+    /// Sets a control by its name, now and whenever the device is opened.
+    ///
+    /// # Errors
+    ///
+    /// What is allowed, or why the driver refuses.
+    pub async fn set_control(&self, name: &str, value: i64) -> Result<Control, Error> {
+        let name = name.to_owned();
+        self.at_the_device(move |adjusted, node| adjusted.set(&node, &name, value)).await
+    }
+
+    /// What is known of the device without asking it, now and as it changes.
+    pub fn adjustments(&self) -> watch::Receiver<Adjustments> {
+        self.adjusted.told()
+    }
+
+    /// Moves the camera.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot move so, or the driver refuses.
+    pub async fn move_by(&self, movement: Movement) -> Result<(), Error> {
+        match self.at_the_device(move |_, node| movement::carry_out(&node, movement)).await {
+            Err(Error::NoControls { .. }) => Err(movement::refusal(movement)),
+            moved => moved,
+        }
+    }
+
+    /// Does what takes the device's node, beside the pipeline: V4L2 lets several have a device open.
+    async fn at_the_device<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Adjusted, PathBuf) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        if self.status.borrow().state == State::Private {
+            return Err(Error::Private);
+        }
+        let (adjusted, config) = (self.adjusted.clone(), self.config());
+        blocking(&self.group, move || {
+            let node = adjusted.node(&config)?;
+            work(&adjusted, node)
+        })
+        .await
     }
 
     /// One current picture as JPEG. Starts the camera if nobody watches, and lets it stop afterwards.
     pub async fn snapshot(&self) -> Result<Bytes, Error> {
+        let mut status = self.status.clone();
         // Kept until the picture is there, so that the camera runs for it.
         let mut viewer = self.feed.subscribe();
-        match tokio::time::timeout(SNAPSHOT_LIMIT, self.picture(&mut viewer)).await {
+        let taken = async {
+            tokio::select! {
+                biased;
+                Ok(_) = status.wait_for(|status| status.state == State::Private) => Err(Error::Private),
+                picture = self.picture(&mut viewer) => picture,
+            }
+        };
+        match tokio::time::timeout(SNAPSHOT_LIMIT, taken).await {
             Ok(jpeg) => jpeg,
             Err(_) => {
                 let status = self.status.borrow();
@@ -309,6 +335,8 @@ impl Camera {
 pub struct Microphone {
     feed: Feed,
     status: watch::Receiver<Status>,
+    config: watch::Receiver<AudioConfig>,
+    actor: mpsc::UnboundedSender<Command<AudioConfig>>,
 }
 
 impl Microphone {
@@ -317,25 +345,31 @@ impl Microphone {
     /// `auto` is the first capture device. Where there is none, it is the test tone if one of `cameras` shows the
     /// test picture, else silence until a microphone is plugged in.
     pub fn open(config: AudioConfig, cameras: &[Config], group: &Group) -> Option<Self> {
+        Self::open_with(config, cameras, Privacy::Off, group)
+    }
+
+    /// The same with what an operator has set before.
+    pub fn open_with(config: AudioConfig, cameras: &[Config], privacy: Privacy, group: &Group) -> Option<Self> {
         if config.capture == "off" {
             return None;
         }
         let feed = Feed::new();
         let (status, statuses) =
             watch::channel(Status { name: "microphone".into(), device: config.capture.clone(), ..Status::default() });
-        let bitrate = Bitrate::kbps(u64::from(config.bitrate));
-        let mut sound = Sound::new(config, cameras);
+        let (sender, inbox) = mpsc::unbounded_channel();
+        let mut sound = Sound::new(cameras);
+        let (settings, configs) = watch::channel(config);
         let actor = Actor {
-            open: Box::new(move |bitrate| sound.open(bitrate)),
+            open: Box::new(move |config| sound.open(config)),
             sink: Sink { feed: feed.clone(), profile: None },
-            bitrate,
-            warmth: Warmth::Closed,
+            settings,
+            privacy,
             status,
-            inbox: mpsc::unbounded_channel().1,
+            inbox,
             group: group.clone(),
         };
         group.spawn(actor.run());
-        Some(Self { feed, status: statuses })
+        Some(Self { feed, status: statuses, config: configs, actor: sender })
     }
 
     /// The Opus packets of 20 ms.
@@ -346,6 +380,55 @@ impl Microphone {
     /// What it is doing, now and as it changes.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+
+    /// The configuration in effect.
+    pub fn config(&self) -> AudioConfig {
+        self.config.borrow().clone()
+    }
+
+    /// The configuration in effect, as it changes.
+    pub fn configs(&self) -> watch::Receiver<AudioConfig> {
+        self.config.clone()
+    }
+
+    /// Puts another configuration into effect, as [`Camera::configure`] does. Only another bitrate needs no restart.
+    ///
+    /// # Errors
+    ///
+    /// As [`Camera::configure`].
+    pub async fn configure(&self, config: AudioConfig) -> Result<(), Error> {
+        let mut mistakes = config.check();
+        if config.capture == "off" {
+            mistakes.push(("capture", "cannot become \"off\" while the service runs; switch privacy on".into()));
+        }
+        configure(&self.actor, config, mistakes).await
+    }
+
+    /// Switches privacy. When this returns with `On`, the device is closed.
+    pub async fn set_privacy(&self, privacy: Privacy) {
+        set_privacy(&self.actor, privacy).await;
+    }
+}
+
+async fn configure<S>(
+    actor: &mpsc::UnboundedSender<Command<S>>,
+    settings: S,
+    mistakes: Vec<Mistake>,
+) -> Result<(), Error> {
+    if !mistakes.is_empty() {
+        return Err(Error::Mistaken(mistakes));
+    }
+    let (done, outcome) = oneshot::channel();
+    actor.send(Command::Configure(settings, done)).map_err(|_| Error::Closed)?;
+    outcome.await.unwrap_or(Err(Error::Closed))
+}
+
+async fn set_privacy<S>(actor: &mpsc::UnboundedSender<Command<S>>, privacy: Privacy) {
+    let (done, outcome) = oneshot::channel();
+    // Refused only when the source was closed, when no device is open any more.
+    if actor.send(Command::Privacy(privacy, done)).is_ok() {
+        outcome.await.ok();
     }
 }
 

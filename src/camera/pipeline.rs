@@ -44,6 +44,8 @@ pub(super) struct Graph {
     pub(super) waker: Option<Waker>,
     /// What is turned at run time; none where the camera encodes, and for sound.
     pub(super) encoder: Option<Encoder>,
+    /// The encoder of sound.
+    pub(super) opus: Option<gst::Element>,
     /// The element after which pictures are raw.
     pub(super) raw: Option<gst::Element>,
     /// The device in words.
@@ -55,7 +57,7 @@ pub(super) struct Graph {
 impl Graph {
     /// A graph that begins with `elements`.
     pub(super) fn new(elements: Vec<gst::Element>, device: String, mode: Option<Mode>) -> Self {
-        Self { elements, waker: None, encoder: None, raw: None, device, mode }
+        Self { elements, waker: None, encoder: None, opus: None, raw: None, device, mode }
     }
 }
 
@@ -131,10 +133,13 @@ impl Pipeline {
         }
     }
 
-    /// Sets the encoder's bitrate.
-    pub(super) fn set_bitrate(&self, bitrate: Bitrate) {
+    /// Sets the encoder's bitrate and, for pictures, the frames between key frames that nobody asked for.
+    pub(super) fn tune(&self, bitrate: Bitrate, key_interval: u32) {
         if let Some(encoder) = &self.graph.encoder {
-            encoder.set_bitrate(bitrate);
+            encoder.tune(bitrate, key_interval);
+        }
+        if let Some(opus) = &self.graph.opus {
+            opus.set_property("bitrate", bitrate.as_bps() as i32);
         }
     }
 }

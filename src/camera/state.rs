@@ -15,6 +15,8 @@ pub enum State {
     Live,
     /// It failed and is tried again soon; the status says why.
     Waiting,
+    /// Privacy is on: the device is closed whoever watches.
+    Private,
 }
 
 /// What happens to a source.
@@ -32,6 +34,12 @@ pub(super) enum Event {
     Stalled,
     /// The pause after a failure is over.
     RetryDue,
+    /// Another pipeline is wanted in the place of the running one.
+    Renewed,
+    /// Privacy is switched on.
+    Hidden,
+    /// Privacy is switched off.
+    Shown,
 }
 
 /// What is to be done.
@@ -62,6 +70,9 @@ impl State {
             // What stopped once is most likely well after a restart; if not, starting fails next.
             (Self::Live, Event::Stalled) => (Self::Starting, Action::Restart),
             (Self::Starting | Self::Live | Self::Waiting, Event::Unwanted) => (Self::Idle, Action::Stop),
+            (Self::Starting | Self::Live | Self::Waiting, Event::Renewed) => (Self::Starting, Action::Restart),
+            (_, Event::Hidden) => (Self::Private, Action::Stop),
+            (Self::Private, Event::Shown) => (Self::Idle, Action::Stop),
             (state, _) => (state, Action::Nothing),
         }
     }
@@ -99,6 +110,25 @@ mod tests {
             (S::Waiting, E::Failed, S::Waiting, A::Nothing),
             (S::Waiting, E::Stalled, S::Waiting, A::Nothing),
             (S::Waiting, E::RetryDue, S::Starting, A::Start),
+            (S::Idle, E::Renewed, S::Idle, A::Nothing),
+            (S::Starting, E::Renewed, S::Starting, A::Restart),
+            (S::Live, E::Renewed, S::Starting, A::Restart),
+            (S::Waiting, E::Renewed, S::Starting, A::Restart),
+            (S::Idle, E::Hidden, S::Private, A::Stop),
+            (S::Starting, E::Hidden, S::Private, A::Stop),
+            (S::Live, E::Hidden, S::Private, A::Stop),
+            (S::Waiting, E::Hidden, S::Private, A::Stop),
+            (S::Private, E::Hidden, S::Private, A::Stop),
+            (S::Idle, E::Shown, S::Idle, A::Nothing),
+            (S::Live, E::Shown, S::Live, A::Nothing),
+            (S::Private, E::Shown, S::Idle, A::Stop),
+            (S::Private, E::Wanted, S::Private, A::Nothing),
+            (S::Private, E::Unwanted, S::Private, A::Nothing),
+            (S::Private, E::FirstFrame, S::Private, A::Nothing),
+            (S::Private, E::Failed, S::Private, A::Nothing),
+            (S::Private, E::Stalled, S::Private, A::Nothing),
+            (S::Private, E::RetryDue, S::Private, A::Nothing),
+            (S::Private, E::Renewed, S::Private, A::Nothing),
         ];
         for (state, event, next, action) in table {
             assert_eq!(state.on(event), (next, action), "{state:?} on {event:?}");

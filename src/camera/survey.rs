@@ -1,14 +1,12 @@
 //! What the board has, found out for the operator: cameras, microphones, encoders, GStreamer's plugins.
 
-use std::panic;
 use std::time::Duration;
 
 use gstreamer as gst;
 use serde::Serialize;
 
-use crate::media::Bitrate;
-
-use super::device::{self, Audio, Control, Source, Video};
+use super::controls::{self, Control};
+use super::device::{self, Audio, Source, Video};
 use super::encoder::{TABLE, Work};
 use super::mode::{self, Encoding, Wanted};
 use super::{AudioConfig, Config, Error, Mode, PASSTHROUGH, plugins, trial};
@@ -55,7 +53,8 @@ pub fn survey(cameras: &[Config], audio: &AudioConfig) -> Survey {
     let (found, other): (Vec<_>, Vec<_>) =
         device::video_nodes().into_iter().map(|node| Video::look(&node, near)).partition(Result::is_ok);
     let usable = found.into_iter().flatten().map(|video| {
-        let controls = controls(&video);
+        // A camera whose controls cannot be listed is still one.
+        let controls = controls::list(&video.path).unwrap_or_default();
         (video, controls)
     });
     let encoders = TABLE.iter().map(|kind| EncoderTrial {
@@ -79,14 +78,8 @@ pub fn survey(cameras: &[Config], audio: &AudioConfig) -> Survey {
     }
 }
 
-/// The `v4l` crate (0.14) panics at control types that are newer than itself.
-fn controls(video: &Video) -> Vec<Control> {
-    panic::catch_unwind(|| device::controls(&video.path)).unwrap_or_default()
-}
-
 fn work(config: &Config, resolution: crate::media::Resolution, fps: f64) -> Work {
-    let bitrate = Bitrate::kbps(u64::from(config.bitrate));
-    Work { resolution, fps, bitrate, key_interval: (f64::from(config.key_frame_interval) * fps) as u32 }
+    Work { resolution, fps, bitrate: config.ceiling(), key_interval: config.key_interval(fps) }
 }
 
 /// Source, mode and encoder that a camera would use, in words.

@@ -3,16 +3,36 @@
 //! A command comes over MQTT, the WebSocket or a data channel as JSON text, is put on the [`Desk`], and gives one or
 //! two [`Outcome`]s. Who carries it out is not known here.
 
+mod parse;
+mod schema;
+mod terms;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+pub use parse::{Rejection, Request, id_of, names, parse};
+pub use schema::*;
+pub use terms::{Subject, WITHOUT_A_WORD};
+pub use values::{Text, Within};
+
 /// The longest command that is read. The largest is a configuration; a kilobyte is usual.
 pub const MOST_BYTES: usize = 64 * 1024;
 
+/// Why a command fails whose sender sends too many.
+pub const TOO_MANY: &str = "too many commands at once; wait for the outcome of one before the next";
+
+/// Why a command fails that comes too late.
+pub const STOPPING: &str = "the board shuts down";
+
 /// Which way a command came, for logs, and for what must come back the same way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
     /// The broker, whose access control decided.
@@ -23,6 +43,16 @@ pub enum Origin {
     DataChannel,
     /// A home automation's plain value, put into a command by ourselves.
     HomeAutomation,
+}
+
+/// Whether a message is a command, on a way on which there are others: whether it says so of itself.
+pub fn is_command(text: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Kind<'t> {
+        #[serde(rename = "type", borrow)]
+        name: Cow<'t, str>,
+    }
+    serde_json::from_str::<Kind<'_>>(text).is_ok_and(|kind| kind.name == "command")
 }
 
 /// A command on its way to be carried out.
@@ -71,6 +101,50 @@ pub struct Desk {
     orders: mpsc::Sender<Order>,
 }
 
+impl Outcome {
+    /// It is being carried out.
+    pub fn executing(id: impl Into<String>) -> Self {
+        Self { id: id.into(), status: Status::Executing, reason: None, result: None }
+    }
+
+    /// It was carried out.
+    pub fn successful(id: impl Into<String>, result: Option<Value>) -> Self {
+        Self { id: id.into(), status: Status::Successful, reason: None, result }
+    }
+
+    /// It was not.
+    pub fn failed(id: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { id: id.into(), status: Status::Failed, reason: Some(reason.into()), result: None }
+    }
+
+    /// Itself where its JSON text has at most `most` bytes; else a failure that says so.
+    pub fn within(self, most: usize) -> Self {
+        let length = self.text().len();
+        if length <= most {
+            return self;
+        }
+        Self::failed(
+            self.id,
+            format!("the result has {length} bytes and this way takes {most}; ask for it in another way"),
+        )
+    }
+
+    /// As JSON text.
+    pub fn text(&self) -> String {
+        serde_json::to_string(self).expect("outcomes hold nothing that JSON cannot")
+    }
+
+    /// As JSON text for ways on which there are other messages too: with `"type":"outcome"`.
+    pub fn message(&self) -> String {
+        #[derive(Serialize)]
+        #[serde(tag = "type", rename_all = "lowercase")]
+        enum Message<'o> {
+            Outcome(&'o Outcome),
+        }
+        serde_json::to_string(&Message::Outcome(self)).expect("outcomes hold nothing that JSON cannot")
+    }
+}
+
 impl Desk {
     /// A desk, and where its orders come out. At most `waiting` wait; further ones fail at once.
     pub fn new(waiting: usize) -> (Self, mpsc::Receiver<Order>) {
@@ -92,19 +166,23 @@ impl Desk {
     ) -> mpsc::Receiver<Outcome> {
         // `executing` and the last one.
         let (outcomes, coming) = mpsc::channel(2);
-        let order = Order { text, origin, reply, outcomes };
-        if let Err(mpsc::error::TrySendError::Full(order) | mpsc::error::TrySendError::Closed(order)) =
-            self.orders.try_send(order)
-        {
-            let failed = Outcome {
-                id: String::new(),
-                status: Status::Failed,
-                reason: Some("too many commands at once; send them one after the other".into()),
-                result: None,
-            };
-            // The channel was made above and is empty.
-            order.outcomes.try_send(failed).ok();
-        }
+        self.put(Order { text, origin, reply, outcomes });
         coming
+    }
+
+    /// The same for one whose sender has sent others, whose outcomes come together. Outcomes that find `outcomes`
+    /// full are lost: it needs room for two of each command under way.
+    pub fn hand_in_among(&self, text: Bytes, origin: Origin, outcomes: &mpsc::Sender<Outcome>) {
+        self.put(Order { text, origin, reply: None, outcomes: outcomes.clone() });
+    }
+
+    fn put(&self, order: Order) {
+        let (order, reason) = match self.orders.try_send(order) {
+            Ok(()) => return,
+            Err(mpsc::error::TrySendError::Full(order)) => (order, TOO_MANY),
+            Err(mpsc::error::TrySendError::Closed(order)) => (order, STOPPING),
+        };
+        // Who does not take its outcomes loses them.
+        order.outcomes.try_send(Outcome::failed(parse::id_of(&order.text), reason)).ok();
     }
 }

@@ -9,9 +9,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use ring::hmac;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::camera;
+use crate::control;
 use crate::ice;
 use crate::mqtt;
 use crate::viewer;
@@ -28,13 +30,14 @@ pub const DEFAULT: &str = include_str!("default.toml");
 pub const USUAL_FILE: &str = "/etc/peercam/peercam.toml";
 
 /// The whole configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Config {
     /// `[device]`
     pub device: DeviceConfig,
     /// `[web]`
     pub web: web::Config,
     /// `[[camera]]`, at least one.
+    #[serde(rename = "camera")]
     pub cameras: Vec<camera::Config>,
     /// `[audio]`
     pub audio: camera::AudioConfig,
@@ -42,6 +45,8 @@ pub struct Config {
     pub viewers: viewer::LimitsConfig,
     /// `[ice]`
     pub ice: ice::Config,
+    /// `[status]`
+    pub status: control::StatusConfig,
     /// `[mqtt]`
     pub mqtt: mqtt::Config,
     /// `[log]`
@@ -57,6 +62,7 @@ impl Default for Config {
             audio: camera::AudioConfig::default(),
             viewers: viewer::LimitsConfig::default(),
             ice: ice::Config::default(),
+            status: control::StatusConfig::default(),
             mqtt: mqtt::Config::default(),
             log: LogConfig::default(),
         }
@@ -64,7 +70,7 @@ impl Default for Config {
 }
 
 /// The `[device]` table.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct DeviceConfig {
     /// How the board calls itself; `None` has one made from the machine id.
@@ -72,7 +78,7 @@ pub struct DeviceConfig {
 }
 
 /// The `[log]` table.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default)]
 pub struct LogConfig {
     /// How lines are written.
@@ -82,7 +88,7 @@ pub struct LogConfig {
 }
 
 /// How log lines are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// Text that suits where it goes: a terminal, the journal, or a file.
@@ -141,6 +147,44 @@ impl fmt::Display for Listed<'_> {
     }
 }
 
+/// A configuration as it is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Text {
+    /// Empty stands for the built-in defaults.
+    pub toml: String,
+    /// Where it was read, if there was a file.
+    pub file: Option<PathBuf>,
+}
+
+impl Text {
+    /// The text of the named file, or of [`USUAL_FILE`] if there is one.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub fn read(file: Option<&Path>) -> Result<Self, Error> {
+        let (path, is_wanted) = match file {
+            Some(file) => (file, true),
+            None => (Path::new(USUAL_FILE), false),
+        };
+        match std::fs::read_to_string(path) {
+            Ok(toml) => Ok(Self { toml, file: Some(path.to_owned()) }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_wanted => Ok(Self::default()),
+            Err(source) => Err(Error::Unreadable { file: path.to_owned(), source }),
+        }
+    }
+
+    /// What it says.
+    ///
+    /// # Errors
+    ///
+    /// When it has mistakes.
+    pub fn parse(&self) -> Result<Config, Error> {
+        let file = || self.file.clone().unwrap_or_default();
+        Config::parse(&self.toml).map_err(|mistakes| Error::Mistaken { file: file(), mistakes })
+    }
+}
+
 impl Config {
     /// The named file, or [`USUAL_FILE`] if there is one, or the built-in defaults.
     ///
@@ -148,15 +192,7 @@ impl Config {
     ///
     /// When the file cannot be read or has mistakes.
     pub fn load(file: Option<&Path>) -> Result<Self, Error> {
-        let (path, is_wanted) = match file {
-            Some(file) => (file, true),
-            None => (Path::new(USUAL_FILE), false),
-        };
-        match std::fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text).map_err(|mistakes| Error::Mistaken { file: path.to_owned(), mistakes }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_wanted => Ok(Self::default()),
-            Err(source) => Err(Error::Unreadable { file: path.to_owned(), source }),
-        }
+        Text::read(file)?.parse()
     }
 
     /// A file's text.
@@ -195,6 +231,9 @@ impl Config {
                 reader.unknown_keys_within::<ice::ServerConfig>("ice.servers", servers);
             }
         }
+        if let Some(status) = root.get("status") {
+            config.status = reader.table("status", status, control::StatusConfig::check);
+        }
         if let Some(mqtt) = root.get("mqtt") {
             config.mqtt = reader.table("mqtt", mqtt, mqtt::Config::check);
         }
@@ -203,6 +242,14 @@ impl Config {
         }
         let mistakes = reader.finish();
         if mistakes.is_empty() { Ok(config) } else { Err(mistakes) }
+    }
+
+    /// All tables and keys with their values, secrets as `***`.
+    pub fn shown(&self) -> Value {
+        let mut shown = serde_json::to_value(self).expect("keys are text, and numbers are finite");
+        // The id that the board makes for itself is as good as a configured one.
+        shown["device"]["id"] = self.device_id().into();
+        shown
     }
 
     /// How the board calls itself: as configured, else made from the machine id, else the host's name.
@@ -227,7 +274,7 @@ fn device_id_of(machine: &str) -> String {
 }
 
 /// Every table and its keys.
-fn sections() -> [Section; 8] {
+fn sections() -> [Section; 9] {
     [
         ("device", keys::<DeviceConfig>()),
         ("web", keys::<web::Config>()),
@@ -235,6 +282,7 @@ fn sections() -> [Section; 8] {
         ("audio", keys::<camera::AudioConfig>()),
         ("viewers", keys::<viewer::LimitsConfig>()),
         ("ice", keys::<ice::Config>()),
+        ("status", keys::<control::StatusConfig>()),
         ("mqtt", keys::<mqtt::Config>()),
         ("log", keys::<LogConfig>()),
     ]
@@ -259,7 +307,8 @@ impl DeviceConfig {
 }
 
 impl LogConfig {
-    fn check(&self) -> Faults {
+    /// The keys whose values cannot be, each with what is wrong and what is allowed.
+    pub fn check(&self) -> Vec<(&'static str, String)> {
         match tracing_subscriber::EnvFilter::try_new(&self.level) {
             Ok(_) if !self.level.trim().is_empty() => Vec::new(),
             _ => vec![(

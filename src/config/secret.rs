@@ -1,11 +1,10 @@
 //! Where the secret comes from: the configuration, a credential, or a file of our own that is made once.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{Config, Error};
+use crate::durable;
 use crate::web;
 
 /// Of which made secrets are: what can be told apart on a screen and typed on any keyboard.
@@ -27,6 +26,10 @@ pub struct Places {
     pub credentials: Option<PathBuf>,
     /// Where what must survive a restart is kept.
     pub state: Option<PathBuf>,
+    /// Where other services look for what the board asks of them.
+    pub runtime: Option<PathBuf>,
+    /// Below which the kernel's `proc` and `sys` are read for figures of the board; `/` but for tests.
+    pub root: Option<PathBuf>,
 }
 
 /// Where the secret came from.
@@ -45,18 +48,35 @@ pub enum SecretOrigin {
 }
 
 impl Places {
-    /// As systemd (systemd.exec(5): CREDENTIALS_DIRECTORY, STATE_DIRECTORY) or the XDG base directories say.
+    /// As systemd (systemd.exec(5): CREDENTIALS_DIRECTORY, STATE_DIRECTORY, RUNTIME_DIRECTORY) or the XDG base
+    /// directories say.
     pub fn from_environment() -> Self {
         let directory = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let user = || {
             let state = directory("XDG_STATE_HOME").or_else(|| Some(directory("HOME")?.join(".local/state")))?;
             Some(state.join("peercam"))
         };
-        // Several state directories are separated by colons; the first is the service's own.
-        let service = directory("STATE_DIRECTORY")
-            .and_then(|list| list.to_str().and_then(|list| list.split(':').next()).map(PathBuf::from));
-        Self { credentials: directory("CREDENTIALS_DIRECTORY"), state: service.or_else(user) }
+        // Several directories of a kind are separated by colons; the first is the service's own.
+        let of_service = |name| {
+            directory(name).and_then(|list| list.to_str().and_then(|list| list.split(':').next()).map(PathBuf::from))
+        };
+        Self {
+            credentials: directory("CREDENTIALS_DIRECTORY"),
+            state: of_service("STATE_DIRECTORY").or_else(user),
+            runtime: of_service("RUNTIME_DIRECTORY"),
+            root: directory("PEERCAM_ROOT"),
+        }
     }
+}
+
+/// What is there of a secret before one is made.
+enum Found {
+    /// It stays as it is.
+    Settled(SecretOrigin),
+    /// It was read.
+    Read(String, SecretOrigin),
+    /// One is to be made and kept here.
+    Missing(PathBuf),
 }
 
 impl Config {
@@ -66,21 +86,45 @@ impl Config {
     ///
     /// When the secret cannot be read, kept, or is too short.
     pub fn settle_secret(&mut self, places: &Places) -> Result<SecretOrigin, Error> {
+        let (secret, origin) = match self.find_secret(places)? {
+            Found::Settled(origin) => return Ok(origin),
+            Found::Read(secret, origin) => (secret, origin),
+            Found::Missing(file) => {
+                let secret = make();
+                durable::write(&file, format!("{secret}\n").as_bytes()).map_err(|error| Error::Secret {
+                    file: file.clone(),
+                    reason: format!("cannot be kept ({error}); make the directory writable or set `web.secret`"),
+                })?;
+                (secret, SecretOrigin::Made(file))
+            }
+        };
+        self.web.secret = Some(secret.into());
+        Ok(origin)
+    }
+
+    /// Whether [`Config::settle_secret`] would find what it needs. Makes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the secret cannot be read, is too short, or could not be kept.
+    pub fn check_secret(&self, places: &Places) -> Result<(), Error> {
+        self.find_secret(places).map(drop)
+    }
+
+    fn find_secret(&self, places: &Places) -> Result<Found, Error> {
         if self.web.secret.is_some() {
-            return Ok(SecretOrigin::Configured);
+            return Ok(Found::Settled(SecretOrigin::Configured));
         }
-        if let Some(file) = self.web.secret_file.clone() {
-            self.web.secret = Some(read(&file)?.into());
-            return Ok(SecretOrigin::Configured);
+        if let Some(file) = &self.web.secret_file {
+            return Ok(Found::Read(read(file)?, SecretOrigin::Configured));
         }
         if let Some(file) = places.credentials.as_ref().map(|directory| directory.join(CREDENTIAL))
             && file.exists()
         {
-            self.web.secret = Some(read(&file)?.into());
-            return Ok(SecretOrigin::Credential);
+            return Ok(Found::Read(read(&file)?, SecretOrigin::Credential));
         }
         if self.web.listen.ip().is_loopback() {
-            return Ok(SecretOrigin::NotNeeded);
+            return Ok(Found::Settled(SecretOrigin::NotNeeded));
         }
         let Some(directory) = &places.state else {
             let reason = "there is no place to keep one: set `web.secret`, or STATE_DIRECTORY, or HOME".into();
@@ -88,16 +132,9 @@ impl Config {
         };
         let file = directory.join(STATE);
         if file.exists() {
-            self.web.secret = Some(read(&file)?.into());
-            return Ok(SecretOrigin::Kept(file));
+            return Ok(Found::Read(read(&file)?, SecretOrigin::Kept(file)));
         }
-        let secret = make();
-        keep(directory, &secret).map_err(|error| Error::Secret {
-            file: file.clone(),
-            reason: format!("cannot be kept ({error}); make the directory writable or set `web.secret`"),
-        })?;
-        self.web.secret = Some(secret.into());
-        Ok(SecretOrigin::Made(file))
+        Ok(Found::Missing(file))
     }
 
     /// Reads the files that `[ice]` names into the secrets that they hold.
@@ -164,21 +201,6 @@ fn make() -> String {
     groups.join("-")
 }
 
-/// Writes the file whole or not at all: a power cut at first start must not leave an empty secret.
-fn keep(directory: &Path, secret: &str) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let draft = directory.join(format!("{STATE}.{}", std::process::id()));
-    // Left by a process of the same number that was cut off.
-    if draft.exists() {
-        fs::remove_file(&draft)?;
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-    writeln!(file, "{secret}")?;
-    file.sync_all()?;
-    fs::rename(&draft, directory.join(STATE))?;
-    File::open(directory)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
@@ -190,7 +212,8 @@ mod tests {
     }
 
     fn places(directory: &Path) -> Places {
-        Places { credentials: Some(directory.join("credentials")), state: Some(directory.join("state/peercam")) }
+        let (credentials, state) = (directory.join("credentials"), directory.join("state/peercam"));
+        Places { credentials: Some(credentials), state: Some(state), runtime: None, root: None }
     }
 
     #[test]
@@ -217,19 +240,6 @@ mod tests {
         let mut second = open_to_the_network();
         assert_eq!(second.settle_secret(&places(directory.path())).unwrap(), SecretOrigin::Kept(file));
         assert_eq!(second.web.secret.unwrap().reveal(), made);
-    }
-
-    #[test]
-    fn a_draft_that_a_power_cut_left_is_neither_taken_for_the_secret_nor_in_the_way() {
-        let directory = tempfile::tempdir().unwrap();
-        let state = directory.path().join("state/peercam");
-        fs::create_dir_all(&state).unwrap();
-        fs::write(state.join(format!("{STATE}.{}", std::process::id())), "half").unwrap();
-        let mut config = open_to_the_network();
-        let origin = config.settle_secret(&places(directory.path())).unwrap();
-        assert_eq!(origin, SecretOrigin::Made(state.join(STATE)));
-        let names: Vec<_> = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(names, [STATE], "only the secret itself is left");
     }
 
     #[test]

@@ -39,7 +39,9 @@ pub struct Pulse {
 impl Pulse {
     /// Takes another look.
     pub fn observe(&mut self, look: &Look, now: Instant) {
-        let flows = look.wanted_by == 0 || look.newest.is_some_and(|age| age <= FLOWING);
+        // Privacy is an answer, not a fault.
+        let is_private = look.state == State::Private;
+        let flows = look.wanted_by == 0 || is_private || look.newest.is_some_and(|age| age <= FLOWING);
         let explained = look.state == State::Waiting;
         self.dry_since = if flows { None } else { self.dry_since.or(Some(now)) };
         self.stuck_since = if flows || explained { None } else { self.stuck_since.or(Some(now)) };
@@ -94,6 +96,7 @@ mod tests {
             (look(1, State::Live, Some(9)), 60, (false, false)),
             (look(1, State::Waiting, None), 0, (false, true)),
             (look(1, State::Waiting, None), 600, (false, true)),
+            (look(1, State::Private, None), 600, (true, true)),
         ];
         for (look, seconds, expected) in cases {
             assert_eq!(after(&look, seconds), expected, "{look:?} for {seconds} s");

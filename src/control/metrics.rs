@@ -2,13 +2,18 @@
 
 use std::fmt::Display;
 
-use super::Status;
+use super::{Status, Telemetry};
 use crate::camera;
 use crate::camera::State;
 
 /// The states, each of which is a series of its own, as is the habit for enumerations.
-const STATES: [(State, &str); 4] =
-    [(State::Idle, "idle"), (State::Starting, "starting"), (State::Live, "live"), (State::Waiting, "waiting")];
+const STATES: [(State, &str); 5] = [
+    (State::Idle, "idle"),
+    (State::Starting, "starting"),
+    (State::Live, "live"),
+    (State::Waiting, "waiting"),
+    (State::Private, "private"),
+];
 
 /// All metrics, one after the other; `encoded` is how many frames came from each source.
 pub fn write(status: &Status, encoded: &[(&str, u64)], is_healthy: bool) -> String {
@@ -17,11 +22,15 @@ pub fn write(status: &Status, encoded: &[(&str, u64)], is_healthy: bool) -> Stri
     page.family("peercam_info", "gauge", "What runs here.", [(labels(&build), 1)]);
     page.single("peercam_uptime_seconds", "gauge", "Since the process began.", status.uptime);
     page.single("peercam_healthy", "gauge", "1 while frames flow or nobody wants any.", u8::from(is_healthy));
-    if let Some(celsius) = status.temperature {
-        page.single("peercam_temperature_celsius", "gauge", "Of the warmest sensor.", celsius);
+    board(&mut page, &status.telemetry);
+    if let Some(broker) = &status.broker {
+        let is_online = u8::from(broker.state == "online");
+        page.single("peercam_broker_online", "gauge", "1 while the broker is connected.", is_online);
     }
 
-    let sources: Vec<&camera::Status> = status.cameras.iter().chain(&status.microphone).collect();
+    let cameras = status.cameras.iter().map(|camera| &camera.source);
+    let sources: Vec<&camera::Status> =
+        cameras.chain(status.microphone.iter().map(|microphone| &microphone.source)).collect();
     let states = sources.iter().flat_map(|source| {
         STATES.map(|(state, name)| {
             (labels(&[("source", &source.name), ("state", name)]), u8::from(source.state == state))
@@ -45,9 +54,35 @@ pub fn write(status: &Status, encoded: &[(&str, u64)], is_healthy: bool) -> Stri
     page.single("peercam_frames_sent_total", "counter", "Video frames, counted once for each viewer.", frames);
     let retransmitted = sum(totals.retransmitted, |viewer| viewer.retransmitted);
     page.single("peercam_packets_retransmitted_total", "counter", "RTP packets sent again.", retransmitted);
-    let bitrate: u64 = viewers.list.iter().map(|viewer| viewer.bitrate.as_bps()).sum();
-    page.single("peercam_sent_bits_per_second", "gauge", "To all viewers together.", bitrate);
+    page.single("peercam_sent_bits_per_second", "gauge", "To all viewers together.", viewers.bitrate);
     page.text
+}
+
+/// Figures of the board, as far as it has them.
+fn board(page: &mut Page, told: &Telemetry) {
+    let mut gauge = |name: &str, help: &str, value: Option<f64>| {
+        if let Some(value) = value {
+            page.single(&format!("peercam_{name}"), "gauge", help, value);
+        }
+    };
+    gauge("temperature_celsius", "Of the warmest sensor.", told.temperature);
+    gauge("board_cpu_percent", "Of all cores together.", told.cpu.board);
+    gauge("process_cpu_percent", "Of one core, by this process.", told.cpu.process);
+    gauge("load1", "Tasks that run or wait to run, on average over a minute.", Some(told.cpu.load[0]));
+    gauge("memory_total_bytes", "What the board has.", Some(told.memory.total as f64));
+    let available = told.memory.available.map(|bytes| bytes as f64);
+    gauge("memory_available_bytes", "What programs could still get.", available);
+    let resident = told.memory.process.map(|bytes| bytes as f64);
+    gauge("process_memory_bytes", "What this process holds.", resident);
+    let disk = told.disk.as_ref().map(|disk| disk.available as f64);
+    gauge("disk_available_bytes", "Where state is kept.", disk);
+    let signal = told.wifi.as_ref().map(|wifi| f64::from(wifi.signal));
+    gauge("wifi_signal_dbm", "At which the access point is heard.", signal);
+    if let Some(throttling) = &told.throttling {
+        let names = super::telemetry::THROTTLING;
+        let now = names.map(|name| (labels(&[("reason", name)]), u8::from(throttling.now.contains(&name))));
+        page.family("peercam_throttled", "gauge", "1 for what slows the board down now.", now);
+    }
 }
 
 #[derive(Default)]

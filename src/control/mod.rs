@@ -1,28 +1,53 @@
-//! What the board says of itself: status, metrics, health, snapshot.
+//! Management: what the board says of itself (status, metrics, health, snapshot), and what it is told to do.
 
+mod announce;
+mod by_broker;
+mod config;
+mod effects;
 mod health;
+mod intake;
+mod lamp;
+mod memory;
 mod metrics;
+mod news;
+mod ptz;
+mod report;
+mod status;
+mod telemetry;
 
-use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::{Notify, mpsc};
 
 use crate::camera;
 use crate::camera::Camera;
 use crate::camera::Microphone;
+use crate::command;
+use crate::command::Desk;
+use crate::command::Order;
+use crate::mqtt::Broker;
 use crate::tasks::Group;
-use crate::viewer;
 use crate::viewer::Viewers;
+use effects::Effects;
 use health::{Look, Pulse};
+use intake::Intake;
+use news::{Facts, SourceFacts};
+
+pub use config::StatusConfig;
+pub use effects::{Examination, Tools, privacy_of_sound};
+pub use news::Event;
+pub use report::report_back;
+pub use status::{
+    AudioSettings, BrokerStatus, CameraStatus, MicrophoneStatus, Status, Versions, VideoSettings, Watching,
+};
+pub use telemetry::{Cpu, Disk, Gauges, Memory, Telemetry, Throttling, Wifi};
 
 /// How often frames are looked for. Below the shortest time that health speaks of.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// Where the kernel has temperatures (Documentation/driver-api/thermal/sysfs-api.rst).
-const THERMAL: &str = "/sys/class/thermal";
 
 /// What the board's status is gathered from.
 pub struct Parts {
@@ -34,6 +59,12 @@ pub struct Parts {
     pub microphone: Option<Microphone>,
     /// Who watches.
     pub viewers: Viewers,
+    /// Whom changes are told; `None` where none is configured.
+    pub broker: Option<Broker>,
+    /// Figures of the board.
+    pub gauges: Gauges,
+    /// The `[status]` table.
+    pub status: StatusConfig,
 }
 
 /// A handle to what the board says of itself. A clone is the same.
@@ -46,55 +77,10 @@ struct Shared {
     parts: Parts,
     started: Instant,
     pulses: Mutex<Vec<Pulse>>,
-}
-
-/// The status document of `GET /api/status`.
-#[derive(Clone, Debug, Serialize)]
-pub struct Status {
-    /// How the board calls itself.
-    pub device: String,
-    /// Of the software.
-    pub versions: Versions,
-    /// Seconds since the process began.
-    pub uptime: u64,
-    /// `ok`, or why viewers have no picture.
-    pub health: String,
-    /// Each camera, in the configured order.
-    pub cameras: Vec<camera::Status>,
-    /// The microphone, unless sound is off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub microphone: Option<camera::Status>,
-    /// Who watches.
-    pub viewers: Watching,
-    /// Degrees Celsius of the warmest sensor, where the board has one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub temperature: Option<f64>,
-}
-
-/// Versions of what runs.
-#[derive(Clone, Debug, Serialize)]
-pub struct Versions {
-    /// Of peercam.
-    pub peercam: &'static str,
-    /// Of the kernel, where it tells.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kernel: Option<String>,
-}
-
-/// The viewers part of [`Status`].
-#[derive(Clone, Debug, Serialize)]
-pub struct Watching {
-    /// How many there are.
-    pub count: usize,
-    /// Each of them.
-    pub list: Vec<viewer::Summary>,
-    /// Counts since the process began.
-    pub totals: viewer::Totals,
-    /// Why the board got no relay when a viewer last needed one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub relay_fault: Option<String>,
-    /// Tasks that run for them: sessions, and the drivers of their peer connections. One where nobody watches.
-    pub tasks: usize,
+    /// What health said at the latest look.
+    is_well: AtomicBool,
+    /// Wakes whoever tells of changes.
+    changed: Notify,
 }
 
 /// Why there is no snapshot.
@@ -117,7 +103,13 @@ impl Control {
     /// Begins to watch over the parts, until `group` stops.
     pub fn open(parts: Parts, group: &Group) -> Self {
         let pulses = Mutex::new(vec![Pulse::default(); parts.cameras.len()]);
-        let control = Self { shared: Arc::new(Shared { parts, started: Instant::now(), pulses }) };
+        let (broker, interval) = (parts.broker.clone(), parts.status.interval());
+        let (is_well, changed) = (AtomicBool::new(true), Notify::new());
+        let shared = Shared { parts, started: Instant::now(), pulses, is_well, changed };
+        let control = Self { shared: Arc::new(shared) };
+        if let Some(broker) = broker {
+            control.announce(broker, interval, group);
+        }
         let (looking, stop) = (control.clone(), group.clone());
         group.spawn(async move {
             let mut ticks = tokio::time::interval(LOOK);
@@ -135,25 +127,49 @@ impl Control {
     /// The status now.
     pub fn status(&self) -> Status {
         let parts = &self.shared.parts;
-        let list = parts.viewers.list();
+        let cameras: Vec<_> = parts.cameras.iter().map(|(_, camera)| CameraStatus::of(camera)).collect();
         Status {
             device: parts.device.clone(),
             versions: Versions {
                 peercam: env!("CARGO_PKG_VERSION"),
-                kernel: read_line(Path::new("/proc/sys/kernel/osrelease")),
+                kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             },
             uptime: self.shared.started.elapsed().as_secs(),
             health: self.health().err().unwrap_or_else(|| "ok".into()),
-            cameras: parts.cameras.iter().map(|(_, camera)| camera.status().borrow().clone()).collect(),
-            microphone: parts.microphone.as_ref().map(|microphone| microphone.status().borrow().clone()),
-            viewers: Watching {
-                count: list.len(),
-                list,
-                totals: parts.viewers.totals(),
-                relay_fault: parts.viewers.relay_fault(),
-                tasks: parts.viewers.tasks(),
-            },
-            temperature: temperature(Path::new(THERMAL)),
+            privacy: cameras.iter().all(|camera| camera.source.state == camera::State::Private),
+            cameras,
+            microphone: parts.microphone.as_ref().map(MicrophoneStatus::of),
+            viewers: Watching::of(&parts.viewers),
+            broker: parts.broker.as_ref().map(|broker| BrokerStatus::from(&*broker.state().borrow())),
+            telemetry: parts.gauges.read(),
+        }
+    }
+
+    /// How things stand, as far as a change of it is an event.
+    fn facts(&self) -> Facts {
+        let parts = &self.shared.parts;
+        let facts = |source: camera::Status, settings: Value| SourceFacts {
+            name: source.name,
+            state: source.state,
+            reason: source.reason,
+            settings,
+        };
+        let json = |settings: serde_json::Result<Value>| settings.expect("settings are numbers");
+        let viewers = parts.viewers.list().into_iter();
+        Facts {
+            cameras: parts
+                .cameras
+                .iter()
+                .map(|(_, camera)| CameraStatus::of(camera))
+                .map(|camera| facts(camera.source, json(serde_json::to_value(&camera.settings))))
+                .collect(),
+            microphone: parts
+                .microphone
+                .as_ref()
+                .map(MicrophoneStatus::of)
+                .map(|microphone| facts(microphone.source, json(serde_json::to_value(&microphone.settings)))),
+            viewers: viewers.map(|viewer| (viewer.viewer, viewer.camera)).collect(),
+            throttling: parts.gauges.throttling().unwrap_or_default().now,
         }
     }
 
@@ -199,16 +215,40 @@ impl Control {
     ///
     /// When there is no such camera or no picture.
     pub async fn snapshot(&self, camera: Option<&str>) -> Result<Bytes, Error> {
+        Ok(self.camera(camera)?.1.snapshot().await?)
+    }
+
+    /// Carries out what `orders` say, which come from `desk`, until `group` stops.
+    pub fn take_orders(&self, desk: Desk, orders: mpsc::Receiver<Order>, tools: Tools, group: &Group) {
+        let memory = memory::Memory::after(tools.upkeep.clone());
+        if let Some(broker) = &self.parts().broker {
+            by_broker::serve(broker.clone(), desk, group);
+        }
+        let effects = Arc::new(Effects::new(self.clone(), tools, group));
+        let intake = Intake::new(move |task| effects.clone().carry_out(task), memory);
+        group.spawn(intake.run(orders, group.clone()));
+    }
+
+    /// The JSON Schema of the commands that are carried out.
+    pub fn command_schema(&self) -> Value {
+        command::schema()
+    }
+
+    fn parts(&self) -> &Parts {
+        &self.shared.parts
+    }
+
+    /// The camera of that name, or the first.
+    fn camera(&self, wanted: Option<&str>) -> Result<(&str, &Camera), Error> {
         let cameras = &self.shared.parts.cameras;
-        let wanted = match camera {
+        let found = match wanted {
             None => cameras.first(),
             Some(wanted) => cameras.iter().find(|(name, _)| name == wanted),
         };
-        let Some((_, camera)) = wanted else {
+        found.map(|(name, camera)| (name.as_str(), camera)).ok_or_else(|| {
             let known: Vec<_> = cameras.iter().map(|(name, _)| name.as_str()).collect();
-            return Err(Error::UnknownCamera { wanted: camera.unwrap_or_default().into(), known: known.join(", ") });
-        };
-        Ok(camera.snapshot().await?)
+            Error::UnknownCamera { wanted: wanted.unwrap_or_default().into(), known: known.join(", ") }
+        })
     }
 
     fn observe(&self) {
@@ -216,6 +256,11 @@ impl Control {
         let mut pulses = self.shared.pulses.lock().expect("nobody panics with it");
         for ((_, camera), pulse) in self.shared.parts.cameras.iter().zip(pulses.iter_mut()) {
             pulse.observe(&look(camera, now), now);
+        }
+        drop(pulses);
+        let is_well = self.health().is_ok();
+        if self.shared.is_well.swap(is_well, Ordering::Relaxed) != is_well {
+            self.shared.changed.notify_one();
         }
     }
 }
@@ -229,33 +274,5 @@ fn look(camera: &Camera, now: Instant) -> Look {
         state: status.state,
         reason: status.reason.clone(),
         newest: feed.newest().map(|captured| now.saturating_duration_since(captured)),
-    }
-}
-
-/// Degrees Celsius of the warmest zone under `root`; the kernel counts in thousandths.
-fn temperature(root: &Path) -> Option<f64> {
-    let zones = std::fs::read_dir(root).ok()?.flatten().map(|entry| entry.path().join("temp"));
-    let millidegrees = zones.filter_map(|file| read_line(&file)?.parse::<i64>().ok());
-    // Sensors that are switched off read zero or far below it.
-    millidegrees.filter(|value| *value > 0).max().map(|value| value as f64 / 1000.0)
-}
-
-fn read_line(file: &Path) -> Option<String> {
-    std::fs::read_to_string(file).ok().map(|text| text.trim().to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_warmest_sensor_counts_and_broken_ones_do_not() {
-        let root = tempfile::tempdir().unwrap();
-        assert_eq!(temperature(root.path()), None);
-        for (zone, text) in [("zone0", "41500\n"), ("zone1", "54250\n"), ("zone2", "-273000\n"), ("zone3", "?")] {
-            std::fs::create_dir(root.path().join(zone)).unwrap();
-            std::fs::write(root.path().join(zone).join("temp"), text).unwrap();
-        }
-        assert_eq!(temperature(root.path()), Some(54.25));
     }
 }

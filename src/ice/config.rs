@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::credential::Login;
 use super::url::ServerUrl;
 use crate::secret::Secret;
 
 /// The `[ice]` table.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Config {
     /// STUN and TURN servers, as RTCConfiguration.iceServers (W3C WebRTC, section 4.2.1).
@@ -19,7 +19,7 @@ pub struct Config {
 }
 
 /// One entry of `ice.servers`, as RTCIceServer (W3C WebRTC, section 4.2.2), or with a secret instead of a password.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct ServerConfig {
     /// One URL or several.
@@ -37,7 +37,7 @@ pub struct ServerConfig {
 }
 
 /// `urls` as the browser takes it: a string or a list of strings.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(untagged, expecting = "expected a URL or a list of URLs")]
 pub enum Urls {
     /// A single one.

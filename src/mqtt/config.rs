@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::url::Url;
 use crate::secret::Secret;
 
 /// The `[mqtt]` table.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Config {
     /// Where the broker is; `None` for no broker.
@@ -53,13 +53,15 @@ impl Default for Config {
 }
 
 /// The MQTT that is spoken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "Written")]
 pub enum Version {
     /// MQTT 5.0
     #[default]
+    #[serde(rename = "5")]
     Five,
     /// MQTT 3.1.1
+    #[serde(rename = "3.1.1")]
     ThreeOneOne,
 }
 

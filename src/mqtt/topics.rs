@@ -16,6 +16,11 @@ impl Topics {
         format!("{}/{name}", self.root)
     }
 
+    /// Whether `topic` is one of the device's.
+    pub fn is_own(&self, topic: &str) -> bool {
+        topic.strip_prefix(&self.root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
     /// Retained, last will: `online` or `offline`.
     pub fn availability(&self) -> String {
         self.of("availability")

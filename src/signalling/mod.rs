@@ -13,11 +13,13 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::command::Desk;
 use crate::ice::IceServer;
 use crate::ice::Servers;
 use crate::tasks::Group;
 
 pub use mqtt::serve as serve_mqtt;
+pub use websocket::Purpose;
 pub use websocket::serve as serve_websocket;
 pub use whep::router as whep_router;
 
@@ -56,6 +58,8 @@ impl fmt::Display for ViewerId {
 pub struct Reception {
     /// Takes the calls.
     pub calls: mpsc::Sender<Call>,
+    /// Takes the commands of those who may give some.
+    pub desk: Desk,
     /// What viewers are told of STUN and TURN servers.
     pub servers: Servers,
     /// In which the ways in run.
@@ -178,13 +182,29 @@ pub enum Signal {
         /// Why.
         #[serde(default)]
         reason: String,
+        /// A stable word for programs, where they should know.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<Farewell>,
     },
+}
+
+/// Why a conversation ends, where a program should act on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Farewell {
+    /// An operator ended it: do not come back without being told to by a person.
+    Dismissed,
 }
 
 impl Signal {
     /// An error to the viewer.
     pub fn error(code: Refusal, reason: impl Into<String>) -> Self {
         Self::Error { code, reason: reason.into() }
+    }
+
+    /// The end of a conversation.
+    pub fn bye(reason: impl Into<String>) -> Self {
+        Self::Bye { reason: reason.into(), code: None }
     }
 
     /// The servers for a viewer, with credentials made now.
@@ -284,7 +304,11 @@ mod tests {
                     lifetime: Some(60),
                 },
             ),
-            (r#"{"type":"bye","reason":"done"}"#, Signal::Bye { reason: "done".into() }),
+            (r#"{"type":"bye","reason":"done"}"#, Signal::bye("done")),
+            (
+                r#"{"type":"bye","reason":"done","code":"dismissed"}"#,
+                Signal::Bye { reason: "done".into(), code: Some(Farewell::Dismissed) },
+            ),
             (r#"{"type":"error","code":"bad-offer","reason":"r"}"#, Signal::error(Refusal::BadOffer, "r")),
         ];
         for (text, signal) in cases {

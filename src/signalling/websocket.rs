@@ -1,31 +1,59 @@
-//! One WebSocket is one call: text messages with [`Signal`]s, both ways.
+//! One WebSocket is one call: text messages with [`Signal`]s, both ways. Commands go over it too, and who wants
+//! nothing else opens one without a call.
 
 use std::time::{Duration, Instant};
 
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
+use bytes::Bytes;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
 use super::manners::Manners;
 use super::{Line, Reception, Refusal, Signal, Way, call, parse};
+use crate::command;
+use crate::command::Origin;
 use crate::ice::Issued;
 use crate::tasks::Group;
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
 
 /// Pause between pings. Routers forget an idle TCP connection after a few minutes, browsers never ping by themselves.
 const PING: Duration = Duration::from_secs(20);
 
+/// Outcomes that wait for the socket: two of each command that may be under way, and a burst of refusals.
+const OUTCOMES: usize = 128;
+
+/// What a socket is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Purpose {
+    /// To watch, and for commands.
+    #[default]
+    Watching,
+    /// For commands alone: it takes no viewer's place.
+    Commands,
+}
+
 /// Carries one call on `socket` until either side ends it, or the reception's group stops.
 ///
 /// The upgrade must limit messages to [`super::MOST_BYTES`].
-pub async fn serve(mut socket: WebSocket, camera: Option<String>, reception: Reception) {
-    let (call, line) = call(Way::WebSocket, camera);
-    if reception.calls.send(call).await.is_err() {
-        close(&mut socket, close_code::AWAY, "the board shuts down").await;
-        return;
-    }
+pub async fn serve(mut socket: WebSocket, purpose: Purpose, camera: Option<String>, reception: Reception) {
+    let line = match purpose {
+        Purpose::Commands => None,
+        Purpose::Watching => {
+            let (call, line) = call(Way::WebSocket, camera);
+            if reception.calls.send(call).await.is_err() {
+                close(&mut socket, close_code::AWAY, "the board shuts down").await;
+                return;
+            }
+            Some(line)
+        }
+    };
     let (code, reason) = converse(&mut socket, line, &reception).await;
     close(&mut socket, code, reason).await;
 }
 
-async fn converse(socket: &mut WebSocket, mut line: Line, reception: &Reception) -> (u16, &'static str) {
-    let Reception { servers, group, .. } = reception;
+async fn converse(socket: &mut WebSocket, mut line: Option<Line>, reception: &Reception) -> (u16, &'static str) {
+    let Reception { servers, desk, group, .. } = reception;
+    let (outcomes, mut coming) = mpsc::channel(OUTCOMES);
     // Always the first message, so that a page knows whether to wait for it.
     let mut issued = Issued::now();
     if send(socket, &Signal::ice_servers(servers)).await.is_err() {
@@ -37,7 +65,7 @@ async fn converse(socket: &mut WebSocket, mut line: Line, reception: &Reception)
     // The session is told of a shutdown too and says goodbye; this waits for that, not for `group` itself.
     loop {
         tokio::select! {
-            signal = line.to_viewer.recv() => {
+            signal = next(&mut line) => {
                 let Some(signal) = signal else { return (close_code::NORMAL, "the call ended") };
                 if send(socket, &signal).await.is_err() {
                     return (close_code::NORMAL, "");
@@ -54,6 +82,10 @@ async fn converse(socket: &mut WebSocket, mut line: Line, reception: &Reception)
                 if !manners.is_within_rate(Instant::now()) {
                     return (close_code::POLICY, "too many messages");
                 }
+                if let Ok(text) = &text && command::is_command(text) {
+                    desk.hand_in_among(Bytes::from(text.clone()), Origin::WebSocket, &outcomes);
+                    continue;
+                }
                 match text.and_then(|text| parse(&text)) {
                     Ok(Signal::IceServers { .. }) => {
                         issued = Issued::now();
@@ -62,7 +94,7 @@ async fn converse(socket: &mut WebSocket, mut line: Line, reception: &Reception)
                         }
                     }
                     Ok(signal) => {
-                        if line.to_device.send(signal).await.is_err() {
+                        if !pass_on(signal, &line, socket).await {
                             return (close_code::NORMAL, "the call ended");
                         }
                     }
@@ -80,12 +112,35 @@ async fn converse(socket: &mut WebSocket, mut line: Line, reception: &Reception)
                     return (close_code::NORMAL, "");
                 }
             }
+            Some(outcome) = coming.recv() => {
+                if socket.send(Message::Text(outcome.message().into())).await.is_err() {
+                    return (close_code::NORMAL, "");
+                }
+            }
             _ = pings.tick() => {
                 if !std::mem::take(&mut is_alive) || socket.send(Message::Ping(Default::default())).await.is_err() {
                     return (close_code::AWAY, "no answer to pings");
                 }
             }
             () = grace(group) => return (close_code::AWAY, "the board shuts down"),
+        }
+    }
+}
+
+async fn next(line: &mut Option<Line>) -> Option<Signal> {
+    match line {
+        Some(line) => line.to_viewer.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns whether the conversation goes on.
+async fn pass_on(signal: Signal, line: &Option<Line>, socket: &mut WebSocket) -> bool {
+    match line {
+        Some(line) => line.to_device.send(signal).await.is_ok(),
+        None => {
+            let reason = "this WebSocket is for commands; to watch, open one without `for=commands`";
+            send(socket, &Signal::error(Refusal::BadMessage, reason)).await.is_ok()
         }
     }
 }

@@ -1,9 +1,9 @@
 //! The table `[viewers]`.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The `[viewers]` table.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default)]
 pub struct LimitsConfig {
     /// How many may watch at once.

@@ -1,8 +1,24 @@
-//! What is said on the data channel `control` of each viewer: clock comparison and events, as JSON text.
+//! What is said on the data channel `control` of each viewer: clock comparison, events and commands, as JSON text.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
 use super::Picture;
+use crate::command;
+use crate::command::Desk;
+use crate::command::Origin;
+use crate::command::Outcome;
+use crate::signalling::{Farewell, Rights};
+
+/// Outcomes that wait for the channel: two of each command that may be under way, and a burst of refusals.
+const OUTCOMES: usize = 64;
+
+/// The longest message that every browser takes (RFC 8841, section 6.1: what is meant where nothing is said).
+const MOST_BYTES: usize = 64 * 1024;
+
+/// What the words `"type":"outcome",` add.
+const KIND: usize = 32;
 
 /// A message from the page.
 #[derive(Debug, PartialEq, Deserialize)]
@@ -15,6 +31,8 @@ pub enum Request {
     },
     /// The page leaves.
     Bye {},
+    /// It wants something done; the whole text is for the desk.
+    Command {},
 }
 
 /// A message to the page.
@@ -36,6 +54,9 @@ pub enum Reply<'a> {
     Bye {
         /// Why.
         reason: &'a str,
+        /// A word for programs.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<Farewell>,
     },
     /// A message was not understood.
     Error {
@@ -55,6 +76,51 @@ pub enum Event<'a> {
         /// This viewer included.
         viewers: usize,
     },
+    /// An operator seeks this board: the page shall be seen.
+    Identify {
+        /// For how long.
+        seconds: u64,
+    },
+}
+
+/// The commands of one viewer.
+#[derive(Debug)]
+pub struct Commands {
+    desk: Desk,
+    rights: Rights,
+    outcomes: mpsc::Sender<Outcome>,
+    coming: mpsc::Receiver<Outcome>,
+}
+
+impl Commands {
+    /// Of a viewer that has these rights.
+    pub fn new(desk: Desk, rights: Rights) -> Self {
+        let (outcomes, coming) = mpsc::channel(OUTCOMES);
+        Self { desk, rights, outcomes, coming }
+    }
+
+    /// Takes the text of a command.
+    pub fn take(&self, text: &str) {
+        let text = Bytes::copy_from_slice(text.as_bytes());
+        match self.rights {
+            Rights::Manage => self.desk.hand_in_among(text, Origin::DataChannel, &self.outcomes),
+            Rights::Watch => {
+                let reason = "this viewer may watch only; send commands to the command topic";
+                // Who sends more than the channel takes loses the answers.
+                self.outcomes.try_send(Outcome::failed(command::id_of(&text), reason)).ok();
+            }
+        }
+    }
+
+    /// The next outcome of any of them.
+    pub async fn outcome(&mut self) -> Outcome {
+        self.coming.recv().await.expect("a sender is kept above")
+    }
+
+    /// An outcome as text for the channel.
+    pub fn message(outcome: Outcome) -> String {
+        outcome.within(MOST_BYTES - KIND).message()
+    }
 }
 
 impl Reply<'_> {
@@ -79,7 +145,12 @@ mod tests {
                 Reply::Event(Event::Camera(&Picture { state: "waiting", reason: Some("unplugged".into()) })),
                 r#"{"type":"event","event":"camera","state":"waiting","reason":"unplugged"}"#,
             ),
-            (Reply::Bye { reason: "r" }, r#"{"type":"bye","reason":"r"}"#),
+            (Reply::Bye { reason: "r", code: None }, r#"{"type":"bye","reason":"r"}"#),
+            (
+                Reply::Bye { reason: "r", code: Some(Farewell::Dismissed) },
+                r#"{"type":"bye","reason":"r","code":"dismissed"}"#,
+            ),
+            (Reply::Event(Event::Identify { seconds: 5 }), r#"{"type":"event","event":"identify","seconds":5}"#),
         ];
         for (reply, text) in texts {
             assert_eq!(reply.text(), text);

@@ -5,6 +5,7 @@
 mod config;
 mod control_channel;
 mod peer;
+mod progress;
 mod session;
 mod state;
 
@@ -16,11 +17,14 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
+use crate::command::Desk;
 use crate::ice::Servers;
 use crate::media::{Bitrate, Feed, H264Profile};
 use crate::signalling::{Call, Refusal, Signal, ViewerId, Way};
 use crate::tasks::Group;
-use session::{Progress, Session};
+use control_channel::Commands;
+use progress::Progress;
+use session::{Notice, Session};
 
 pub use config::LimitsConfig;
 pub use peer::Error;
@@ -129,6 +133,9 @@ pub struct Totals {
     pub key_frames_wanted: u64,
 }
 
+/// Notices that wait for a session, which takes each within milliseconds.
+const NOTICES: usize = 4;
+
 /// A handle to all viewers. A clone is the same viewers.
 #[derive(Clone)]
 pub struct Viewers {
@@ -139,12 +146,20 @@ struct Shared {
     max: usize,
     sources: Vec<Source>,
     stack: peer::Stack,
-    sessions: Mutex<HashMap<ViewerId, Arc<Progress>>>,
+    sessions: Mutex<HashMap<ViewerId, Member>>,
+    /// Takes the commands of viewers that may give some.
+    desk: Desk,
     count: watch::Sender<usize>,
     counters: Counters,
     /// Zero of the clock that pages compare theirs with.
     board_epoch: Instant,
     group: Group,
+}
+
+/// A session as the others see it.
+struct Member {
+    progress: Arc<Progress>,
+    notices: mpsc::Sender<Notice>,
 }
 
 impl Viewers {
@@ -157,6 +172,7 @@ impl Viewers {
         config: &Config,
         sources: Vec<Source>,
         mut calls: mpsc::Receiver<Call>,
+        desk: Desk,
         group: &Group,
     ) -> Result<Self, Error> {
         let interfaces = match config.loopback {
@@ -169,6 +185,7 @@ impl Viewers {
                 sources,
                 stack: peer::Stack::new(config.servers.clone(), interfaces, group.clone())?,
                 sessions: Mutex::default(),
+                desk,
                 count: watch::channel(0).0,
                 counters: Counters::default(),
                 board_epoch: Instant::now(),
@@ -202,6 +219,7 @@ impl Viewers {
             return self.refuse(&call, Refusal::UnknownCamera, format!("no camera of that name; there is: {known}"));
         };
         let progress = Arc::new(Progress::new(call.way, source.name.clone()));
+        let (notices, noticed) = mpsc::channel(NOTICES);
         {
             let mut sessions = shared.sessions.lock().expect("nobody panics with it");
             if sessions.len() >= shared.max {
@@ -209,12 +227,14 @@ impl Viewers {
                 let reason = format!("{} viewers are watching, which is the limit; try again later", shared.max);
                 return self.refuse(&call, Refusal::TooManyViewers, reason);
             }
-            sessions.insert(call.viewer.clone(), progress.clone());
+            sessions.insert(call.viewer.clone(), Member { progress: progress.clone(), notices });
             shared.count.send_replace(sessions.len());
         }
         shared.counters.admitted.fetch_add(1, Ordering::Relaxed);
         let place = Place { viewer: call.viewer.clone(), shared: shared.clone(), progress: progress.clone() };
-        let session = Session::new(call, source.clone(), shared.stack.clone(), progress, shared.board_epoch);
+        let commands = Commands::new(shared.desk.clone(), call.rights);
+        let (source, stack) = (source.clone(), shared.stack.clone());
+        let session = Session::new(call, source, stack, progress, shared.board_epoch, commands, noticed);
         let (count, stop) = (shared.count.subscribe(), shared.group.clone());
         shared.group.spawn(async move {
             session.run(count, stop).await;
@@ -232,7 +252,25 @@ impl Viewers {
     /// Who is there at the moment.
     pub fn list(&self) -> Vec<Summary> {
         let sessions = self.shared.sessions.lock().expect("nobody panics with it");
-        sessions.iter().map(|(viewer, progress)| progress.summary(viewer)).collect()
+        sessions.iter().map(|(viewer, member)| member.progress.summary(viewer)).collect()
+    }
+
+    /// Ends the conversation of the viewer that [`list`](Self::list) calls `viewer`, and tells it why. Returns whether
+    /// there is one.
+    pub fn dismiss(&self, viewer: &str, reason: &str) -> bool {
+        let sessions = self.shared.sessions.lock().expect("nobody panics with it");
+        let found = sessions.iter().find(|(id, _)| id.to_string() == viewer);
+        // Full where it was dismissed before and has not got that far.
+        found.map(|(_, member)| member.notices.try_send(Notice::Dismissed(reason.to_owned())).ok()).is_some()
+    }
+
+    /// Has the pages of all viewers show for this long that it is their board which is sought.
+    pub fn identify(&self, time: Duration) {
+        let sessions = self.shared.sessions.lock().expect("nobody panics with it");
+        for member in sessions.values() {
+            // One that has four notices waiting has other worries.
+            member.notices.try_send(Notice::Identify(time)).ok();
+        }
     }
 
     /// How many are there, now and as it changes.

@@ -1,17 +1,20 @@
 //! One viewer from its call to its end: a driver around the table in [`super::state`].
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use super::control_channel::{Event as Told, Reply, Request};
-use super::peer::{Error, Event as PeerEvent, Later, LinkStatistics, Peer, Stack};
+use super::control_channel::{Commands, Event as Told, Reply, Request};
+use super::peer::{Error, Event as PeerEvent, Later, Peer, Stack};
+use super::progress::Progress;
 use super::state::{Action, Event, State};
-use super::{Picture, Source, Summary, milliseconds};
-use crate::media::{Bitrate, Feed, Frame, Subscription};
-use crate::signalling::{Call, Candidate, Refusal, Signal, ViewerId, Way};
+use super::{Picture, Source, milliseconds};
+use crate::command::Outcome;
+use crate::media::{Feed, Frame, Subscription};
+use crate::signalling::{Call, Candidate, Farewell, Refusal, Signal, Way};
 use crate::tasks::Group;
 
 /// Candidates kept until the offer comes: twice what a browser with four interfaces sends.
@@ -20,62 +23,19 @@ const EARLY_CANDIDATES: usize = 64;
 /// How often a viewer's bitrate is worked out.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What others may see of a session while it runs.
-#[derive(Debug)]
-pub struct Progress {
-    way: Way,
-    camera: String,
-    since: Instant,
-    state: Mutex<State>,
-    frames: AtomicU64,
-    skipped: AtomicU64,
-    bitrate: AtomicU64,
-    link: OnceLock<Arc<LinkStatistics>>,
+/// What an operator has a viewer told.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// The board shows itself, and so shall its pages.
+    Identify(Duration),
+    /// The conversation ends, for this reason.
+    Dismissed(String),
 }
 
-impl Progress {
-    /// Of a viewer that has just called.
-    pub fn new(way: Way, camera: String) -> Self {
-        Self {
-            way,
-            camera,
-            since: Instant::now(),
-            state: Mutex::default(),
-            frames: AtomicU64::new(0),
-            skipped: AtomicU64::new(0),
-            bitrate: AtomicU64::new(0),
-            link: OnceLock::new(),
-        }
-    }
-
-    /// As status lists it.
-    pub fn summary(&self, viewer: &ViewerId) -> Summary {
-        let link = self.link.get();
-        Summary {
-            viewer: viewer.to_string(),
-            way: self.way,
-            camera: self.camera.clone(),
-            state: *self.state.lock().expect("nobody panics with it"),
-            seconds: self.since.elapsed().as_secs(),
-            bitrate: Bitrate::bps(self.bitrate.load(Ordering::Relaxed)),
-            frames: self.frames.load(Ordering::Relaxed),
-            skipped: self.skipped.load(Ordering::Relaxed),
-            rtt_ms: link.and_then(|link| link.rtt()).map(milliseconds),
-            loss: link.map(|link| link.loss()).unwrap_or_default(),
-            retransmitted: link.map(|link| link.retransmitted()).unwrap_or_default(),
-            withheld: link.map(|link| link.withheld()).unwrap_or_default(),
-        }
-    }
-
-    /// RTP payload bytes sent so far.
-    pub fn bytes(&self) -> u64 {
-        self.link.get().map(|link| link.bytes()).unwrap_or_default()
-    }
-
-    /// Key frames it asked for so far.
-    pub fn key_frames_wanted(&self) -> u64 {
-        self.link.get().map(|link| link.key_frames_wanted()).unwrap_or_default()
-    }
+/// How a conversation ends.
+struct Parting {
+    reason: Cow<'static, str>,
+    code: Option<Farewell>,
 }
 
 /// One viewer.
@@ -96,6 +56,8 @@ pub struct Session {
     /// Held from the call on, so that the camera starts while ICE is still at work. Read from once connected.
     video: Subscription,
     audio: Option<Subscription>,
+    commands: Commands,
+    notices: mpsc::Receiver<Notice>,
 }
 
 /// What woke the session.
@@ -107,13 +69,23 @@ enum Woken {
     Audio(Arc<Frame>),
     PictureChanged,
     CountChanged,
+    Outcome(Outcome),
+    Notice(Notice),
     Late,
     Tick,
 }
 
 impl Session {
     /// A session for a call that was admitted.
-    pub fn new(call: Call, source: Source, stack: Stack, progress: Arc<Progress>, board_epoch: Instant) -> Self {
+    pub fn new(
+        call: Call,
+        source: Source,
+        stack: Stack,
+        progress: Arc<Progress>,
+        board_epoch: Instant,
+        commands: Commands,
+        notices: mpsc::Receiver<Notice>,
+    ) -> Self {
         let video = source.video.subscribe();
         let state = State::default();
         Self {
@@ -131,6 +103,8 @@ impl Session {
             video,
             audio: None,
             source,
+            commands,
+            notices,
         }
     }
 
@@ -140,7 +114,7 @@ impl Session {
         let mut picture = self.source.picture.clone();
         let mut ticks = tokio::time::interval(TICK);
         let mut bytes = 0;
-        let reason = loop {
+        let parting = loop {
             let woken = self.wait(&mut picture, &mut count, &mut ticks, &stop).await;
             let action = match woken {
                 Woken::Stopping => self.happened(Event::Stopping),
@@ -154,6 +128,11 @@ impl Session {
                 Woken::Audio(frame) => self.send_audio(&frame).await,
                 Woken::PictureChanged => self.tell_picture(&picture).await,
                 Woken::CountChanged => self.tell_count(&count).await,
+                Woken::Outcome(outcome) => self.tell_text(&Commands::message(outcome)).await,
+                Woken::Notice(Notice::Identify(time)) => self.tell_identify(time).await,
+                Woken::Notice(Notice::Dismissed(reason)) => {
+                    break Parting { reason: reason.into(), code: Some(Farewell::Dismissed) };
+                }
                 Woken::Late => self.happened(Event::TooLate),
                 Woken::Tick => {
                     let now = self.progress.bytes();
@@ -165,10 +144,10 @@ impl Session {
             match action {
                 Action::Wait => {}
                 Action::Stream => self.stream(),
-                Action::Part(reason) => break reason,
+                Action::Part(reason) => break Parting { reason: reason.into(), code: None },
             }
         };
-        self.part(reason).await;
+        self.part(parting).await;
     }
 
     async fn wait(
@@ -190,6 +169,8 @@ impl Session {
             // With the sender gone there is nothing more to tell; the arm is off then.
             Ok(()) = picture.changed() => Woken::PictureChanged,
             Ok(()) = count.changed() => Woken::CountChanged,
+            outcome = self.commands.outcome() => Woken::Outcome(outcome),
+            Some(notice) = self.notices.recv() => Woken::Notice(notice),
             () = sleep_until(deadline) => Woken::Late,
             _ = ticks.tick() => Woken::Tick,
         }
@@ -365,6 +346,10 @@ impl Session {
                 Action::Wait
             }
             Ok(Request::Bye {}) => self.happened(Event::Bye),
+            Ok(Request::Command {}) => {
+                self.commands.take(text);
+                Action::Wait
+            }
             Err(error) => {
                 let reason = format!("not a message of this channel ({error}); send {{\"type\":\"ping\",\"sent\":..}}");
                 peer.tell(&Reply::Error { reason }.text()).await;
@@ -383,9 +368,17 @@ impl Session {
         self.tell(&Reply::Event(Told::Viewers { viewers })).await
     }
 
+    async fn tell_identify(&mut self, time: Duration) -> Action {
+        self.tell(&Reply::Event(Told::Identify { seconds: time.as_secs() })).await
+    }
+
     async fn tell(&mut self, reply: &Reply<'_>) -> Action {
+        self.tell_text(&reply.text()).await
+    }
+
+    async fn tell_text(&mut self, text: &str) -> Action {
         if let Some(peer) = &self.peer {
-            peer.tell(&reply.text()).await;
+            peer.tell(text).await;
         }
         Action::Wait
     }
@@ -401,13 +394,15 @@ impl Session {
         }
     }
 
-    async fn part(mut self, reason: &'static str) {
-        tracing::info!(viewer = %self.call.viewer, reason, seconds = self.progress.since.elapsed().as_secs(), "viewer gone");
+    async fn part(mut self, parting: Parting) {
+        let Parting { reason, code } = parting;
+        let seconds = self.progress.since.elapsed().as_secs();
+        tracing::info!(viewer = %self.call.viewer, %reason, seconds, "viewer gone");
         // Who was never reached may want to know that the relay is to blame.
-        let fault = self.stack.relay_fault().filter(|_| self.state == State::Connecting);
-        let said = fault.map_or_else(|| reason.to_owned(), |fault| format!("{reason}; {fault}"));
-        self.say(Signal::Bye { reason: said }).await;
-        self.tell(&Reply::Bye { reason }).await;
+        let fault = self.peer.as_ref().filter(|_| self.state == State::Connecting).and_then(Peer::relay_fault);
+        let said = fault.map_or_else(|| reason.to_string(), |fault| format!("{reason}; {fault}"));
+        self.say(Signal::Bye { reason: said, code }).await;
+        self.tell(&Reply::Bye { reason: &reason, code }).await;
     }
 }
 

@@ -40,6 +40,8 @@ struct Login {
 #[derive(Deserialize)]
 struct Which {
     camera: Option<String>,
+    #[serde(default, rename = "for")]
+    purpose: signalling::Purpose,
 }
 
 /// Everything that is served.
@@ -48,6 +50,7 @@ pub fn router(config: Config, control: Control, reception: Reception) -> Router 
     let rooms = Rooms { guard: guard.clone(), control, reception: reception.clone() };
     let guarded = Router::new()
         .route("/api/status", get(status))
+        .route("/api/command-schema", get(command_schema))
         .route("/metrics", get(metrics))
         .route("/snapshot.jpg", get(snapshot))
         .route("/api/signal", get(signal))
@@ -135,6 +138,10 @@ async fn status(State(rooms): State<Rooms>) -> Response {
     Json(rooms.control.status()).into_response()
 }
 
+async fn command_schema(State(rooms): State<Rooms>) -> Response {
+    Json(rooms.control.command_schema()).into_response()
+}
+
 async fn metrics(State(rooms): State<Rooms>) -> Response {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], rooms.control.metrics()).into_response()
 }
@@ -157,7 +164,7 @@ async fn signal(State(rooms): State<Rooms>, Query(which): Query<Which>, upgrade:
     upgrade.max_message_size(signalling::MOST_BYTES).max_frame_size(signalling::MOST_BYTES).on_upgrade(
         async move |socket| {
             let group = rooms.reception.group.clone();
-            group.spawn(signalling::serve_websocket(socket, which.camera, rooms.reception));
+            group.spawn(signalling::serve_websocket(socket, which.purpose, which.camera, rooms.reception));
         },
     )
 }

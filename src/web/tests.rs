@@ -12,7 +12,9 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use super::*;
+use crate::command::Desk;
 use crate::control::Parts;
+use crate::control::{Gauges, StatusConfig};
 use crate::ice::Servers;
 use crate::signalling::{Call, Reception, Signal};
 use crate::tasks::Group;
@@ -37,11 +39,19 @@ impl Board {
         let group = Group::new();
         let front = Front::bind(Config { listen: "127.0.0.1:0".parse().unwrap(), ..config }).await.unwrap();
         let settings = viewer::Config { max: 1, servers: Servers::default(), loopback: viewer::Loopback::Offered };
-        let viewers = Viewers::open(&settings, Vec::new(), mpsc::channel(1).1, &group).unwrap();
-        let parts = Parts { device: "test".into(), cameras: Vec::new(), microphone: None, viewers };
+        let viewers = Viewers::open(&settings, Vec::new(), mpsc::channel(1).1, Desk::new(1).0, &group).unwrap();
+        let parts = Parts {
+            device: "test".into(),
+            cameras: Vec::new(),
+            microphone: None,
+            viewers,
+            broker: None,
+            gauges: Gauges::new("/".into(), None),
+            status: StatusConfig::default(),
+        };
         let (sender, calls) = mpsc::channel(8);
         let address = front.address();
-        let reception = Reception { calls: sender, servers, group: group.clone() };
+        let reception = Reception { calls: sender, desk: Desk::new(1).0, servers, group: group.clone() };
         front.serve(Control::open(parts, &group), reception);
         Self { address, calls, _group: group }
     }

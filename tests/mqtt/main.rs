@@ -11,9 +11,21 @@ mod broker;
 #[path = "../harness/browser.rs"]
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod browser;
+#[path = "../harness/headless.rs"]
+#[allow(dead_code, reason = "a harness for several suites")]
+mod headless;
+#[path = "../harness/page.rs"]
+#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
+mod page;
+#[path = "../harness/site.rs"]
+mod site;
 
+mod commands;
 mod connection;
+mod hosted;
 mod operating;
 mod relay;
+mod restart;
 mod signalling;
+mod status;
 mod viewer;

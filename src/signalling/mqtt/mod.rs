@@ -186,7 +186,7 @@ impl Exchange {
                 return self.tell_line(name, Signal::Offer { sdp, camera: None });
             }
             // The page was loaded again, or has begun anew, under the name that it had.
-            line.to_device.try_send(Signal::Bye { reason: "replaced by a new offer".into() }).ok();
+            line.to_device.try_send(Signal::bye("replaced by a new offer")).ok();
             viewer.line = None;
         }
         self.open_line(name, sdp, camera, origin);

@@ -1,6 +1,7 @@
 //! Tests of the pure part: messages in, calls and replies out.
 
 use super::*;
+use crate::command::Desk;
 use crate::ice::Servers;
 use crate::signalling::{Call, Rights};
 use crate::tasks::Group;
@@ -19,7 +20,8 @@ impl House {
     fn new(most_lines: usize) -> Self {
         let (sender, calls) = mpsc::channel(4);
         let (replies, replied) = mpsc::channel(WAITING);
-        let reception = Reception { calls: sender, servers: Servers::default(), group: Group::new() };
+        let reception =
+            Reception { calls: sender, desk: Desk::new(1).0, servers: Servers::default(), group: Group::new() };
         let exchange = Exchange::new(reception, replies, most_lines);
         let now = exchange.lost_at + Duration::from_secs(1);
         Self { exchange, calls, replied, now }
@@ -154,11 +156,11 @@ async fn a_further_offer_of_the_same_connection_restarts_it_and_one_of_another_r
     house.offers("anna", &OFFER.replace("1 2 IN", "7 2 IN"));
     assert!(matches!(first.incoming.try_recv(), Ok(Signal::Bye { .. })));
     let (second, _) = house.call();
-    first.outgoing.try_send(Signal::Bye { reason: "the viewer left".into() }).unwrap();
+    first.outgoing.try_send(Signal::bye("the viewer left")).unwrap();
     assert_eq!(house.reply().await, [], "what the old line says is not for the new connection");
     drop(first);
     assert_eq!(house.reply().await, []);
-    second.outgoing.try_send(Signal::Bye { reason: "shutting down".into() }).unwrap();
+    second.outgoing.try_send(Signal::bye("shutting down")).unwrap();
     assert_eq!(house.reply().await.len(), 1);
 }
 

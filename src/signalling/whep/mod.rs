@@ -182,7 +182,7 @@ async fn resource(
     };
     match method {
         axum::http::Method::DELETE => {
-            resource.to_device.try_send(Signal::Bye { reason: "deleted".into() }).ok();
+            resource.to_device.try_send(Signal::bye("deleted")).ok();
             whep.shared.resources().remove(&id);
             StatusCode::OK.into_response()
         }

@@ -49,7 +49,7 @@ pub struct Teller {
     /// Gets the data channel.
     pub control: Control,
     /// Finds out whether the board has its relay; `None` where none is configured.
-    pub relay: Option<Search>,
+    pub relay: Option<Arc<Search>>,
     /// In which the data channel is listened to.
     pub group: Group,
 }

@@ -1,5 +1,7 @@
 //! The camera room with real GStreamer, its test picture and its test tone.
 
+mod changing;
+
 use std::time::{Duration, Instant};
 
 use gstreamer as gst;
@@ -150,7 +152,7 @@ async fn the_bitrate_changes_while_running() {
         }
     };
     let generous = key_frame_size().await;
-    camera.set_bitrate(Bitrate::kbps(100));
+    camera.configure(Config { bitrate: 100, ..camera.config() }).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     // The first is perhaps older than the change.
     key_frame_size().await;
@@ -158,6 +160,7 @@ async fn the_bitrate_changes_while_running() {
     key_frame_size().await;
     let thrifty = key_frame_size().await;
     assert!(thrifty * 2 < generous, "a key frame of {thrifty} bytes after one of {generous}");
+    assert_eq!(camera.status().borrow().encoder_starts, 1, "the encoder runs on");
     close(group).await;
 }
 

@@ -1,0 +1,148 @@
+//! Orders with a clock that only moves when everything waits, and with work that takes as long as a test says.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::*;
+use crate::command::{Desk, Status};
+
+/// A desk whose commands take `seconds` each, and what was carried out, in order.
+fn desk(seconds: u64) -> (Desk, Arc<Mutex<Vec<String>>>, Group) {
+    let (desk, orders) = Desk::new(64);
+    let done = Arc::new(Mutex::new(Vec::new()));
+    let noted = done.clone();
+    let carry_out = move |task: Task| {
+        let noted = noted.clone();
+        async move {
+            noted.lock().unwrap().push(format!("{} begins", task.id));
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            noted.lock().unwrap().push(format!("{} ends", task.id));
+            match task.command {
+                Command::Restart(_) => Ended::AfterRestart,
+                Command::Doctor {} => Ended::Now(Err("ill".into())),
+                _ => Ended::Now(Ok(Some(json!(task.id)))),
+            }
+        }
+    };
+    let group = Group::new();
+    group.spawn(Intake::new(carry_out, Memory::default()).run(orders, group.clone()));
+    (desk, done, group)
+}
+
+fn text(id: &str, command: &str, arguments: Value) -> Bytes {
+    json!({ "id": id, "command": command, "args": arguments }).to_string().into()
+}
+
+async fn all(mut outcomes: mpsc::Receiver<Outcome>) -> Vec<Outcome> {
+    let mut all = Vec::new();
+    while let Some(outcome) = outcomes.recv().await {
+        let is_last = outcome.status != Status::Executing;
+        all.push(outcome);
+        if is_last {
+            break;
+        }
+    }
+    all
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_takes_time_says_so_and_what_does_not_has_one_outcome() {
+    let (desk, _, _group) = desk(1);
+    let quick = all(desk.hand_in(text("1", "get-status", json!({})), Origin::Broker)).await;
+    assert_eq!(quick, [Outcome::successful("1", Some(json!("1")))]);
+    let slow = all(desk.hand_in(text("2", "doctor", json!({})), Origin::Broker)).await;
+    assert_eq!(slow, [Outcome::executing("2"), Outcome::failed("2", "ill")]);
+    let restart = desk.hand_in(text("3", "restart", json!({ "what": "service" })), Origin::Broker);
+    let mut restart = restart;
+    assert_eq!(restart.recv().await, Some(Outcome::executing("3")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_delivered_again_is_not_carried_out_again() {
+    let (desk, done, _group) = desk(1);
+    let first = desk.hand_in(text("1", "snapshot", json!({})), Origin::Broker);
+    // Written in another way, it is the same.
+    let again = Bytes::from(r#"{"args":{"camera":null},  "command":"snapshot","id":"1"}"#);
+    let second = desk.hand_in(again.clone(), Origin::Broker);
+    let expected = [Outcome::executing("1"), Outcome::successful("1", Some(json!("1")))];
+    assert_eq!(all(first).await, expected);
+    assert_eq!(all(second).await, expected);
+    assert_eq!(all(desk.hand_in(again, Origin::Broker)).await, expected[1..]);
+    assert_eq!(done.lock().unwrap().len(), 2, "{done:?}");
+
+    let other = all(desk.hand_in(text("1", "key-frame", json!({})), Origin::Broker)).await;
+    assert_eq!(other[0].status, Status::Failed);
+    assert!(other[0].reason.as_ref().unwrap().contains("another command had `1`"));
+    // Who came another way has ids of its own.
+    let elsewhere = all(desk.hand_in(text("1", "key-frame", json!({})), Origin::WebSocket)).await;
+    assert_eq!(elsewhere[0].status, Status::Successful);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changes_the_same_is_done_in_turn_and_what_does_not_waits_for_nobody() {
+    let (desk, done, _group) = desk(1);
+    let first = desk.hand_in(text("1", "set-video", json!({ "fps": 10 })), Origin::Broker);
+    let second = desk.hand_in(text("2", "privacy", json!({ "on": true })), Origin::WebSocket);
+    let third = desk.hand_in(text("3", "ptz", json!({ "move": "stop" })), Origin::Broker);
+    for outcomes in [first, second, third] {
+        assert_eq!(all(outcomes).await.last().unwrap().status, Status::Successful);
+    }
+    let done = done.lock().unwrap();
+    let at = |what: &str| done.iter().position(|done| done == what).unwrap();
+    assert!(at("1 ends") < at("2 begins"), "{done:?}");
+    assert!(at("3 begins") < at("1 ends"), "{done:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_command_has_its_deadline_and_the_next_has_its_turn_after_it() {
+    let (desk, done, _group) = desk(14);
+    let first = desk.hand_in(text("1", "set-video", json!({ "fps": 10 })), Origin::Broker);
+    let second = desk.hand_in(text("2", "set-control", json!({ "control": "focus", "value": 1 })), Origin::Broker);
+    let began = Instant::now();
+    let late = all(second).await;
+    assert!(late[1].reason.as_ref().unwrap().contains("not done within 5 s"), "{late:?}");
+    assert_eq!(began.elapsed().as_secs(), 5);
+    let third = desk.hand_in(text("3", "set-video", json!({ "fps": 10 })), Origin::Broker);
+    assert_eq!(all(first).await[1].status, Status::Successful);
+    assert_eq!(all(third).await[1].status, Status::Failed, "its 15 s have passed, of which it waited for 9");
+    assert_eq!(done.lock().unwrap()[..3], ["1 begins", "1 ends", "3 begins"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_thousand_in_a_burst_each_is_carried_out_or_refused() {
+    let (desk, done, _group) = desk(1);
+    let mut waiting = Vec::new();
+    for number in 0..1000 {
+        waiting.push(desk.hand_in(text(&number.to_string(), "get-status", json!({})), Origin::Broker));
+        tokio::task::yield_now().await;
+    }
+    let mut refused = 0;
+    for (number, outcomes) in waiting.into_iter().enumerate() {
+        let outcome = all(outcomes).await.pop().unwrap();
+        assert_eq!(outcome.id, number.to_string());
+        match outcome.status {
+            Status::Failed => {
+                assert_eq!(outcome.reason.as_deref(), Some(TOO_MANY));
+                refused += 1;
+            }
+            _ => assert_eq!(outcome.status, Status::Successful),
+        }
+    }
+    assert_eq!(done.lock().unwrap().len() / 2, MOST_UNDER_WAY);
+    assert_eq!(refused, 1000 - MOST_UNDER_WAY);
+    // Two seconds later there is room again.
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let after = all(desk.hand_in(text("after", "get-status", json!({})), Origin::Broker)).await;
+    assert_eq!(after[0].status, Status::Successful);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_told_when_the_board_shuts_down() {
+    let (desk, _, group) = desk(5);
+    let waiting = desk.hand_in(text("1", "doctor", json!({})), Origin::Broker);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(group.close(Duration::from_secs(1)).await);
+    assert_eq!(all(waiting).await, [Outcome::executing("1"), Outcome::failed("1", STOPPING)]);
+}

@@ -1,0 +1,117 @@
+//! From what is configured and what was kept to the configuration that a process begins with.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::config::{Config, Error, Places, Text};
+use crate::tasks::Group;
+use crate::upkeep::{Memory, Prospect, Settings, Source, Surroundings, Upkeep};
+
+/// What a process begins with.
+#[derive(Debug)]
+pub struct Start {
+    /// With what commands have set laid over it.
+    pub config: Config,
+    /// Directories that the surroundings give.
+    pub places: Places,
+    file: Text,
+    memory: Memory,
+    left_out: Vec<String>,
+}
+
+impl Start {
+    /// Reads the named configuration file, or the usual one, and what was kept.
+    ///
+    /// # Errors
+    ///
+    /// When the file is the one to use, and cannot be read or has mistakes.
+    pub fn prepare(file: Option<&Path>) -> Result<Self, Error> {
+        let (file, places) = (Text::read(file)?, Places::from_environment());
+        let surroundings = Surroundings::of_process(places.state.clone(), places.runtime.as_deref());
+        let mut memory = Memory::recall(surroundings, file.toml.clone());
+        let mut config = loop {
+            let text = match memory.source() {
+                Source::File => file.clone(),
+                Source::Applied | Source::Trial => Text { toml: memory.text().to_owned(), file: None },
+            };
+            match text.parse() {
+                Ok(config) => break config,
+                Err(error) if !memory.reject(&in_one_line(&error)) => return Err(error),
+                Err(_) => {}
+            }
+        };
+        let left_out = lay_over(&mut config, &memory.settings());
+        Ok(Self { config, places, file, memory, left_out })
+    }
+
+    /// Says in the log what was found, and keeps it from here on.
+    pub fn open(self, group: &Group) -> Upkeep {
+        for mistake in self.left_out {
+            tracing::warn!(mistake, "a setting that a command made cannot be used any more");
+        }
+        let places = self.places;
+        self.memory.open(Box::new(move |toml| prospect(toml, &places)), group)
+    }
+
+    /// The configuration without its secrets, and where it is from.
+    pub fn shown(&self) -> Value {
+        let from = match (self.memory.source(), &self.file.file) {
+            (Source::File, None) => json!("defaults"),
+            (source, _) => json!(source),
+        };
+        json!({ "from": from, "file": self.file.file, "configuration": self.config.shown() })
+    }
+}
+
+/// Whether a start with this text would get as far as its listener, and what it would have.
+fn prospect(toml: &str, places: &Places) -> Result<Prospect, String> {
+    let text = Text { toml: toml.to_owned(), file: None };
+    let mut config = text.parse().map_err(|error| in_one_line(&error))?;
+    let has_secrets = config.check_secret(places).and_then(|()| config.settle_ice_secrets());
+    has_secrets.and_then(|()| config.settle_password(places)).map_err(|error| in_one_line(&error))?;
+    Ok(if config.mqtt.url.is_some() { Prospect::Broker } else { Prospect::LocalOnly })
+}
+
+/// Puts what commands have set over the configuration. Returns what cannot be, which is left out: the limits of
+/// another version, or of a camera that is another one by now.
+fn lay_over(config: &mut Config, settings: &Settings) -> Vec<String> {
+    let mut left_out = Vec::new();
+    for camera in &mut config.cameras {
+        let Some(set) = settings.cameras.get(&camera.name) else { continue };
+        let before = camera.clone();
+        camera.width = set.width.unwrap_or(camera.width);
+        camera.height = set.height.unwrap_or(camera.height);
+        camera.fps = set.fps.unwrap_or(camera.fps);
+        camera.bitrate = set.bitrate.unwrap_or(camera.bitrate);
+        camera.key_frame_interval = set.key_frame_interval.unwrap_or(camera.key_frame_interval);
+        let mistakes = camera.check();
+        if !mistakes.is_empty() {
+            left_out.extend(mistakes.into_iter().map(|(key, what)| format!("`camera.{key}`: {what}")));
+            *camera = before;
+        }
+    }
+    let before = config.audio.clone();
+    config.audio.bitrate = settings.audio.bitrate.unwrap_or(before.bitrate);
+    config.audio.channels = settings.audio.channels.unwrap_or(before.channels);
+    let mistakes = config.audio.check();
+    if !mistakes.is_empty() {
+        left_out.extend(mistakes.into_iter().map(|(key, what)| format!("`audio.{key}`: {what}")));
+        config.audio = before;
+    }
+    if let Some(level) = &settings.log_level {
+        let before = std::mem::replace(&mut config.log.level, level.clone());
+        if let Some((key, what)) = config.log.check().into_iter().next() {
+            left_out.push(format!("`log.{key}`: {what}"));
+            config.log.level = before;
+        }
+    }
+    left_out
+}
+
+fn in_one_line(error: &Error) -> String {
+    match error {
+        Error::Mistaken { mistakes, .. } => mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+        Error::Unreadable { .. } | Error::Secret { .. } => error.to_string(),
+    }
+}
