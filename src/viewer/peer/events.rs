@@ -79,12 +79,10 @@ impl PeerConnectionEventHandler for Teller {
     }
 
     async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
-        match (state, &self.relay) {
-            (RTCIceGatheringState::Gathering, Some(relay)) => relay.begin(),
-            (RTCIceGatheringState::Complete, Some(relay)) => relay.end(),
-            _ => {}
-        }
         if state == RTCIceGatheringState::Complete {
+            if let Some(relay) = &self.relay {
+                relay.end();
+            }
             self.tell(Event::Candidate(None));
         }
     }

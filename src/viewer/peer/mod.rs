@@ -295,6 +295,9 @@ impl Peer {
             let configuration = RTCConfigurationBuilder::new().with_ice_servers(servers).build();
             self.connection.set_configuration(configuration).await?;
         }
+        if let Some(relay) = self.relay.as_ref().filter(|_| generation != self.generation) {
+            relay.begin();
+        }
         let offer = RTCSessionDescription::offer(offer.to_owned()).map_err(|error| bad_offer(&error))?;
         self.connection.set_remote_description(offer).await.map_err(|error| bad_offer(&error))?;
         let answer = self.connection.create_answer(None).await.map_err(|error| bad_offer(&error))?;
