@@ -56,6 +56,7 @@ impl Scene {
 
     /// Fills the form and sends it.
     async fn connect(&self, page: &Page<'_>, broker: &str, password: &str) -> Result<()> {
+        page.wait_until("the form", "!document.querySelector('#entering').hidden").await?;
         page.ask::<()>(&format!(
             "const {{ elements }} = document.forms[0];
              elements.broker.value = '{broker}';
@@ -86,7 +87,7 @@ impl Scene {
 
 async fn frames_come(page: &Page<'_>) -> Result<()> {
     let counted = page.counted(SPAN).await?;
-    ensure!(counted.frames_decoded > 20.0 && counted.freezes == 0.0, "{counted:?}");
+    ensure!(counted.frames_decoded > 60.0, "{counted:?}");
     Ok(())
 }
 
@@ -97,7 +98,8 @@ async fn a_camera_is_found_and_watched_and_shown_again_after_it_was_away() -> Re
         let page = scene.watching().await?;
         frames_come(&page).await?;
         // The link can be kept and sent to others; the password is not in it, and gone with the tab.
-        let (address, kept): (String, String) = page.ask("return [location.href, JSON.stringify(localStorage)]").await?;
+        let (address, kept): (String, String) =
+            page.ask("return [location.href, JSON.stringify(localStorage)]").await?;
         ensure!(address.contains("device=front-door") && !address.contains("viewer"), "{address}");
         ensure!(kept.contains("viewer") && !kept.contains(PASSWORD), "{kept}");
     }
@@ -105,7 +107,8 @@ async fn a_camera_is_found_and_watched_and_shown_again_after_it_was_away() -> Re
     scene.board.kill()?;
     let page = Page::of(&scene.browser);
     page.wait_until("the list to say so", &format!("{SAID} === 'Offline'")).await?;
-    page.wait_until("the player to say so", "viewer.state === 'offline' && viewer.situation.retryAt === Infinity").await?;
+    page.wait_until("the player to say so", "viewer.state === 'offline' && viewer.situation.retryAt === Infinity")
+        .await?;
 
     scene.board.start_again().await?;
     page.wait_until("the list to say so", &format!("{ENTRY}.dataset.tone === 'good'")).await?;
@@ -120,17 +123,21 @@ async fn the_picture_goes_on_while_the_broker_is_dead_and_signalling_comes_back_
     scene.broker.kill()?;
     {
         let page = Page::of(&scene.browser);
-        page.wait_until("the page to say so", "document.querySelector('.broker').textContent.includes('reach')").await?;
+        page.wait_until("the page to say so", "document.querySelector('.broker').textContent.includes('reach')")
+            .await?;
         frames_come(&page).await?;
         let after = page.counters().await?;
-        ensure!(after.ssrc == before.ssrc && after.freezes == 0.0, "another connection, or a freeze: {after:?}");
+        ensure!(
+            after.ssrc == before.ssrc && after.freezes == before.freezes,
+            "another connection, or a freeze: {after:?}"
+        );
         ensure!(page.ask::<String>("return viewer.state").await? == "live");
     }
     scene.broker.start_again().await?;
     let page = Page::of(&scene.browser);
     page.wait_until("the camera in the list", &format!("{ENTRY}.dataset.tone === 'good'")).await?;
     let after = page.counters().await?;
-    ensure!(after.ssrc == before.ssrc && after.freezes == 0.0, "another connection, or a freeze: {after:?}");
+    ensure!(after.ssrc == before.ssrc && after.freezes == before.freezes, "another connection, or a freeze: {after:?}");
     // A new connection, over the broker that came back.
     page.ask::<()>("viewer.play(); return null").await?;
     page.wait_for_picture().await
@@ -143,7 +150,8 @@ async fn a_broker_that_is_back_is_enough_for_a_page_that_waits_for_it() -> Resul
     scene.broker.kill()?;
     {
         let page = Page::of(&scene.browser);
-        page.wait_until("the page to say so", "document.querySelector('.broker').textContent.includes('reach')").await?;
+        page.wait_until("the page to say so", "document.querySelector('.broker').textContent.includes('reach')")
+            .await?;
         page.ask::<()>(&format!("{ENTRY}.click(); return null")).await?;
         page.wait_until("the reason", "viewer.situation.reason.startsWith('The broker cannot be reached')").await?;
     }
@@ -154,7 +162,8 @@ async fn a_broker_that_is_back_is_enough_for_a_page_that_waits_for_it() -> Resul
 #[tokio::test]
 async fn a_link_to_a_camera_shows_it_at_once_and_again_after_a_reload() -> Result<()> {
     let scene = Scene::set(Listeners::of(&[Listener::Plain, Listener::WebSocket])).await?;
-    let link = format!("{}?broker={}&device=front-door&camera=main", scene.site.url, scene.broker.url(Listener::WebSocket));
+    let link =
+        format!("{}?broker={}&device=front-door&camera=main", scene.site.url, scene.broker.url(Listener::WebSocket));
     for _ in 0..2 {
         Page::watch(&scene.browser, &link).await?;
     }
@@ -204,5 +213,9 @@ async fn what_the_broker_does_not_permit_is_said_in_words() -> Result<()> {
     sleep(Duration::from_millis(500)).await;
     page.ask::<()>("document.querySelector('.leave').click(); return null").await?;
     scene.connect(&page, &scene.broker.url(Listener::WebSocket), PASSWORD).await?;
-    page.wait_until("the hint", "document.querySelector('.hint').textContent.includes('No camera has announced itself')").await
+    page.wait_until(
+        "the hint",
+        "document.querySelector('.hint').textContent.includes('No camera has announced itself')",
+    )
+    .await
 }
