@@ -19,6 +19,7 @@
 //! | [`durable`] | files that are old or new after a power cut |
 //! | [`config`] | the TOML file: the sum of the rooms' configurations |
 //! | [`start`] | from what is configured and what was kept to what a process begins with |
+//! | [`home`] | the board as a device in Home Assistant |
 //! | [`doctor`] | what this board has and what would be used |
 //! | [`app`] | opens the rooms, joins them, closes them in the reverse order |
 //!
@@ -31,6 +32,7 @@ pub mod config;
 pub mod control;
 pub mod doctor;
 pub mod durable;
+pub mod home;
 pub mod ice;
 pub mod media;
 pub mod mqtt;

@@ -49,7 +49,7 @@ impl Capture {
                 found => found,
             },
         };
-        self.adjusted.found(video.as_ref().map(|video| video.path.as_path()));
+        self.adjusted.found(video.as_ref());
         match video {
             None => self.test_picture(),
             Some(video) => {

@@ -51,6 +51,11 @@ impl Default for Config {
 /// Something in a configuration that cannot be right: the key, and what to do.
 pub type Mistake = (&'static str, String);
 
+/// Encoders for 4:2:0 take even sizes only; 4096 by 2304 is the most of H.264's level 5.2 (table A-1).
+fn is_even_within(value: u32, least: u32) -> bool {
+    (least..=4096).contains(&value) && value.is_multiple_of(2)
+}
+
 impl Config {
     /// The mistakes in these values. Whether the device can do them is another question.
     pub fn check(&self) -> Vec<Mistake> {
@@ -60,7 +65,6 @@ impl Config {
                 mistakes.push((key, what));
             }
         };
-        let is_even_within = |value: u32, least: u32| (least..=4096).contains(&value) && value.is_multiple_of(2);
         let least = time_code::LEAST;
         // It stands in addresses, topics and menus.
         let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -85,6 +89,11 @@ impl Config {
             require("encoder", false, error.to_string());
         }
         mistakes
+    }
+
+    /// Whether this size can be asked for.
+    pub(super) fn takes(size: Resolution) -> bool {
+        is_even_within(size.width, time_code::LEAST.width) && is_even_within(size.height, time_code::LEAST.height)
     }
 
     pub(super) fn resolution(&self) -> Resolution {

@@ -10,10 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
+use tokio::sync::watch;
 use v4l::control::{Description, Flags, MenuItem, Type, Value};
 
-use super::device::{self, Source};
-use super::{Config, Error};
+use crate::media::Resolution;
+
+use super::device::{self, Source, Video};
+use super::{Config, Error, mode};
 
 /// Something of a camera that can be adjusted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -117,43 +120,56 @@ impl Control {
     }
 }
 
-/// What is known of a camera's device beside its pipeline: where it is, and what was set at it.
-/// A clone is the same knowledge; the handle and the capture share it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Adjusted {
-    shared: Arc<Mutex<Known>>,
+/// What is known of a device without asking it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Adjustments {
+    /// The values of its controls, by name; none before they were first listed or set.
+    pub controls: BTreeMap<String, i64>,
+    /// Sizes that it has, the smallest first; none before it was first looked at.
+    pub sizes: Vec<Resolution>,
 }
 
-#[derive(Debug, Default)]
-struct Known {
-    node: Option<PathBuf>,
+/// What the handle and the capture share about a device: where it is, and what was set at it. A clone is the same.
+#[derive(Clone, Debug)]
+pub(super) struct Adjusted {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// The node that the pipeline uses.
+    node: Mutex<Option<PathBuf>>,
     /// What an operator has set, and what is therefore set again.
-    kept: BTreeMap<String, i64>,
-    /// What the device said last.
-    seen: BTreeMap<String, i64>,
+    kept: Mutex<BTreeMap<String, i64>>,
+    told: watch::Sender<Adjustments>,
+}
+
+/// What each guards is right after each single statement.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Adjusted {
     /// A device at which `kept` is to be set.
     pub(super) fn new(kept: BTreeMap<String, i64>) -> Self {
-        Self { shared: Arc::new(Mutex::new(Known { kept, ..Known::default() })) }
+        let told = Adjustments { controls: kept.clone(), ..Adjustments::default() };
+        let shared = Shared { node: Mutex::default(), kept: Mutex::new(kept), told: watch::channel(told).0 };
+        Self { shared: Arc::new(shared) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        // What it guards is right after each single statement.
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What is known, now and as it changes.
+    pub(super) fn told(&self) -> watch::Receiver<Adjustments> {
+        self.shared.told.subscribe()
     }
 
-    /// The pipeline is about to use this node, or none: sets there what was set before. A driver that was loaded
-    /// anew or a camera that was without power has forgotten it. Blocks.
-    pub(super) fn found(&self, node: Option<&Path>) {
-        let kept = {
-            let mut known = self.lock();
-            known.node = node.map(Path::to_owned);
-            known.kept.clone()
-        };
-        let Some(node) = node else { return };
-        let controls = if kept.is_empty() { Vec::new() } else { self.list(node).unwrap_or_default() };
+    /// The pipeline is about to use this device, or the test picture: sets there what was set before. A driver that
+    /// was loaded anew or a camera that was without power has forgotten it. Blocks.
+    pub(super) fn found(&self, video: Option<&Video>) {
+        *lock(&self.shared.node) = video.map(|video| video.path.clone());
+        self.tell_sizes(video);
+        let kept = lock(&self.shared.kept).clone();
+        let Some(node) = video.map(|video| &video.path).filter(|_| !kept.is_empty()) else { return };
+        let controls = self.list(node).unwrap_or_default();
         for (name, value) in kept {
             // An unchanged one is left alone: setting may move a lens.
             let is_so = controls.iter().any(|control| control.name == name && control.value == Some(value));
@@ -168,48 +184,51 @@ impl Adjusted {
 
     /// The node in use; where none is, the one that `config` would use. Blocks.
     pub(super) fn node(&self, config: &Config) -> Result<PathBuf, Error> {
-        if let Some(node) = self.lock().node.clone().filter(|node| node.exists()) {
+        if let Some(node) = lock(&self.shared.node).clone().filter(|node| node.exists()) {
             return Ok(node);
         }
-        let none = |device: &str| Err(Error::NoControls { device: device.into() });
-        match Source::parse(&config.source) {
-            Source::Test => none("the test picture"),
-            Source::Libcamera(_) => none("a libcamera camera"),
-            Source::V4l2(name) => Ok(device::camera(&name, config.resolution())?.path),
-            Source::Auto => match device::cameras(config.resolution()).into_iter().next() {
-                Some(video) => Ok(video.path),
-                None => none("the test picture"),
-            },
-        }
+        let video = match Source::parse(&config.source) {
+            Source::Test => None,
+            Source::Libcamera(_) => return Err(Error::NoControls { device: "a libcamera camera".into() }),
+            Source::V4l2(name) => Some(device::camera(&name, config.resolution())?),
+            Source::Auto => device::cameras(config.resolution()).into_iter().next(),
+        };
+        self.tell_sizes(video.as_ref());
+        video.map(|video| video.path).ok_or_else(|| Error::NoControls { device: "the test picture".into() })
     }
 
     /// All controls of the device at `node`. Blocks.
     pub(super) fn list(&self, node: &Path) -> Result<Vec<Control>, Error> {
         let controls = list(node)?;
         let values = controls.iter().filter_map(|control| Some((control.name.clone(), control.value?)));
-        self.lock().seen = values.collect();
+        let values: BTreeMap<_, _> = values.collect();
+        self.tell(|told| &mut told.controls, values);
         Ok(controls)
     }
 
     /// Sets a control, and remembers that. Blocks.
     pub(super) fn set(&self, node: &Path, name: &str, value: i64) -> Result<Control, Error> {
         let control = set(node, name, value)?;
-        let mut known = self.lock();
         if control.kind != Kind::Button {
-            known.kept.insert(name.to_owned(), value);
-        }
-        if let Some(value) = control.value {
-            known.seen.insert(name.to_owned(), value);
+            lock(&self.shared.kept).insert(name.to_owned(), value);
+            // One may have changed another: an automatic that is switched off gives its value away.
+            self.list(node)?;
         }
         Ok(control)
     }
 
-    /// The values, as far as they are known.
-    pub(super) fn known(&self) -> BTreeMap<String, i64> {
-        let known = self.lock();
-        let mut values = known.kept.clone();
-        values.extend(known.seen.clone());
-        values
+    fn tell_sizes(&self, video: Option<&Video>) {
+        let sizes = video.map_or_else(|| mode::USUAL.to_vec(), |video| mode::sizes(&video.offers));
+        self.tell(|told| &mut told.sizes, sizes);
+    }
+
+    fn tell<T: PartialEq>(&self, part: impl Fn(&mut Adjustments) -> &mut T, now: T) {
+        self.shared.told.send_if_modified(|told| {
+            let part = part(told);
+            let is_news = *part != now;
+            *part = now;
+            is_news
+        });
     }
 }
 
@@ -381,7 +400,7 @@ mod tests {
 
     #[test]
     fn what_has_no_device_has_no_controls() {
-        let adjusted = Adjusted::default();
+        let adjusted = Adjusted::new(BTreeMap::new());
         for (source, who) in [("test", "the test picture has no controls"), ("libcamera", "a libcamera camera has no")]
         {
             let config = Config { source: source.into(), ..Config::default() };

@@ -42,7 +42,7 @@ use actor::{Actor, Command, blocking};
 use capture::Capture;
 pub use config::{AudioConfig, Config, Mistake};
 use controls::Adjusted;
-pub use controls::{Access, Choice, Control, Kind};
+pub use controls::{Access, Adjustments, Choice, Control, Kind};
 pub use device::{Audio, Video};
 pub use error::Error;
 use microphone::Sound;
@@ -258,9 +258,9 @@ impl Camera {
         self.at_the_device(move |adjusted, node| adjusted.set(&node, &name, value)).await
     }
 
-    /// The controls' values as far as they are known without asking the device, by name.
-    pub fn known_controls(&self) -> BTreeMap<String, i64> {
-        self.adjusted.known()
+    /// What is known of the device without asking it, now and as it changes.
+    pub fn adjustments(&self) -> watch::Receiver<Adjustments> {
+        self.adjusted.told()
     }
 
     /// Moves the camera.

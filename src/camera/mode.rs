@@ -4,6 +4,8 @@ use serde::Serialize;
 
 use crate::media::Resolution;
 
+use super::Config;
+
 /// Frames per second as devices count them: a fraction, since 30000/1001 is no decimal number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Rate {
@@ -120,6 +122,30 @@ pub struct Offer {
     /// Its rates at this size (in a range: at the size nearest to the wanted one). Empty where the device
     /// does not tell, as HDMI receivers do.
     pub rates: Vec<Rate>,
+}
+
+/// Sizes that people know, from the smallest of a phone to the largest that the configuration allows: what is offered
+/// where a device has no list of its own.
+pub(super) const USUAL: [Resolution; 7] = [
+    Resolution { width: 320, height: 180 },
+    Resolution { width: 640, height: 360 },
+    Resolution { width: 640, height: 480 },
+    Resolution { width: 1280, height: 720 },
+    Resolution { width: 1920, height: 1080 },
+    Resolution { width: 2560, height: 1440 },
+    Resolution { width: 3840, height: 2160 },
+];
+
+/// The sizes that a configuration could ask these offers for, the smallest first.
+pub(super) fn sizes(offers: &[Offer]) -> Vec<Resolution> {
+    let of = |offer: &Offer| match offer.sizes {
+        Sizes::One(size) => vec![size],
+        range @ Sizes::Range { .. } => USUAL.into_iter().filter(|size| range.nearest(*size) == *size).collect(),
+    };
+    let mut sizes: Vec<_> = offers.iter().flat_map(of).filter(|size| Config::takes(*size)).collect();
+    sizes.sort_by_key(|size| (size.width * size.height, size.width));
+    sizes.dedup();
+    sizes
 }
 
 /// What is asked of a device.
@@ -242,6 +268,17 @@ mod tests {
         assert_eq!(format(Encoding::Camera), Some(Format::H264));
         assert_eq!(format(Encoding::Board), Some(Format::Yuyv));
         assert_eq!(choose(&camera[..1], wanted(Encoding::Camera)), None);
+    }
+
+    #[test]
+    fn the_sizes_of_a_device_are_listed_once_and_as_far_as_they_can_be_asked_for() {
+        let odd = offer(Format::Mjpeg, 641, 481, &[]);
+        let tiny = offer(Format::Mjpeg, 32, 24, &[]);
+        let all: Vec<_> = vivid().into_iter().chain([odd, tiny]).collect();
+        assert_eq!(sizes(&all), [size(320, 180), size(640, 360), size(640, 480), size(1280, 720)]);
+        let range = Sizes::Range { least: size(32, 32), most: size(1920, 1080), step: size(2, 2) };
+        let range = Offer { format: Format::Nv12, sizes: range, rates: vec![] };
+        assert_eq!(sizes(&[range]), USUAL[..5]);
     }
 
     #[test]

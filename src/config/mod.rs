@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::camera;
 use crate::control;
+use crate::home;
 use crate::ice;
 use crate::mqtt;
 use crate::viewer;
@@ -45,6 +46,8 @@ pub struct Config {
     pub viewers: viewer::LimitsConfig,
     /// `[ice]`
     pub ice: ice::Config,
+    /// `[home_assistant]`
+    pub home_assistant: home::HomeConfig,
     /// `[status]`
     pub status: control::StatusConfig,
     /// `[mqtt]`
@@ -62,6 +65,7 @@ impl Default for Config {
             audio: camera::AudioConfig::default(),
             viewers: viewer::LimitsConfig::default(),
             ice: ice::Config::default(),
+            home_assistant: home::HomeConfig::default(),
             status: control::StatusConfig::default(),
             mqtt: mqtt::Config::default(),
             log: LogConfig::default(),
@@ -231,6 +235,9 @@ impl Config {
                 reader.unknown_keys_within::<ice::ServerConfig>("ice.servers", servers);
             }
         }
+        if let Some(home) = root.get("home_assistant") {
+            config.home_assistant = reader.table("home_assistant", home, home::HomeConfig::check);
+        }
         if let Some(status) = root.get("status") {
             config.status = reader.table("status", status, control::StatusConfig::check);
         }
@@ -274,7 +281,7 @@ fn device_id_of(machine: &str) -> String {
 }
 
 /// Every table and its keys.
-fn sections() -> [Section; 9] {
+fn sections() -> [Section; 10] {
     [
         ("device", keys::<DeviceConfig>()),
         ("web", keys::<web::Config>()),
@@ -282,6 +289,7 @@ fn sections() -> [Section; 9] {
         ("audio", keys::<camera::AudioConfig>()),
         ("viewers", keys::<viewer::LimitsConfig>()),
         ("ice", keys::<ice::Config>()),
+        ("home_assistant", keys::<home::HomeConfig>()),
         ("status", keys::<control::StatusConfig>()),
         ("mqtt", keys::<mqtt::Config>()),
         ("log", keys::<LogConfig>()),

@@ -1,6 +1,9 @@
 //! What the broker is told unasked: the status, kept there and published anew when it changes, and events.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -37,6 +40,7 @@ impl Control {
         for (_, camera) in &parts.cameras {
             self.follow(camera.status(), group);
             self.follow(camera.configs(), group);
+            self.follow(camera.adjustments(), group);
         }
         if let Some(microphone) = &parts.microphone {
             self.follow(microphone.status(), group);
@@ -57,6 +61,11 @@ impl Control {
                 control.shared.changed.notify_one();
             }
         });
+    }
+
+    /// The statuses that the broker is told; null before the first.
+    pub fn statuses(&self) -> watch::Receiver<Arc<Value>> {
+        self.shared.statuses.subscribe()
     }
 
     /// Publishes an event, if there is a broker.
@@ -116,8 +125,9 @@ impl Announcer {
     }
 
     fn tell_status(&mut self, now: Instant) {
-        let status = serde_json::to_vec(&self.control.status()).expect("a status holds nothing that JSON cannot");
-        self.broker.retain(self.broker.topics().status(), status.into());
+        let status = serde_json::to_value(self.control.status()).expect("a status holds nothing that JSON cannot");
+        self.broker.retain(self.broker.topics().status(), status.to_string().into());
+        self.control.shared.statuses.send_replace(Arc::new(status));
         (self.last, self.due) = (now, now + self.interval);
     }
 }

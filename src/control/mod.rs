@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::Value;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::camera;
 use crate::camera::Camera;
@@ -81,6 +81,8 @@ struct Shared {
     is_well: AtomicBool,
     /// Wakes whoever tells of changes.
     changed: Notify,
+    /// The status as it was last told to the broker; null before that.
+    statuses: watch::Sender<Arc<Value>>,
 }
 
 /// Why there is no snapshot.
@@ -104,8 +106,8 @@ impl Control {
     pub fn open(parts: Parts, group: &Group) -> Self {
         let pulses = Mutex::new(vec![Pulse::default(); parts.cameras.len()]);
         let (broker, interval) = (parts.broker.clone(), parts.status.interval());
-        let (is_well, changed) = (AtomicBool::new(true), Notify::new());
-        let shared = Shared { parts, started: Instant::now(), pulses, is_well, changed };
+        let (is_well, changed, statuses) = (AtomicBool::new(true), Notify::new(), watch::channel(Arc::default()).0);
+        let shared = Shared { parts, started: Instant::now(), pulses, is_well, changed, statuses };
         let control = Self { shared: Arc::new(shared) };
         if let Some(broker) = broker {
             control.announce(broker, interval, group);

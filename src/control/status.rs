@@ -58,6 +58,9 @@ pub struct CameraStatus {
     pub source: camera::Status,
     /// What is wanted of it; `mode` is what the device made of that.
     pub settings: VideoSettings,
+    /// Sizes that its device has, once that was looked at.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sizes: Vec<String>,
     /// Values of its controls, once they were listed or set.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub controls: BTreeMap<String, i64>,
@@ -81,6 +84,7 @@ pub struct VideoSettings {
 impl CameraStatus {
     pub(super) fn of(camera: &Camera) -> Self {
         let config = camera.config();
+        let known = camera.adjustments().borrow().clone();
         Self {
             source: camera.status().borrow().clone(),
             settings: VideoSettings {
@@ -90,7 +94,8 @@ impl CameraStatus {
                 bitrate: config.bitrate,
                 key_frame_interval: config.key_frame_interval,
             },
-            controls: camera.known_controls(),
+            sizes: known.sizes.iter().map(ToString::to_string).collect(),
+            controls: known.controls,
         }
     }
 }

@@ -61,6 +61,11 @@ impl Topics {
         self.of(&format!("set/{name}"))
     }
 
+    /// Retained, for ourselves: what Home Assistant was told.
+    pub fn home_assistant(&self) -> String {
+        self.of("home-assistant")
+    }
+
     /// Signalling messages of all viewers.
     pub fn from_viewers(&self) -> String {
         self.of("viewer/+/to-device")

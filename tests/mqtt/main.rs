@@ -17,9 +17,12 @@ mod headless;
 #[path = "../harness/page.rs"]
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod page;
+#[path = "../harness/site.rs"]
+mod site;
 
 mod commands;
 mod connection;
+mod hosted;
 mod operating;
 mod relay;
 mod restart;

@@ -166,6 +166,12 @@ async fn credentials_are_renewed_before_they_end_and_who_watches_does_not_notice
              candidates.length = 0;
              await offer({ iceRestart: true });
              await until('a new relay candidate', () => candidates.some(({ type }) => type === 'relay'));
+             const answers = () => heard.filter(({ type }) => type === 'answer');
+             await until('the answer', () => answers().length === 2);
+             await until('a new relay candidate of the board', () => {
+                 const after = heard.slice(heard.indexOf(answers()[1]) + 1);
+                 return after.some(({ candidate }) => candidate?.candidate.includes('typ relay'));
+             });
              return candidates.map(({ type }) => type)",
         )
         .await?;

@@ -29,8 +29,8 @@ use rtc::rtp_transceiver::rtp_sender::{
 use tokio::sync::{Notify, mpsc};
 use webrtc::peer_connection::crypto::{self, SignatureScheme};
 use webrtc::peer_connection::{
-    MediaEngine, PeerConnection, PeerConnectionBuilder, RTCCertificate, RTCConfiguration, RTCConfigurationBuilder,
-    RTCIceCandidateInit, RTCIceServer, RTCSessionDescription, SettingEngineBuilder,
+    MediaEngine, PeerConnection, PeerConnectionBuilder, RTCCertificate, RTCConfigurationBuilder, RTCIceCandidateInit,
+    RTCIceServer, RTCSessionDescription, SettingEngineBuilder,
 };
 
 use crate::ice::Servers;
@@ -137,14 +137,6 @@ impl Stack {
         self.relay.fault()
     }
 
-    /// What a connection begins with, or a restart of its ICE. The credentials are fresh ones.
-    fn configuration(&self) -> RTCConfiguration {
-        RTCConfigurationBuilder::new()
-            .with_certificates(vec![self.certificate.clone()])
-            .with_ice_servers(of_the_crate(&self.servers))
-            .build()
-    }
-
     /// Answers an offer: the connection, and the answer with the board's host candidates in it.
     pub async fn answer(&self, offer: &str, profile: H264Profile, later: Later) -> Result<(Peer, String), Error> {
         let read = Offer::read(offer, profile)?;
@@ -199,6 +191,10 @@ impl Stack {
             .with_include_loopback_candidate(matches!(self.interfaces, Interfaces::WithLoopback))
             .with_discard_local_candidates_during_ice_restart(true)
             .build();
+        let configuration = RTCConfigurationBuilder::new()
+            .with_certificates(vec![self.certificate.clone()])
+            .with_ice_servers(of_the_crate(&self.servers))
+            .build();
         let runtime = GroupRuntime::new(self.group.clone(), offer.video.payload_type, self.names.clone(), answers);
         let registry = Registry::new()
             .with(Slot::NackResponder, NackResponderBuilder::new().with_size(KEPT_PACKETS).build())
@@ -206,7 +202,7 @@ impl Stack {
             // On the wire's side of the NACK responder (4000) and of the sender reports (11000).
             .with(Slot::from(3_900), link);
         Ok(PeerConnectionBuilder::new()
-            .with_configuration(self.configuration())
+            .with_configuration(configuration)
             .with_media_engine(media_engine(offer)?)
             .with_setting_engine(settings)
             .with_interceptor_registry(registry)
@@ -291,7 +287,10 @@ impl Peer {
         if self.generation.is_some() && generation != self.generation {
             // The sockets are bound anew, so that the relay is asked anew too. Without a restart it must not be asked
             // under another name: it holds an allocation to the one that made it (RFC 8656, section 7.1: code 441).
-            self.connection.set_configuration(self.stack.configuration()).await?;
+            // It keeps the certificate: one in the configuration would count as another.
+            let servers = of_the_crate(&self.stack.servers);
+            let configuration = RTCConfigurationBuilder::new().with_ice_servers(servers).build();
+            self.connection.set_configuration(configuration).await?;
         }
         let offer = RTCSessionDescription::offer(offer.to_owned()).map_err(|error| bad_offer(&error))?;
         self.connection.set_remote_description(offer).await.map_err(|error| bad_offer(&error))?;
