@@ -184,6 +184,7 @@ export class PeercamViewer extends HTMLElement {
 
   #situationChanged() {
     const { situation } = this.#session;
+    if (situation.code === 'dismissed') this.#wanted = false;
     this.#situation.show(situation);
     this.#controls.showSituation(situation);
     if (situation.state === 'live') this.#view.volume.hidden = !this.#session.peer.hasAudio;
@@ -204,6 +205,7 @@ export class PeercamViewer extends HTMLElement {
     clearTimeout(this.#identifying);
     identity.textContent = 'This camera is being identified';
     this.#identifying = setTimeout(() => (identity.textContent = ''), Math.min(seconds, MOST_IDENTIFYING_S) * 1000);
+    this.dispatchEvent(new CustomEvent('identify', { detail: seconds }));
   }
 
   /** Plays with sound if the browser lets it without a click, else without and with an offer to turn it on. */

@@ -194,7 +194,17 @@ export class Session extends EventTarget {
     } else if (message.type === 'error') {
       this.#refused(message);
     } else if (message.type === 'bye') {
-      this.#retry('offline', message.reason || 'The board ended the connection.');
+      this.#parted(message);
+    }
+  }
+
+  /** The board ended the conversation. Whom an operator sent away does not come back by itself. */
+  #parted({ code, reason }) {
+    if (code === 'dismissed') {
+      this.#end(code);
+      this.#tell('paused', reason, { code });
+    } else {
+      this.#retry('offline', reason || 'The board ended the connection.');
     }
   }
 
@@ -235,7 +245,7 @@ export class Session extends EventTarget {
     } else if (message.type === 'event' && message.event === 'identify') {
       this.dispatchEvent(new CustomEvent('identify', { detail: message.seconds }));
     } else if (message.type === 'bye') {
-      this.#retry('offline', message.reason || 'The board ended the connection.');
+      this.#parted(message);
     } else if (message.type === 'error') {
       console.warn(`peercam: the board did not understand: ${message.reason}`);
     }

@@ -20,6 +20,7 @@ const WORDS = {
 const REASONS = {
   'too-many-viewers': { word: 'Full', title: 'Too many are watching' },
   'unknown-camera': { word: 'No camera', title: 'There is no such camera' },
+  dismissed: { word: 'Ended', title: 'An operator ended this' },
   'no-common-codec': { word: 'Not playable', title: 'This browser cannot play the camera' },
   private: { tone: 'quiet', word: 'Private', title: 'Privacy is on' },
   'not-authorised': { word: 'Not allowed', title: 'This user may not watch' },

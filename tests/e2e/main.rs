@@ -17,6 +17,7 @@ mod socket;
 
 mod bad_input;
 mod coming_and_going;
+mod commands;
 mod configuration;
 mod control_channel;
 mod leaks;
