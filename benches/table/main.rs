@@ -14,12 +14,12 @@ mod browser;
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod headless;
 mod hosted;
-#[path = "../../tests/harness/site.rs"]
-mod site;
 mod mqtt;
 #[path = "../../tests/harness/page.rs"]
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod page;
+#[path = "../../tests/harness/site.rs"]
+mod site;
 
 use std::time::Duration;
 
