@@ -355,8 +355,8 @@ fn picture_of(status: &camera::Status) -> Picture {
         camera::State::Idle => "idle",
         camera::State::Starting => "starting",
         camera::State::Live => "live",
-        // For the page it is the same: there is no picture, and the reason says why.
-        camera::State::Waiting | camera::State::Private => "waiting",
+        camera::State::Waiting => "waiting",
+        camera::State::Private => "private",
     };
     Picture { state, reason: status.reason.clone() }
 }

@@ -36,20 +36,28 @@ export class Peer {
   onfailure = () => {};
 
   #signalling;
+  #configuration;
   #control;
   #answered = false;
   #early = [];
+  /** Ends the wait for the board's servers. */
+  #heard;
+  /** Settles with the board's first message, whatever it is. */
+  #first = new Promise((done) => (this.#heard = done));
+  /** Settles when the offer at hand is applied, before which no answer can be. */
+  #applied = Promise.resolve();
 
   /**
    * @param {import('./signalling-socket.js').Signalling} signalling
-   * @param {RTCConfiguration} [configuration]
+   * @param {RTCConfiguration} [configuration]  Servers in it are used in place of the board's.
    */
   constructor(signalling, configuration) {
     // Marks describe the connection at hand; those of an earlier one would only be mistaken for them.
     for (const name of Object.values(MARKS)) performance.clearMarks(name);
     this.#signalling = signalling;
     performance.mark(MARKS.created);
-    this.connection = new RTCPeerConnection({ bundlePolicy: 'max-bundle', ...configuration });
+    this.#configuration = { bundlePolicy: 'max-bundle', ...configuration };
+    this.connection = new RTCPeerConnection(this.#configuration);
     this.video = this.connection.addTransceiver('video', { direction: 'recvonly' });
     this.audio = this.connection.addTransceiver('audio', { direction: 'recvonly' });
     this.setJitterBufferTarget(0);
@@ -79,25 +87,46 @@ export class Peer {
   }
 
   /** Makes an offer and sends it; on a connection that has one already, an ICE restart. */
-  async offer() {
+  offer() {
+    this.#applied = this.#offer().catch((error) => this.#fail(error));
+  }
+
+  async #offer() {
+    if (this.#answered) this.connection.restartIce();
+    const offer = withStereo(await this.connection.createOffer());
+    performance.mark(MARKS.offer);
+    // Sent first: applying it takes milliseconds which the board can use. The order stays right, since candidates come
+    // only after it is applied, and so does the answer.
+    this.#signalling.send({ type: 'offer', sdp: offer.sdp });
+    // Applying it begins the search for candidates, and servers that are named later are not asked. The board names
+    // them in its first message, which is there a round trip before the answer: nothing waits longer for this.
+    if (this.#signalling.givesServers && !this.#configuration.iceServers) await this.#first;
+    if (this.connection.signalingState !== 'closed') await this.connection.setLocalDescription(offer);
+  }
+
+  /**
+   * Takes the servers that the board names: at first for this connection, later, with new credentials, for its next
+   * ICE restart. A page that has named servers itself keeps them.
+   * @param {RTCIceServer[]} servers
+   */
+  useServers(servers) {
     try {
-      if (this.#answered) this.connection.restartIce();
-      const offer = withStereo(await this.connection.createOffer());
-      performance.mark(MARKS.offer);
-      // Sent first: applying it takes milliseconds which the board can use. The order stays right, since candidates
-      // come only after it is applied, and an answer is applied after it by the connection's own chain of operations.
-      this.#signalling.send({ type: 'offer', sdp: offer.sdp });
-      await this.connection.setLocalDescription(offer);
+      if (!this.#configuration.iceServers) this.connection.setConfiguration({ ...this.#configuration, iceServers: servers });
     } catch (error) {
-      this.#fail(error);
+      // Servers that this browser cannot use: on the same network the picture comes without them.
+      console.warn('peercam: the servers that the board names were not taken:', error.message);
     }
+    this.#heard();
   }
 
   /** Takes an answer or a candidate from the board. */
   async receive(message) {
+    // A board that names no servers says something else first.
+    this.#heard();
     try {
       if (message.type === 'answer') {
         performance.mark(MARKS.answer);
+        await this.#applied;
         await this.connection.setRemoteDescription({ type: 'answer', sdp: message.sdp });
         this.#answered = true;
         for (const candidate of this.#early.splice(0)) await this.#add(candidate);

@@ -11,6 +11,8 @@ import { build } from './view.js';
 /** A page that is looked away from for a moment should not have to connect again; one that is left should cost nothing. */
 const HIDDEN_MS = 30_000;
 const HIDDEN_REASON = 'Nobody was looking, so the camera was let go.';
+/** Whatever the board says: a mark over the picture is not there to stay. */
+const MOST_IDENTIFYING_S = 600;
 
 /**
  * @fires state  `detail` is the new {@link import('./session.js').Situation}.
@@ -25,7 +27,7 @@ export class PeercamViewer extends HTMLElement {
    * @type {((viewer: PeercamViewer) => import('./signalling-socket.js').Signalling) | null}
    */
   transport = null;
-  /** STUN and TURN servers and the like, for the next connection. @type {RTCConfiguration} */
+  /** For the next connection. `iceServers` in it are used in place of those that the board names. @type {RTCConfiguration} */
   configuration = {};
 
   #view = build(this.attachShadow({ mode: 'open' }));
@@ -36,6 +38,7 @@ export class PeercamViewer extends HTMLElement {
   #session;
   #wanted = false;
   #hiding = 0;
+  #identifying = 0;
   #listening = null;
   /** The browser has forbidden sound before a click or key. */
   #soundBlocked = false;
@@ -50,6 +53,7 @@ export class PeercamViewer extends HTMLElement {
     this.#session.addEventListener('state', () => this.#situationChanged());
     this.#session.addEventListener('statistics', () => this.#counted());
     this.#session.addEventListener('stream', () => this.#playVideo());
+    this.#session.addEventListener('identify', ({ detail }) => this.#identify(detail));
     this.#followVideo();
     this.#internals.role = 'group';
     this.#internals.ariaLabel = 'Camera';
@@ -180,6 +184,7 @@ export class PeercamViewer extends HTMLElement {
 
   #situationChanged() {
     const { situation } = this.#session;
+    if (situation.code === 'dismissed') this.#wanted = false;
     this.#situation.show(situation);
     this.#controls.showSituation(situation);
     if (situation.state === 'live') this.#view.volume.hidden = !this.#session.peer.hasAudio;
@@ -192,6 +197,15 @@ export class PeercamViewer extends HTMLElement {
     this.#panel.show(statistics);
     if (this.state === 'live') this.#situation.showLatency(statistics.latencyMs);
     this.dispatchEvent(new CustomEvent('statistics', { detail: statistics }));
+  }
+
+  /** Somebody asks which camera is which: every page that shows this one says so. */
+  #identify(seconds) {
+    const { identity } = this.#view;
+    clearTimeout(this.#identifying);
+    identity.textContent = 'This camera is being identified';
+    this.#identifying = setTimeout(() => (identity.textContent = ''), Math.min(seconds, MOST_IDENTIFYING_S) * 1000);
+    this.dispatchEvent(new CustomEvent('identify', { detail: seconds }));
   }
 
   /** Plays with sound if the browser lets it without a click, else without and with an offer to turn it on. */
@@ -244,6 +258,8 @@ export class PeercamViewer extends HTMLElement {
   }
 
   async #isLoginNeeded() {
+    // Another transport has its own ways to be let in.
+    if (this.transport) return false;
     try {
       const headers = this.token ? { Authorization: `Bearer ${this.token}` } : {};
       const { status } = await fetch(new URL('/api/status', this.#http()), { headers, credentials: 'include' });

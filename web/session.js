@@ -17,8 +17,8 @@ import { StatisticsReader } from './statistics.js';
  *   login: it wants its secret; paused: stopped by the viewer, or because nobody looks.
  *
  * @typedef {{state: State, reason: string, code: string, retryAt: number | null}} Situation
- *   `reason` is a sentence for people, perhaps empty; `code` is the board's word for it where it refused;
- *   `retryAt` is on the scale of `performance.now()`.
+ *   `reason` is a sentence for people, perhaps empty; `code` is the board's word for it where it has one;
+ *   `retryAt` is on the scale of `performance.now()`, and `Infinity` where the board's return will be noticed.
  */
 
 /** A new frame has to come within this time, or the picture counts as standing still. */
@@ -65,6 +65,8 @@ export class Session extends EventTarget {
   #jitter = new JitterTarget();
   #reader = null;
   #timers = [];
+  /** The next attempt, where it waits for something else than a time. */
+  #pending = null;
   /** When the step at hand has to be done; `Infinity` when there is none. */
   #deadline = Infinity;
   /** When the ICE restart that is under way began. */
@@ -96,7 +98,7 @@ export class Session extends EventTarget {
     };
   }
 
-  /** Starts, or tries again at once. Fires `state`, `statistics` and `stream`. */
+  /** Starts, or tries again at once. Fires `state`, `statistics`, `stream` and `identify`. */
   start() {
     this.#end('starting again');
     this.#tell('connecting', '');
@@ -152,23 +154,33 @@ export class Session extends EventTarget {
       this.#signalling.close();
     }
     this.peer?.close();
-    this.#signalling = this.peer = this.#reader = null;
+    this.#signalling = this.peer = this.#reader = this.#pending = null;
     this.#connectedAt = null;
     this.#deadline = Infinity;
   }
 
-  /** Ends the connection and makes another after a while. */
-  #retry(state, reason, code = '') {
+  /**
+   * Ends the connection and makes another: after a while, or when `again` settles.
+   * @param {{code?: string, again?: Promise<void>}} [how]
+   */
+  #retry(state, reason, { code = '', again } = {}) {
     this.#end(reason);
-    const [least, most] = state === 'refused' ? REFUSED_RETRY_MS : RETRY_MS;
-    const wait = least + Math.random() * (most - least);
-    this.#tell(state, reason, { code, retryAt: performance.now() + wait });
-    const again = () => {
+    const attempt = () => {
       // The state stays until the attempt has come to something: a page that alternates every second reads badly.
       this.#tell(state, reason, { code });
       this.#connect();
     };
-    this.#timers.push(setTimeout(again, wait));
+    if (again) {
+      this.#pending = attempt;
+      this.#tell(state, reason, { code, retryAt: Infinity });
+      // Unless it was stopped, or tried by hand meanwhile.
+      again.then(() => this.#pending === attempt && attempt());
+      return;
+    }
+    const [least, most] = state === 'refused' ? REFUSED_RETRY_MS : RETRY_MS;
+    const wait = least + Math.random() * (most - least);
+    this.#tell(state, reason, { code, retryAt: performance.now() + wait });
+    this.#timers.push(setTimeout(attempt, wait));
   }
 
   // What comes from the board.
@@ -177,10 +189,22 @@ export class Session extends EventTarget {
     if (message.type === 'answer' || message.type === 'candidate') {
       this.peer.receive(message);
       if (message.type === 'answer' && this.#restartedAt === null) this.#deadline = performance.now() + STEP_MS;
+    } else if (message.type === 'ice-servers') {
+      this.peer.useServers(message.servers);
     } else if (message.type === 'error') {
       this.#refused(message);
     } else if (message.type === 'bye') {
-      this.#retry('offline', message.reason || 'The board ended the connection.');
+      this.#parted(message);
+    }
+  }
+
+  /** The board ended the conversation. Whom an operator sent away does not come back by itself. */
+  #parted({ code, reason }) {
+    if (code === 'dismissed') {
+      this.#end(code);
+      this.#tell('paused', reason, { code });
+    } else {
+      this.#retry('offline', reason || 'The board ended the connection.');
     }
   }
 
@@ -189,18 +213,19 @@ export class Session extends EventTarget {
     if (HARMLESS.has(code) && this.peer.isAnswered && !restarting) {
       console.warn(`peercam: the board reports ${code}: ${reason}`);
     } else if (code === 'no-picture') {
-      this.#retry('waiting', reason, code);
+      this.#retry('waiting', reason, { code });
     } else if (restarting || code === 'internal') {
       this.#retry('offline', reason);
     } else {
-      this.#retry('refused', reason, code);
+      this.#retry('refused', reason, { code });
     }
   }
 
-  async #signallingEnded({ opened, reason }) {
+  async #signallingEnded({ opened, reason, again }) {
     // A board that was restarted or has lost its power is noticed by its socket seconds before ICE would give up, and
     // without signalling no new path can be sought. The board itself goes on sending until the old connection is closed.
-    this.#retry('offline', reason || (opened ? 'The connection to the board was lost.' : 'The board does not answer.'));
+    const cause = reason || (opened ? 'The connection to the board was lost.' : 'The board does not answer.');
+    this.#retry('offline', cause, { again });
     // A browser does not tell why a WebSocket was refused, so it is asked for in another way.
     if (opened || !(await this.#options.isLoginNeeded())) return;
     if (['offline', 'connecting'].includes(this.situation.state)) this.stop('', 'login');
@@ -217,8 +242,10 @@ export class Session extends EventTarget {
       this.#watch();
     } else if (message.type === 'event' && message.event === 'viewers') {
       this.#viewers = message.viewers;
+    } else if (message.type === 'event' && message.event === 'identify') {
+      this.dispatchEvent(new CustomEvent('identify', { detail: message.seconds }));
     } else if (message.type === 'bye') {
-      this.#retry('offline', message.reason || 'The board ended the connection.');
+      this.#parted(message);
     } else if (message.type === 'error') {
       console.warn(`peercam: the board did not understand: ${message.reason}`);
     }
@@ -247,7 +274,7 @@ export class Session extends EventTarget {
   #watch() {
     const now = performance.now();
     if (now > this.#deadline) {
-      this.#retry('offline', this.#signalling?.isOpen ? 'No connection came about.' : 'The board does not answer.');
+      this.#retry('offline', this.peer.isAnswered ? 'No connection came about.' : 'The board does not answer.');
       return;
     }
     // The connection's state need not change when a new path is found; frames tell.
@@ -271,6 +298,10 @@ export class Session extends EventTarget {
 
   #tellOfCamera() {
     const { state, reason } = this.#camera;
+    if (state === 'private') {
+      this.#tell('waiting', 'It shows nothing until somebody switches privacy off.', { code: 'private' });
+      return;
+    }
     this.#tell('waiting', reason || (state === 'starting' ? 'The camera is starting.' : 'The camera gives no picture.'));
   }
 

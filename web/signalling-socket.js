@@ -8,11 +8,16 @@
  * @property {(message: Message) => void} send  Sends a message, or keeps it until the connection is open, in order.
  * @property {() => void} close  Ends the connection; what was sent before still goes out.
  * @property {boolean} isOpen  Whether a message sent now leaves at once.
+ * @property {boolean} [givesServers]  Whether the board's first message names STUN and TURN servers, as `ice-servers`.
  * @property {(message: Message) => void} onmessage
- * @property {(end: {opened: boolean, reason: string}) => void} onclose  It ended, or could not be opened.
+ * @property {(end: End) => void} onclose  It ended, or could not be opened.
+ *
+ * @typedef {{opened: boolean, reason: string, again?: Promise<void>}} End
+ *   `again` settles when another attempt makes sense, where that will be noticed; else it is made after a while.
  *
  * @typedef {{type: 'offer' | 'answer', sdp: string}
  *   | {type: 'candidate', candidate: RTCIceCandidateInit | null}
+ *   | {type: 'ice-servers', servers: RTCIceServer[], lifetime?: number}
  *   | {type: 'error', code?: string, reason: string}
  *   | {type: 'bye', reason?: string}} Message
  */
@@ -21,6 +26,7 @@
 export class SocketSignalling {
   onmessage = () => {};
   onclose = () => {};
+  givesServers = true;
   #socket;
   #early = [];
   #opened = false;
@@ -62,8 +68,11 @@ export class SocketSignalling {
   }
 }
 
-/** A message that is not a JSON object is the board's fault and of no use: it is reported and skipped. */
-function parse(data) {
+/**
+ * A message that is not a JSON object is the board's fault and of no use: it is reported and skipped.
+ * @returns {Message | null}
+ */
+export function parse(data) {
   try {
     const message = JSON.parse(data);
     if (message && typeof message === 'object') return message;

@@ -16,11 +16,14 @@ const WORDS = {
   paused: { tone: 'quiet', word: 'Paused', title: 'Paused', sign: 'pause', action: 'Play' },
 };
 
-/** What the board's refusals are called, where there is something better than "Refused". */
-const REFUSALS = {
+/** What some reasons are called, where there is something better than the state's own words. */
+const REASONS = {
   'too-many-viewers': { word: 'Full', title: 'Too many are watching' },
   'unknown-camera': { word: 'No camera', title: 'There is no such camera' },
+  dismissed: { word: 'Ended', title: 'An operator ended this' },
   'no-common-codec': { word: 'Not playable', title: 'This browser cannot play the camera' },
+  private: { tone: 'quiet', word: 'Private', title: 'Privacy is on' },
+  'not-authorised': { word: 'Not allowed', title: 'This user may not watch' },
 };
 
 /** States in which there is no connection, and so nothing to be seen in the video. */
@@ -38,13 +41,14 @@ export class SituationView {
 
   /** @param {import('./session.js').Situation} situation */
   show({ state, reason, code, retryAt }) {
-    const { tone, word, title, sign, action } = { ...WORDS[state], ...REFUSALS[code] };
+    const { tone, word, title, sign, action } = { ...WORDS[state], ...REASONS[code] };
     const { pill, veil, stage, announcement } = this.#view;
     clearInterval(this.#countdown);
     pill.dataset.tone = tone;
     pill.firstChild.data = word;
-    this.#beside(state === 'offline' || state === 'refused' ? 'trying now' : '');
-    if (retryAt !== null) {
+    this.#beside((state === 'offline' || state === 'refused') && retryAt === null ? 'trying now' : '');
+    // There is nothing to count where its return will be noticed.
+    if (Number.isFinite(retryAt)) {
       const count = () => this.#beside(`retrying in ${Math.max(1, Math.ceil((retryAt - performance.now()) / 1000))} s`);
       this.#countdown = setInterval(count, 250);
       count();

@@ -168,8 +168,24 @@ kbd {
 .flash { position: absolute; inset: 0; z-index: 2; background: #fff; opacity: 0; pointer-events: none; }
 .flash.on { animation: flash 0.35s ease-out; }
 @keyframes flash { from { opacity: 0.55; } }
+.identity {
+  position: absolute; inset: 0; z-index: 2; display: grid; place-items: center; pointer-events: none;
+  border: 0.375rem solid var(--busy); border-radius: inherit; font-size: 1.0625rem; font-weight: 600; text-align: center;
+  text-shadow: 0 0 0.75rem #000, 0 0 0.25rem #000; animation: breathe 2s ease-in-out infinite;
+}
+.identity:empty { opacity: 0; animation: none; }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 
+/* A player that is small itself, wherever it is: words and button stay clear of the controls. */
+.stage { container-type: size; }
+@container (max-height: 19rem) {
+  .veil { padding: 2.75rem 1rem 3.25rem; }
+  .veil .sign { display: none; }
+  .veil .spinner { width: 1.75rem; height: 1.75rem; margin: 0; }
+  .veil h2 { font-size: 1rem; }
+  .veil p { font-size: 0.8125rem; }
+  .veil .action { margin-top: 0.25rem; }
+}
 @media (max-width: 30rem) {
   .bar { justify-content: space-between; }
   .bar .gap { display: none; }
@@ -180,7 +196,7 @@ kbd {
 @media (prefers-reduced-motion: reduce) {
   * { transition: none !important; }
   .veil, .panel, .flash.on { animation: none; }
-  .pill::before { animation: none !important; }
+  .pill::before, .identity { animation: none !important; }
   .spinner { animation-duration: 4s; }
 }
 `);

@@ -8,6 +8,7 @@ template.innerHTML = `
     <canvas class="last" width="160" height="90" hidden></canvas>
     <div class="picture"><video playsinline disableremoteplayback></video></div>
     <div class="flash"></div>
+    <div class="identity" role="status"></div>
     <div class="veil">
       <div>
         <div class="sign"></div>
@@ -75,6 +76,7 @@ export function build(root) {
     /** @type {HTMLCanvasElement} */
     last: one('.last'),
     flash: one('.flash'),
+    identity: one('.identity'),
     veil: one('.veil'),
     pill: one('.pill'),
     unmute: one('.unmute'),
@@ -84,7 +86,7 @@ export function build(root) {
     slider: one('.volume input'),
     statistics: one('.statistics'),
     help: one('.help'),
-    announcement: one('[role=status]'),
+    announcement: one('.unseen'),
     /** The first control that does this. */
     control: (does) => one(`.bar [data-does=${does}]`),
   };

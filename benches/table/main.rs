@@ -4,12 +4,22 @@
 //! and medians matter; the figures to reach stand beside the measured ones.
 
 mod board;
+#[path = "../../tests/harness/broker.rs"]
+#[allow(dead_code, reason = "the suite of the broker uses the rest")]
+mod broker;
 #[path = "../../tests/harness/browser.rs"]
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod browser;
 #[path = "../../tests/harness/headless.rs"]
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod headless;
+mod hosted;
+mod mqtt;
+#[path = "../../tests/harness/page.rs"]
+#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
+mod page;
+#[path = "../../tests/harness/site.rs"]
+mod site;
 
 use std::time::Duration;
 
@@ -53,6 +63,12 @@ async fn main() -> Result<()> {
     }
     if is_wanted("chromium") {
         chromium().await?;
+    }
+    if is_wanted("hosted") {
+        hosted::measure().await?;
+    }
+    if is_wanted("mqtt") {
+        mqtt::all().await?;
     }
     Ok(())
 }

@@ -80,7 +80,7 @@ pub enum Command {
     SetLogLevel(SetLogLevel),
     /// Looks at what the board has and what is in the way, and gives the report of `peercam doctor --json`.
     Doctor {},
-    /// Has the board show itself: a lamp of it blinks where it has one that may be used, and the pages of its viewers flash.
+    /// Has the board show itself: a lamp of it blinks where it has one that may be used, and the pages of its viewers say so.
     Identify(Identify),
 }
 

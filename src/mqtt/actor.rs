@@ -26,6 +26,9 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// How often a pause looks whether the clock was set.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long the broker may take from its acceptance of us to that of our subscriptions.
+const SUBSCRIBING: Duration = Duration::from_secs(5);
+
 /// How long the goodbye may take: what is waiting, `offline`, and its acknowledgement.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -62,6 +65,9 @@ struct Session {
     asked: std::collections::VecDeque<Vec<String>>,
     window: usize,
     most_bytes: usize,
+    /// Since when the broker has accepted us.
+    accepted: Option<Instant>,
+    /// Since when it has accepted our subscriptions.
     online: Option<Instant>,
     check: SelfCheck,
     /// Whether it was said that the broker does not pass on what is published.
@@ -106,12 +112,14 @@ impl Actor {
             asked: std::collections::VecDeque::new(),
             window: 0,
             most_bytes: MOST_BYTES,
+            accepted: None,
             online: None,
             check: SelfCheck::new(self.config.keep_alive(), Instant::now()),
             has_warned_of_refusal: false,
         };
         let group = self.group.clone();
         loop {
+            let deadline = session.deadline();
             let ended = tokio::select! {
                 () = group.stopped() => {
                     self.say_goodbye(&mut session).await;
@@ -125,7 +133,7 @@ impl Actor {
                     self.obey(order, Some(&mut session));
                     Ok(())
                 }
-                () = sleep_until(session.check.deadline().into()), if session.online.is_some() => {
+                () = sleep_until(deadline.into()), if session.accepted.is_some() => {
                     self.look(&mut session)
                 }
             };
@@ -155,6 +163,7 @@ impl Actor {
         session.check.heard(now);
         match event {
             Event::Accepted { window, most_bytes } => {
+                session.accepted = Some(now);
                 session.window = window;
                 session.most_bytes = most_bytes.unwrap_or(MOST_BYTES).min(MOST_BYTES);
                 let own = self.topics.self_check();
@@ -223,7 +232,7 @@ impl Actor {
             }
             Order::Subscribe { filter, messages } => {
                 // One before the broker has taken us is asked for with all others then.
-                if let Some(session) = session.filter(|session| session.window > 0)
+                if let Some(session) = session.filter(|session| session.accepted.is_some())
                     && session.ask(vec![filter.clone()]).is_err()
                 {
                     tracing::warn!(filter, "too many subscriptions at once; this one begins with the next connection");
@@ -267,6 +276,10 @@ impl Actor {
 
     /// Looks whether the connection is still good for something.
     fn look(&mut self, session: &mut Session) -> Result<(), Failure> {
+        if session.online.is_none() {
+            let is_late = Instant::now() >= session.deadline();
+            return if is_late { Err(Failure::away("the broker does not answer a subscription")) } else { Ok(()) };
+        }
         match session.check.look(Instant::now()) {
             Verdict::Fine => Ok(()),
             Verdict::Send(payload) => {
@@ -352,6 +365,14 @@ impl Actor {
 }
 
 impl Session {
+    /// When to look whether it is still good for something.
+    fn deadline(&self) -> Instant {
+        match (self.accepted, self.online) {
+            (Some(accepted), None) => accepted + SUBSCRIBING,
+            _ => self.check.deadline(),
+        }
+    }
+
     fn ask(&mut self, filters: Vec<String>) -> Result<(), Failure> {
         let too_many = |_| Failure::away("the MQTT client takes no more subscriptions");
         self.line.subscribe(&filters).map_err(too_many)?;

@@ -70,8 +70,9 @@ pub struct Reply {
 /// The largest packet in either direction: any session description fits.
 pub const MOST_BYTES: usize = 256 * 1024;
 
-/// Messages of one subscription that wait to be read: more than comes at once of viewers that all arrive together.
-const UNREAD: usize = 256;
+/// Messages of one subscription that wait to be read: more than comes at once of viewers that all arrive together, and
+/// a burst of a thousand commands, each of which is told what became of it.
+const UNREAD: usize = 1024;
 
 /// A handle to the connection. A clone is the same connection.
 #[derive(Clone, Debug)]

@@ -9,8 +9,9 @@ use bytes::Bytes;
 /// What happened waits this long for a connection: a signal or an answer that comes later helps nobody.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// At most so many messages wait, and so many bytes: an exchange of signals has about ten of a few kilobytes.
-const MOST_WAITING: usize = 256;
+/// At most so many messages wait, and so many bytes: an exchange of signals has about ten of a few kilobytes, and the
+/// refusals of a thousand commands in a burst 100 KB together.
+const MOST_WAITING: usize = 1536;
 /// See [`MOST_WAITING`].
 const MOST_WAITING_BYTES: usize = 1024 * 1024;
 

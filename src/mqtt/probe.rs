@@ -53,7 +53,8 @@ async fn attempt(config: &Config, device: &str) -> Result<Duration, Failure> {
             }
             (Event::Acknowledged { .. }, Some((check, _))) => check.acknowledged(now),
             (Event::Came(message), Some((check, since))) => {
-                if check.came(&message.payload, now) {
+                let is_ours = check.came(&message.payload, now);
+                if is_ours {
                     line.hang_up().map_err(busy)?;
                     // The goodbye has nothing more to tell, whatever becomes of it.
                     let leaving = async { while !matches!(line.next().await, Ok(Event::Ended) | Err(_)) {} };

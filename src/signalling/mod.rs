@@ -327,6 +327,25 @@ mod tests {
         assert!(parse(&" ".repeat(MOST_BYTES + 1)).unwrap_err().contains("bytes"));
     }
 
+    /// The inputs that the fuzzer begins with.
+    #[test]
+    fn the_fuzzer_s_inputs_are_read_or_refused_and_what_is_read_stays_the_same() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/signal");
+        let mut read = 0;
+        for file in std::fs::read_dir(folder).unwrap() {
+            let file = file.unwrap().path();
+            let is_sound = !file.file_name().unwrap().to_str().unwrap().starts_with("bad-");
+            let text = String::from_utf8(std::fs::read(&file).unwrap());
+            let signal = text.map_err(|error| error.to_string()).and_then(|text| parse(&text));
+            assert_eq!(signal.is_ok(), is_sound, "{}: {signal:?}", file.display());
+            if let Ok(signal) = signal {
+                assert_eq!(parse(&serde_json::to_string(&signal).unwrap()), Ok(signal));
+                read += 1;
+            }
+        }
+        assert!(read >= 6, "only {read} sound inputs were found");
+    }
+
     #[test]
     fn a_viewer_is_logged_by_the_beginning_of_its_name_only() {
         let viewer = ViewerId::random();

@@ -24,7 +24,7 @@ macro_rules! embed {
 }
 
 /// All files. A test holds the list against the directory.
-static ASSETS: [Asset; 24] = embed![
+static ASSETS: [Asset; 25] = embed![
     "chevron.svg",
     "clock.js",
     "controls.js",
@@ -37,6 +37,7 @@ static ASSETS: [Asset; 24] = embed![
     "login.html",
     "login.js",
     "manifest.webmanifest",
+    "mqtt-signalling.js",
     "page.css",
     "peer.js",
     "peercam-viewer.js",
@@ -135,7 +136,10 @@ mod tests {
         let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("web");
         let mut files: Vec<_> = std::fs::read_dir(directory)
             .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .map(Result::unwrap)
+            // `hosted/` is a page for other servers.
+            .filter(|entry| entry.file_type().unwrap().is_file())
+            .map(|entry| entry.file_name().into_string().unwrap())
             .collect();
         files.sort();
         assert_eq!(files, ASSETS.iter().map(|asset| asset.name).collect::<Vec<_>>());

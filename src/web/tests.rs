@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::{SinkExt, StreamExt};
 use reqwest::header::{HeaderMap, HeaderName};
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use crate::command::Desk;
 use crate::control::Parts;
 use crate::control::{Gauges, StatusConfig};
 use crate::ice::Servers;
-use crate::signalling::{Call, Reception};
+use crate::signalling::{Call, Reception, Signal};
 use crate::tasks::Group;
 use crate::viewer;
 use crate::viewer::Viewers;
@@ -31,6 +32,10 @@ struct Board {
 
 impl Board {
     async fn start(config: Config) -> Self {
+        Self::start_with(config, Servers::default()).await
+    }
+
+    async fn start_with(config: Config, servers: Servers) -> Self {
         let group = Group::new();
         let front = Front::bind(Config { listen: "127.0.0.1:0".parse().unwrap(), ..config }).await.unwrap();
         let settings = viewer::Config { max: 1, servers: Servers::default(), loopback: viewer::Loopback::Offered };
@@ -46,8 +51,7 @@ impl Board {
         };
         let (sender, calls) = mpsc::channel(8);
         let address = front.address();
-        let reception =
-            Reception { calls: sender, desk: Desk::new(1).0, servers: Servers::default(), group: group.clone() };
+        let reception = Reception { calls: sender, desk: Desk::new(1).0, servers, group: group.clone() };
         front.serve(Control::open(parts, &group), reception);
         Self { address, calls, _group: group }
     }
@@ -261,4 +265,57 @@ async fn a_client_that_never_ends_its_request_is_dropped() {
     tokio::time::timeout(Duration::from_secs(15), slow.read_to_end(&mut answer)).await.expect("dropped").unwrap();
     assert!(begun.elapsed() >= Duration::from_secs(9), "{:?}", begun.elapsed());
     assert_eq!(board.get("/healthz", &[]).await.status(), 200);
+}
+
+/// Servers of two kinds, one of which is a relay.
+fn servers() -> Servers {
+    let config = "servers = [{ urls = \"stun:a.example\" },
+        { urls = [\"turn:b.example\", \"turns:b.example\"], username = \"q\\\"uote\", credential = \"c\" }]";
+    Servers::new(&toml::from_str(config).unwrap(), "door")
+}
+
+#[tokio::test]
+async fn a_websocket_begins_with_the_ice_servers_and_tells_them_again_when_asked() {
+    let board = Board::start_with(Config::default(), servers()).await;
+    let request = format!("ws://{}/api/signal", board.address).into_client_request().unwrap();
+    let (mut socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
+    for _ in 0..2 {
+        let told = loop {
+            // Pings come between.
+            let message = socket.next().await.unwrap().unwrap();
+            if message.is_text() {
+                break serde_json::from_str::<Value>(message.to_text().unwrap()).unwrap();
+            }
+        };
+        assert_eq!(told["type"], "ice-servers");
+        assert_eq!(told["servers"][0], json!({ "urls": ["stun:a.example"] }));
+        assert_eq!(told["servers"][1]["credential"], "c");
+        socket.send(r#"{"type":"ice-servers"}"#.into()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn whep_s_answer_links_to_the_ice_servers() {
+    let mut board = Board::start_with(Config::default(), servers()).await;
+    let answering = async {
+        let mut call = board.calls.recv().await.unwrap();
+        assert!(matches!(call.incoming.recv().await, Some(Signal::Offer { .. })));
+        call.outgoing.send(Signal::Answer { sdp: "v=0".into() }).await.unwrap();
+        call
+    };
+    let url = format!("http://{}/whep", board.address);
+    let asking = Client::new().post(url).header("content-type", "application/sdp").body("v=0").send();
+    let (_call, answer) = tokio::join!(answering, asking);
+    let answer = answer.unwrap();
+    assert_eq!(answer.status(), 201);
+    let links: Vec<_> = answer.headers().get_all("link").iter().map(|link| link.to_str().unwrap()).collect();
+    let login = r#"username="q\"uote"; credential="c"; credential-type="password""#;
+    assert_eq!(
+        links,
+        [
+            r#"<stun:a.example>; rel="ice-server""#.to_owned(),
+            format!(r#"<turn:b.example>; rel="ice-server"; {login}"#),
+            format!(r#"<turns:b.example>; rel="ice-server"; {login}"#),
+        ]
+    );
 }

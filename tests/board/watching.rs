@@ -56,6 +56,26 @@ impl<'a> Viewer<'a> {
         self.wait_until(&format!("a picture of {width}x{height}"), &format!("viewer.state === 'live' && {size}")).await
     }
 
+    /// Sends a command, as the page may. Gives its last outcome, or `null` if the board hangs up before that.
+    pub async fn command(&self, id: &str, command: &str, arguments: Value) -> Result<Value> {
+        let text = json!({ "type": "command", "id": id, "command": command, "args": arguments }).to_string();
+        self.ask(&format!(
+            "const socket = new WebSocket(`ws://${{location.host}}/api/signal`);
+             return await new Promise((done) => {{
+                 socket.onopen = () => socket.send({});
+                 socket.onclose = () => done(null);
+                 socket.onmessage = (message) => {{
+                     const outcome = JSON.parse(message.data);
+                     if (outcome.type !== 'outcome' || outcome.id !== {id:?} || outcome.status === 'executing') return;
+                     done(outcome);
+                     socket.close();
+                 }};
+             }});",
+            json!(text)
+        ))
+        .await
+    }
+
     /// Lets the sound be heard. Of a muted element the browser counts no energy, and gives silence to whoever listens in.
     pub async fn unmute(&self) -> Result<()> {
         self.ask("viewer.video.muted = false; viewer.video.volume = 1; await viewer.video.play();").await

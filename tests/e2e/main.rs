@@ -3,6 +3,7 @@
 //! Each test starts its own board and browser; one board runs at a time, see `tests/harness/board.rs`.
 
 #[path = "../harness/board.rs"]
+#[allow(dead_code, reason = "a harness for several suites")]
 mod board;
 #[path = "../harness/browser.rs"]
 mod browser;
@@ -16,6 +17,7 @@ mod socket;
 
 mod bad_input;
 mod coming_and_going;
+mod commands;
 mod configuration;
 mod control_channel;
 mod leaks;

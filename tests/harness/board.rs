@@ -47,7 +47,8 @@ pub struct Board {
     /// `http://127.0.0.1:PORT`
     pub url: String,
     directory: TempDir,
-    root: Option<PathBuf>,
+    /// Environment variables besides the usual ones, of each of its starts.
+    pub surroundings: Vec<(&'static str, PathBuf)>,
     client: Client,
     _turn: MutexGuard<'static, ()>,
 }
@@ -60,23 +61,29 @@ impl Board {
 
     /// The same with an address to listen on and further lines in the table `[web]`.
     pub async fn start_with(address: &str, web: &str, tables: &str) -> Result<Self> {
-        Self::begin(address, web, None, tables).await
+        Self::begin(address, web, Vec::new(), tables).await
     }
 
     /// As [`start`](Self::start), with figures of the board that are read below `root`.
     pub async fn start_below(root: &Path, tables: &str) -> Result<Self> {
-        Self::begin("127.0.0.1", "", Some(root.to_owned()), tables).await
+        Self::start_among(vec![("PEERCAM_ROOT", root.to_owned())], tables).await
     }
 
-    async fn begin(address: &str, web: &str, root: Option<PathBuf>, tables: &str) -> Result<Self> {
+    /// As [`start`](Self::start), with further environment variables.
+    pub async fn start_among(surroundings: Vec<(&'static str, PathBuf)>, tables: &str) -> Result<Self> {
+        Self::begin("127.0.0.1", "", surroundings, tables).await
+    }
+
+    async fn begin(address: &str, web: &str, surroundings: Vec<(&'static str, PathBuf)>, tables: &str) -> Result<Self> {
         let turn = TURN.lock().await;
         let directory = tempfile::tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let text = format!("[web]\nlisten = \"{address}:{port}\"\n{web}\n{CAMERA}\n{tables}\n");
         fs::write(directory.path().join("peercam.toml"), text)?;
-        let process = spawn(&directory, root.as_deref())?;
+        let process = spawn(&directory, &surroundings)?;
         let client = Client::builder().no_proxy().build()?;
-        let board = Self { process, url: format!("http://127.0.0.1:{port}"), directory, root, client, _turn: turn };
+        let url = format!("http://127.0.0.1:{port}");
+        let board = Self { process, url, directory, surroundings, client, _turn: turn };
         board.wait_until_it_serves().await?;
         Ok(board)
     }
@@ -91,7 +98,7 @@ impl Board {
     /// Starts it anew after its end, with the same configuration, at the same port.
     pub async fn start_again(&mut self) -> Result<()> {
         ensure!(self.process.try_wait()?.is_some(), "it still runs");
-        self.process = spawn(&self.directory, self.root.as_deref())?;
+        self.process = spawn(&self.directory, &self.surroundings)?;
         self.wait_until_it_serves().await
     }
 
@@ -156,6 +163,17 @@ impl Board {
         self.directory.path().join("peercam.toml")
     }
 
+    /// One of the files that it keeps.
+    pub fn kept(&self, name: &str) -> PathBuf {
+        let state = self.surroundings.iter().find(|(variable, _)| *variable == "STATE_DIRECTORY");
+        state.map_or(self.directory.path(), |(_, state)| state).join(name)
+    }
+
+    /// Whether it still is the process that was started.
+    pub fn runs(&mut self) -> Result<bool> {
+        Ok(self.process.try_wait()?.is_none())
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(self.log_path())?)
@@ -208,15 +226,15 @@ pub struct Usage {
 }
 
 /// The binary under test, with everything that it may write kept in `directory`.
-fn spawn(directory: &TempDir, root: Option<&Path>) -> Result<Child> {
+fn spawn(directory: &TempDir, surroundings: &[(&str, PathBuf)]) -> Result<Child> {
     let log = File::options().create(true).append(true).open(directory.path().join("log"))?;
     Command::new(env!("CARGO_BIN_EXE_peercam"))
         .args(["run", "--config"])
         .arg(directory.path().join("peercam.toml"))
         .env("STATE_DIRECTORY", directory.path())
-        .envs(root.map(|root| ("PEERCAM_ROOT", root)))
         // By default glibc has an arena for each of several threads, which takes more than a thousand viewers to fill.
         .env("MALLOC_ARENA_MAX", "1")
+        .envs(surroundings.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

@@ -69,7 +69,12 @@ impl<'a> Page<'a> {
     /// Opens it.
     pub async fn open(browser: &'a Browser, url: &str) -> Result<Self> {
         browser.open(url).await?;
-        Ok(Self { browser })
+        Ok(Self::of(browser))
+    }
+
+    /// The one that is open.
+    pub fn of(browser: &'a Browser) -> Self {
+        Self { browser }
     }
 
     /// Opens it and waits for the picture.

@@ -11,6 +11,7 @@ use crate::board::Board;
 use crate::broker::{Broker, Client, Listener, Listeners};
 use crate::browser::Browser;
 use crate::page::Page;
+use crate::viewer::Viewer;
 
 const DEVICE: &str = "[device]\nid = \"door\"\n";
 const COMMAND: &str = "peercam/door/command";
@@ -79,7 +80,7 @@ impl Operator {
 }
 
 async fn started(tables: &str) -> Result<(Broker, Board)> {
-    let broker = Broker::start(Listeners::default()).await?;
+    let broker = Broker::start(Listeners::default().setting("set_tcp_nodelay true")).await?;
     let board = Board::start(&format!("{DEVICE}{}{tables}", broker.table(Listener::Plain))).await?;
     Ok((broker, board))
 }
@@ -305,6 +306,38 @@ async fn what_is_no_command_fails_with_a_reason_and_nothing_else_happens() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_viewer_that_came_through_the_broker_may_watch_and_not_command() -> Result<()> {
+    let (broker, board) = started("").await?;
+    Operator::of(&broker).await?;
+    let browser = Browser::start().await?;
+    let mut viewer = Viewer::new(&browser, &board, &broker, "anna").await?;
+    let offer: Value = viewer
+        .ask(
+            "prepare();
+             window.heard = [];
+             window.control = connection.createDataChannel('control');
+             control.onmessage = ({ data }) => heard.push(JSON.parse(data));
+             return offer();",
+        )
+        .await?;
+    viewer.say(&offer).await?;
+    viewer.accept().await?;
+    let outcome: Value = viewer
+        .ask(
+            "const pause = () => new Promise((done) => setTimeout(done, 10));
+             while (control.readyState !== 'open') await pause();
+             control.send(JSON.stringify({ type: 'command', id: 'x', command: 'privacy', args: { on: true } }));
+             while (!heard.some(({ type }) => type === 'outcome')) await pause();
+             return heard.find(({ type }) => type === 'outcome');",
+        )
+        .await?;
+    assert_eq!((&outcome["id"], &outcome["status"]), (&json!("x"), &json!("failed")));
+    assert!(outcome["reason"].as_str().is_some_and(|reason| reason.contains("command topic")), "{outcome}");
+    assert_eq!(board.status().await?["cameras"][0]["state"], "live");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_thousand_commands_in_a_burst_each_is_answered_and_the_picture_plays_on() -> Result<()> {
     let (broker, board) = started("").await?;
     let mut operator = Operator::of(&broker).await?;
@@ -349,7 +382,6 @@ async fn a_command_is_answered_within_milliseconds() -> Result<()> {
     }
     took.sort();
     println!("command round trip: median {:?}, 95th {:?}, longest {:?}", took[25], took[47], took[49]);
-    // A debug build on a busy machine; docs/measurements.md has the release build's figure.
-    assert!(took[25] < Duration::from_millis(50), "{:?}", took[25]);
+    assert!(took[25] < Duration::from_millis(5), "{:?}", took[25]);
     Ok(())
 }

@@ -17,12 +17,16 @@ mod headless;
 #[path = "../harness/page.rs"]
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod page;
+#[path = "../harness/site.rs"]
+mod site;
 
 mod commands;
 mod connection;
 mod home;
+mod hosted;
 mod operating;
 mod relay;
+mod restart;
 mod signalling;
 mod status;
 mod viewer;

@@ -22,7 +22,7 @@ const REFUSED: [(&str, &str); 5] =
     [("d1", "control"), ("d2", "control"), ("d3", "pan"), ("e2", "viewer"), ("h3", "reboot")];
 
 /// The fenced block that follows a mark of this name.
-fn block(name: &str) -> Result<&'static str> {
+pub fn block(name: &str) -> Result<&'static str> {
     let mark = format!("<!-- test: {name} -->");
     let (_, rest) = DOCUMENT.split_once(&mark).with_context(|| format!("no {mark}"))?;
     let (_, rest) = rest.split_once("```").context("no block behind the mark")?;

@@ -170,7 +170,7 @@ impl<'a> Viewer<'a> {
         .await
     }
 
-    async fn ask<T: DeserializeOwned>(&self, body: &str) -> Result<T> {
+    pub async fn ask<T: DeserializeOwned>(&self, body: &str) -> Result<T> {
         Ok(from_value(self.browser.run(&format!("{PRELUDE}{body}")).await?)?)
     }
 }

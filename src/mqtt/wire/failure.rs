@@ -60,7 +60,8 @@ impl Failure {
             rustls::Error::InvalidCertificate(Wrong::Expired | Wrong::ExpiredContext { .. }) => {
                 clock("the broker's certificate has expired, or this board's clock is wrong")
             }
-            rustls::Error::InvalidCertificate(Wrong::UnknownIssuer) => {
+            // The latter: by somebody of the same name as one who is trusted.
+            rustls::Error::InvalidCertificate(Wrong::UnknownIssuer | Wrong::BadSignature) => {
                 Self::refused("the broker's certificate is signed by nobody whom this board trusts: set mqtt.ca_file")
             }
             rustls::Error::InvalidCertificate(Wrong::NotValidForName | Wrong::NotValidForNameContext { .. }) => {

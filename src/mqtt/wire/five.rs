@@ -139,3 +139,39 @@ fn of_state(error: StateError) -> Failure {
         other => Failure::away(format!("the broker sent what is no MQTT 5: {other}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Kind;
+    use super::*;
+
+    #[test]
+    fn the_brokers_reasons_say_what_to_do() {
+        let disconnect = |reason_code| StateError::ServerDisconnect { reason_code, reason_string: None };
+        let taken_over = failure(ConnectionError::MqttState(disconnect(DisconnectReasonCode::SessionTakenOver)));
+        assert!(taken_over.kind == Kind::Refused && taken_over.reason.contains("device.id"), "{taken_over:?}");
+        let leaving = failure(ConnectionError::MqttState(disconnect(DisconnectReasonCode::ServerShuttingDown)));
+        assert_eq!(leaving.kind, Kind::Away);
+        let version = failure(ConnectionError::ConnectionRefused(ConnectReturnCode::UnsupportedProtocolVersion));
+        assert!(version.kind == Kind::Refused && version.reason.contains("3.1.1"), "{version:?}");
+    }
+
+    #[test]
+    fn a_reply_goes_where_it_is_wanted_and_a_topic_that_is_none_is_passed_over() {
+        let came = |response: &str| {
+            let properties = PublishProperties {
+                response_topic: Some(response.into()),
+                correlation_data: Some("7".into()),
+                ..PublishProperties::default()
+            };
+            message(Publish::new("command", QoS::AtLeastOnce, "{}", Some(properties))).unwrap().reply
+        };
+        assert_eq!(came("a/b"), Some(Reply { topic: "a/b".into(), correlation: Some("7".into()) }));
+        for wrong in ["", "a/#", "+", "a\0b"] {
+            assert_eq!(came(wrong), None, "{wrong:?}");
+        }
+        let mut odd = Publish::new("command", QoS::AtLeastOnce, "{}", None);
+        odd.topic = Bytes::from_static(b"\xff");
+        assert_eq!(message(odd), None);
+    }
+}

@@ -29,8 +29,8 @@ use rtc::rtp_transceiver::rtp_sender::{
 use tokio::sync::{Notify, mpsc};
 use webrtc::peer_connection::crypto::{self, SignatureScheme};
 use webrtc::peer_connection::{
-    MediaEngine, PeerConnection, PeerConnectionBuilder, RTCCertificate, RTCConfiguration, RTCConfigurationBuilder,
-    RTCIceCandidateInit, RTCIceServer, RTCSessionDescription, SettingEngineBuilder,
+    MediaEngine, PeerConnection, PeerConnectionBuilder, RTCCertificate, RTCConfigurationBuilder, RTCIceCandidateInit,
+    RTCIceServer, RTCSessionDescription, SettingEngineBuilder,
 };
 
 use crate::ice::Servers;
@@ -137,14 +137,6 @@ impl Stack {
         self.relay.fault()
     }
 
-    /// What a connection begins with, or a restart of its ICE. The credentials are fresh ones.
-    fn configuration(&self) -> RTCConfiguration {
-        RTCConfigurationBuilder::new()
-            .with_certificates(vec![self.certificate.clone()])
-            .with_ice_servers(of_the_crate(&self.servers))
-            .build()
-    }
-
     /// Answers an offer: the connection, and the answer with the board's host candidates in it.
     pub async fn answer(&self, offer: &str, profile: H264Profile, later: Later) -> Result<(Peer, String), Error> {
         let read = Offer::read(offer, profile)?;
@@ -158,8 +150,9 @@ impl Stack {
         let (events, coming) = mpsc::unbounded_channel();
         let (messages, said) = mpsc::channel(MESSAGES);
         let (control, answers) = (Control::default(), Arc::new(Answers::default()));
-        let relay = self.servers.has_relay().then(|| Search::new(self.relay.clone(), answers.clone()));
-        let teller = Teller { events, messages, control: control.clone(), relay, group: self.group.clone() };
+        let relay = self.servers.has_relay().then(|| Arc::new(Search::new(self.relay.clone(), answers.clone())));
+        let teller =
+            Teller { events, messages, control: control.clone(), relay: relay.clone(), group: self.group.clone() };
 
         let builder = self.builder(&read, link, answers)?;
         let connection = builder.with_handler(Arc::new(teller)).build().await?;
@@ -174,6 +167,7 @@ impl Stack {
             key_frame_wanted,
             statistics,
             later,
+            relay,
             generation: None,
             stack: self.clone(),
         };
@@ -199,6 +193,10 @@ impl Stack {
             .with_include_loopback_candidate(matches!(self.interfaces, Interfaces::WithLoopback))
             .with_discard_local_candidates_during_ice_restart(true)
             .build();
+        let configuration = RTCConfigurationBuilder::new()
+            .with_certificates(vec![self.certificate.clone()])
+            .with_ice_servers(of_the_crate(&self.servers))
+            .build();
         let runtime = GroupRuntime::new(self.group.clone(), offer.video.payload_type, self.names.clone(), answers);
         let registry = Registry::new()
             .with(Slot::NackResponder, NackResponderBuilder::new().with_size(KEPT_PACKETS).build())
@@ -206,7 +204,7 @@ impl Stack {
             // On the wire's side of the NACK responder (4000) and of the sender reports (11000).
             .with(Slot::from(3_900), link);
         Ok(PeerConnectionBuilder::new()
-            .with_configuration(self.configuration())
+            .with_configuration(configuration)
             .with_media_engine(media_engine(offer)?)
             .with_setting_engine(settings)
             .with_interceptor_registry(registry)
@@ -279,6 +277,7 @@ pub struct Peer {
     key_frame_wanted: Arc<Notify>,
     statistics: Arc<LinkStatistics>,
     later: Later,
+    relay: Option<Arc<Search>>,
     /// The ICE generation of the offer that was answered last.
     generation: Option<String>,
     stack: Stack,
@@ -291,7 +290,13 @@ impl Peer {
         if self.generation.is_some() && generation != self.generation {
             // The sockets are bound anew, so that the relay is asked anew too. Without a restart it must not be asked
             // under another name: it holds an allocation to the one that made it (RFC 8656, section 7.1: code 441).
-            self.connection.set_configuration(self.stack.configuration()).await?;
+            // It keeps the certificate: one in the configuration would count as another.
+            let servers = of_the_crate(&self.stack.servers);
+            let configuration = RTCConfigurationBuilder::new().with_ice_servers(servers).build();
+            self.connection.set_configuration(configuration).await?;
+        }
+        if let Some(relay) = self.relay.as_ref().filter(|_| generation != self.generation) {
+            relay.begin();
         }
         let offer = RTCSessionDescription::offer(offer.to_owned()).map_err(|error| bad_offer(&error))?;
         self.connection.set_remote_description(offer).await.map_err(|error| bad_offer(&error))?;
@@ -369,6 +374,12 @@ impl Peer {
         {
             tracing::debug!(%error, "message on the data channel dropped");
         }
+    }
+
+    /// Why the board has no relay, now that no way to this viewer was found.
+    pub fn relay_fault(&self) -> Option<String> {
+        self.relay.as_ref()?.give_up(Instant::now());
+        self.stack.relay_fault()
     }
 
     /// Counters of this path.
