@@ -292,7 +292,8 @@ impl Home {
         match command {
             Ok(command) => self.hand_in(&command),
             Err(reason) => {
-                tell(&self.broker, &Outcome { id, status: Status::Failed, reason: Some(reason), result: None })
+                tracing::info!(id, reason, "a home automation's value is no command");
+                tell(&self.broker, &Outcome::failed(id, reason));
             }
         }
     }
@@ -321,11 +322,8 @@ impl Home {
     }
 }
 
-/// Says what became of a command where operators look, and in the log if it failed: Home Assistant has no place for it.
+/// Says what became of a command where operators look: Home Assistant has no place for it.
 fn tell(broker: &Broker, outcome: &Outcome) {
-    if let Some(reason) = &outcome.reason {
-        tracing::info!(id = outcome.id, reason, "the home automation's command failed");
-    }
     broker.publish(broker.topics().outcome(), text(outcome));
 }
 
