@@ -1,5 +1,6 @@
 //! What a viewer in the browser sees and hears, by the page's own element and by the browser's own counters.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -125,25 +126,11 @@ impl<'a> Viewer<'a> {
         .await
     }
 
-    /// Has a command carried out over a WebSocket of the page's; its last outcome.
-    pub async fn command(&self, name: &str, args: Value) -> Result<Value> {
-        let command = json!({ "type": "command", "id": "", "command": name, "args": args });
-        self.ask(&format!(
-            "const command = {{ ...{command}, id: crypto.getRandomValues(new Uint32Array(1))[0].toString(16) }};
-             const socket = new WebSocket(`ws://${{location.host}}/api/signal`);
-             return await new Promise((done, fail) => {{
-                 socket.onopen = () => socket.send(JSON.stringify(command));
-                 socket.onclose = () => fail(new Error('the board closed the WebSocket'));
-                 socket.onmessage = ({{ data }}) => {{
-                     const message = JSON.parse(data);
-                     if (message.type !== 'outcome' || message.status === 'executing') return;
-                     socket.onclose = null;
-                     socket.close();
-                     done(message);
-                 }};
-             }});"
-        ))
-        .await
+    /// The same with an id of its own.
+    pub async fn order(&self, command: &str, arguments: Value) -> Result<Value> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let id = format!("order-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        self.command(&id, command, arguments).await
     }
 
     /// What `/api/status` says.
