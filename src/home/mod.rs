@@ -5,8 +5,6 @@ mod action;
 mod config;
 mod discovery;
 mod entities;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,6 +30,10 @@ const BIRTH: &[u8] = b"online";
 
 /// Within this time after Home Assistant's start boards announce themselves again, each at a moment of its own.
 const SPREAD: Duration = Duration::from_secs(5);
+
+/// How long an announcement waits for what comes along with its cause: a camera that is asked for its controls tells its
+/// sizes in the status after that.
+const SETTLE: Duration = Duration::from_millis(300);
 
 /// Entities that were ever announced and are remembered. More than any camera has controls.
 const MOST_REMEMBERED: usize = 500;
@@ -76,11 +78,16 @@ struct Home {
     /// What each camera lets one adjust, and the device that said so.
     controls: Controls,
     asked: BTreeMap<String, Asked>,
+    /// How many cameras have been asked and have not answered.
+    unanswered: usize,
     listings: mpsc::Sender<(String, Option<Vec<Value>>)>,
     listed: mpsc::Receiver<(String, Option<Vec<Value>>)>,
     actions: BTreeMap<String, Action>,
     marker: Marker,
     ids: Ids,
+    /// When to announce.
+    due: Option<Instant>,
+    /// When to say all of it again.
     again: Option<Instant>,
 }
 
@@ -125,11 +132,13 @@ impl Home {
             group: group.clone(),
             controls: Controls::new(),
             asked: BTreeMap::new(),
+            unanswered: 0,
             listings,
             listed,
             actions: BTreeMap::new(),
             marker,
             ids: Ids { start: rand::random(), count: 0 },
+            due: None,
             again: None,
         }
     }
@@ -151,6 +160,7 @@ impl Home {
                 Some(birth) = births.recv() => if birth.payload == BIRTH && !birth.is_retained {
                     self.again = Some(Instant::now() + SPREAD.mul_f64(rand::random()));
                 },
+                () = at(self.due) => self.announce(),
                 () = at(self.again) => self.repeat(),
                 () = at(still) => {
                     self.take_stills();
@@ -183,7 +193,14 @@ impl Home {
                 self.ask_for_controls(name.to_owned());
             }
         }
-        self.announce(&status);
+        self.have_announced();
+    }
+
+    /// Soon, and not before each camera has said what it has, so that the first announcement is the whole one.
+    fn have_announced(&mut self) {
+        if self.unanswered == 0 {
+            self.due.get_or_insert(Instant::now() + SETTLE);
+        }
     }
 
     fn ask_for_controls(&mut self, camera: String) {
@@ -191,6 +208,7 @@ impl Home {
         let command = json!({ "id": id, "command": "list-controls", "args": { "camera": camera } });
         let outcomes = self.desk.hand_in(command.to_string().into(), Origin::HomeAutomation);
         let listings = self.listings.clone();
+        self.unanswered += 1;
         self.group.spawn(async move {
             let outcome = last(outcomes).await;
             let result = outcome.and_then(|outcome| outcome.result);
@@ -202,18 +220,17 @@ impl Home {
 
     /// A camera that does not say what it has is away for the moment, or has nothing: what it had before stays.
     fn learn(&mut self, camera: String, controls: Option<Vec<Value>>) {
-        let Some(controls) = controls else { return };
-        self.controls.insert(camera, controls);
-        let status = self.statuses.borrow().clone();
-        self.announce(&status);
+        if let Some(controls) = controls {
+            self.controls.insert(camera, controls);
+        }
+        self.unanswered -= 1;
+        self.have_announced();
     }
 
-    fn announce(&mut self, status: &Value) {
-        // The first is empty: nothing was gathered yet.
-        if status.is_null() {
-            return;
-        }
-        let entities = entities::entities(status, &self.controls, &self.marker.entities, self.broker.topics());
+    fn announce(&mut self) {
+        self.due = None;
+        let status = self.statuses.borrow().clone();
+        let entities = entities::entities(&status, &self.controls, &self.marker.entities, self.broker.topics());
         self.actions =
             entities.iter().filter_map(|entity| Some((entity.key.clone(), entity.action.clone()?))).collect();
         self.marker.entities.extend(discovery::announced(&entities));
@@ -238,8 +255,10 @@ impl Home {
         let lost: Vec<_> = earlier.entities.into_iter().filter(is_new).take(room).collect();
         if !lost.is_empty() {
             self.marker.entities.extend(lost);
-            let status = self.statuses.borrow().clone();
-            self.announce(&status);
+            // At a start the first status brings the first announcement.
+            if self.due.is_none() && !self.actions.is_empty() {
+                self.have_announced();
+            }
         }
     }
 
@@ -247,7 +266,8 @@ impl Home {
     fn repeat(&mut self) {
         self.again = None;
         let status = self.statuses.borrow().clone();
-        if status.is_null() {
+        // Not announced yet: that comes by itself.
+        if self.actions.is_empty() {
             return;
         }
         let entities = entities::entities(&status, &self.controls, &self.marker.entities, self.broker.topics());
@@ -272,7 +292,8 @@ impl Home {
         match command {
             Ok(command) => self.hand_in(&command),
             Err(reason) => {
-                tell(&self.broker, &Outcome { id, status: Status::Failed, reason: Some(reason), result: None })
+                tracing::info!(id, reason, "a home automation's value is no command");
+                tell(&self.broker, &Outcome::failed(id, reason));
             }
         }
     }
@@ -301,11 +322,8 @@ impl Home {
     }
 }
 
-/// Says what became of a command where operators look, and in the log if it failed: Home Assistant has no place for it.
+/// Says what became of a command where operators look: Home Assistant has no place for it.
 fn tell(broker: &Broker, outcome: &Outcome) {
-    if let Some(reason) = &outcome.reason {
-        tracing::info!(id = outcome.id, reason, "the home automation's command failed");
-    }
     broker.publish(broker.topics().outcome(), text(outcome));
 }
 
@@ -331,3 +349,6 @@ async fn at(moment: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -125,6 +125,38 @@ impl<'a> Viewer<'a> {
         .await
     }
 
+    /// Has a command carried out over a WebSocket of the page's; its last outcome.
+    pub async fn command(&self, name: &str, args: Value) -> Result<Value> {
+        let command = json!({ "type": "command", "id": "", "command": name, "args": args });
+        self.ask(&format!(
+            "const command = {{ ...{command}, id: crypto.getRandomValues(new Uint32Array(1))[0].toString(16) }};
+             const socket = new WebSocket(`ws://${{location.host}}/api/signal`);
+             return await new Promise((done, fail) => {{
+                 socket.onopen = () => socket.send(JSON.stringify(command));
+                 socket.onclose = () => fail(new Error('the board closed the WebSocket'));
+                 socket.onmessage = ({{ data }}) => {{
+                     const message = JSON.parse(data);
+                     if (message.type !== 'outcome' || message.status === 'executing') return;
+                     socket.onclose = null;
+                     socket.close();
+                     done(message);
+                 }};
+             }});"
+        ))
+        .await
+    }
+
+    /// What `/api/status` says.
+    pub async fn status(&self) -> Result<Value> {
+        self.ask("return await (await fetch('/api/status')).json()").await
+    }
+
+    /// Waits until the page gives this reason for having no picture.
+    pub async fn wait_for_reason(&self, part: &str) -> Result<()> {
+        let condition = format!("JSON.stringify(viewer.situation).includes({})", json!(part));
+        self.wait_until(&format!("the reason {part:?}"), &condition).await
+    }
+
     /// Fetches `/snapshot.jpg`; its size, and its colours at the given shares of its width and height.
     pub async fn snapshot_colours(&self, across: &[f64], down: f64) -> Result<Colours> {
         self.colours(

@@ -22,6 +22,7 @@ mod site;
 
 mod commands;
 mod connection;
+mod home;
 mod hosted;
 mod operating;
 mod relay;

@@ -1,0 +1,142 @@
+//! The board as Home Assistant meets it at the broker. `tests/home_assistant` has the real one.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use crate::board::Board;
+use crate::broker::{Broker, Client, Listener, Listeners};
+
+const CONFIG: &str = "homeassistant/device/peercam-porch/config";
+const STATUS: &str = "peercam/porch/status";
+
+fn tables(broker: &Broker, home_assistant: &str) -> String {
+    let table = broker.table(Listener::Plain);
+    format!("[device]\nid = \"porch\"\n{table}\n[home_assistant]\n{home_assistant}\n")
+}
+
+async fn start(home_assistant: &str) -> Result<(Broker, Board, Client)> {
+    let broker = Broker::start(Listeners::default()).await?;
+    let mut home = broker.client().await?;
+    home.subscribe("#").await?;
+    let board = Board::start(&tables(&broker, home_assistant)).await?;
+    Ok((broker, board, home))
+}
+
+/// The topic that an announced entity takes values on.
+fn command_topic<'c>(config: &'c Value, entity: &str) -> &'c str {
+    config["components"][entity]["command_topic"].as_str().unwrap_or_default()
+}
+
+async fn status_where(home: &mut Client, is_wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+    home.next_where(STATUS, |message| message.json().is_ok_and(|status| is_wanted(&status))).await?.json()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_announced_shows_the_board_and_does_what_it_says() -> Result<()> {
+    let (broker, _board, mut home) = start("enabled = true").await?;
+    let config = home.next_on(CONFIG).await?.json()?;
+    ensure!(config["device"]["name"] == "porch" && config["state_topic"] == STATUS, "{config:#}");
+    let mut late = broker.client().await?;
+    late.subscribe(CONFIG).await?;
+    ensure!(late.next_on(CONFIG).await?.is_retained, "Home Assistant may start later");
+
+    home.publish(command_topic(&config, "main_bitrate"), "1200").await?;
+    status_where(&mut home, |status| status["cameras"][0]["settings"]["bitrate"] == 1200).await?;
+    home.publish(command_topic(&config, "main_size"), "320x180").await?;
+    status_where(&mut home, |status| status["cameras"][0]["settings"]["width"] == 320).await?;
+    home.publish(command_topic(&config, "main_snapshot"), "PRESS").await?;
+    let topic = config["components"]["main_still"]["topic"].as_str().unwrap_or_default();
+    let still = home.next_on(topic).await?;
+    ensure!(still.payload.starts_with(&[0xff, 0xd8]), "{} bytes are no JPEG", still.payload.len());
+    home.publish(command_topic(&config, "microphone"), "OFF").await?;
+    status_where(&mut home, |status| status["microphone"]["settings"]["on"] == false).await?;
+    home.publish(command_topic(&config, "privacy"), "ON").await?;
+    status_where(&mut home, |status| status["privacy"] == true && status["cameras"][0]["state"] == "private").await?;
+    home.publish(command_topic(&config, "privacy"), "OFF").await?;
+    status_where(&mut home, |status| status["privacy"] == false).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_an_entity_does_not_have_fails_where_operators_look_and_changes_nothing() -> Result<()> {
+    let (_broker, board, mut home) = start("enabled = true").await?;
+    home.next_on(CONFIG).await?;
+    let cases: [(&str, &[u8], &str); 6] = [
+        ("main_bitrate", b"lots", "no whole number"),
+        ("main_bitrate", b"1", "50"),
+        ("privacy", b"maybe", "not one of OFF, ON"),
+        ("privacy", b"\xff\xfe", "not one of OFF, ON"),
+        ("main_size", b"641x481", "not one of"),
+        ("nothing", b"ON", "no entity is called `nothing`"),
+    ];
+    for (entity, payload, reason) in cases {
+        home.publish(&format!("peercam/porch/set/{entity}"), payload.to_vec()).await?;
+        let outcome = home.next_where("peercam/porch/outcome", |message| message.text().contains("failed")).await?;
+        let outcome = outcome.json()?;
+        let told = outcome["reason"].as_str().unwrap_or_default();
+        ensure!(outcome["status"] == "failed" && told.contains(reason), "{entity}: {outcome:#}");
+    }
+    // One that the broker keeps would come again at each connection.
+    home.retain("peercam/porch/set/privacy", "ON").await?;
+    let mut again = home.until_silence(Duration::from_secs(1)).await?;
+    again.retain(|message| message.topic == "peercam/porch/outcome");
+    let settings = json!({ "width": 640, "height": 360, "fps": 30, "bitrate": 800, "key_frame_interval": 10 });
+    let status = board.status().await?;
+    ensure!(status["cameras"][0]["settings"] == settings, "{status:#}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn home_assistants_start_has_the_board_announced_again() -> Result<()> {
+    let (_broker, _board, mut home) = start("enabled = true\ndiscovery_prefix = \"house/discovery\"").await?;
+    let topic = "house/discovery/device/peercam-porch/config";
+    let first = home.next_on(topic).await?.json()?;
+    home.until_silence(Duration::from_secs(1)).await?;
+    home.publish("house/discovery/status", "offline").await?;
+    home.publish("house/discovery/status", "online").await?;
+    let again = home.next_on(topic).await?.json()?;
+    ensure!(first["components"] == again["components"], "{first:#}\n{again:#}");
+    home.next_on(STATUS).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn switched_off_it_is_taken_back_and_a_board_that_never_was_there_says_nothing() -> Result<()> {
+    let broker = Broker::start(Listeners::default()).await?;
+    let mut home = broker.client().await?;
+    home.subscribe("homeassistant/#").await?;
+    let never = Board::start(&tables(&broker, "enabled = false")).await?;
+    ensure!(home.until_silence(Duration::from_secs(2)).await?.is_empty(), "there is nothing to say");
+    drop(never);
+    let on = Board::start(&tables(&broker, "enabled = true")).await?;
+    home.next_where(CONFIG, |message| !message.payload.is_empty()).await?;
+    drop(on);
+    let _off = Board::start(&tables(&broker, "enabled = false")).await?;
+    home.next_where(CONFIG, |message| message.payload.is_empty()).await?;
+    let mut late = broker.client().await?;
+    late.subscribe("homeassistant/#").await?;
+    late.subscribe("peercam/porch/home-assistant").await?;
+    ensure!(late.until_silence(Duration::from_secs(1)).await?.is_empty(), "nothing is left of it");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entity_that_was_announced_before_and_is_no_more_is_taken_back() -> Result<()> {
+    let broker = Broker::start(Listeners::default()).await?;
+    let mut home = broker.client().await?;
+    // As an earlier start has left it, under another prefix, with a control that its camera had.
+    let earlier = "other/device/peercam-porch/config";
+    home.retain(earlier, "{}").await?;
+    let marker = json!({ "topic": earlier, "entities": { "main_control_gain": "number", "main_bitrate": "number" } });
+    home.retain("peercam/porch/home-assistant", marker.to_string()).await?;
+    home.subscribe("#").await?;
+    let _board = Board::start(&tables(&broker, "enabled = true")).await?;
+    home.next_where(earlier, |message| message.payload.is_empty()).await?;
+    let is_gone = |config: &Value| config["components"]["main_control_gain"] == json!({ "platform": "number" });
+    let config =
+        home.next_where(CONFIG, |message| message.json().is_ok_and(|config| is_gone(&config))).await?.json()?;
+    ensure!(config["components"]["main_bitrate"]["command_topic"].is_string(), "{config:#}");
+    Ok(())
+}
