@@ -29,6 +29,7 @@ use crate::control::Gauges;
 use crate::control::Parts;
 use crate::control::Tools;
 use crate::doctor;
+use crate::home;
 use crate::ice::Servers;
 use crate::mqtt::Broker;
 use crate::signalling;
@@ -274,6 +275,8 @@ fn open(
     let reception = Reception { calls, desk: desk.clone(), servers, group: groups.front.clone() };
     let control = Control::open(parts, &groups.front);
     if let Some(broker) = broker {
+        let statuses = control.statuses();
+        home::open(&config.home_assistant, &config.device_id(), broker.clone(), desk.clone(), statuses, &groups.front);
         groups.front.spawn(signalling::serve_mqtt(broker, reception.clone(), config.viewers.max));
     }
     control.take_orders(desk, orders, tools(config, &root, management, &groups.front), &groups.front);
@@ -352,8 +355,8 @@ fn picture_of(status: &camera::Status) -> Picture {
         camera::State::Idle => "idle",
         camera::State::Starting => "starting",
         camera::State::Live => "live",
-        // For the page it is the same: there is no picture, and the reason says why.
-        camera::State::Waiting | camera::State::Private => "waiting",
+        camera::State::Waiting => "waiting",
+        camera::State::Private => "private",
     };
     Picture { state, reason: status.reason.clone() }
 }

@@ -54,12 +54,9 @@ impl Start {
         self.memory.open(Box::new(move |toml| prospect(toml, &places)), group)
     }
 
-    /// The configuration without its secrets, and where it is from.
+    /// The configuration without its secrets, and where it is from, unless a command brought it.
     pub fn shown(&self) -> Value {
-        let from = match (self.memory.source(), &self.file.file) {
-            (Source::File, None) => json!("defaults"),
-            (source, _) => json!(source),
-        };
+        let from = if self.file.file.is_some() { "file" } else { "defaults" };
         json!({ "from": from, "file": self.file.file, "configuration": self.config.shown() })
     }
 }
@@ -113,5 +110,61 @@ fn in_one_line(error: &Error) -> String {
     match error {
         Error::Mistaken { mistakes, .. } => mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
         Error::Unreadable { .. } | Error::Secret { .. } => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(json: Value) -> Settings {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn what_commands_have_set_lies_over_the_configuration() {
+        let mut config = Config::parse("[[camera]]\nname = \"a\"\n[[camera]]\nname = \"b\"\nfps = 5").unwrap();
+        let set = settings(json!({
+            "cameras": { "b": { "width": 640, "height": 360, "bitrate": 700 }, "gone": { "bitrate": 1 } },
+            "audio": { "bitrate": 24, "channels": 2 },
+            "log_level": "debug",
+        }));
+        assert_eq!(lay_over(&mut config, &set), Vec::<String>::new());
+        let b = &config.cameras[1];
+        assert_eq!((b.width, b.height, b.fps, b.bitrate), (640, 360, 5, 700));
+        assert_eq!(config.cameras[0].bitrate, 2000);
+        assert_eq!((config.audio.bitrate, config.audio.channels, config.log.level.as_str()), (24, 2, "debug"));
+    }
+
+    #[test]
+    fn settings_that_cannot_be_are_left_out_and_named() {
+        let mut config = Config::default();
+        let set = settings(json!({
+            "cameras": { "main": { "width": 641, "bitrate": 700 } },
+            "audio": { "channels": 9 },
+            "log_level": "",
+        }));
+        let left_out = lay_over(&mut config, &set);
+        assert_eq!(left_out.len(), 3, "{left_out:?}");
+        assert!(left_out[0].contains("camera.width") && left_out[1].contains("audio.channels"), "{left_out:?}");
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn what_a_start_would_refuse_is_refused_before() {
+        let places = Places::default();
+        assert_eq!(prospect("", &places), Ok(Prospect::LocalOnly));
+        assert_eq!(prospect("[mqtt]\nurl = \"mqtt://broker\"", &places), Ok(Prospect::Broker));
+        let refused = [
+            ("[web]\nlisten = 1\n[viewers]\nmax = 0", "line 2: `web.listen`"),
+            ("[web]\nlisten = 1\n[viewers]\nmax = 0", "; line 4: `viewers.max`"),
+            ("[web]\nsecret_file = \"/nowhere\"", "/nowhere"),
+            ("[web]\nlisten = \"0.0.0.0:80\"", "STATE_DIRECTORY"),
+            ("[mqtt]\nurl = \"mqtt://broker\"\nuser = \"u\"\npassword_file = \"/nowhere\"", "/nowhere"),
+        ];
+        for (toml, reason) in refused {
+            let said = prospect(toml, &places).unwrap_err();
+            assert!(said.contains(reason) && !said.contains('\n'), "{said}");
+        }
     }
 }

@@ -15,6 +15,7 @@ const ROOMS: [(&str, &[&str]); 20] = [
             "config",
             "control",
             "doctor",
+            "home",
             "ice",
             "media",
             "mqtt",

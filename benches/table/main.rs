@@ -14,6 +14,10 @@ mod browser;
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod headless;
 mod hosted;
+mod mqtt;
+#[path = "../../tests/harness/page.rs"]
+#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
+mod page;
 #[path = "../../tests/harness/site.rs"]
 mod site;
 
@@ -62,6 +66,9 @@ async fn main() -> Result<()> {
     }
     if is_wanted("hosted") {
         hosted::measure().await?;
+    }
+    if is_wanted("mqtt") {
+        mqtt::all().await?;
     }
     Ok(())
 }

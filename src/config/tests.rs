@@ -123,3 +123,22 @@ fn a_made_device_id_does_not_tell_the_machine_id() {
     assert_ne!(id, device_id_of("1123456789abcdef0123456789abcdef"));
     assert!(id.starts_with("peercam-") && id.len() == 16 && !machine.contains(&id[8..]));
 }
+
+#[test]
+fn what_is_shown_has_every_table_and_no_secret() {
+    let text = "[device]\nid = \"door\"\n[web]\nsecret = \"hidden-1\"\n\
+        [mqtt]\nurl = \"mqtt://broker\"\nuser = \"u\"\npassword = \"hidden-2\"\n\
+        [[ice.servers]]\nurls = \"turn:a\"\nusername = \"u\"\ncredential = \"hidden-3\"\n\
+        [[ice.servers]]\nurls = \"turn:b\"\nsecret = \"hidden-4\"";
+    let shown = Config::parse(text).unwrap().shown();
+    assert!(!shown.to_string().contains("hidden"), "{shown}");
+    assert_eq!(shown["web"]["secret"], "***");
+    assert_eq!(shown["device"]["id"], "door");
+    for (section, keys) in sections() {
+        let table = if section == "camera" { &shown["camera"][0] } else { &shown[section] };
+        for key in keys {
+            assert!(table.get(key).is_some(), "[{section}] {key} is not shown");
+        }
+    }
+    assert!(Config::default().shown()["device"]["id"].is_string(), "the one that is made is shown");
+}

@@ -142,6 +142,10 @@ impl Effects {
     /// What the process began with, and what commands have made of it.
     fn config(&self) -> Value {
         let mut config = self.tools.config.clone();
+        let source = self.tools.upkeep.source();
+        if source != upkeep::Source::File {
+            config["from"] = written(&source);
+        }
         let shown = &mut config["configuration"];
         shown["camera"] = self.cameras().iter().map(|(_, camera)| written(&camera.config())).collect();
         if let Some(microphone) = self.microphone() {

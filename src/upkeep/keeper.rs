@@ -172,10 +172,10 @@ impl Keeper {
         if *self.source.borrow() != Source::Trial {
             return Ok(());
         }
-        self.alter_ledger(Ledger::confirm_trial)?;
-        self.source.send_replace(Source::Applied);
-        tracing::info!("the applied configuration is confirmed");
         let mut held = self.held();
+        self.alter(&mut held, Ledger::confirm_trial)?;
+        self.source.send_replace(if held.ledger.applied.is_some() { Source::Applied } else { Source::File });
+        tracing::info!("the applied configuration is confirmed");
         if held.kept.has_others_than(&self.configuration) {
             let kept = Kept::only(&self.configuration, held.kept.upon(&self.configuration));
             match keep(self.state(), SETTINGS, &kept) {

@@ -68,7 +68,7 @@ pub struct Source {
 /// What the page shows where there is no picture.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Picture {
-    /// `idle`, `starting`, `live` or `waiting`.
+    /// `idle`, `starting`, `live`, `waiting` or `private`.
     pub state: &'static str,
     /// Why it waits.
     #[serde(skip_serializing_if = "Option::is_none")]

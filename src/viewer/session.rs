@@ -399,7 +399,7 @@ impl Session {
         let seconds = self.progress.since.elapsed().as_secs();
         tracing::info!(viewer = %self.call.viewer, %reason, seconds, "viewer gone");
         // Who was never reached may want to know that the relay is to blame.
-        let fault = self.stack.relay_fault().filter(|_| self.state == State::Connecting);
+        let fault = self.peer.as_ref().filter(|_| self.state == State::Connecting).and_then(Peer::relay_fault);
         let said = fault.map_or_else(|| reason.to_string(), |fault| format!("{reason}; {fault}"));
         self.say(Signal::Bye { reason: said, code }).await;
         self.tell(&Reply::Bye { reason: &reason, code }).await;

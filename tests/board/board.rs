@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use tempfile::TempDir;
@@ -42,7 +42,7 @@ pub struct Output {
 pub struct Board {
     agent: BufReader<UnixStream>,
     console: PathBuf,
-    _qemu: Child,
+    qemu: Child,
     _directory: TempDir,
 }
 
@@ -67,7 +67,7 @@ impl Board {
             }
             sleep(Duration::from_millis(50)).await;
         };
-        let mut board = Self { agent: BufReader::new(stream), console, _qemu: qemu, _directory: directory };
+        let mut board = Self { agent: BufReader::new(stream), console, qemu, _directory: directory };
         timeout(BOOT_LIMIT, board.ask("true"))
             .await
             .with_context(|| format!("the board did not boot within {BOOT_LIMIT:?}"))??;
@@ -91,6 +91,13 @@ impl Board {
     /// Replaces the configuration and restarts the service; returns when systemd was told that it is ready.
     pub async fn configure(&mut self, config: &str) -> Result<()> {
         self.must(&format!("base64 -d <<<{} > {CONFIG} && systemctl restart peercam", BASE64.encode(config))).await?;
+        Ok(())
+    }
+
+    /// Waits until the board has switched itself off or, which is the same to QEMU here, begins to boot again.
+    pub async fn is_off(&mut self, limit: Duration) -> Result<()> {
+        let status = timeout(limit, self.qemu.wait()).await.context("the board is still on")??;
+        ensure!(status.success(), "QEMU: {status}");
         Ok(())
     }
 
@@ -130,6 +137,14 @@ async fn make_layer(directory: &Path, config: &str) -> Result<PathBuf> {
     for (from, to) in [
         (env!("CARGO_BIN_EXE_peercam"), "usr/bin/peercam"),
         (concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/peercam.service"), "usr/lib/systemd/system/peercam.service"),
+        (
+            concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/peercam-reboot.path"),
+            "usr/lib/systemd/system/peercam-reboot.path",
+        ),
+        (
+            concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/peercam-reboot.service"),
+            "usr/lib/systemd/system/peercam-reboot.service",
+        ),
     ] {
         let to = tree.join(to);
         fs::create_dir_all(to.parent().expect("each has a directory"))?;
@@ -157,7 +172,7 @@ fn qemu(image: &Path, layer: &Path, console: &Path, socket: &Path) -> Command {
         "systemd.journald.forward_to_console=1 systemd.show_status=0 systemd.mask=getty.target",
         "systemd.wants=board-network.service systemd.wants=board-agent.service",
         "systemd.wants=board-tone@0.service systemd.wants=board-tone@1.service",
-        "systemd.wants=peercam.service",
+        "systemd.wants=peercam.service systemd.wants=peercam-reboot.path",
     ]
     .join(" ");
     let disk = |id: &str, file: &Path| {

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::board::{ADDRESS, Board};
@@ -102,9 +102,13 @@ async fn run(image: &std::path::Path) -> Result<()> {
     test!(a_browser_shows_the_camera_and_plays_the_microphone_for_20_s_without_a_freeze, board, &viewer);
     test!(the_snapshot_shows_the_colour_bars, board, &viewer);
     test!(another_mode_in_the_configuration_is_honoured, board, &viewer);
+    test!(the_service_begins_anew_under_its_unit, board, &viewer);
+    test!(an_applied_configuration_is_in_effect_without_the_unit_being_restarted, board, &viewer);
     // Last of those with a camera: it comes back under another number than the configuration has.
     test!(a_camera_that_is_unplugged_and_plugged_in_again_comes_back_to_the_same_viewer, board, &viewer);
     test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
+    // Last of all: the board is gone then.
+    test!(a_reboot_that_the_service_may_not_do_is_done_by_a_unit_of_its_own, board, &viewer);
     eprintln!("the board passed, {:.0} s in all", started.elapsed().as_secs_f64());
     Ok(())
 }
@@ -226,6 +230,49 @@ async fn another_mode_in_the_configuration_is_honoured(board: &mut Board, viewer
     board.configure(&config(320, 180)).await?;
     // The service is a new one, so the page connects anew, by itself.
     viewer.wait_for_picture(320, 180).await
+}
+
+/// What systemd says of the service: its process, and how often it had to start one again.
+async fn process(board: &mut Board) -> Result<String> {
+    board.must("systemctl is-active peercam && systemctl show -P MainPID -P NRestarts peercam").await
+}
+
+async fn the_service_begins_anew_under_its_unit(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
+    let before = process(board).await?;
+    let arguments = json!({ "what": "service" });
+    ensure!(viewer.command("anew", "restart", arguments.clone()).await?.is_null(), "the connection stayed");
+    viewer.wait_for_picture(320, 180).await?;
+    // Whoever asks again with the same words learns how it ended.
+    let outcome = viewer.command("anew", "restart", arguments).await?;
+    ensure!(outcome["status"] == "successful", "{outcome}");
+    let after = process(board).await?;
+    ensure!(before == after, "{before} became {after}");
+    Ok(())
+}
+
+async fn an_applied_configuration_is_in_effect_without_the_unit_being_restarted(
+    board: &mut Board,
+    viewer: &Viewer<'_>,
+) -> Result<()> {
+    let before = process(board).await?;
+    let outcome = viewer.command("wide", "apply-config", json!({ "toml": config(640, 360) })).await?;
+    ensure!(outcome.is_null(), "{outcome}");
+    viewer.wait_for_picture(640, 360).await?;
+    let shown = viewer.command("shown", "get-config", json!({})).await?;
+    ensure!(shown["result"]["from"] == "applied", "{shown}");
+    ensure!(!shown.to_string().contains(SECRET), "the secret is shown");
+    let after = process(board).await?;
+    ensure!(before == after, "{before} became {after}");
+    Ok(())
+}
+
+async fn a_reboot_that_the_service_may_not_do_is_done_by_a_unit_of_its_own(
+    board: &mut Board,
+    viewer: &Viewer<'_>,
+) -> Result<()> {
+    let outcome = viewer.command("again", "restart", json!({ "what": "board" })).await?;
+    ensure!(outcome.is_null(), "{outcome}");
+    board.is_off(Duration::from_secs(60)).await
 }
 
 async fn nothing_panicked_and_systemd_never_had_to_restart_the_service(board: &mut Board) -> Result<()> {

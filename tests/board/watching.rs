@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{from_value, json};
+use serde_json::{Value, from_value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::browser::Browser;
@@ -54,6 +54,26 @@ impl<'a> Viewer<'a> {
     pub async fn wait_for_picture(&self, width: u32, height: u32) -> Result<()> {
         let size = format!("viewer.video.videoWidth === {width} && viewer.video.videoHeight === {height}");
         self.wait_until(&format!("a picture of {width}x{height}"), &format!("viewer.state === 'live' && {size}")).await
+    }
+
+    /// Sends a command, as the page may. Gives its last outcome, or `null` if the board hangs up before that.
+    pub async fn command(&self, id: &str, command: &str, arguments: Value) -> Result<Value> {
+        let text = json!({ "type": "command", "id": id, "command": command, "args": arguments }).to_string();
+        self.ask(&format!(
+            "const socket = new WebSocket(`ws://${{location.host}}/api/signal`);
+             return await new Promise((done) => {{
+                 socket.onopen = () => socket.send({});
+                 socket.onclose = () => done(null);
+                 socket.onmessage = (message) => {{
+                     const outcome = JSON.parse(message.data);
+                     if (outcome.type !== 'outcome' || outcome.id !== {id:?} || outcome.status === 'executing') return;
+                     done(outcome);
+                     socket.close();
+                 }};
+             }});",
+            json!(text)
+        ))
+        .await
     }
 
     /// Lets the sound be heard. Of a muted element the browser counts no energy, and gives silence to whoever listens in.

@@ -56,6 +56,7 @@ impl Scene {
 
     /// Fills the form and sends it.
     async fn connect(&self, page: &Page<'_>, broker: &str, password: &str) -> Result<()> {
+        page.wait_until("the form", "!document.querySelector('#entering').hidden").await?;
         page.ask::<()>(&format!(
             "const {{ elements }} = document.forms[0];
              elements.broker.value = '{broker}';
@@ -86,7 +87,7 @@ impl Scene {
 
 async fn frames_come(page: &Page<'_>) -> Result<()> {
     let counted = page.counted(SPAN).await?;
-    ensure!(counted.frames_decoded > 20.0 && counted.freezes == 0.0, "{counted:?}");
+    ensure!(counted.frames_decoded > 60.0, "{counted:?}");
     Ok(())
 }
 
@@ -126,14 +127,17 @@ async fn the_picture_goes_on_while_the_broker_is_dead_and_signalling_comes_back_
             .await?;
         frames_come(&page).await?;
         let after = page.counters().await?;
-        ensure!(after.ssrc == before.ssrc && after.freezes == 0.0, "another connection, or a freeze: {after:?}");
+        ensure!(
+            after.ssrc == before.ssrc && after.freezes == before.freezes,
+            "another connection, or a freeze: {after:?}"
+        );
         ensure!(page.ask::<String>("return viewer.state").await? == "live");
     }
     scene.broker.start_again().await?;
     let page = Page::of(&scene.browser);
     page.wait_until("the camera in the list", &format!("{ENTRY}.dataset.tone === 'good'")).await?;
     let after = page.counters().await?;
-    ensure!(after.ssrc == before.ssrc && after.freezes == 0.0, "another connection, or a freeze: {after:?}");
+    ensure!(after.ssrc == before.ssrc && after.freezes == before.freezes, "another connection, or a freeze: {after:?}");
     // A new connection, over the broker that came back.
     page.ask::<()>("viewer.play(); return null").await?;
     page.wait_for_picture().await

@@ -61,6 +61,13 @@ impl Coturn {
         )
     }
 
+    /// Has it hear and say nothing any more, as a machine that hangs.
+    pub fn freeze(&self) -> Result<()> {
+        let status = Command::new("kill").args(["-STOP", &self.process.id().to_string()]).status()?;
+        ensure!(status.success(), "kill: {status}");
+        Ok(())
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(self.directory.path().join("log"))?)

@@ -70,7 +70,7 @@ macro_rules! test {
         let coturn = Coturn::start(SHARED).await?;
         let board = Board::start(&Coturn::table($secret, $lifetime)).await?;
         let viewer = Viewer::new(&$browser).await?;
-        if let Err(error) = $name(&board, &viewer).await {
+        if let Err(error) = $name(&board, &viewer, &coturn).await {
             eprintln!("FAILED");
             eprintln!("-- the board's log:\n{}-- the relay's log:\n{}--", board.log()?, coturn.log()?);
             return Err(error.context(stringify!($name)));
@@ -85,10 +85,15 @@ async fn run() -> Result<()> {
     test!(a_whep_viewer_comes_through_the_relay_with_the_servers_of_the_answer_s_links, browser, SHARED, 600);
     test!(credentials_are_renewed_before_they_end_and_who_watches_does_not_notice, browser, SHARED, SHORT);
     test!(a_wrong_secret_gives_no_connection_and_board_and_viewer_are_told_why, browser, "south", 600);
+    test!(a_relay_that_does_not_answer_is_told_of_too, browser, SHARED, 600);
     Ok(())
 }
 
-async fn pictures_come_through_the_relay_where_nothing_else_connects(board: &Board, viewer: &Viewer<'_>) -> Result<()> {
+async fn pictures_come_through_the_relay_where_nothing_else_connects(
+    board: &Board,
+    viewer: &Viewer<'_>,
+    _: &Coturn,
+) -> Result<()> {
     ensure!(reaches(Side::Viewer, SocketAddr::new(MIDDLE, PORT))?, "the viewer does not reach the middle");
     ensure!(!reaches(Side::Viewer, SocketAddr::new(BOARD, PORT))?, "the viewer reaches the board by itself");
     viewer.join().await?;
@@ -103,6 +108,7 @@ async fn pictures_come_through_the_relay_where_nothing_else_connects(board: &Boa
 async fn a_whep_viewer_comes_through_the_relay_with_the_servers_of_the_answer_s_links(
     _: &Board,
     viewer: &Viewer<'_>,
+    _: &Coturn,
 ) -> Result<()> {
     let link: String = viewer
         .ask(&format!(
@@ -141,6 +147,7 @@ async fn a_whep_viewer_comes_through_the_relay_with_the_servers_of_the_answer_s_
 async fn credentials_are_renewed_before_they_end_and_who_watches_does_not_notice(
     _: &Board,
     viewer: &Viewer<'_>,
+    _: &Coturn,
 ) -> Result<()> {
     viewer.join().await?;
     viewer.watch(30).await?;
@@ -202,6 +209,7 @@ async fn credentials_are_renewed_before_they_end_and_who_watches_does_not_notice
 async fn a_wrong_secret_gives_no_connection_and_board_and_viewer_are_told_why(
     board: &Board,
     viewer: &Viewer<'_>,
+    _: &Coturn,
 ) -> Result<()> {
     viewer.join().await?;
     let reason: String =
@@ -214,5 +222,21 @@ async fn a_wrong_secret_gives_no_connection_and_board_and_viewer_are_told_why(
     let log = board.log()?;
     ensure!(log.matches("no relay").count() == 1, "not one warning:\n{log}");
     ensure!(!log.contains(&MIDDLE.to_string()), "an address is in the log:\n{log}");
+    Ok(())
+}
+
+async fn a_relay_that_does_not_answer_is_told_of_too(
+    board: &Board,
+    viewer: &Viewer<'_>,
+    coturn: &Coturn,
+) -> Result<()> {
+    coturn.freeze()?;
+    viewer.join().await?;
+    let reason: String =
+        viewer.ask("await until('the end', () => heard.at(-1).type === 'bye'); return heard.at(-1).reason").await?;
+    ensure!(reason.contains("no path to the viewer") && reason.contains("the relay did not answer"), "{reason}");
+    let status = board.status().await?;
+    let fault = status.pointer("/viewers/relay_fault").and_then(Value::as_str).unwrap_or_default();
+    ensure!(fault.contains("did not answer"), "{status:#}");
     Ok(())
 }

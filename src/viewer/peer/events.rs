@@ -49,7 +49,7 @@ pub struct Teller {
     /// Gets the data channel.
     pub control: Control,
     /// Finds out whether the board has its relay; `None` where none is configured.
-    pub relay: Option<Search>,
+    pub relay: Option<Arc<Search>>,
     /// In which the data channel is listened to.
     pub group: Group,
 }
@@ -79,12 +79,10 @@ impl PeerConnectionEventHandler for Teller {
     }
 
     async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
-        match (state, &self.relay) {
-            (RTCIceGatheringState::Gathering, Some(relay)) => relay.begin(),
-            (RTCIceGatheringState::Complete, Some(relay)) => relay.end(),
-            _ => {}
-        }
         if state == RTCIceGatheringState::Complete {
+            if let Some(relay) = &self.relay {
+                relay.end();
+            }
             self.tell(Event::Candidate(None));
         }
     }

@@ -150,8 +150,9 @@ impl Stack {
         let (events, coming) = mpsc::unbounded_channel();
         let (messages, said) = mpsc::channel(MESSAGES);
         let (control, answers) = (Control::default(), Arc::new(Answers::default()));
-        let relay = self.servers.has_relay().then(|| Search::new(self.relay.clone(), answers.clone()));
-        let teller = Teller { events, messages, control: control.clone(), relay, group: self.group.clone() };
+        let relay = self.servers.has_relay().then(|| Arc::new(Search::new(self.relay.clone(), answers.clone())));
+        let teller =
+            Teller { events, messages, control: control.clone(), relay: relay.clone(), group: self.group.clone() };
 
         let builder = self.builder(&read, link, answers)?;
         let connection = builder.with_handler(Arc::new(teller)).build().await?;
@@ -166,6 +167,7 @@ impl Stack {
             key_frame_wanted,
             statistics,
             later,
+            relay,
             generation: None,
             stack: self.clone(),
         };
@@ -275,6 +277,7 @@ pub struct Peer {
     key_frame_wanted: Arc<Notify>,
     statistics: Arc<LinkStatistics>,
     later: Later,
+    relay: Option<Arc<Search>>,
     /// The ICE generation of the offer that was answered last.
     generation: Option<String>,
     stack: Stack,
@@ -291,6 +294,9 @@ impl Peer {
             let servers = of_the_crate(&self.stack.servers);
             let configuration = RTCConfigurationBuilder::new().with_ice_servers(servers).build();
             self.connection.set_configuration(configuration).await?;
+        }
+        if let Some(relay) = self.relay.as_ref().filter(|_| generation != self.generation) {
+            relay.begin();
         }
         let offer = RTCSessionDescription::offer(offer.to_owned()).map_err(|error| bad_offer(&error))?;
         self.connection.set_remote_description(offer).await.map_err(|error| bad_offer(&error))?;
@@ -368,6 +374,12 @@ impl Peer {
         {
             tracing::debug!(%error, "message on the data channel dropped");
         }
+    }
+
+    /// Why the board has no relay, now that no way to this viewer was found.
+    pub fn relay_fault(&self) -> Option<String> {
+        self.relay.as_ref()?.give_up(Instant::now());
+        self.stack.relay_fault()
     }
 
     /// Counters of this path.

@@ -3,8 +3,9 @@
 //! The crate tells of a refusal in its own log only, with addresses. What the relay answers passes through our sockets,
 //! where its reason can be read; that no relay candidate came shows when gathering ends.
 
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// STUN: an error in answer to Allocate (RFC 8489, section 5 and RFC 8656, section 17.2), as its first two bytes.
 const ALLOCATE_ERROR: [u8; 2] = [0x01, 0x13];
@@ -12,6 +13,9 @@ const ALLOCATE_ERROR: [u8; 2] = [0x01, 0x13];
 const HEADER: usize = 20;
 /// The attribute ERROR-CODE (RFC 8489, section 14.8).
 const ERROR_CODE: u16 = 0x0009;
+
+/// A relay that has not answered by then will not: from the other side of the earth it takes half a second.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// What all viewers found out about the relay. A clone is the same.
 #[derive(Clone, Debug, Default)]
@@ -78,32 +82,45 @@ fn error_code(message: &[u8]) -> Option<u16> {
 pub struct Search {
     relay: Relay,
     answers: Arc<Answers>,
-    is_found: AtomicBool,
+    /// When it began; `None` when nothing is sought, or it was found.
+    since: Mutex<Option<Instant>>,
 }
 
 impl Search {
     /// A search whose result `relay` learns.
     pub fn new(relay: Relay, answers: Arc<Answers>) -> Self {
-        Self { relay, answers, is_found: AtomicBool::new(false) }
+        Self { relay, answers, since: Mutex::default() }
     }
 
     /// Gathering begins.
     pub fn begin(&self) {
         self.answers.code.store(0, Ordering::Relaxed);
-        self.is_found.store(false, Ordering::Relaxed);
+        *self.since.lock().expect("nobody panics with it") = Some(Instant::now());
     }
 
     /// There is a relay candidate.
     pub fn found(&self) {
-        self.is_found.store(true, Ordering::Relaxed);
+        self.finish();
         self.relay.learn(None);
     }
 
     /// Gathering is over.
     pub fn end(&self) {
-        if !self.is_found.load(Ordering::Relaxed) {
+        if self.finish().is_some() {
             self.relay.learn(Some(reason(self.answers.code.load(Ordering::Relaxed))));
         }
+    }
+
+    /// The viewer is given up; the relay has had its time to answer, or not.
+    pub fn give_up(&self, now: Instant) {
+        let since = *self.since.lock().expect("nobody panics with it");
+        if since.is_some_and(|since| now.saturating_duration_since(since) >= ANSWERS_WITHIN) {
+            self.end();
+        }
+    }
+
+    fn finish(&self) -> Option<Instant> {
+        self.since.lock().expect("nobody panics with it").take()
     }
 }
 
@@ -155,6 +172,18 @@ mod tests {
         search.found();
         search.end();
         assert_eq!(relay.fault(), None);
+    }
+
+    #[test]
+    fn a_relay_that_says_nothing_is_at_fault_only_if_it_had_the_time() {
+        let relay = Relay::default();
+        let search = Search::new(relay.clone(), Arc::default());
+        search.give_up(Instant::now() + ANSWERS_WITHIN);
+        search.begin();
+        search.give_up(Instant::now());
+        assert_eq!(relay.fault(), None);
+        search.give_up(Instant::now() + ANSWERS_WITHIN);
+        assert!(relay.fault().unwrap().contains("did not answer"));
     }
 
     #[test]
