@@ -51,8 +51,7 @@ impl Board {
         };
         let (sender, calls) = mpsc::channel(8);
         let address = front.address();
-        let reception =
-            Reception { calls: sender, desk: Desk::new(1).0, servers, group: group.clone() };
+        let reception = Reception { calls: sender, desk: Desk::new(1).0, servers, group: group.clone() };
         front.serve(Control::open(parts, &group), reception);
         Self { address, calls, _group: group }
     }

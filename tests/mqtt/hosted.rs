@@ -97,7 +97,8 @@ async fn a_camera_is_found_and_watched_and_shown_again_after_it_was_away() -> Re
         let page = scene.watching().await?;
         frames_come(&page).await?;
         // The link can be kept and sent to others; the password is not in it, and gone with the tab.
-        let (address, kept): (String, String) = page.ask("return [location.href, JSON.stringify(localStorage)]").await?;
+        let (address, kept): (String, String) =
+            page.ask("return [location.href, JSON.stringify(localStorage)]").await?;
         ensure!(address.contains("device=front-door") && !address.contains("viewer"), "{address}");
         ensure!(kept.contains("viewer") && !kept.contains(PASSWORD), "{kept}");
     }
@@ -105,7 +106,8 @@ async fn a_camera_is_found_and_watched_and_shown_again_after_it_was_away() -> Re
     scene.board.kill()?;
     let page = Page::of(&scene.browser);
     page.wait_until("the list to say so", &format!("{SAID} === 'Offline'")).await?;
-    page.wait_until("the player to say so", "viewer.state === 'offline' && viewer.situation.retryAt === Infinity").await?;
+    page.wait_until("the player to say so", "viewer.state === 'offline' && viewer.situation.retryAt === Infinity")
+        .await?;
 
     scene.board.start_again().await?;
     page.wait_until("the list to say so", &format!("{ENTRY}.dataset.tone === 'good'")).await?;
@@ -120,7 +122,8 @@ async fn the_picture_goes_on_while_the_broker_is_dead_and_signalling_comes_back_
     scene.broker.kill()?;
     {
         let page = Page::of(&scene.browser);
-        page.wait_until("the page to say so", "document.querySelector('.broker').textContent.includes('reach')").await?;
+        page.wait_until("the page to say so", "document.querySelector('.broker').textContent.includes('reach')")
+            .await?;
         frames_come(&page).await?;
         let after = page.counters().await?;
         ensure!(after.ssrc == before.ssrc && after.freezes == 0.0, "another connection, or a freeze: {after:?}");
@@ -143,7 +146,8 @@ async fn a_broker_that_is_back_is_enough_for_a_page_that_waits_for_it() -> Resul
     scene.broker.kill()?;
     {
         let page = Page::of(&scene.browser);
-        page.wait_until("the page to say so", "document.querySelector('.broker').textContent.includes('reach')").await?;
+        page.wait_until("the page to say so", "document.querySelector('.broker').textContent.includes('reach')")
+            .await?;
         page.ask::<()>(&format!("{ENTRY}.click(); return null")).await?;
         page.wait_until("the reason", "viewer.situation.reason.startsWith('The broker cannot be reached')").await?;
     }
@@ -154,7 +158,8 @@ async fn a_broker_that_is_back_is_enough_for_a_page_that_waits_for_it() -> Resul
 #[tokio::test]
 async fn a_link_to_a_camera_shows_it_at_once_and_again_after_a_reload() -> Result<()> {
     let scene = Scene::set(Listeners::of(&[Listener::Plain, Listener::WebSocket])).await?;
-    let link = format!("{}?broker={}&device=front-door&camera=main", scene.site.url, scene.broker.url(Listener::WebSocket));
+    let link =
+        format!("{}?broker={}&device=front-door&camera=main", scene.site.url, scene.broker.url(Listener::WebSocket));
     for _ in 0..2 {
         Page::watch(&scene.browser, &link).await?;
     }
@@ -204,5 +209,9 @@ async fn what_the_broker_does_not_permit_is_said_in_words() -> Result<()> {
     sleep(Duration::from_millis(500)).await;
     page.ask::<()>("document.querySelector('.leave').click(); return null").await?;
     scene.connect(&page, &scene.broker.url(Listener::WebSocket), PASSWORD).await?;
-    page.wait_until("the hint", "document.querySelector('.hint').textContent.includes('No camera has announced itself')").await
+    page.wait_until(
+        "the hint",
+        "document.querySelector('.hint').textContent.includes('No camera has announced itself')",
+    )
+    .await
 }
