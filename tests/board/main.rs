@@ -332,10 +332,10 @@ async fn the_service_begins_anew_under_its_unit(board: &mut Board, viewer: &View
     let before = process(board).await?;
     let arguments = json!({ "what": "service" });
     ensure!(viewer.command("anew", "restart", arguments.clone()).await?.is_null(), "the connection stayed");
-    viewer.wait_for_picture(320, 180).await?;
     // Whoever asks again with the same words learns how it ended.
-    let outcome = viewer.command("anew", "restart", arguments).await?;
+    let outcome = viewer.answered("anew", "restart", arguments).await?;
     ensure!(outcome["status"] == "successful", "{outcome}");
+    viewer.wait_for_picture(320, 180).await?;
     let after = process(board).await?;
     ensure!(before == after, "{before} became {after}");
     Ok(())
@@ -348,10 +348,10 @@ async fn an_applied_configuration_is_in_effect_without_the_unit_being_restarted(
     let before = process(board).await?;
     let outcome = viewer.command("wide", "apply-config", json!({ "toml": config(640, 360) })).await?;
     ensure!(outcome.is_null(), "{outcome}");
-    viewer.wait_for_picture(640, 360).await?;
-    let shown = viewer.command("shown", "get-config", json!({})).await?;
+    let shown = viewer.answered("shown", "get-config", json!({})).await?;
     ensure!(shown["result"]["from"] == "applied", "{shown}");
     ensure!(!shown.to_string().contains(SECRET), "the secret is shown");
+    viewer.wait_for_picture(640, 360).await?;
     let after = process(board).await?;
     ensure!(before == after, "{before} became {after}");
     Ok(())

@@ -76,6 +76,19 @@ impl<'a> Viewer<'a> {
         .await
     }
 
+    /// The same for a command that ends at once, however often the board has to be asked because it is not there yet.
+    pub async fn answered(&self, id: &str, command: &str, arguments: Value) -> Result<Value> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let outcome = self.command(id, command, arguments.clone()).await?;
+            if !outcome.is_null() {
+                return Ok(outcome);
+            }
+            ensure!(Instant::now() < deadline, "nobody answers {command} within {LIMIT:?}");
+            sleep(INTERVAL).await;
+        }
+    }
+
     /// Lets the sound be heard. Of a muted element the browser counts no energy, and gives silence to whoever listens in.
     pub async fn unmute(&self) -> Result<()> {
         self.ask("viewer.video.muted = false; viewer.video.volume = 1; await viewer.video.play();").await
