@@ -331,7 +331,7 @@ async fn process(board: &mut Board) -> Result<String> {
 async fn the_service_begins_anew_under_its_unit(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
     let before = process(board).await?;
     let arguments = json!({ "what": "service" });
-    ensure!(viewer.command("anew", "restart", arguments.clone()).await?.is_null(), "the connection stayed");
+    ensure!(viewer.command_as("anew", "restart", arguments.clone()).await?.is_null(), "the connection stayed");
     // Whoever asks again with the same words learns how it ended.
     let outcome = viewer.answered("anew", "restart", arguments).await?;
     ensure!(outcome["status"] == "successful", "{outcome}");
@@ -346,7 +346,7 @@ async fn an_applied_configuration_is_in_effect_without_the_unit_being_restarted(
     viewer: &Viewer<'_>,
 ) -> Result<()> {
     let before = process(board).await?;
-    let outcome = viewer.command("wide", "apply-config", json!({ "toml": config(640, 360) })).await?;
+    let outcome = viewer.command_as("wide", "apply-config", json!({ "toml": config(640, 360) })).await?;
     ensure!(outcome.is_null(), "{outcome}");
     let shown = viewer.answered("shown", "get-config", json!({})).await?;
     ensure!(shown["result"]["from"] == "applied", "{shown}");
@@ -361,7 +361,7 @@ async fn a_reboot_that_the_service_may_not_do_is_done_by_a_unit_of_its_own(
     board: &mut Board,
     viewer: &Viewer<'_>,
 ) -> Result<()> {
-    let outcome = viewer.command("again", "restart", json!({ "what": "board" })).await?;
+    let outcome = viewer.command_as("again", "restart", json!({ "what": "board" })).await?;
     ensure!(outcome.is_null(), "{outcome}");
     board.is_off(Duration::from_secs(60)).await
 }

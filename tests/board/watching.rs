@@ -1,5 +1,6 @@
 //! What a viewer in the browser sees and hears, by the page's own element and by the browser's own counters.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -56,8 +57,17 @@ impl<'a> Viewer<'a> {
         self.wait_until(&format!("a picture of {width}x{height}"), &format!("viewer.state === 'live' && {size}")).await
     }
 
-    /// Sends a command, as the page may. Gives its last outcome, or `null` if the board hangs up before that.
-    pub async fn command(&self, id: &str, command: &str, arguments: Value) -> Result<Value> {
+    /// Sends a command of its own, as the page may, and gives its last outcome.
+    pub async fn command(&self, command: &str, arguments: Value) -> Result<Value> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let id = format!("test-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let outcome = self.command_as(&id, command, arguments).await?;
+        ensure!(!outcome.is_null(), "{command}: the board closed the WebSocket");
+        Ok(outcome)
+    }
+
+    /// The same under an `id` that can be sent again; `null` if the board hangs up before the last outcome.
+    pub async fn command_as(&self, id: &str, command: &str, arguments: Value) -> Result<Value> {
         let text = json!({ "type": "command", "id": id, "command": command, "args": arguments }).to_string();
         self.ask(&format!(
             "const socket = new WebSocket(`ws://${{location.host}}/api/signal`);
@@ -80,7 +90,7 @@ impl<'a> Viewer<'a> {
     pub async fn answered(&self, id: &str, command: &str, arguments: Value) -> Result<Value> {
         let deadline = Instant::now() + LIMIT;
         loop {
-            let outcome = self.command(id, command, arguments.clone()).await?;
+            let outcome = self.command_as(id, command, arguments.clone()).await?;
             if !outcome.is_null() {
                 return Ok(outcome);
             }
@@ -135,27 +145,6 @@ impl<'a> Viewer<'a> {
              await context.close();
              return decibels.indexOf(Math.max(...decibels)) * 48000 / 8192;",
         )
-        .await
-    }
-
-    /// Has a command carried out over a WebSocket of the page's; its last outcome.
-    pub async fn command(&self, name: &str, args: Value) -> Result<Value> {
-        let command = json!({ "type": "command", "id": "", "command": name, "args": args });
-        self.ask(&format!(
-            "const command = {{ ...{command}, id: crypto.getRandomValues(new Uint32Array(1))[0].toString(16) }};
-             const socket = new WebSocket(`ws://${{location.host}}/api/signal`);
-             return await new Promise((done, fail) => {{
-                 socket.onopen = () => socket.send(JSON.stringify(command));
-                 socket.onclose = () => fail(new Error('the board closed the WebSocket'));
-                 socket.onmessage = ({{ data }}) => {{
-                     const message = JSON.parse(data);
-                     if (message.type !== 'outcome' || message.status === 'executing') return;
-                     socket.onclose = null;
-                     socket.close();
-                     done(message);
-                 }};
-             }});"
-        ))
         .await
     }
 
