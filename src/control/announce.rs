@@ -19,6 +19,9 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// The least time from one status to the next: more than five a second tell nobody anything.
 const GAP: Duration = Duration::from_millis(200);
 
+/// When the second status comes at the latest: the first knows no shares of the processor yet, which take time.
+const SECOND: Duration = Duration::from_secs(5);
+
 impl Control {
     /// Tells the broker from now on, until `group` stops: of each change at once, and of figures each `interval`.
     pub(super) fn announce(&self, broker: Broker, interval: Duration, group: &Group) {
@@ -84,6 +87,8 @@ struct Announcer {
     /// When the next status is due.
     due: Instant,
     last: Instant,
+    /// See [`SECOND`].
+    second: Option<Instant>,
     /// When to look for news although nothing changes.
     look: Option<Instant>,
 }
@@ -92,7 +97,7 @@ impl Announcer {
     fn new(control: Control, broker: Broker, interval: Duration) -> Self {
         let now = Instant::now();
         let news = News::new(control.facts(), now.into_std());
-        Self { control, broker, interval, news, due: now, last: now, look: None }
+        Self { control, broker, interval, news, due: now, last: now, second: Some(now + SECOND), look: None }
     }
 
     async fn run(mut self) {
@@ -128,6 +133,8 @@ impl Announcer {
         let status = serde_json::to_value(self.control.status()).expect("a status holds nothing that JSON cannot");
         self.broker.retain(self.broker.topics().status(), status.to_string().into());
         self.control.shared.statuses.send_replace(Arc::new(status));
-        (self.last, self.due) = (now, now + self.interval);
+        let due = now + self.interval;
+        self.second = self.second.filter(|second| *second > now);
+        (self.last, self.due) = (now, self.second.map_or(due, |second| second.min(due)));
     }
 }
