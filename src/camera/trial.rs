@@ -125,3 +125,26 @@ fn feed_and_count(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::{Bitrate, Resolution};
+
+    #[test]
+    fn where_nothing_worked_it_is_tried_anew_and_what_worked_is_remembered() {
+        gst::init().unwrap();
+        let work = |width| Work {
+            resolution: Resolution { width, height: 66 },
+            fps: 30.0,
+            bitrate: Bitrate::kbps(500),
+            key_interval: 300,
+        };
+        let known = |width| findings().iter().any(|((_, known, height, _), _)| (*known, *height) == (width, 66));
+        // x264 takes no odd width in 4:2:0.
+        assert!(choose("x264enc", &work(67)).is_err());
+        assert!(!known(67), "a failure that leaves no encoder is forgotten");
+        assert!(choose("x264enc", &work(66)).is_ok());
+        assert!(known(66));
+    }
+}
