@@ -86,7 +86,7 @@ pub fn start_logging(config: &LogConfig) -> LogLevel {
 }
 
 /// Changes how much is logged, or says what is wrong with what is wanted.
-pub struct LogLevel(Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>);
+pub struct LogLevel(Box<control::SetLogLevel>);
 
 /// What comes after the service has closed.
 #[derive(Debug)]

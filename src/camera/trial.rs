@@ -2,7 +2,7 @@
 //!
 //! An element being there says little: a kernel may lack the device, a driver may refuse the size, or hang.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gstreamer as gst;
@@ -24,7 +24,8 @@ const LIMIT: Duration = Duration::from_secs(2);
 
 /// The encoder to use for `work`: the one named, or with `auto` the first of the table that works.
 ///
-/// What was found out is remembered for the life of the process, failures too: hardware does not change.
+/// What was found out is remembered for the life of the process, since hardware does not change. Only where nothing
+/// works is it tried anew the next time: a board that is busy starting can be too slow for every encoder.
 pub(super) fn choose(name: &str, work: &Work) -> Result<&'static Kind, Error> {
     let named = match name {
         "auto" | super::PASSTHROUGH => None,
@@ -37,15 +38,21 @@ pub(super) fn choose(name: &str, work: &Work) -> Result<&'static Kind, Error> {
             Err(why) => tried.push(why),
         }
     }
+    findings().retain(|(_, found)| found.is_ok());
     Err(Error::NoEncoder { tried: tried.join("; ") })
 }
 
 /// One thing that was found out.
 type Finding = ((&'static str, u32, u32, u64), Result<Duration, String>);
 
+/// All that was found out so far.
+fn findings() -> MutexGuard<'static, Vec<Finding>> {
+    static FINDINGS: Mutex<Vec<Finding>> = Mutex::new(Vec::new());
+    FINDINGS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// How long `kind` took for the trial, or why it cannot be used.
 pub(super) fn verdict(kind: &'static Kind, work: &Work) -> Result<Duration, String> {
-    static FINDINGS: Mutex<Vec<Finding>> = Mutex::new(Vec::new());
     if !kind.is_installed() {
         return Err(format!("{} is not here (it comes with {})", kind.name, kind.origin));
     }
@@ -54,7 +61,7 @@ pub(super) fn verdict(kind: &'static Kind, work: &Work) -> Result<Duration, Stri
     }
     let key = (kind.name, work.resolution.width, work.resolution.height, work.fps.to_bits());
     // Held during the trial: two cameras must not try one hardware encoder at once and find it busy.
-    let mut findings = FINDINGS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut findings = findings();
     if let Some((_, found)) = findings.iter().find(|(known, _)| *known == key) {
         return found.clone();
     }
@@ -117,4 +124,27 @@ fn feed_and_count(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::{Bitrate, Resolution};
+
+    #[test]
+    fn where_nothing_worked_it_is_tried_anew_and_what_worked_is_remembered() {
+        gst::init().unwrap();
+        let work = |width| Work {
+            resolution: Resolution { width, height: 66 },
+            fps: 30.0,
+            bitrate: Bitrate::kbps(500),
+            key_interval: 300,
+        };
+        let known = |width| findings().iter().any(|((_, known, height, _), _)| (*known, *height) == (width, 66));
+        // x264 takes no odd width in 4:2:0.
+        assert!(choose("x264enc", &work(67)).is_err());
+        assert!(!known(67), "a failure that leaves no encoder is forgotten");
+        assert!(choose("x264enc", &work(66)).is_ok());
+        assert!(known(66));
+    }
 }

@@ -25,7 +25,7 @@ pub type KeyFrameInterval = Within<1, 3600>;
 pub type AudioBitrate = Within<6, 510>;
 /// Channels of the sound, as the configuration allows them.
 pub type Channels = Within<1, 2>;
-/// How far a camera is moved at once. Cameras differ in how far a step is; a hundred reaches from end to end.
+/// How far a camera is moved at once, in hundredths of its range: cameras count in units of their own.
 pub type Steps = Within<1, 100>;
 /// Seconds in which a device that was given another configuration has to be back at its broker. Within the least a
 /// slow board restarts; in the longest an operator loses patience.
@@ -155,7 +155,8 @@ pub struct Ptz {
     /// Where to.
     #[serde(rename = "move")]
     pub direction: Direction,
-    /// How far; without it 1. `stop` and `home` have none.
+    /// How far, in hundredths of the range; without it 5, or on and on until `stop` where the camera knows speeds only.
+    /// `stop` and `home` have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<Steps>,
 }

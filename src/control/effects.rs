@@ -50,10 +50,13 @@ pub struct Tools {
     /// Looks at the board, which takes seconds.
     pub doctor: Box<dyn Fn() -> Examination + Send + Sync>,
     /// Changes what is logged, or says what is wrong with the level.
-    pub set_log_level: Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+    pub set_log_level: Box<SetLogLevel>,
     /// `/sys/class/leds`, or what stands for it.
     pub leds: PathBuf,
 }
+
+/// Changes how much is logged, or says what is wrong with what is wanted.
+pub type SetLogLevel = dyn Fn(&str) -> Result<(), String> + Send + Sync;
 
 /// A look at the board under way: its report, or why there is none.
 pub type Examination = Pin<Box<dyn Future<Output = Result<Value, String>> + Send>>;

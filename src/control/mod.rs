@@ -38,7 +38,7 @@ use intake::Intake;
 use news::{Facts, SourceFacts};
 
 pub use config::StatusConfig;
-pub use effects::{Examination, Tools, privacy_of_sound};
+pub use effects::{Examination, SetLogLevel, Tools, privacy_of_sound};
 pub use news::Event;
 pub use report::report_back;
 pub use status::{

@@ -222,11 +222,11 @@ async fn the_status_under_the_unit_has_what_the_unit_lets_it_see(
 }
 
 async fn the_cameras_controls_are_listed_and_set(_board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
-    let listed = viewer.order("list-controls", json!({})).await?;
+    let listed = viewer.command("list-controls", json!({})).await?;
     let brightness = control(&listed, "brightness").with_context(|| format!("no brightness in {listed:#}"))?;
     let range = json!([brightness["kind"], brightness["minimum"], brightness["maximum"], brightness["access"]]);
     ensure!(range == json!(["integer", 0, 255, "writable"]), "{brightness:#}");
-    let set = viewer.order("set-control", json!({ "control": "brightness", "value": BRIGHTNESS })).await?;
+    let set = viewer.command("set-control", json!({ "control": "brightness", "value": BRIGHTNESS })).await?;
     ensure!(set["status"] == "successful", "{set:#}");
     ensure_brightness(viewer).await?;
     for (args, reason) in [
@@ -234,11 +234,11 @@ async fn the_cameras_controls_are_listed_and_set(_board: &mut Board, viewer: &Vi
         (json!({ "control": "brightnes", "value": 1 }), "brightness"),
         (json!({ "control": "read_only_integer", "value": 1 }), "read_only_integer"),
     ] {
-        let outcome = viewer.order("set-control", args).await?;
+        let outcome = viewer.command("set-control", args).await?;
         let told = outcome["reason"].as_str().unwrap_or_default();
         ensure!(outcome["status"] == "failed" && told.contains(reason), "{outcome:#}");
     }
-    let outcome = viewer.order("ptz", json!({ "move": "left" })).await?;
+    let outcome = viewer.command("ptz", json!({ "move": "left" })).await?;
     ensure!(outcome["reason"].as_str().is_some_and(|reason| reason.contains("cannot pan")), "{outcome:#}");
     Ok(())
 }
@@ -252,7 +252,7 @@ fn control<'l>(listed: &'l Value, name: &str) -> Option<&'l Value> {
 
 /// The driver has the value that was set.
 async fn ensure_brightness(viewer: &Viewer<'_>) -> Result<()> {
-    let listed = viewer.order("list-controls", json!({})).await?;
+    let listed = viewer.command("list-controls", json!({})).await?;
     let value = control(&listed, "brightness").map(|control| control["value"].clone());
     ensure!(value == Some(BRIGHTNESS.into()), "brightness is {value:?} in {listed:#}");
     Ok(())
@@ -260,10 +260,10 @@ async fn ensure_brightness(viewer: &Viewer<'_>) -> Result<()> {
 
 async fn another_size_reaches_the_viewer_on_the_same_connection(_board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
     viewer.remember_connection().await?;
-    let outcome = viewer.order("set-video", json!({ "width": 320, "height": 180 })).await?;
+    let outcome = viewer.command("set-video", json!({ "width": 320, "height": 180 })).await?;
     ensure!(outcome["status"] == "successful", "{outcome:#}");
     viewer.wait_for_picture(320, 180).await?;
-    let outcome = viewer.order("set-video", json!({ "width": 640, "height": 360 })).await?;
+    let outcome = viewer.command("set-video", json!({ "width": 640, "height": 360 })).await?;
     ensure!(outcome["status"] == "successful", "{outcome:#}");
     viewer.wait_for_picture(640, 360).await?;
     ensure!(viewer.has_remembered_connection().await?, "the page made a new peer connection");
@@ -277,7 +277,7 @@ async fn privacy_closes_the_device_and_its_end_brings_the_picture_back(
     let open = "ls -l /proc/$(systemctl show -P MainPID peercam)/fd | grep -cE '/dev/(video|snd)' || true";
     ensure!(board.must(open).await?.trim() != "0", "the camera should be open while somebody watches");
     viewer.remember_connection().await?;
-    let outcome = viewer.order("privacy", json!({ "on": true })).await?;
+    let outcome = viewer.command("privacy", json!({ "on": true })).await?;
     ensure!(outcome["status"] == "successful", "{outcome:#}");
     ensure!(board.must(open).await?.trim() == "0", "{}", board.must("ls -l /proc/$(pidof peercam)/fd").await?);
     viewer.wait_for_reason("private").await?;
@@ -285,7 +285,7 @@ async fn privacy_closes_the_device_and_its_end_brings_the_picture_back(
     tokio::time::sleep(Duration::from_secs(6)).await;
     ensure!(viewer.status().await?["health"] == "ok", "{:#}", viewer.status().await?);
     let frames = viewer.counters().await?.frames_decoded;
-    viewer.order("privacy", json!({ "on": false })).await?;
+    viewer.command("privacy", json!({ "on": false })).await?;
     viewer.wait_for_frames_after(frames).await?;
     ensure!(viewer.has_remembered_connection().await?, "the page made a new peer connection");
     Ok(())
@@ -296,7 +296,7 @@ async fn a_camera_that_is_unplugged_and_plugged_in_again_comes_back_to_the_same_
     viewer: &Viewer<'_>,
 ) -> Result<()> {
     // The configuration is another than that upon which it was set before, which has ended it.
-    viewer.order("set-control", json!({ "control": "brightness", "value": BRIGHTNESS })).await?;
+    viewer.command("set-control", json!({ "control": "brightness", "value": BRIGHTNESS })).await?;
     viewer.remember_connection().await?;
     // As on a pulled cable: the driver lets go of the device under whoever has it open, and its node is gone.
     // Not `rmmod`: GStreamer 1.22 keeps the dead device's descriptor (docs/operating.md), so the module stays in use,
@@ -333,11 +333,11 @@ async fn process(board: &mut Board) -> Result<String> {
 async fn the_service_begins_anew_under_its_unit(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
     let before = process(board).await?;
     let arguments = json!({ "what": "service" });
-    ensure!(viewer.command("anew", "restart", arguments.clone()).await?.is_null(), "the connection stayed");
-    viewer.wait_for_picture(320, 180).await?;
+    ensure!(viewer.command_as("anew", "restart", arguments.clone()).await?.is_null(), "the connection stayed");
     // Whoever asks again with the same words learns how it ended.
-    let outcome = viewer.command("anew", "restart", arguments).await?;
+    let outcome = viewer.answered("anew", "restart", arguments).await?;
     ensure!(outcome["status"] == "successful", "{outcome}");
+    viewer.wait_for_picture(320, 180).await?;
     let after = process(board).await?;
     ensure!(before == after, "{before} became {after}");
     Ok(())
@@ -348,12 +348,12 @@ async fn an_applied_configuration_is_in_effect_without_the_unit_being_restarted(
     viewer: &Viewer<'_>,
 ) -> Result<()> {
     let before = process(board).await?;
-    let outcome = viewer.command("wide", "apply-config", json!({ "toml": config(640, 360) })).await?;
+    let outcome = viewer.command_as("wide", "apply-config", json!({ "toml": config(640, 360) })).await?;
     ensure!(outcome.is_null(), "{outcome}");
-    viewer.wait_for_picture(640, 360).await?;
-    let shown = viewer.command("shown", "get-config", json!({})).await?;
+    let shown = viewer.answered("shown", "get-config", json!({})).await?;
     ensure!(shown["result"]["from"] == "applied", "{shown}");
     ensure!(!shown.to_string().contains(SECRET), "the secret is shown");
+    viewer.wait_for_picture(640, 360).await?;
     let after = process(board).await?;
     ensure!(before == after, "{before} became {after}");
     Ok(())
@@ -363,7 +363,7 @@ async fn a_reboot_that_the_service_may_not_do_is_done_by_a_unit_of_its_own(
     board: &mut Board,
     viewer: &Viewer<'_>,
 ) -> Result<()> {
-    let outcome = viewer.command("again", "restart", json!({ "what": "board" })).await?;
+    let outcome = viewer.command_as("again", "restart", json!({ "what": "board" })).await?;
     ensure!(outcome.is_null(), "{outcome}");
     board.is_off(Duration::from_secs(60)).await
 }

@@ -57,8 +57,17 @@ impl<'a> Viewer<'a> {
         self.wait_until(&format!("a picture of {width}x{height}"), &format!("viewer.state === 'live' && {size}")).await
     }
 
-    /// Sends a command, as the page may. Gives its last outcome, or `null` if the board hangs up before that.
-    pub async fn command(&self, id: &str, command: &str, arguments: Value) -> Result<Value> {
+    /// Sends a command of its own, as the page may, and gives its last outcome.
+    pub async fn command(&self, command: &str, arguments: Value) -> Result<Value> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let id = format!("test-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let outcome = self.command_as(&id, command, arguments).await?;
+        ensure!(!outcome.is_null(), "{command}: the board closed the WebSocket");
+        Ok(outcome)
+    }
+
+    /// The same under an `id` that can be sent again; `null` if the board hangs up before the last outcome.
+    pub async fn command_as(&self, id: &str, command: &str, arguments: Value) -> Result<Value> {
         let text = json!({ "type": "command", "id": id, "command": command, "args": arguments }).to_string();
         self.ask(&format!(
             "const socket = new WebSocket(`ws://${{location.host}}/api/signal`);
@@ -75,6 +84,19 @@ impl<'a> Viewer<'a> {
             json!(text)
         ))
         .await
+    }
+
+    /// The same for a command that ends at once, however often the board has to be asked because it is not there yet.
+    pub async fn answered(&self, id: &str, command: &str, arguments: Value) -> Result<Value> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let outcome = self.command_as(id, command, arguments.clone()).await?;
+            if !outcome.is_null() {
+                return Ok(outcome);
+            }
+            ensure!(Instant::now() < deadline, "nobody answers {command} within {LIMIT:?}");
+            sleep(INTERVAL).await;
+        }
     }
 
     /// Lets the sound be heard. Of a muted element the browser counts no energy, and gives silence to whoever listens in.
@@ -124,13 +146,6 @@ impl<'a> Viewer<'a> {
              return decibels.indexOf(Math.max(...decibels)) * 48000 / 8192;",
         )
         .await
-    }
-
-    /// The same with an id of its own.
-    pub async fn order(&self, command: &str, arguments: Value) -> Result<Value> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let id = format!("order-{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        self.command(&id, command, arguments).await
     }
 
     /// What `/api/status` says.

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 /// The bundle, made once in each run of a suite.
 static BUNDLE: OnceCell<TempDir> = OnceCell::const_new();
@@ -22,7 +22,7 @@ static BUNDLE: OnceCell<TempDir> = OnceCell::const_new();
 pub struct Site {
     /// `http://127.0.0.1:PORT/cameras/`: below a directory, since it need not lie at its host's root.
     pub url: String,
-    server: JoinHandle<()>,
+    _server: JoinSet<()>,
 }
 
 impl Site {
@@ -32,16 +32,11 @@ impl Site {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}/cameras/", listener.local_addr()?);
         let router = Router::new().fallback(file).with_state(directory);
-        let server = tokio::spawn(async move {
+        let mut server = JoinSet::new();
+        server.spawn(async move {
             axum::serve(listener, router).await.ok();
         });
-        Ok(Self { url, server })
-    }
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        self.server.abort();
+        Ok(Self { url, _server: server })
     }
 }
 

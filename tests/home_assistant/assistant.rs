@@ -77,6 +77,8 @@ impl Assistant {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let config = directory.path().join("config");
         fs::create_dir_all(config.join(".storage"))?;
+        // Where it lets its own actions write.
+        fs::create_dir(config.join("www"))?;
         fs::write(config.join("configuration.yaml"), CONFIGURATION.replace("PORT", &port.to_string()))?;
         let entry = entry(broker);
         fs::write(config.join(".storage/core.config_entries"), serde_json::to_vec(&entry)?)?;
@@ -122,6 +124,20 @@ impl Assistant {
     pub async fn act(&mut self, action: &str, entity: &str, data: Value) -> Result<()> {
         let payload = json!({ "action": action, "entity": entity, "data": data });
         self.client.publish("test/act", payload.to_string()).await
+    }
+
+    /// The picture that a camera shows, as Home Assistant saves it; waits until it has one.
+    pub async fn picture(&mut self, entity: &str) -> Result<Vec<u8>> {
+        let file = self.directory.path().join("config/www/picture");
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            self.act("camera.snapshot", entity, json!({ "filename": "/config/www/picture" })).await?;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            match fs::read(&file) {
+                Ok(picture) if !picture.is_empty() => return Ok(picture),
+                _ => ensure!(Instant::now() < deadline, "{entity} shows no picture for {LIMIT:?}"),
+            }
+        }
     }
 
     /// Lines of its log that complain about what came by MQTT.

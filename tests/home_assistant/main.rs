@@ -31,10 +31,17 @@ async fn the_board_is_seen_and_used_in_home_assistant_and_goes_when_it_is_switch
     assistant.act("number.set_value", "number.porch_bitrate", json!({ "value": 1200 })).await?;
     assistant.wait_for("number.porch_bitrate", "1200").await?;
 
+    assistant.wait_for("switch.porch_privacy", "off").await?;
     assistant.act("switch.turn_on", "switch.porch_privacy", json!({})).await?;
     assistant.wait_for("switch.porch_privacy", "on").await?;
     assistant.act("switch.turn_off", "switch.porch_privacy", json!({})).await?;
     assistant.wait_for("switch.porch_privacy", "off").await?;
+
+    // The picture that the button asks for is the one that the camera shows.
+    assistant.act("button.press", "button.porch_snapshot", json!({})).await?;
+    assistant.wait_until("the button was pressed", |states| states["button.porch_snapshot"] != "unknown").await?;
+    let picture = assistant.picture("camera.porch").await?;
+    ensure!(picture.starts_with(&[0xff, 0xd8]), "no JPEG but {} bytes", picture.len());
 
     board.kill()?;
     assistant.wait_for("number.porch_bitrate", "unavailable").await?;
