@@ -290,7 +290,8 @@ export class Session extends EventTarget {
     }
     // Asks at once whether the path is good, so that the answer is there when it is to be decided.
     if (this.situation.state === 'live') this.#ping();
-    if (cameraIsAway && !boardIsSilent) this.#tellOfCamera();
+    // A board that has said so is believed for longer: a small one may be late with its answers while it starts a camera.
+    if (cameraIsAway && now - this.#lastPong < RECONNECT_MS) this.#tellOfCamera();
     else if (without > RECONNECT_MS) this.#retry('stalled', 'Connected, but no picture came.');
     else if (without > RESTART_MS && boardIsSilent) this.#restart('The path to the board was lost.');
     else this.#tell('stalled', 'Connected, but no picture comes.');

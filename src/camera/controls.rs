@@ -169,17 +169,28 @@ impl Adjusted {
         self.tell_sizes(video);
         let kept = lock(&self.shared.kept).clone();
         let Some(node) = video.map(|video| &video.path).filter(|_| !kept.is_empty()) else { return };
-        let controls = self.list(node).unwrap_or_default();
+        if let Err(error) = self.set_again(node, kept) {
+            tracing::warn!(reason = %error, "the kept controls cannot be set");
+        }
+    }
+
+    /// With one look at the device's list: this delays the first picture.
+    fn set_again(&self, node: &Path, kept: BTreeMap<String, i64>) -> Result<(), Error> {
+        let device = open(node)?;
+        let controls = listed(&device, node)?;
+        let mut values = values(&controls);
         for (name, value) in kept {
             // An unchanged one is left alone: setting may move a lens.
-            let is_so = controls.iter().any(|control| control.name == name && control.value == Some(value));
-            if is_so {
+            if values.get(&name) == Some(&value) {
                 continue;
             }
-            if let Err(error) = set(node, &name, value) {
-                tracing::warn!(control = name, value, reason = %error, "a kept control cannot be set");
+            match set_one(&device, &controls, &name, value) {
+                Ok(control) => values.extend(control.value.map(|value| (name, value))),
+                Err(error) => tracing::warn!(control = name, value, reason = %error, "a kept control cannot be set"),
             }
         }
+        self.tell(|told| &mut told.controls, values);
+        Ok(())
     }
 
     /// The node in use; where none is, the one that `config` would use. Blocks.
@@ -200,9 +211,7 @@ impl Adjusted {
     /// All controls of the device at `node`. Blocks.
     pub(super) fn list(&self, node: &Path) -> Result<Vec<Control>, Error> {
         let controls = list(node)?;
-        let values = controls.iter().filter_map(|control| Some((control.name.clone(), control.value?)));
-        let values: BTreeMap<_, _> = values.collect();
-        self.tell(|told| &mut told.controls, values);
+        self.tell(|told| &mut told.controls, values(&controls));
         Ok(controls)
     }
 
@@ -252,8 +261,16 @@ fn listed(device: &v4l::Device, node: &Path) -> Result<Vec<Control>, Error> {
 pub(super) fn set(node: &Path, name: &str, value: i64) -> Result<Control, Error> {
     let device = open(node)?;
     let known = listed(&device, node)?;
+    set_one(&device, &known, name, value)
+}
+
+fn values(controls: &[Control]) -> BTreeMap<String, i64> {
+    controls.iter().filter_map(|control| Some((control.name.clone(), control.value?))).collect()
+}
+
+fn set_one(device: &v4l::Device, known: &[Control], name: &str, value: i64) -> Result<Control, Error> {
     let Some(mut control) = known.iter().find(|control| control.name == name).cloned() else {
-        let known: Vec<_> = known.into_iter().map(|control| control.name).collect();
+        let known: Vec<_> = known.iter().map(|control| control.name.as_str()).collect();
         return Err(Error::UnknownControl { name: name.to_owned(), known: known.join(", ") });
     };
     control.check(value)?;
@@ -264,7 +281,7 @@ pub(super) fn set(node: &Path, name: &str, value: i64) -> Result<Control, Error>
     let wanted = if control.kind == Kind::Button { Value::None } else { Value::Integer(value) };
     let set = device.set_control(v4l::Control { id: control.id, value: wanted });
     set.map_err(|error| refused(reason(&error)))?;
-    control.value = value_of(&device, control.id);
+    control.value = value_of(device, control.id);
     Ok(control)
 }
 
