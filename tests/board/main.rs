@@ -4,6 +4,8 @@
 //! One boot serves all tests, in the order in which they stand in [`main`]; the first that fails ends the run, since
 //! what follows would start from a board in an unknown state. `README.md` here says more.
 
+#[path = "../harness/alone.rs"]
+mod alone;
 mod board;
 #[path = "../harness/browser.rs"]
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
@@ -14,9 +16,8 @@ mod watching;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::board::{ADDRESS, Board};
 use crate::browser::Browser;
@@ -47,32 +48,7 @@ fn config(width: u32, height: u32) -> String {
 
 fn main() -> ExitCode {
     // Returns on the other side only.
-    let result = namespace::enter().and_then(|image| {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        runtime.block_on(async {
-            tokio::select! {
-                result = run(&image) => result,
-                signal = stop_signal() => signal,
-            }
-        })
-    });
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("\n{error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Ends with an error when the run is told to stop: the first process of a namespace has no default reaction to signals.
-async fn stop_signal() -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
-    bail!("interrupted")
+    alone::go_on(namespace::enter(), |image| async move { run(&image).await })
 }
 
 /// Runs one test and says how it went.

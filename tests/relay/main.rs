@@ -3,6 +3,8 @@
 //! The viewer is Chromium. Signalling goes through the middle, as through a reverse proxy. The tests stand in [`main`]
 //! and run in order, since they share the networks; the first that fails ends the run.
 
+#[path = "../harness/alone.rs"]
+mod alone;
 mod board;
 #[path = "../harness/browser.rs"]
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
@@ -15,9 +17,8 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::board::{Board, PORT, SECRET};
 use crate::browser::Browser;
@@ -33,33 +34,12 @@ const SHORT: u32 = 10;
 
 fn main() -> ExitCode {
     // Returns on the other side only.
-    let result = network::enter().and_then(|()| {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        runtime.block_on(async {
-            tokio::select! {
-                result = run() => result,
-                result = network::pass_on(PORT) => result,
-                signal = stop_signal() => signal,
-            }
-        })
-    });
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("\n{error:#}");
-            ExitCode::FAILURE
+    alone::go_on(network::enter(), |()| async {
+        tokio::select! {
+            result = run() => result,
+            result = network::pass_on(PORT) => result,
         }
-    }
-}
-
-/// Ends with an error when the run is told to stop: the first process of a namespace has no default reaction to signals.
-async fn stop_signal() -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
-    bail!("interrupted")
+    })
 }
 
 /// Runs one test with a board and a relay of its own, and says how it went.
