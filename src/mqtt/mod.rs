@@ -50,7 +50,7 @@ pub enum State {
 pub struct Message {
     /// Where it was published.
     pub topic: String,
-    /// What it says. At most [`MOST_BYTES`](crate::mqtt::MOST_BYTES) long.
+    /// What it says. At most [`MOST_BYTES`] long.
     pub payload: Bytes,
     /// Whether the broker had kept it from earlier.
     pub is_retained: bool,
