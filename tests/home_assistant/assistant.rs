@@ -24,6 +24,11 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// What Home Assistant says when it is ready, as its users have it by default.
 pub const STATUS: &str = "homeassistant/status";
 
+/// As whom it connects to the broker.
+pub const USER: &str = "homeassistant";
+/// See [`USER`].
+pub const PASSWORD: &str = "the house's own";
+
 /// Two automations of its own let a test do what a person does at its screen, and see what is seen there.
 const CONFIGURATION: &str = r#"
 homeassistant:
@@ -211,7 +216,10 @@ fn entry(broker: &Broker) -> Value {
         "data": { "entries": [{
             "domain": "mqtt", "title": "broker", "entry_id": "01JTESTMQTT0000000000000000", "source": "user",
             "version": 1, "minor_version": 2, "created_at": time, "modified_at": time,
-            "data": { "broker": address.ip().to_string(), "port": address.port(), "protocol": "5" },
+            "data": {
+                "broker": address.ip().to_string(), "port": address.port(), "protocol": "5",
+                "username": USER, "password": PASSWORD
+            },
             "options": { "discovery": true, "discovery_prefix": "homeassistant" },
             "disabled_by": null, "discovery_keys": {}, "pref_disable_new_entities": false,
             "pref_disable_polling": false, "subentries": [], "unique_id": null

@@ -7,6 +7,8 @@ mod board;
 #[path = "../harness/broker.rs"]
 #[allow(dead_code, reason = "a harness for several suites")]
 mod broker;
+#[path = "../harness/document.rs"]
+mod document;
 
 use anyhow::{Result, ensure};
 use assistant::Assistant;
@@ -21,7 +23,17 @@ fn tables(broker: &Broker, is_enabled: bool) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_board_is_seen_and_used_in_home_assistant_and_goes_when_it_is_switched_off() -> Result<()> {
-    let broker = Broker::start(Listeners::default()).await?;
+    // The test itself looks and acts as an operator who may talk with Home Assistant's automations.
+    let acl = document::block("peercam.acl")?;
+    let acl = format!(
+        "{acl}\nuser operator\ntopic readwrite test/#\ntopic read homeassistant/#\nuser homeassistant\ntopic readwrite test/#\n"
+    );
+    let listeners = Listeners::default()
+        .user("porch", "the board's")
+        .user(assistant::USER, assistant::PASSWORD)
+        .user("operator", "the operator's")
+        .acl(&acl);
+    let broker = Broker::start(listeners).await?;
     let mut assistant = Assistant::start(&broker).await?;
     let mut board = Board::start(&tables(&broker, true)).await?;
 

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use crate::board::Board;
 use crate::broker::{Broker, Listener, Listeners};
 use crate::browser::Browser;
-use crate::operating::block;
+use crate::document::block;
 use crate::page::Page;
 use crate::site::Site;
 

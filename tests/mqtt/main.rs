@@ -11,6 +11,8 @@ mod broker;
 #[path = "../harness/browser.rs"]
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod browser;
+#[path = "../harness/document.rs"]
+mod document;
 #[path = "../harness/headless.rs"]
 #[allow(dead_code, reason = "a harness for several suites")]
 mod headless;

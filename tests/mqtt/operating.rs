@@ -1,9 +1,10 @@
 //! What `docs/operating.md` tells operators to write and to type, written and typed.
 
 use std::fs;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -12,23 +13,14 @@ use tokio::time::timeout;
 
 use crate::board::Board;
 use crate::broker::{Broker, Listener, Listeners};
+use crate::document::block;
 
-const DOCUMENT: &str = include_str!("../../docs/operating.md");
 const ROOT: &str = "peercam/front-door";
 
 /// What cannot succeed on this board, and a word of what it says instead: the test picture has nothing to adjust and
 /// nothing that moves, no viewer has the name of the example, and no service manager offers a reboot.
 const REFUSED: [(&str, &str); 5] =
     [("d1", "control"), ("d2", "control"), ("d3", "pan"), ("e2", "viewer"), ("h3", "reboot")];
-
-/// The fenced block that follows a mark of this name.
-pub fn block(name: &str) -> Result<&'static str> {
-    let mark = format!("<!-- test: {name} -->");
-    let (_, rest) = DOCUMENT.split_once(&mark).with_context(|| format!("no {mark}"))?;
-    let (_, rest) = rest.split_once("```").context("no block behind the mark")?;
-    let (_, text) = rest.split_once('\n').context("the block has no lines")?;
-    Ok(text.split_once("```").context("the block does not end")?.0)
-}
 
 /// mosquitto with the documented access list, a board and an operator; each is known by what it may not do, too.
 async fn documented() -> Result<(Broker, Board)> {
@@ -143,4 +135,57 @@ async fn the_documented_access_list_keeps_each_to_its_own() -> Result<()> {
     ensure!(said.iter().any(|message| message.text().contains("about itself")), "{said:?}");
     ensure!(said.iter().all(|message| message.topic.starts_with(ROOT)), "{said:?}");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_configuration_starts_a_broker_that_takes_boards_and_pages() -> Result<()> {
+    // For its certificate, which the documented one is given.
+    let other = Broker::start(Listeners::of(&[Listener::Tls])).await?;
+    let directory = tempfile::tempdir()?;
+    let place = directory.path();
+    fs::create_dir(place.join("certs"))?;
+    fs::copy(other.file("server.pem"), place.join("certs/server.crt"))?;
+    fs::copy(other.file("server.key"), place.join("certs/server.key"))?;
+    fs::write(place.join("peercam.acl"), block("peercam.acl")?)?;
+    let made = Command::new("mosquitto_passwd")
+        .args(["-c", "-b"])
+        .arg(place.join("peercam.passwd"))
+        .args(["operator", "operator's"])
+        .status()
+        .await?;
+    ensure!(made.success(), "mosquitto_passwd: {made}");
+    let ports = [free_port()?, free_port()?];
+    let text = block("mosquitto.conf")?
+        .replace("/etc/mosquitto", &place.display().to_string())
+        .replace("listener 8883", &format!("listener {} 127.0.0.1", ports[0]))
+        .replace("listener 8884", &format!("listener {} 127.0.0.1", ports[1]));
+    // It would give up root for a user who cannot read this directory; the usual file of Debian says the same.
+    fs::write(place.join("mosquitto.conf"), format!("user root\n{text}"))?;
+    let mut broker = Command::new("mosquitto")
+        .env("PATH", format!("/usr/sbin:{}", std::env::var("PATH")?))
+        .arg("-c")
+        .arg(place.join("mosquitto.conf"))
+        .kill_on_drop(true)
+        .spawn()?;
+    let line = format!(
+        "mosquitto_pub -h 127.0.0.1 -p {} --cafile {:?} -u operator -P operator\\'s -q 1 -t peercam/x/command -m x",
+        ports[0],
+        other.file("ca.pem")
+    );
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let output = typed(&line, place).await?;
+        if output.status.success() {
+            break;
+        }
+        ensure!(broker.try_wait()?.is_none(), "mosquitto does not take its configuration");
+        ensure!(Instant::now() < deadline, "{line}: {output:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    ensure!(TcpStream::connect(("127.0.0.1", ports[1])).is_ok(), "pages find no WebSocket");
+    Ok(())
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
