@@ -65,9 +65,11 @@ const FAILED: Duration = Duration::from_secs(4);
 /// Pause between consent checks (RFC 7675, section 5.1 has 5 s; this notices an interruption sooner).
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
-/// How long an answer waits for the board's own host candidates, which need no network and come within a millisecond.
-const HOST_CANDIDATES: Duration = Duration::from_millis(10);
-/// After the first host candidate the others follow without a pause.
+/// How long an answer waits for the board's own host candidates. They need no network and come within a millisecond,
+/// but on a busy board their task may be kept from running far longer; without one in its answer a WHEP viewer, who is
+/// told nothing later, would never find us.
+const HOST_CANDIDATES: Duration = Duration::from_millis(500);
+/// After the first host candidate the others follow without a pause; those that do not are trickled.
 const NEXT_CANDIDATE: Duration = Duration::from_millis(1);
 
 /// How long an answer that is all a viewer gets waits for candidates from STUN and TURN servers: two round trips to
@@ -302,8 +304,11 @@ impl Peer {
         self.connection.set_remote_description(offer).await.map_err(|error| bad_offer(&error))?;
         let answer = self.connection.create_answer(None).await.map_err(|error| bad_offer(&error))?;
         self.connection.set_local_description(answer).await?;
-        self.generation = generation;
-        self.wait_for_candidates().await;
+        // Without a restart nothing is gathered anew, and the candidates are known.
+        if generation != self.generation {
+            self.generation = generation;
+            self.wait_for_candidates().await;
+        }
         let description = self.connection.local_description().await;
         Ok(description.ok_or(webrtc::error::Error::ErrPeerConnSDPTypeInvalidValue)?.sdp)
     }
@@ -311,11 +316,14 @@ impl Peer {
     /// Gathers what comes at once, or what has to be in the answer. Later candidates are trickled; these are too,
     /// which does no harm.
     async fn wait_for_candidates(&mut self) {
-        let waits_for_servers = self.later == Later::InAnswer && !self.stack.servers.for_board().is_empty();
-        if waits_for_servers {
-            tokio::time::timeout(ALL_CANDIDATES, self.gather(ALL_CANDIDATES, ALL_CANDIDATES)).await.ok();
-        } else {
-            self.gather(HOST_CANDIDATES, NEXT_CANDIDATE).await;
+        match self.later {
+            Later::InAnswer if self.stack.servers.for_board().is_empty() => {
+                self.gather(HOST_CANDIDATES, HOST_CANDIDATES).await;
+            }
+            Later::InAnswer => {
+                tokio::time::timeout(ALL_CANDIDATES, self.gather(ALL_CANDIDATES, ALL_CANDIDATES)).await.ok();
+            }
+            Later::Trickled => self.gather(HOST_CANDIDATES, NEXT_CANDIDATE).await,
         }
     }
 
