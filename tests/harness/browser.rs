@@ -14,6 +14,8 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// How often chromedriver is started until it stays.
+const ATTEMPTS: u32 = 3;
 /// A script that has not ended by then hangs.
 const SCRIPT_LIMIT: Duration = Duration::from_secs(60);
 
@@ -69,21 +71,12 @@ impl Browser {
     /// The same somewhere else.
     pub async fn start_at(place: &Place) -> Result<Self> {
         let profile = tempfile::tempdir()?;
-        let mut words = place.through.iter().map(String::as_str).chain(["chromedriver", "--port=0"]);
-        let mut driver = Command::new(words.next().context("no command")?);
-        let mut driver = driver
-            .args(words)
-            .args((!place.test.is_loopback()).then(|| format!("--allowed-ips={}", place.test)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            // One group with the browser, so that both can be ended together.
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .context("chromedriver cannot be started (Debian: chromium-driver)")?;
-        let mut output = BufReader::new(driver.stdout.take().context("chromedriver has no output")?);
-        let port = timeout(START_LIMIT, port(&mut output)).await.context("chromedriver does not listen")??;
+        let (mut started, mut attempts) = (driver(place).await, 1);
+        // It ends when the port that the kernel chose for IPv4 is taken for IPv6, as by a test that runs beside it.
+        while started.is_err() && attempts < ATTEMPTS {
+            (started, attempts) = (driver(place).await, attempts + 1);
+        }
+        let (driver, output, port) = started?;
 
         let mut arguments = ARGUMENTS.map(str::to_owned).to_vec();
         arguments.push(format!("--user-data-dir={}", profile.path().display()));
@@ -151,6 +144,25 @@ impl Drop for Browser {
     }
 }
 
+/// A chromedriver, its output, and the port at which it listens.
+async fn driver(place: &Place) -> Result<(Child, BufReader<ChildStdout>, u16)> {
+    let mut words = place.through.iter().map(String::as_str).chain(["chromedriver", "--port=0"]);
+    let mut driver = Command::new(words.next().context("no command")?)
+        .args(words)
+        .args((!place.test.is_loopback()).then(|| format!("--allowed-ips={}", place.test)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        // One group with the browser, so that both can be ended together.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .context("chromedriver cannot be started (Debian: chromium-driver)")?;
+    let mut output = BufReader::new(driver.stdout.take().context("chromedriver has no output")?);
+    let port = timeout(START_LIMIT, port(&mut output)).await.context("chromedriver does not listen")??;
+    Ok((driver, output, port))
+}
+
 /// The port that chromedriver says it chose.
 async fn port(output: &mut BufReader<ChildStdout>) -> Result<u16> {
     let mut line = String::new();
@@ -160,5 +172,5 @@ async fn port(output: &mut BufReader<ChildStdout>) -> Result<u16> {
         }
         line.clear();
     }
-    bail!("chromedriver ended at once")
+    bail!("chromedriver ended at once, each time that it was tried")
 }
