@@ -58,6 +58,9 @@ export class SituationView {
     this.#keepTrace(state, blank);
     stage.dataset.state = state;
     stage.classList.toggle('stale', state !== 'live');
+    // What was filmed before privacy was switched on is not to be seen either, until there is a new picture.
+    if (code === 'private') stage.classList.add('private');
+    else if (state === 'live') stage.classList.remove('private');
     stage.classList.toggle('blank', blank);
     veil.querySelector('.sign').innerHTML = sign ? icon(sign) : '';
     veil.querySelector('.sign').hidden = !sign;

@@ -37,6 +37,8 @@ video { width: 100%; height: 100%; display: block; object-fit: contain; }
 /* Nothing here blurs what is behind it: that would redraw with each frame of the video, and so add to its delay. */
 /* An old picture must not pass for a live one. */
 .stage.stale video { filter: grayscale(0.9) brightness(0.4) blur(6px); }
+/* Not `visibility`: a browser tells of the frames of a video only while it would draw them. */
+.stage.private :is(.picture, .last) { opacity: 0; }
 
 svg {
   width: 1.5rem; height: 1.5rem; display: block; flex: none;
@@ -169,8 +171,8 @@ kbd {
 .flash.on { animation: flash 0.35s ease-out; }
 @keyframes flash { from { opacity: 0.55; } }
 .identity {
-  position: absolute; inset: 0; z-index: 2; display: grid; place-items: center; pointer-events: none;
-  border: 0.375rem solid var(--busy); border-radius: inherit; font-size: 1.0625rem; font-weight: 600; text-align: center;
+  position: absolute; inset: 0; z-index: 2; display: grid; place-items: start center; pointer-events: none;
+  padding-top: 3.5rem; border: 0.375rem solid var(--busy); border-radius: inherit; font-size: 1.0625rem; font-weight: 600; text-align: center;
   text-shadow: 0 0 0.75rem #000, 0 0 0.25rem #000; animation: breathe 2s ease-in-out infinite;
 }
 .identity:empty { opacity: 0; animation: none; }

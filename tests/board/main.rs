@@ -257,6 +257,7 @@ async fn privacy_closes_the_device_and_its_end_brings_the_picture_back(
     ensure!(outcome["status"] == "successful", "{outcome:#}");
     ensure!(board.must(open).await?.trim() == "0", "{}", board.must("ls -l /proc/$(pidof peercam)/fd").await?);
     viewer.wait_for_reason("private").await?;
+    viewer.wait_until_hidden().await?;
     // Longer than a stall takes to be noticed and a watchdog to be asked: nothing of it is a fault.
     tokio::time::sleep(Duration::from_secs(6)).await;
     ensure!(viewer.status().await?["health"] == "ok", "{:#}", viewer.status().await?);

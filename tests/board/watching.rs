@@ -104,6 +104,12 @@ impl<'a> Viewer<'a> {
         self.ask("viewer.video.muted = false; viewer.video.volume = 1; await viewer.video.play();").await
     }
 
+    /// Waits until the page shows nothing of the picture that it had last.
+    pub async fn wait_until_hidden(&self) -> Result<()> {
+        let condition = "getComputedStyle(viewer.video.closest('.picture')).opacity === '0'";
+        self.wait_until("the picture to be hidden", condition).await
+    }
+
     /// Waits until the page says that there is no picture.
     pub async fn wait_for_loss(&self) -> Result<()> {
         self.wait_until("the page to notice that the picture is gone", "viewer.state !== 'live'").await
