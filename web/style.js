@@ -37,7 +37,7 @@ video { width: 100%; height: 100%; display: block; object-fit: contain; }
 /* Nothing here blurs what is behind it: that would redraw with each frame of the video, and so add to its delay. */
 /* An old picture must not pass for a live one. */
 .stage.stale video { filter: grayscale(0.9) brightness(0.4) blur(6px); }
-/* Not `visibility`: a browser tells of the frames of a video only while it would draw them. */
+/* Not its visibility: a browser tells of the frames of a video only while it would draw them. */
 .stage.private :is(.picture, .last) { opacity: 0; }
 
 svg {
