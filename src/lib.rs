@@ -25,6 +25,11 @@
 //!
 //! Who may know whom is held by `tests/architecture.rs`.
 
+// .cargo/config.toml says it, but RUSTFLAGS and a build from another directory (Yocto's) pass that over. Without it
+// SRTP's AES-CTR would be computed in software on processors that have instructions for it: slow, and nobody would know.
+#[cfg(all(target_arch = "aarch64", not(aes_armv8)))]
+compile_error!("on 64-bit Arm peercam wants AES instructions to be used: add `--cfg aes_armv8` to RUSTFLAGS");
+
 pub mod app;
 pub mod camera;
 pub mod command;
