@@ -3,7 +3,7 @@
 //! All of it is only sooner than it would be: the files are what holds, so that nothing here is an error.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Stdio};
 
 use super::places::{Joiner, Places};
@@ -43,8 +43,8 @@ fn join(wifi: &Wifi, places: &Places) -> Vec<String> {
         Some(Joiner::NetworkManager) => left.extend(run("iw", &["reg", "set", &wifi.country()])),
         Some(Joiner::WpaSupplicant) => {
             let unit = format!("wpa_supplicant@{}.service", places.radio());
-            // What this start of the system does was settled before the unit was wanted.
-            left.extend(run("systemctl", &["daemon-reload"]));
+            // What this start of the system brings up was settled before the unit was wanted. It is not waited for:
+            // it comes after all that comes after us.
             left.extend(run("systemctl", &["--no-block", "restart", &unit]));
         }
         None => {}
@@ -62,7 +62,7 @@ fn run(program: &str, arguments: &[&str]) -> Option<String> {
 }
 
 /// Where a browser finds the page, if it is open to the network.
-pub(super) fn address(name: &str, listen: std::net::SocketAddr) -> Option<String> {
+pub(super) fn address(name: &str, listen: SocketAddr) -> Option<String> {
     match listen.ip() {
         ip if ip.is_loopback() => None,
         IpAddr::V4(ip) if !ip.is_unspecified() => Some(format!("http://{listen}")),

@@ -16,12 +16,17 @@ const NAME_BY_NOTEPAD: &str = "peercam.toml.txt";
 /// What tells the mistakes.
 const ERROR_NAME: &str = "peercam-error.txt";
 
+/// Where firmware, or what stands in for it, keeps its FAT partition: Raspberry Pi OS from 12 on and our image; Debian;
+/// Raspberry Pi OS up to 11.
+const BOOT: [&str; 3] = ["boot/firmware", "boot/efi", "boot"];
+
 /// The longest that is read. A file with all tables of the configuration and twenty cameras has 5 KB.
 const LONGEST: u64 = 64 * 1024;
 
 /// A file for this board.
 #[derive(Debug)]
 pub(super) struct Found {
+    place: &'static str,
     directory: PathBuf,
     name: &'static str,
 }
@@ -30,8 +35,8 @@ impl Found {
     /// The first there is.
     pub fn on(places: &Places) -> Option<Self> {
         let there = |name: &'static str| {
-            let directory = places.boot().find(|directory| directory.join(name).exists())?;
-            Some(Self { directory, name })
+            let place = BOOT.into_iter().find(|place| places.at(place).join(name).exists())?;
+            Some(Self { place, directory: places.at(place), name })
         };
         there(NAME).or_else(|| there(NAME_BY_NOTEPAD))
     }
@@ -41,9 +46,9 @@ impl Found {
         self.directory.join(self.name)
     }
 
-    /// The boot partition.
-    pub fn directory(&self) -> &Path {
-        &self.directory
+    /// The boot partition, below the root.
+    pub fn place(&self) -> &'static str {
+        self.place
     }
 
     /// Its text, with lines as on this system.
@@ -66,10 +71,7 @@ impl Found {
 
     /// Leaves word of what was wrong, where the file is. The same word is not written again: the card lasts longer.
     pub fn refuse(&self, reasons: &str) -> io::Result<()> {
-        tell(
-            &self.directory,
-            &format!("{NAME} was not used, and nothing of it holds. Mend it and start the board again.\n\n{reasons}\n"),
-        )
+        tell(&self.directory, &format!("{reasons}\n"))
     }
 
     /// Takes away what was used, and what was said of an earlier one.

@@ -38,7 +38,7 @@ pub(super) struct Pace {
 #[derive(Debug, PartialEq, Eq)]
 struct Unproven {
     ssid: String,
-    /// Where its file was.
+    /// The boot partition that had it.
     directory: PathBuf,
 }
 
@@ -68,8 +68,8 @@ impl fmt::Display for Obstacle {
 }
 
 /// What the file keeps of a network until it is joined.
-pub(super) fn unproven(ssid: &str, directory: &Path) -> String {
-    format!("{}\n{ssid}\n", directory.display())
+pub(super) fn unproven(ssid: &str, place: &str) -> String {
+    format!("{place}\n{ssid}\n")
 }
 
 /// Returns once the network that was set is joined, or at once if none is waited for. `say` is told when it takes
@@ -87,7 +87,7 @@ pub(super) fn watch_at(pace: Pace, places: &Places, say: impl Fn(&str)) -> io::R
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         text => text?,
     };
-    let network = Unproven::read(&text)?;
+    let network = Unproven::read(&text, places)?;
     let began = Instant::now();
     let mut supplicant = Supplicant::new(places);
     let mut told = None;
@@ -106,9 +106,9 @@ pub(super) fn watch_at(pace: Pace, places: &Places, say: impl Fn(&str)) -> io::R
 }
 
 impl Unproven {
-    fn read(text: &str) -> io::Result<Self> {
-        let (directory, ssid) = text.trim_end_matches('\n').split_once('\n').ok_or(ErrorKind::InvalidData)?;
-        Ok(Self { ssid: ssid.to_owned(), directory: directory.into() })
+    fn read(text: &str, places: &Places) -> io::Result<Self> {
+        let (place, ssid) = text.trim_end_matches('\n').split_once('\n').ok_or(ErrorKind::InvalidData)?;
+        Ok(Self { ssid: ssid.to_owned(), directory: places.at(place) })
     }
 
     fn word(&self, obstacle: Obstacle, patience: Duration) -> String {

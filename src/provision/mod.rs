@@ -53,13 +53,38 @@ pub enum Outcome {
         /// What could not be done at once, for the log.
         left: Vec<String>,
     },
-    /// Nothing of it holds, unless it says so.
+    /// Nothing of it holds, or not all.
     Refused {
         /// Which file it is.
         file: PathBuf,
-        /// What is wrong and what to do.
-        reasons: String,
+        /// Why.
+        refusal: Refusal,
     },
+}
+
+/// Why a file was not used, in words for whoever wrote it.
+#[derive(Debug)]
+pub struct Refusal {
+    heading: &'static str,
+    reasons: String,
+}
+
+impl Refusal {
+    /// What is wrong with the file itself.
+    fn of_mistakes(reasons: String) -> Self {
+        Self { heading: "was not used, and nothing of it holds. Mend it and start the board again.", reasons }
+    }
+
+    /// What the board could not do.
+    fn of_board(reasons: String) -> Self {
+        Self { heading: "was not used to its end. The next start of the board tries again.", reasons }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}\n\n{}", file::NAME, self.heading, self.reasons)
+    }
 }
 
 impl fmt::Display for Outcome {
@@ -71,7 +96,9 @@ impl fmt::Display for Outcome {
                 left.iter().try_for_each(|left| write!(f, "\npeercam: {left}"))?;
                 address.iter().try_for_each(|address| write!(f, "\npeercam: open {address} in a browser"))
             }
-            Self::Refused { file, reasons } => write!(f, "peercam: {} was not used:\n{reasons}", file.display()),
+            Self::Refused { file, refusal: Refusal { heading, reasons } } => {
+                write!(f, "peercam: {} {heading}\n{reasons}", file.display())
+            }
         }
     }
 }
@@ -84,29 +111,31 @@ pub fn provision(places: &Places) -> Outcome {
             notice::take_back(places, ABOUT);
             outcome
         }
-        Err(mut reasons) => {
-            let text = format!("{} was not used: {reasons}", found.path().display());
+        Err(mut refusal) => {
+            let text = refusal.to_string();
             for (what, told) in [
-                ("peercam-error.txt", found.refuse(&reasons)),
+                ("peercam-error.txt", found.refuse(&text)),
                 ("a notice on the page", notice::put(places, ABOUT, &text)),
             ] {
                 if let Err(error) = told {
-                    reasons.push_str(&format!("\n(this could not be written as {what}: {error})"));
+                    refusal.reasons.push_str(&format!("\n(this could not be left as {what}: {error})"));
                 }
             }
-            Outcome::Refused { file: found.path(), reasons }
+            Outcome::Refused { file: found.path(), refusal }
         }
     }
 }
 
-fn apply(found: &Found, places: &Places) -> Result<Outcome, String> {
-    let text = found.read()?;
-    let wanted = Wanted::read(&text, places).map_err(|mistakes| listed(&mistakes))?;
-    let plan = Plan::make(found, &text, &wanted, places)?;
-    changes::make(&plan.changes).map_err(|failure| failure.to_string())?;
+fn apply(found: &Found, places: &Places) -> Result<Outcome, Refusal> {
+    let text = found.read().map_err(Refusal::of_mistakes)?;
+    let wanted = Wanted::read(&text, places).map_err(|mistakes| Refusal::of_mistakes(listed(&mistakes)))?;
+    let plan = Plan::make(found, &text, &wanted, places).map_err(Refusal::of_mistakes)?;
+    changes::make(&plan.changes).map_err(|failure| Refusal::of_board(failure.to_string()))?;
     let left = effects::bring_about(&wanted, places);
     found.remove().map_err(|error| {
-        format!("all of it was set, but the file cannot be removed ({error}), so the next start sets it again")
+        Refusal::of_board(format!(
+            "all of it holds, but the file cannot be removed ({error}), so it would be set again"
+        ))
     })?;
     let name = wanted.name.clone().unwrap_or_else(|| plan.config.device_id());
     let address = effects::address(&name, plan.config.web.listen);

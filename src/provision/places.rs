@@ -3,10 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where firmware, or what stands in for it, keeps its FAT partition: Raspberry Pi OS from 12 on and our image; Debian;
-/// Raspberry Pi OS up to 11.
-const BOOT: [&str; 3] = ["boot/firmware", "boot/efi", "boot"];
-
 /// Where units are that came with packages, and those that somebody wrote.
 const UNITS: [&str; 3] = ["usr/lib/systemd/system", "lib/systemd/system", "etc/systemd/system"];
 
@@ -42,11 +38,6 @@ impl Places {
     /// A path that is given without its leading slash.
     pub(super) fn at(&self, path: &str) -> PathBuf {
         self.root.join(path)
-    }
-
-    /// Where the boot partition may be mounted, the likeliest first.
-    pub(super) fn boot(&self) -> impl Iterator<Item = PathBuf> {
-        BOOT.iter().map(|path| self.at(path))
     }
 
     /// What joins wireless networks here, if anything does.

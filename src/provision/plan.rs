@@ -64,7 +64,7 @@ impl Plan {
         }
         if let Some(wifi) = &wanted.wifi {
             changes.extend(join(wifi, places));
-            let kept = joining::unproven(&wifi.ssid, found.directory());
+            let kept = joining::unproven(&wifi.ssid, found.place());
             changes.push(public(places.at(UNPROVEN), kept));
         }
         if let Some(name) = &wanted.name {
@@ -132,8 +132,9 @@ fn replace(document: &mut DocumentMut, name: &str, mut item: Item) {
             let before = before.and_then(Item::as_table);
             // Positions are those of the file it came in; one without is written after the table before it.
             table.set_position(before.and_then(Table::position));
-            if let Some(before) = before {
-                *table.decor_mut() = before.decor().clone();
+            match before {
+                Some(before) => *table.decor_mut() = before.decor().clone(),
+                None => table.decor_mut().set_prefix("\n"),
             }
         }
         Item::ArrayOfTables(tables) => {

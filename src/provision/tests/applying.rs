@@ -67,9 +67,11 @@ fn a_table_takes_the_place_of_the_boards_own_and_the_rest_stays_as_it_was_writte
 
 #[test]
 fn the_forms_that_toml_has_for_a_table_come_to_the_same() {
-    for text in
-        ["mqtt = { url = \"mqtt://b\", user = \"u\", password = \"p\" }", "mqtt.url = \"mqtt://b\"\nmqtt.user = \"u\"\nmqtt.password = \"p\"", "[mqtt]\r\nurl = \"mqtt://b\"\r\nuser = \"u\"\r\npassword = \"p\"\r\n"]
-    {
+    for text in [
+        "mqtt = { url = \"mqtt://b\", user = \"u\", password = \"p\" }",
+        "mqtt.url = \"mqtt://b\"\nmqtt.user = \"u\"\nmqtt.password = \"p\"",
+        "[mqtt]\r\nurl = \"mqtt://b\"\r\nuser = \"u\"\r\npassword = \"p\"\r\n",
+    ] {
         let board = Board::new();
         let outcome = board.start_with(text);
         assert!(matches!(outcome, Outcome::Applied { .. }), "{text}: {outcome}");
@@ -228,7 +230,10 @@ fn what_the_disk_refuses_changes_nothing_and_the_next_start_tries_again() {
     // A directory cannot be made where a file is.
     board.put("etc/credstore", "in the way");
     let said = board.start_with(FULL).to_string();
-    assert!(said.contains("etc/credstore/peercam-secret cannot be written") && said.contains("nothing was changed"), "{said}");
+    assert!(
+        said.contains("etc/credstore/peercam-secret cannot be written") && said.contains("nothing was changed"),
+        "{said}"
+    );
     assert_eq!(board.text("boot/firmware/peercam-error.txt").matches("cannot be written").count(), 1);
     assert!(board.text("run/peercam-notices/provisioning").contains("cannot be written"));
     fs::remove_file(board.at("etc/credstore")).unwrap();
@@ -244,7 +249,10 @@ fn the_example_says_nothing_as_it_is_and_all_of_it_when_it_is_filled_in() {
     let board = Board::new();
     assert!(board.start_with(EXAMPLE).to_string().contains("nothing in it that could be set"));
     let is_setting = |line: &&str| line.contains(" = ") || line.starts_with("# [");
-    let settings = EXAMPLE.lines().filter(is_setting).map(|line| line.trim_start_matches("# ").replace("\"...\"", "\"something\""));
+    let settings = EXAMPLE
+        .lines()
+        .filter(is_setting)
+        .map(|line| line.trim_start_matches("# ").replace("\"...\"", "\"something\""));
     let text = settings.collect::<Vec<_>>().join("\n");
     let outcome = board.start_with(&text);
     assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome}\n{text}");

@@ -1,5 +1,6 @@
 //! Files that are wrong: named with what, where and what is allowed; nothing is changed, nothing secret is told.
 
+use super::super::wanted::Wanted;
 use super::super::{Outcome, provision};
 use super::{Board, FULL};
 
@@ -8,7 +9,8 @@ fn refusal(file: impl AsRef<[u8]>) -> String {
     let board = Board::new();
     let before = board.etc();
     let outcome = board.start_with(file);
-    let Outcome::Refused { reasons, .. } = outcome else { panic!("{outcome}") };
+    let Outcome::Refused { refusal, .. } = outcome else { panic!("{outcome}") };
+    let reasons = refusal.reasons;
     assert_eq!(board.etc(), before, "{reasons}");
     assert!(board.at("boot/firmware/peercam.toml").exists());
     let written = board.text("boot/firmware/peercam-error.txt").replace("\r\n", "\n");
@@ -112,7 +114,10 @@ fn wireless_networks_are_checked_as_far_as_that_goes_without_a_radio() {
     refused(format!("[wifi]\nssid = \"{}\"\ncountry = \"DE\"", "ü".repeat(17)), &["line 2: `wifi.ssid`: has 34 bytes"]);
     refused("[wifi]\nssid = \"a\\nb\"\ncountry = \"DE\"", &["line 2: `wifi.ssid`"]);
     for country in ["Germany", "D", "D1"] {
-        refused(format!("[wifi]\nssid = \"home\"\ncountry = {country:?}"), &["line 3: `wifi.country`: is not the two letters"]);
+        refused(
+            format!("[wifi]\nssid = \"home\"\ncountry = {country:?}"),
+            &["line 3: `wifi.country`: is not the two letters"],
+        );
     }
     refused("[wifi]\nssid = \"home\"\ncountry = \"UK\"", &["`wifi.country`", "\"GB\""]);
     refused("wifi = \"home\"", &["`wifi` is a table"]);
@@ -213,4 +218,27 @@ fn the_same_refusal_is_not_written_again_at_each_start() {
     assert_eq!(std::fs::metadata(&file).unwrap().modified().unwrap(), written);
     board.start_with("nme = \"a\"");
     assert!(board.text("boot/firmware/peercam-error.txt").contains("`nme`"));
+}
+
+#[test]
+fn no_slip_of_the_keyboard_makes_it_panic_or_tell_a_secret() {
+    let board = Board::new();
+    let places = board.places();
+    let secrets = ["correct hors", "orrect horse", "battery stapl", "attery staple", "broker's wor", "roker's word"];
+    let check = |text: String| {
+        if let Err(mistakes) = Wanted::read(&text, &places) {
+            let said = format!("{mistakes:?}");
+            assert!(!secrets.iter().any(|secret| said.contains(secret)), "{text}\n{said}");
+        }
+    };
+    let whole = FULL.trim();
+    for at in 0..whole.len() {
+        let (before, after) = (&whole[..at], &whole[at + 1..]);
+        check(before.into());
+        check(format!("{before}{after}"));
+        for sign in ["\"", "'", "=", "\n", "[", "]", "{", "#", ".", "\\", "ü", "\u{1}", "5"] {
+            check(format!("{before}{sign}{after}"));
+            check(format!("{before}{sign}{}", &whole[at..]));
+        }
+    }
 }
