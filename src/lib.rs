@@ -18,6 +18,7 @@
 //! | [`upkeep`] | what survives a restart: settings, the applied configuration and its trial, restarts |
 //! | [`durable`] | files that are old or new after a power cut |
 //! | [`config`] | the TOML file: the sum of the rooms' configurations |
+//! | [`provision`] | the first start: a file on the boot partition sets the board up |
 //! | [`start`] | from what is configured and what was kept to what a process begins with |
 //! | [`home`] | the board as a device in Home Assistant |
 //! | [`doctor`] | what this board has and what would be used |
@@ -41,6 +42,7 @@ pub mod home;
 pub mod ice;
 pub mod media;
 pub mod mqtt;
+pub mod provision;
 pub mod secret;
 pub mod signalling;
 pub mod start;

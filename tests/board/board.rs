@@ -16,6 +16,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use crate::namespace::TAP;
+use crate::provisioning;
 
 /// The guest's end of the cable, as `board-network.service` sets it.
 pub const ADDRESS: &str = "192.168.77.2";
@@ -51,10 +52,11 @@ impl Board {
     pub async fn boot(image: &Path, config: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let layer = make_layer(directory.path(), config).await?;
+        let card = provisioning::make_card(directory.path()).await?;
         // Kept after the test, for whoever wants to know why it failed.
         let console = Path::new(env!("CARGO_TARGET_TMPDIR")).join("board-console.log");
         let socket = directory.path().join("agent");
-        let mut qemu = qemu(image, &layer, &console, &socket).spawn().context("QEMU cannot be started")?;
+        let mut qemu = qemu(image, [&layer, &card], &console, &socket).spawn().context("QEMU cannot be started")?;
 
         let stream = loop {
             match UnixStream::connect(&socket).await {
@@ -145,6 +147,14 @@ async fn make_layer(directory: &Path, config: &str) -> Result<PathBuf> {
             concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/peercam-reboot.service"),
             "usr/lib/systemd/system/peercam-reboot.service",
         ),
+        (
+            concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/peercam-provision.service"),
+            "usr/lib/systemd/system/peercam-provision.service",
+        ),
+        (
+            concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/peercam-wifi.service"),
+            "usr/lib/systemd/system/peercam-wifi.service",
+        ),
     ] {
         let to = tree.join(to);
         fs::create_dir_all(to.parent().expect("each has a directory"))?;
@@ -165,7 +175,7 @@ async fn make_layer(directory: &Path, config: &str) -> Result<PathBuf> {
     Ok(layer)
 }
 
-fn qemu(image: &Path, layer: &Path, console: &Path, socket: &Path) -> Command {
+fn qemu(image: &Path, [layer, card]: [&Path; 2], console: &Path, socket: &Path) -> Command {
     // `mitigations=off` and the rest: an emulated processor has nothing to protect, and emulates that slowly.
     let kernel_arguments = [
         "console=ttyS0 quiet panic=1 mitigations=off tsc=reliable no_timer_check net.ifnames=0",
@@ -173,12 +183,15 @@ fn qemu(image: &Path, layer: &Path, console: &Path, socket: &Path) -> Command {
         "systemd.wants=board-network.service systemd.wants=board-agent.service",
         "systemd.wants=board-tone@0.service systemd.wants=board-tone@1.service",
         "systemd.wants=peercam.service systemd.wants=peercam-reboot.path",
+        "systemd.wants=peercam-provision.service systemd.wants=peercam-wifi.service",
+        // Debian starts one for all radios, which is of use with D-Bus only.
+        "systemd.mask=wpa_supplicant.service systemd.mask=hostapd.service",
     ]
     .join(" ");
-    let disk = |id: &str, file: &Path| {
+    let disk = |id: &str, file: &Path, rights: &str| {
         [
             "-drive".to_owned(),
-            format!("file={},format=raw,if=none,id={id},readonly=on", file.display()),
+            format!("file={},format=raw,if=none,id={id},{rights}", file.display()),
             "-device".to_owned(),
             format!("virtio-blk-pci,drive={id}"),
         ]
@@ -193,9 +206,10 @@ fn qemu(image: &Path, layer: &Path, console: &Path, socket: &Path) -> Command {
         .arg("-initrd")
         .arg(image.join("initrd"))
         .args(["-append", &kernel_arguments])
-        // The order is that of /dev/vda and /dev/vdb, which guest/init relies on.
-        .args(disk("debian", &image.join("root.sqfs")))
-        .args(disk("run", layer))
+        // The order is that of /dev/vda and /dev/vdb, which guest/init relies on, and of /dev/vdc, as fstab does.
+        .args(disk("debian", &image.join("root.sqfs"), "readonly=on"))
+        .args(disk("run", layer, "readonly=on"))
+        .args(disk("card", card, "readonly=off"))
         .args("-device virtio-serial-pci -device virtserialport,chardev=agent,name=board.agent -chardev".split(' '))
         .arg(format!("socket,id=agent,path={},server=on,wait=off", socket.display()))
         .args(["-netdev", &format!("tap,id=cable,ifname={TAP},script=no,downscript=no")])
@@ -206,7 +220,8 @@ fn qemu(image: &Path, layer: &Path, console: &Path, socket: &Path) -> Command {
     qemu
 }
 
-async fn must_run(command: &mut Command) -> Result<()> {
+/// Runs what has to succeed, on this machine.
+pub async fn must_run(command: &mut Command) -> Result<()> {
     let status = command.status().await.with_context(|| format!("{command:?}"))?;
     if !status.success() {
         bail!("{command:?}: {status}");
