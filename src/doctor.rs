@@ -191,12 +191,13 @@ fn encoders(survey: &Survey, items: &mut Vec<Item>) {
 }
 
 fn uses(survey: &Survey, items: &mut Vec<Item>) {
+    let has_encoder = survey.encoders.iter().any(|encoder| encoder.outcome.is_ok());
+    let advice =
+        if has_encoder { "correct the [[camera]] table" } else { "install what is missing; see encoder and plugin" };
     for (name, used) in &survey.uses {
         items.push(match used {
             Ok(used) => item("would use", Level::Ok, format!("{name}: {used}"), None),
-            Err(why) => {
-                item("would use", Level::Problem, format!("{name}: {why}"), Some("correct the [[camera]] table"))
-            }
+            Err(why) => item("would use", Level::Problem, format!("{name}: {why}"), Some(advice)),
         });
     }
     match &survey.sound {

@@ -46,12 +46,20 @@ impl Place {
     }
 }
 
-/// The kernel's address towards the network. Nothing is sent: this asks for the route to an address that is nobody's
-/// (RFC 5737).
+/// The board's address towards the network, or on the first one where that leads nowhere else. Nothing is sent: the
+/// kernel is asked for the route to an address that is nobody's (RFC 5737).
 fn outward() -> Option<IpAddr> {
-    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
-    socket.connect("192.0.2.1:9").ok()?;
-    Some(socket.local_addr().ok()?.ip())
+    let routed = || {
+        let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+        socket.connect("192.0.2.1:9").ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    let is_usable = |interface: &if_addrs::Interface| interface.is_oper_up() && !interface.is_loopback();
+    let near = || {
+        let interfaces = if_addrs::get_if_addrs().ok()?.into_iter().filter(is_usable);
+        interfaces.map(|interface| interface.ip()).find(IpAddr::is_ipv4)
+    };
+    routed().or_else(near)
 }
 
 /// Tells the networks that the board is at `address`, and says where when that becomes something else. Gives the place,

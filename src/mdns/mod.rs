@@ -179,23 +179,16 @@ impl Presence {
     fn take(&self, event: DaemonEvent) {
         match event {
             DaemonEvent::NameChange(change) if matches!(change.rr_type, RRType::A | RRType::AAAA) => {
-                let is_news = self.told.send_if_modified(|name| {
-                    let before = name.clone();
-                    *name = Some(Name::instead_of(&self.wanted, &change.new_name));
-                    *name != before
+                // It comes for each address.
+                self.told.send_if_modified(|name| {
+                    let now = Some(Name::instead_of(&self.wanted, &change.new_name));
+                    (*name != now).then(|| *name = now).is_some()
                 });
-                if is_news {
-                    let (wanted, name) = (&self.wanted, change.new_name.trim_end_matches('.'));
-                    tracing::warn!(wanted, name, interface = change.intf_name, "another device has this board's name");
-                }
             }
             DaemonEvent::Announce(..) => {
                 self.told.send_if_modified(|name| {
                     let is_first = name.is_none();
-                    if is_first {
-                        *name = Some(Name::as_wanted(&self.wanted));
-                        tracing::info!(name = self.wanted, "announced by mDNS");
-                    }
+                    name.get_or_insert_with(|| Name::as_wanted(&self.wanted));
                     is_first
                 });
             }
