@@ -115,11 +115,12 @@ fn set_up(root: &Path) -> ExitCode {
 
 async fn examine(file: Option<&Path>, is_json: bool) -> anyhow::Result<()> {
     let mut config = Config::load(file)?;
-    config.settle_password(&Places::from_environment())?;
+    let places = Places::from_environment();
+    config.settle_password(&places)?;
     let mut report = doctor::survey(&config.cameras, &config.audio);
-    if let Some(broker) = doctor::broker(&config.mqtt, &config.device_id()).await {
-        report.add(broker);
-    }
+    report.add(doctor::name(&config));
+    let broker = doctor::broker(&config.mqtt, &config.device_id()).await;
+    broker.into_iter().chain(doctor::notices(&places.root())).for_each(|item| report.add(item));
     if is_json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {

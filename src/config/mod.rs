@@ -17,6 +17,7 @@ use crate::camera;
 use crate::control;
 use crate::home;
 use crate::ice;
+use crate::mdns;
 use crate::mqtt;
 use crate::viewer;
 use crate::web;
@@ -48,6 +49,8 @@ pub struct Config {
     pub ice: ice::Config,
     /// `[home_assistant]`
     pub home_assistant: home::HomeConfig,
+    /// `[mdns]`
+    pub mdns: mdns::Config,
     /// `[status]`
     pub status: control::StatusConfig,
     /// `[mqtt]`
@@ -66,6 +69,7 @@ impl Default for Config {
             viewers: viewer::LimitsConfig::default(),
             ice: ice::Config::default(),
             home_assistant: home::HomeConfig::default(),
+            mdns: mdns::Config::default(),
             status: control::StatusConfig::default(),
             mqtt: mqtt::Config::default(),
             log: LogConfig::default(),
@@ -263,6 +267,9 @@ impl Config {
         if let Some(home) = root.get("home_assistant") {
             config.home_assistant = reader.table("home_assistant", home, home::HomeConfig::check);
         }
+        if let Some(mdns) = root.get("mdns") {
+            config.mdns = reader.table("mdns", mdns, |_: &mdns::Config| Vec::new());
+        }
         if let Some(status) = root.get("status") {
             config.status = reader.table("status", status, control::StatusConfig::check);
         }
@@ -305,7 +312,7 @@ fn device_id_of(machine: &str) -> String {
 }
 
 /// Every table and its keys.
-fn sections() -> [Section; 10] {
+fn sections() -> [Section; 11] {
     [
         ("device", keys::<DeviceConfig>()),
         ("web", keys::<web::Config>()),
@@ -314,6 +321,7 @@ fn sections() -> [Section; 10] {
         ("viewers", keys::<viewer::LimitsConfig>()),
         ("ice", keys::<ice::Config>()),
         ("home_assistant", keys::<home::HomeConfig>()),
+        ("mdns", keys::<mdns::Config>()),
         ("status", keys::<control::StatusConfig>()),
         ("mqtt", keys::<mqtt::Config>()),
         ("log", keys::<LogConfig>()),
