@@ -48,7 +48,9 @@ impl Agent {
 
     /// Waits until somebody listens in the guest.
     pub async fn wait_for_answer(&mut self, limit: Duration) -> Result<()> {
-        timeout(limit, self.ask("true")).await.with_context(|| format!("the board did not boot within {limit:?}"))??;
+        timeout(limit, self.ask("true"))
+            .await
+            .with_context(|| format!("the board did not boot within {limit:?}"))??;
         Ok(())
     }
 
