@@ -1,7 +1,6 @@
 //! The virtual board: a Debian guest in QEMU with the binary under test, its unit, a camera and a microphone.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,11 +9,10 @@ use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+use crate::agent::{Agent, Output};
 use crate::namespace::TAP;
 use crate::provisioning;
 
@@ -27,21 +25,10 @@ const CONFIG: &str = "/etc/peercam/peercam.toml";
 
 /// Power-on to the agent's first answer takes 12 s on a quiet machine of two cores; this is for one that is not quiet.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
-/// No command of a test takes longer than this, except one that hangs.
-const COMMAND_LIMIT: Duration = Duration::from_secs(60);
-
-/// What ran in the guest and how it ended.
-#[derive(Debug)]
-pub struct Output {
-    /// The exit code; 0 is success.
-    pub code: i32,
-    /// stdout and stderr, as they came.
-    pub text: String,
-}
 
 /// A board that is powered on. Dropped, it is powered off without warning.
 pub struct Board {
-    agent: BufReader<UnixStream>,
+    agent: Agent,
     console: PathBuf,
     qemu: Child,
     _directory: TempDir,
@@ -58,36 +45,19 @@ impl Board {
         let socket = directory.path().join("agent");
         let mut qemu = qemu(image, [&layer, &card], &console, &socket).spawn().context("QEMU cannot be started")?;
 
-        let stream = loop {
-            match UnixStream::connect(&socket).await {
-                Ok(stream) => break stream,
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {}
-                Err(error) => return Err(error).context("QEMU's socket"),
-            }
-            if let Some(status) = qemu.try_wait()? {
-                bail!("QEMU ended at once: {status}");
-            }
-            sleep(Duration::from_millis(50)).await;
-        };
-        let mut board = Self { agent: BufReader::new(stream), console, qemu, _directory: directory };
-        timeout(BOOT_LIMIT, board.ask("true"))
-            .await
-            .with_context(|| format!("the board did not boot within {BOOT_LIMIT:?}"))??;
-        Ok(board)
+        let mut agent = Agent::connect(&socket, &mut qemu).await?;
+        agent.wait_for_answer(BOOT_LIMIT).await?;
+        Ok(Self { agent, console, qemu, _directory: directory })
     }
 
     /// Runs a bash script as the guest's root.
     pub async fn run(&mut self, script: &str) -> Result<Output> {
-        timeout(COMMAND_LIMIT, self.ask(script)).await.with_context(|| format!("the board hangs in: {script}"))?
+        self.agent.run(script).await
     }
 
     /// As [`run`](Self::run), for a script that has to succeed; gives what it wrote.
     pub async fn must(&mut self, script: &str) -> Result<String> {
-        let output = self.run(script).await?;
-        if output.code != 0 {
-            bail!("on the board, {script}\nended with {}: {}", output.code, output.text);
-        }
-        Ok(output.text)
+        self.agent.must(script).await
     }
 
     /// Replaces the configuration and restarts the service; returns when systemd was told that it is ready.
@@ -112,16 +82,6 @@ impl Board {
     /// Where [`console`](Self::console) is kept.
     pub fn console_path(&self) -> &Path {
         &self.console
-    }
-
-    async fn ask(&mut self, script: &str) -> Result<Output> {
-        // One line there and one line back; see guest/files/usr/local/lib/board/agent.
-        self.agent.write_all(format!("{}\n", BASE64.encode(script)).as_bytes()).await?;
-        let mut reply = String::new();
-        self.agent.read_line(&mut reply).await?;
-        let (code, text) = reply.trim_end_matches('\n').split_once(' ').context("the board's agent hung up")?;
-        let text = BASE64.decode(text).context("the board's agent does not speak base64")?;
-        Ok(Output { code: code.parse()?, text: String::from_utf8_lossy(&text).into_owned() })
     }
 }
 

@@ -4,14 +4,19 @@
 //! One boot serves all tests, in the order in which they stand in [`main`]; the first that fails ends the run, since
 //! what follows would start from a board in an unknown state. `README.md` here says more.
 
+#[path = "../harness/agent.rs"]
+mod agent;
 #[path = "../harness/alone.rs"]
 mod alone;
 mod board;
 #[path = "../harness/browser.rs"]
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod browser;
+#[path = "../harness/namespace.rs"]
+#[allow(dead_code, reason = "the suite of the image uses the rest")]
 mod namespace;
 mod provisioning;
+#[path = "../harness/watching.rs"]
 mod watching;
 
 use std::process::ExitCode;
@@ -59,7 +64,7 @@ fn config(width: u32, height: u32) -> String {
 
 fn main() -> ExitCode {
     // Returns on the other side only.
-    alone::go_on(namespace::enter(), |image| async move { run(&image).await })
+    alone::go_on(namespace::enter("tests/board/make"), |image| async move { run(&image).await })
 }
 
 /// Runs one test and says how it went.
