@@ -14,6 +14,8 @@ use tokio::time::timeout;
 
 use crate::agent::{Agent, Output};
 use crate::namespace::TAP;
+use crate::package;
+use crate::package::Repacked;
 use crate::provisioning;
 
 /// The guest's end of the cable, as `board-network.service` sets it.
@@ -85,8 +87,8 @@ impl Board {
     }
 }
 
-/// What this run lays over the Debian root: the binary under test, its unit and configuration, and the board's own
-/// small services. It is made anew each time, so the root never is.
+/// What this run lays over the Debian root: the package of the program under test, its configuration, and the board's
+/// own small services. It is made anew each time, so the root never is.
 async fn make_layer(directory: &Path, config: &str) -> Result<PathBuf> {
     let tree = directory.join("layer");
     must_run(
@@ -96,32 +98,8 @@ async fn make_layer(directory: &Path, config: &str) -> Result<PathBuf> {
             .arg(&tree),
     )
     .await?;
-    for (from, to) in [
-        (env!("CARGO_BIN_EXE_peercam"), "usr/bin/peercam"),
-        (concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/peercam.service"), "usr/lib/systemd/system/peercam.service"),
-        (
-            concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/peercam-reboot.path"),
-            "usr/lib/systemd/system/peercam-reboot.path",
-        ),
-        (
-            concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/peercam-reboot.service"),
-            "usr/lib/systemd/system/peercam-reboot.service",
-        ),
-        (
-            concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/peercam-provision.service"),
-            "usr/lib/systemd/system/peercam-provision.service",
-        ),
-        (
-            concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/peercam-wifi.service"),
-            "usr/lib/systemd/system/peercam-wifi.service",
-        ),
-    ] {
-        let to = tree.join(to);
-        fs::create_dir_all(to.parent().expect("each has a directory"))?;
-        fs::copy(from, to).with_context(|| from.to_owned())?;
-    }
+    install(&tree).await?;
     let config_file = tree.join(CONFIG.trim_start_matches('/'));
-    fs::create_dir_all(config_file.parent().expect("it is in a directory"))?;
     fs::write(config_file, config)?;
 
     let layer = directory.join("layer.sqfs");
@@ -135,6 +113,22 @@ async fn make_layer(directory: &Path, config: &str) -> Result<PathBuf> {
     Ok(layer)
 }
 
+/// Has in `tree` what dpkg would have put there, and the units enabled as an image's first boot does; and the packages
+/// for those tests that install them in earnest.
+async fn install(tree: &Path) -> Result<()> {
+    let package = package::of_this_build()?;
+    must_run(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(tree)).await?;
+    let mut enable = Command::new("systemctl");
+    enable.arg("--root").arg(tree).args(["preset", "peercam", "peercam-provision", "peercam-wifi"]);
+    must_run(&mut enable).await?;
+
+    let packages = tree.join("packages");
+    fs::create_dir(&packages)?;
+    fs::copy(&package, packages.join("peercam.deb"))?;
+    fs::copy(Repacked::of(&package, "99.0")?.pack()?, packages.join("peercam-next.deb"))?;
+    Ok(())
+}
+
 fn qemu(image: &Path, [layer, card]: [&Path; 2], console: &Path, socket: &Path) -> Command {
     // `mitigations=off` and the rest: an emulated processor has nothing to protect, and emulates that slowly.
     let kernel_arguments = [
@@ -142,8 +136,7 @@ fn qemu(image: &Path, [layer, card]: [&Path; 2], console: &Path, socket: &Path) 
         "systemd.journald.forward_to_console=1 systemd.show_status=0 systemd.mask=getty.target",
         "systemd.wants=board-network.service systemd.wants=board-agent.service",
         "systemd.wants=board-tone@0.service systemd.wants=board-tone@1.service",
-        "systemd.wants=peercam.service systemd.wants=peercam-reboot.path",
-        "systemd.wants=peercam-provision.service systemd.wants=peercam-wifi.service",
+        "systemd.wants=peercam-reboot.path",
         // Debian starts one for all radios, which is of use with D-Bus only.
         "systemd.mask=wpa_supplicant.service systemd.mask=hostapd.service",
     ]

@@ -15,6 +15,9 @@ mod browser;
 #[path = "../harness/namespace.rs"]
 #[allow(dead_code, reason = "the suite of the image uses the rest")]
 mod namespace;
+#[path = "../harness/package.rs"]
+mod package;
+mod packaged;
 mod provisioning;
 #[path = "../harness/watching.rs"]
 mod watching;
@@ -27,6 +30,7 @@ use serde_json::{Value, json};
 
 use crate::board::{ADDRESS, Board};
 use crate::browser::Browser;
+use crate::packaged::the_package_is_installed_upgraded_and_purged_while_the_board_runs;
 use crate::provisioning::{
     a_file_on_the_boot_partition_sets_the_board_up_before_the_service_starts,
     a_file_with_a_mistake_changes_nothing_and_is_answered_beside_it, a_network_appears_with_another_password,
@@ -64,7 +68,9 @@ fn config(width: u32, height: u32) -> String {
 
 fn main() -> ExitCode {
     // Returns on the other side only.
-    alone::go_on(namespace::enter("tests/board/make"), |image| async move { run(&image).await })
+    // Made before the network is left, where something may be missing for it.
+    let entered = package::of_this_build().and_then(|_| namespace::enter("tests/board/make"));
+    alone::go_on(entered, |image| async move { run(&image).await })
 }
 
 /// Runs one test and says how it went.
@@ -107,6 +113,7 @@ async fn run(image: &std::path::Path) -> Result<()> {
     test!(a_camera_that_is_unplugged_and_plugged_in_again_comes_back_to_the_same_viewer, board, &viewer);
     test!(a_wifi_that_cannot_be_joined_is_told_until_it_is, board, &viewer);
     test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
+    test!(the_package_is_installed_upgraded_and_purged_while_the_board_runs, board);
     // Last of all: the board is gone then.
     test!(a_reboot_that_the_service_may_not_do_is_done_by_a_unit_of_its_own, board, &viewer);
     eprintln!("the board passed, {:.0} s in all", started.elapsed().as_secs_f64());

@@ -6,22 +6,25 @@
 #[path = "../harness/alone.rs"]
 mod alone;
 mod namespace;
-mod repacked;
+#[path = "../harness/package.rs"]
+mod package;
 mod root;
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::namespace::Found;
-use crate::repacked::Repacked;
+use crate::package::Repacked;
 use crate::root::Root;
 
-/// From `apt install` to the first picture, without the download. The product's figure, with it, is two minutes.
-const INSTALL_LIMIT: Duration = Duration::from_secs(120);
+/// Of the processor's time, from `apt install` to the end of its work, without the download. The product's figure, to
+/// the first picture, is two minutes; of them this leaves half to download, disk and start. Processor's time, since what
+/// else a machine has to do says nothing about the package.
+const INSTALL_LIMIT: f64 = 60.0;
 
 /// The configuration that the package brings, and what an operator makes of it.
 const CONFIG: &str = "/etc/peercam/peercam.toml";
@@ -72,7 +75,7 @@ async fn try_in(root: &Root, package: &Path) -> Result<()> {
 }
 
 async fn lintian_finds_no_error(package: &Path) -> Result<()> {
-    root::must(Command::new("lintian").args(["--allow-root", "--fail-on", "error"]).arg(package))
+    package::run(Command::new("lintian").args(["--allow-root", "--fail-on", "error"]).arg(package))
 }
 
 /// dpkg has to ask whenever both sides have changed a configuration, and breaks an upgrade off where nobody answers.
@@ -91,26 +94,37 @@ const FIRST_SHIPPED: &str = "213828a17c4529f1184aeea76a1c571ab8eed986b5498a33030
 async fn apt_installs_it_with_all_it_needs_and_the_first_picture_comes(root: &Root, package: &Path) -> Result<()> {
     let package = root.bring(package)?;
     let began = Instant::now();
-    let told = root.must(&format!("apt-get install --yes {package}"))?;
-    eprint!("installed in {:.0} s, ", began.elapsed().as_secs_f64());
+    let told = root.must(&format!("TIMEFORMAT='processor: %U %S'; time apt-get install --yes {package}"))?;
+    let (_, times) = told.rsplit_once("processor: ").context("bash measured nothing")?;
+    let times: Vec<f64> = times.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+    let work: f64 = times.iter().sum();
+    eprint!("installed in {:.0} s ({work:.0} s of the processor), ", began.elapsed().as_secs_f64());
     ensure!(told.contains("peercam: starts with this system; the page is at port 8080"), "{told}");
     let picture = root.serve()?.picture().await?;
     eprint!("picture after {:.0} s ... ", began.elapsed().as_secs_f64());
     // JPEG's first and last marker (ITU T.81, B.1.1.3).
     ensure!(picture.starts_with(&[0xff, 0xd8]) && picture.ends_with(&[0xff, 0xd9]), "{} bytes", picture.len());
-    ensure!(began.elapsed() < INSTALL_LIMIT, "it took {:?}", began.elapsed());
+    ensure!(work < INSTALL_LIMIT, "it took {work} s of the processor");
     Ok(())
 }
 
 async fn the_service_is_enabled_and_the_reboot_is_not(root: &Root) -> Result<()> {
-    ensure!(root.must("systemctl is-enabled peercam.service")?.trim() == "enabled");
-    let reboot = root.run("systemctl is-enabled peercam-reboot.path")?;
-    ensure!(reboot.text.trim() == "disabled", "{reboot:?}");
+    ensure_enabled(root)?;
     // An image that has all presets applied at its first boot ends up with the same.
-    root.must("systemctl --root=/ preset peercam.service peercam-reboot.path")?;
-    ensure!(root.must("systemctl is-enabled peercam.service")?.trim() == "enabled");
-    let reboot = root.run("systemctl is-enabled peercam-reboot.path")?;
-    ensure!(reboot.text.trim() == "disabled", "{reboot:?}");
+    root.must("systemctl preset-all")?;
+    ensure_enabled(root)
+}
+
+fn ensure_enabled(root: &Root) -> Result<()> {
+    for (unit, expected) in [
+        ("peercam.service", "enabled"),
+        ("peercam-provision.service", "enabled"),
+        ("peercam-wifi.service", "enabled"),
+        ("peercam-reboot.path", "disabled"),
+    ] {
+        let state = root.run(&format!("systemctl is-enabled {unit}"))?;
+        ensure!(state.text.trim() == expected, "{unit}: {state:?}");
+    }
     Ok(())
 }
 

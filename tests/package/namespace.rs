@@ -7,15 +7,15 @@ use std::env;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+
+use crate::package;
 
 /// Debian's releases that the package is for.
 pub const RELEASES: [&str; 2] = ["bookworm", "trixie"];
-
-const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Set inside the namespaces, to what [`Found`] has.
 const INSIDE: &str = "PEERCAM_PACKAGE_INSIDE";
@@ -36,10 +36,11 @@ pub fn enter() -> Result<Found> {
         let package = paths.next().context("no package")?;
         return Ok(Found { package, roots: RELEASES.into_iter().zip(paths).collect() });
     }
-    let package = made("scripts/package", &["--of", env!("CARGO_BIN_EXE_peercam")])?;
+    let package = package::of_this_build()?;
     let mut paths = vec![package.clone()];
     for release in RELEASES {
-        paths.push(made("tests/package/make", &[release, package.to_str().context("a path that is no text")?])?);
+        let package = package.to_str().context("a path that is no text")?;
+        paths.push(package::printed(&["tests/package/make", release, package])?);
     }
     let mut unshare = Command::new("unshare");
     if fs::metadata("/proc/self")?.uid() != 0 {
@@ -52,14 +53,4 @@ pub fn enter() -> Result<Found> {
         .args(env::args_os().skip(1))
         .env(INSIDE, env::join_paths(paths)?);
     Err(unshare.exec()).context("unshare cannot be run")
-}
-
-/// Runs a script that prints the path of what it makes.
-fn made(script: &str, arguments: &[&str]) -> Result<PathBuf> {
-    let mut command = Command::new(Path::new(REPOSITORY).join(script));
-    let made = command.args(arguments).stderr(Stdio::inherit()).output().with_context(|| script.to_owned())?;
-    if !made.status.success() {
-        bail!("{script} failed: {}", made.status);
-    }
-    Ok(String::from_utf8(made.stdout)?.trim_end().into())
 }

@@ -11,6 +11,8 @@ use reqwest::{Client, Response};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
+use crate::package::run;
+
 /// What the root may take of the memory: three times what it has in the end.
 const SIZE: &str = "size=3g";
 
@@ -43,16 +45,20 @@ impl Root {
     pub fn unpack(tar: &Path) -> Result<Self> {
         let root = Self { directory: tempfile::tempdir()? };
         let path = root.path();
-        must(Command::new("mount").args(["-t", "tmpfs", "-o", SIZE, "tmpfs"]).arg(path))?;
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", SIZE, "tmpfs"]).arg(path))?;
         // Device files are not everybody's to make; those of the machine are put in their place.
-        must(Command::new("tar").args(["--extract", "--exclude=./dev/*", "--file"]).arg(tar).arg("--directory").arg(path))?;
+        run(Command::new("tar")
+            .args(["--extract", "--exclude=./dev/*", "--file"])
+            .arg(tar)
+            .arg("--directory")
+            .arg(path))?;
         for (kind, place) in [("proc", "proc"), ("tmpfs", "run")] {
-            must(Command::new("mount").args(["-t", kind, kind]).arg(path.join(place)))?;
+            run(Command::new("mount").args(["-t", kind, kind]).arg(path.join(place)))?;
         }
         for name in DEVICES {
             let place = path.join("dev").join(name);
             File::create(&place)?;
-            must(Command::new("mount").arg("--bind").arg(Path::new("/dev").join(name)).arg(place))?;
+            run(Command::new("mount").arg("--bind").arg(Path::new("/dev").join(name)).arg(place))?;
         }
         Ok(root)
     }
@@ -159,11 +165,4 @@ impl Drop for Service<'_> {
         Command::new("kill").arg(self.process.id().to_string()).stderr(Stdio::null()).status().ok();
         self.process.wait().ok();
     }
-}
-
-/// Runs a command that has to succeed.
-pub fn must(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("{command:?}"))?;
-    ensure!(output.status.success(), "{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
-    Ok(())
 }
