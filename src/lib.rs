@@ -20,12 +20,18 @@
 //! | [`upkeep`] | what survives a restart: settings, the applied configuration and its trial, restarts |
 //! | [`durable`] | files that are old or new after a power cut |
 //! | [`config`] | the TOML file: the sum of the rooms' configurations |
+//! | [`provision`] | the first start: a file on the boot partition sets the board up |
 //! | [`start`] | from what is configured and what was kept to what a process begins with |
 //! | [`home`] | the board as a device in Home Assistant |
 //! | [`doctor`] | what this board has and what would be used |
 //! | [`app`] | opens the rooms, joins them, closes them in the reverse order |
 //!
 //! Who may know whom is held by `tests/architecture.rs`.
+
+// .cargo/config.toml says it, but RUSTFLAGS and a build from another directory (Yocto's) pass that over. Without it
+// SRTP's AES-CTR would be computed in software on processors that have instructions for it: slow, and nobody would know.
+#[cfg(all(target_arch = "aarch64", not(aes_armv8)))]
+compile_error!("on 64-bit Arm peercam wants AES instructions to be used: add `--cfg aes_armv8` to RUSTFLAGS");
 
 pub mod app;
 pub mod camera;
@@ -40,6 +46,7 @@ pub mod mdns;
 pub mod media;
 pub mod mqtt;
 pub mod notices;
+pub mod provision;
 pub mod secret;
 pub mod signalling;
 pub mod start;

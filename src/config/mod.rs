@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use toml::de::DeTable;
 
 use crate::camera;
 use crate::control;
@@ -20,9 +21,8 @@ use crate::mdns;
 use crate::mqtt;
 use crate::viewer;
 use crate::web;
-use read::{Faults, Reader, Section, keys};
 
-pub use read::Mistake;
+pub use read::{Faults, Mistake, Reader, Section, keys};
 pub use secret::{Places, SecretOrigin};
 
 /// Every key with its default and what it means; what `peercam config --default` prints.
@@ -209,8 +209,33 @@ impl Config {
     ///
     /// All mistakes that could be found at once.
     pub fn parse(text: &str) -> Result<Self, Vec<Mistake>> {
-        let sections = sections();
+        Self::parse_beside(text, &[], |_, _| ()).map(|(config, ())| config)
+    }
+
+    /// A text in which `others` may stand beside the configuration's tables; `read` reads those.
+    ///
+    /// # Errors
+    ///
+    /// All mistakes that could be found at once, in either.
+    pub fn parse_beside<T>(
+        text: &str,
+        others: &[Section],
+        read: impl for<'t> FnOnce(&mut Reader<'t>, &DeTable<'t>) -> T,
+    ) -> Result<(Self, T), Vec<Mistake>> {
+        let sections: Vec<Section> = sections().into_iter().chain(others.iter().copied()).collect();
         let (mut reader, root) = Reader::new(text, &sections)?;
+        let other = read(&mut reader, &root);
+        let config = Self::read(&mut reader, &root);
+        let mistakes = reader.finish();
+        if mistakes.is_empty() { Ok((config, other)) } else { Err(mistakes) }
+    }
+
+    /// What is wrong with a secret that viewers are to know, if anything is.
+    pub fn secret_fault(secret: &str) -> Option<String> {
+        web::Config::secret_fault(secret)
+    }
+
+    fn read<'t>(reader: &mut Reader<'t>, root: &DeTable<'t>) -> Self {
         let mut config = Self::default();
         if let Some(device) = root.get("device") {
             config.device = reader.table("device", device, DeviceConfig::check);
@@ -254,8 +279,7 @@ impl Config {
         if let Some(log) = root.get("log") {
             config.log = reader.table("log", log, LogConfig::check);
         }
-        let mistakes = reader.finish();
-        if mistakes.is_empty() { Ok(config) } else { Err(mistakes) }
+        config
     }
 
     /// All tables and keys with their values, secrets as `***`.
