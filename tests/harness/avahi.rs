@@ -34,7 +34,7 @@ const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus C
 const START: &str = r#"
     set -eu
     mount -t tmpfs tmpfs /run
-    mkdir -p /run/dbus /run/avahi-daemon /run/services
+    mkdir -p /run/dbus /run/avahi-daemon
     printf 'root:x:0:0:root:/root:/bin/sh\navahi:x:0:0::/:/bin/false\n' >/run/passwd
     printf 'root:x:0:\navahi:x:0:\n' >/run/group
     mount --bind /run/passwd /etc/passwd
