@@ -45,7 +45,13 @@ impl Root {
         let path = root.path();
         must(Command::new("mount").args(["-t", "tmpfs", "-o", SIZE, "tmpfs"]).arg(path))?;
         // Device files are not everybody's to make; those of the machine are put in their place.
-        must(Command::new("tar").args(["--extract", "--exclude=./dev/*", "--file"]).arg(tar).arg("--directory").arg(path))?;
+        must(
+            Command::new("tar")
+                .args(["--extract", "--exclude=./dev/*", "--file"])
+                .arg(tar)
+                .arg("--directory")
+                .arg(path),
+        )?;
         for (kind, place) in [("proc", "proc"), ("tmpfs", "run")] {
             must(Command::new("mount").args(["-t", kind, kind]).arg(path.join(place)))?;
         }
