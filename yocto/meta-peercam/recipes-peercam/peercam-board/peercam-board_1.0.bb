@@ -14,6 +14,7 @@ LIC_FILES_CHKSUM = "\
 # nooelint: oelint.vars.fileextrapaths,oelint.vars.outofcontext - a recipe of the same repository
 FILESEXTRAPATHS:prepend := "${THISDIR}/../../../..:"
 SRC_URI = "\
+    file://image/boot/peercam.toml.example \
     file://image/files/usr/lib/sysctl.d/50-peercam-board.conf \
     file://image/files/usr/lib/systemd/journald.conf.d/memory.conf \
     file://image/files/usr/lib/systemd/network/80-wired.network \
@@ -29,7 +30,10 @@ SRC_URI = "\
 
 S = "${UNPACKDIR}"
 
-inherit allarch features_check systemd
+# Its files are the same for all; what it deploys goes to the directory of the machine.
+PACKAGE_ARCH = "${MACHINE_ARCH}"
+
+inherit deploy features_check systemd
 
 REQUIRED_DISTRO_FEATURES = "systemd"
 
@@ -61,6 +65,12 @@ do_install() {
     install -d -m 0700 ${D}/data
     install -d ${D}/boot/firmware
 }
+
+# For the boot partition, from where a person takes it as a pattern.
+do_deploy() {
+    install -m 0644 ${S}/image/boot/peercam.toml.example ${DEPLOYDIR}
+}
+addtask deploy after do_unpack before do_build
 
 FILES:${PN} += "\
     /boot/firmware \
