@@ -22,6 +22,7 @@ mod configuration;
 mod control_channel;
 mod leaks;
 mod loss;
+mod notices;
 mod secret;
 mod watching;
 mod whep;
