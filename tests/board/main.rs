@@ -16,6 +16,7 @@ mod browser;
 #[allow(dead_code, reason = "the suite of the image uses the rest")]
 mod namespace;
 #[path = "../harness/package.rs"]
+#[allow(dead_code, reason = "the suite of the package uses the rest")]
 mod package;
 mod packaged;
 mod provisioning;
