@@ -74,10 +74,20 @@ pub(super) fn verdict(kind: &'static Kind, work: &Work) -> Result<Duration, Stri
     let found = encode(kind, *work).map(|()| begun.elapsed()).map_err(|error| format!("{} failed: {error}", kind.name));
     match &found {
         Ok(took) => tracing::debug!(encoder = kind.name, took_ms = took.as_millis() as u64, "encoder works"),
-        Err(why) => tracing::warn!(encoder = kind.name, %why, "encoder does not work"),
+        Err(why) => warn_once(kind, why),
     }
     findings.push((key, found.clone()));
     found
+}
+
+/// Where nothing works, all is tried again and again, and fails for the same reasons.
+fn warn_once(kind: &Kind, why: &str) {
+    static WARNED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !warned.iter().any(|known| known == why) {
+        tracing::warn!(encoder = kind.name, %why, "encoder does not work");
+        warned.push(why.to_owned());
+    }
 }
 
 fn encode(kind: &'static Kind, work: Work) -> Result<(), Error> {

@@ -31,8 +31,9 @@ use wanted::Wanted;
 
 pub use places::Places;
 
-/// The file as it is before anybody has filled it in; what `peercam provision --example` prints.
-pub const EXAMPLE: &str = include_str!("example.toml");
+/// The file as it is before anybody has filled it in, as our image has it on its boot partition; what
+/// `peercam provision --example` prints.
+pub const EXAMPLE: &str = include_str!("../../image/boot/peercam.toml.example");
 
 /// What notices of this are filed under.
 const ABOUT: &str = "provisioning";

@@ -29,10 +29,16 @@ const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus C
 </busconfig>"#;
 
 /// Becomes avahi, with everything that it needs. $1 is its host name, $2 the bus' configuration.
+///
+/// avahi gives its directory to a user of its own, which has to be the one who is there in a user namespace: root.
 const START: &str = r#"
     set -eu
     mount -t tmpfs tmpfs /run
-    mkdir -p /run/dbus /run/avahi-daemon /run/services
+    mkdir -p /run/dbus /run/avahi-daemon
+    printf 'root:x:0:0:root:/root:/bin/sh\navahi:x:0:0::/:/bin/false\n' >/run/passwd
+    printf 'root:x:0:\navahi:x:0:\n' >/run/group
+    mount --bind /run/passwd /etc/passwd
+    mount --bind /run/group /etc/group
     printf '%s' "$2" >/run/bus.conf
     printf '[server]\nhost-name=%s\nuse-ipv4=yes\nuse-ipv6=yes\n[publish]\npublish-workstation=no\n' "$1" >/run/avahi.conf
     dbus-daemon --config-file=/run/bus.conf --fork --nopidfile
@@ -121,8 +127,8 @@ impl Avahi {
 
 impl Drop for Avahi {
     fn drop(&mut self) {
-        // Its bus ends with the namespace of the test.
-        self.daemon.kill().ok();
+        // Told to stop, it takes its names back, so that the next one finds nothing of it. Its bus ends with the test.
+        Command::new("kill").arg(self.daemon.id().to_string()).status().ok();
         self.daemon.wait().ok();
     }
 }

@@ -31,11 +31,11 @@ const PORT: &str = "socket";
 /// What QEMU calls the card.
 const CARD: &str = "card";
 /// What the units of `guest/` are called. The last ones are asked for by the kernel's command line.
-const UNITS: [&str; 4] = ["run-equipment.mount", "test-agent.service", "test-journal.service", "test-tone@.service"];
+const UNITS: [&str; 4] = ["test-equipment.service", "test-agent.service", "test-journal.service", "test-tone@.service"];
 
 /// Power-on to the agent's first answer takes half a minute on a quiet machine of two cores; this is for one that is
 /// not quiet.
-const BOOT_LIMIT: Duration = Duration::from_secs(240);
+const BOOT_LIMIT: Duration = Duration::from_secs(300);
 /// What can be waited for comes within this time.
 const LIMIT: Duration = Duration::from_secs(90);
 /// How often a state is looked at that is waited for.

@@ -8,6 +8,9 @@
 mod agent;
 #[path = "../harness/alone.rs"]
 mod alone;
+#[path = "../harness/avahi.rs"]
+#[allow(dead_code, reason = "the suite of mDNS uses the rest")]
+mod avahi;
 #[path = "../harness/broker.rs"]
 #[allow(dead_code, reason = "a harness for several suites")]
 mod broker;

@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use tokio::time::sleep;
 
+use crate::avahi::Family;
 use crate::browser::Browser;
 use crate::household::Household;
 use crate::machine::Machine;
@@ -41,8 +42,13 @@ pub async fn run(place: &mut Place) -> Result<()> {
     test!(machine, without_a_network_and_in_1970_the_service_runs(&mut machine));
     machine.plug_in().await?;
     let visitor = place.visitor(&BOARD, &secret).await?;
-    test!(machine, once_the_network_is_there_the_name_is_announced(&mut machine, &mut place.household));
-    test!(machine, the_secret_on_the_console_opens_the_page_and_nothing_else_does(&mut machine, &visitor, &secret));
+    test!(machine, once_the_network_is_there_the_name_and_the_camera_are_announced(&mut machine, &mut place.household));
+    let browser = Browser::start_at(&place.household.browsers_place()).await?;
+    test!(
+        machine,
+        the_secret_on_the_console_opens_the_page_and_nothing_else_does(&mut machine, &visitor, &browser, &secret)
+    );
+    drop(browser);
     test!(
         machine,
         a_file_with_a_mistake_changes_nothing_and_is_answered_on_card_console_and_page(&mut machine, &visitor)
@@ -61,32 +67,42 @@ async fn without_a_network_and_in_1970_the_service_runs(machine: &mut Machine) -
     Ok(())
 }
 
-async fn once_the_network_is_there_the_name_is_announced(
+async fn once_the_network_is_there_the_name_and_the_camera_are_announced(
     machine: &mut Machine,
     household: &mut Household,
 ) -> Result<()> {
-    let address = household.address(BOARD.mac).await?;
+    let address = household.address(BOARD.mac).await?.to_string();
     let name = format!("{}.local", machine.must("hostname").await?.trim());
     let deadline = Instant::now() + ANNOUNCE_LIMIT;
     loop {
-        let found = household.resolve(&name)?;
-        if found == Some(address) {
-            return Ok(());
+        let found = household.computer.addresses(Family::V4, &name)?;
+        if found == [address.as_str()] {
+            break;
         }
-        ensure!(Instant::now() < deadline, "{name} is {found:?}, the board at {address}\n{}", household.log());
+        ensure!(Instant::now() < deadline, "{name} is {found:?}, the board is at {address}");
         sleep(INTERVAL).await;
     }
+    for kind in ["_http._tcp", "_peercam._tcp"] {
+        let found = household.computer.services(kind)?;
+        // Name and address, and the port of the shipped configuration: columns 7 to 9 of avahi-browse(1).
+        let wanted = [name.as_str(), &address, "8080"];
+        ensure!(
+            found.iter().any(|service| service.get(6..9).is_some_and(|found| found == wanted)),
+            "{kind}: {found:?}"
+        );
+    }
+    Ok(())
 }
 
 async fn the_secret_on_the_console_opens_the_page_and_nothing_else_does(
     machine: &mut Machine,
     visitor: &Visitor,
+    browser: &Browser,
     secret: &str,
 ) -> Result<()> {
     ensure!(visitor.without_secret("/api/status").await? == 401, "the page is open to everybody");
     visitor.picture().await?;
     let name = machine.must("hostname").await?;
-    let browser = Browser::start().await?;
     browser.open(&format!("http://{}.local:{}/", name.trim(), place::PORT)).await?;
     browser.enter("#secret", secret).await?;
     // Whatever comes after the login, it is the page of the viewer.

@@ -12,8 +12,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-/// What can be waited for comes within this time: an emulated board boots in some 30 s.
-const LIMIT: Duration = Duration::from_secs(120);
+/// What can be waited for comes within this time: an emulated board boots in some 30 s, on a machine
+/// that has other work in some minutes.
+const LIMIT: Duration = Duration::from_secs(300);
 /// How often is asked for what is not there yet.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// A board that is not there does not answer at all.

@@ -91,6 +91,7 @@ async fn a_board_that_starts_without_a_network_is_found_soon_after_it_gets_one_o
     until_found(viewer, NAME, Family::V4, &MOVED.to_string()).await?;
 
     Machine::Board.plug(Plug::Out)?;
+    // It looks every 3 s, and is to have seen this.
     tokio::time::sleep(Duration::from_secs(4)).await;
     Machine::Board.remove(&format!("{MOVED}/24"))?;
     Machine::Board.add(&format!("{BOARD}/24"))?;
@@ -177,7 +178,7 @@ async fn nothing_but_where_the_page_is_gets_announced(viewer: &Avahi) -> Result<
     board.stop().await?;
 
     let board = Board::start("0.0.0.0", "[mdns]\nenabled = false").await?;
-    // As long as the name would take.
+    // As long as the name would take: what does not come cannot be awaited.
     tokio::time::sleep(Duration::from_secs(3)).await;
     ensure!(viewer.addresses(Family::V4, NAME)?.is_empty(), "it is announced although that is switched off");
     ensure!(board.status(BOARD).await?.get("local_name").is_none(), "{:#}", board.status(BOARD).await?);

@@ -30,6 +30,11 @@ IMAGE_INSTALL = "\
 
 inherit core-image
 
+# Beside what the board starts from.
+IMAGE_BOOT_FILES:append = " peercam.toml.example"
+# nooelint: oelint.vars.mispell.unknown - a task, which oelint takes for a variable
+do_image_wic[depends] += "peercam-board:do_deploy"
+
 # /etc is laid over with the data partition before systemd starts, by a script of ours: oe-core's gives up when the
 # partition is damaged, and the board would never be seen again.
 OVERLAYFS_ETC_MOUNT_POINT = "/data"

@@ -23,13 +23,17 @@ SRC_URI = "\
     file://console.conf \
     file://peercam-grow-data \
     file://peercam-grow-data.service \
+    file://src/provision/example.toml \
     file://timesyncd.conf \
     file://var-lib-private.mount \
 "
 
 S = "${UNPACKDIR}"
 
-inherit allarch features_check systemd
+# Its files are the same for all; what it deploys goes to the directory of the machine.
+PACKAGE_ARCH = "${MACHINE_ARCH}"
+
+inherit deploy features_check systemd
 
 REQUIRED_DISTRO_FEATURES = "systemd"
 
@@ -61,6 +65,12 @@ do_install() {
     install -d -m 0700 ${D}/data
     install -d ${D}/boot/firmware
 }
+
+# For the boot partition, from where a person takes it as a pattern.
+do_deploy() {
+    install -m 0644 ${S}/src/provision/example.toml ${DEPLOYDIR}/peercam.toml.example
+}
+addtask deploy after do_unpack before do_build
 
 FILES:${PN} += "\
     /boot/firmware \

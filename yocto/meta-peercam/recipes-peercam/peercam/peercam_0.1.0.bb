@@ -68,8 +68,9 @@ FILES:${PN}-reboot += "\
 "
 CONFFILES:${PN} = "${sysconfdir}/peercam/peercam.toml"
 
+# The class makes the preset too, so the one of systemd/ is left where it is.
 SYSTEMD_PACKAGES = "${PN} ${PN}-reboot"
-SYSTEMD_SERVICE:${PN} = "peercam.service"
+SYSTEMD_SERVICE:${PN} = "peercam.service peercam-provision.service peercam-wifi.service"
 SYSTEMD_SERVICE:${PN}-reboot = "peercam-reboot.path"
 
 # The elements without which there is no picture or no sound: src/camera/plugins.rs has the list. An encoder is not among
