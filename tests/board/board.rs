@@ -119,7 +119,7 @@ async fn install(tree: &Path) -> Result<()> {
     let package = package::of_this_build()?;
     must_run(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(tree)).await?;
     let mut enable = Command::new("systemctl");
-    enable.arg("--root").arg(tree).args(["preset", "peercam", "peercam-provision", "peercam-wifi"]);
+    enable.arg("--quiet").arg("--root").arg(tree).args(["preset", "peercam", "peercam-provision", "peercam-wifi"]);
     must_run(&mut enable).await?;
 
     let packages = tree.join("packages");
