@@ -8,7 +8,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::camera::{self, AudioConfig, Config, Survey};
+use crate::config;
+use crate::mdns;
 use crate::mqtt;
+use crate::notices;
 
 /// 2024-01-01: a clock before that was never set.
 const PLAUSIBLE: u64 = 1_704_067_200;
@@ -113,6 +116,21 @@ pub async fn broker(config: &mqtt::Config, device: &str) -> Option<Item> {
     })
 }
 
+/// The name under which the board is found, with this configuration. Who else has it, only the service finds out.
+pub fn name(config: &config::Config) -> Item {
+    let name = mdns::host_name(&config.device_id());
+    match (config.mdns.enabled, config.web.listen.ip().is_loopback()) {
+        (true, false) => item("name", Level::Ok, format!("announced to its networks as {name}"), None),
+        (false, false) => item("name", Level::Ok, "not announced: [mdns] enabled = false", None),
+        (_, true) => item("name", Level::Ok, "not announced: the page is for this machine only", None),
+    }
+}
+
+/// What services of the system have left to be known.
+pub fn notices(root: &Path) -> impl Iterator<Item = Item> {
+    notices::left(root).into_iter().map(|notice| item(&notice.about, Level::Warning, notice.text, None))
+}
+
 fn item(topic: &str, level: Level, found: impl Into<String>, advice: Option<&str>) -> Item {
     Item { topic: topic.into(), level, found: found.into(), advice: advice.map(str::to_owned) }
 }
@@ -173,12 +191,13 @@ fn encoders(survey: &Survey, items: &mut Vec<Item>) {
 }
 
 fn uses(survey: &Survey, items: &mut Vec<Item>) {
+    let has_encoder = survey.encoders.iter().any(|encoder| encoder.outcome.is_ok());
+    let advice =
+        if has_encoder { "correct the [[camera]] table" } else { "install what is missing; see encoder and plugin" };
     for (name, used) in &survey.uses {
         items.push(match used {
             Ok(used) => item("would use", Level::Ok, format!("{name}: {used}"), None),
-            Err(why) => {
-                item("would use", Level::Problem, format!("{name}: {why}"), Some("correct the [[camera]] table"))
-            }
+            Err(why) => item("would use", Level::Problem, format!("{name}: {why}"), Some(advice)),
         });
     }
     match &survey.sound {

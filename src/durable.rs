@@ -1,10 +1,27 @@
 //! Files that are old or new after a power cut, never half of each.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+
+/// Who can read a file that is made. The owner can write it, and nobody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readers {
+    /// Its directory too, where that is made.
+    Owner,
+    /// Whatever the process's umask says.
+    All,
+}
+
+/// What is to be under a name: on the disk already, but still under another. Dropped, it is removed.
+#[derive(Debug)]
+#[must_use = "what is only drafted is removed"]
+pub struct Draft {
+    draft: PathBuf,
+    file: PathBuf,
+}
 
 /// Makes `content` what `file` holds. Only the owner can read it; its directory is made if need be.
 ///
@@ -15,17 +32,67 @@ use std::path::{Path, PathBuf};
 ///
 /// What the file system says. The file is the old one then, and what was written of the new one is removed.
 pub fn write(file: &Path, content: &[u8]) -> io::Result<()> {
-    let directory = file.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let draft = beside(file, "draft");
-    let written = write_draft(&draft, content).and_then(|()| fs::rename(&draft, file));
-    if let Err(error) = written {
-        // On a full disk the draft's space is needed by others; where it was never made, there is nothing to remove.
-        fs::remove_file(&draft).ok();
-        return Err(error);
+    Draft::of_file(file, content, Readers::Owner)?.commit()
+}
+
+impl Draft {
+    /// Brings `content` to the disk beside `file`, whose directory is made if need be. It does all that a full or
+    /// read-only disk may refuse; what is left for [`commit`](Self::commit) seldom fails.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says; nothing is left then.
+    pub fn of_file(file: &Path, content: &[u8], readers: Readers) -> io::Result<Self> {
+        let draft = Self::beside(file, readers)?;
+        let mut written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft.draft)?;
+        written.write_all(content)?;
+        if readers == Readers::All {
+            written.set_permissions(Permissions::from_mode(0o644))?;
+        }
+        written.sync_all()?;
+        Ok(draft)
     }
-    // The name is an entry of the directory, which is another file.
-    File::open(directory)?.sync_all()
+
+    /// As [`of_file`](Self::of_file), for a symbolic link at `link` that leads to `target`.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says; nothing is left then.
+    pub fn of_link(link: &Path, target: &Path) -> io::Result<Self> {
+        let draft = Self::beside(link, Readers::All)?;
+        symlink(target, &draft.draft)?;
+        Ok(draft)
+    }
+
+    /// Gives it its name, since rename(2) replaces a file in one step. Blocks until the disk has it.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says. If it could not be renamed, the file is the old one.
+    pub fn commit(self) -> io::Result<()> {
+        fs::rename(&self.draft, &self.file)?;
+        // The name is an entry of the directory, which is another file.
+        File::open(directory_of(&self.file))?.sync_all()
+    }
+
+    fn beside(file: &Path, readers: Readers) -> io::Result<Self> {
+        let mode = if readers == Readers::Owner { 0o700 } else { 0o755 };
+        DirBuilder::new().recursive(true).mode(mode).create(directory_of(file))?;
+        let draft = beside(file, "draft");
+        // One that a power cut left may have another owner's rights, which opening it would keep.
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        Ok(Self { draft, file: file.to_owned() })
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // On a full disk its space is needed by others; once it has its name, or was never made, nothing is there.
+        fs::remove_file(&self.draft).ok();
+    }
 }
 
 /// Gives a file that cannot be used another name, so that it is out of the way and can be looked at. Returns the name.
@@ -39,15 +106,8 @@ pub fn set_aside(file: &Path) -> io::Result<PathBuf> {
     Ok(aside)
 }
 
-fn write_draft(draft: &Path, content: &[u8]) -> io::Result<()> {
-    // One that a power cut left may have another owner's rights, which opening it would keep.
-    match fs::remove_file(draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft)?;
-    file.write_all(content)?;
-    file.sync_all()
+fn directory_of(file: &Path) -> &Path {
+    file.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn beside(file: &Path, ending: &str) -> PathBuf {
@@ -59,8 +119,6 @@ fn beside(file: &Path, ending: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn names(directory: &Path) -> Vec<OsString> {
@@ -93,6 +151,23 @@ mod tests {
         write(&file, b"new").unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"new");
         assert_eq!(names(root.path()), ["settings.json"]);
+    }
+
+    #[test]
+    fn a_draft_is_nothing_until_it_is_committed_and_leaves_nothing_when_it_is_not() {
+        let root = tempfile::tempdir().unwrap();
+        let (file, link) = (root.path().join("etc/hostname"), root.path().join("etc/localtime"));
+        drop(Draft::of_file(&file, b"old", Readers::All).unwrap());
+        drop(Draft::of_link(&link, Path::new("/usr/share/zoneinfo/UTC")).unwrap());
+        assert_eq!(names(&root.path().join("etc")), [""; 0]);
+        let draft = Draft::of_file(&file, b"new", Readers::All).unwrap();
+        assert!(!file.exists());
+        draft.commit().unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
+        Draft::of_link(&link, Path::new("/usr/share/zoneinfo/UTC")).unwrap().commit().unwrap();
+        Draft::of_link(&link, Path::new("/usr/share/zoneinfo/Europe/Berlin")).unwrap().commit().unwrap();
+        assert_eq!(fs::read_link(&link).unwrap(), Path::new("/usr/share/zoneinfo/Europe/Berlin"));
+        assert_eq!(names(&root.path().join("etc")), ["hostname", "localtime"]);
     }
 
     #[test]

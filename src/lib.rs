@@ -8,22 +8,30 @@
 //! | [`camera`] | devices become encoded frames; the only room that knows GStreamer, V4L2 and ALSA |
 //! | [`signalling`] | how a browser reaches us: WebSocket, WHEP and MQTT become [`signalling::Call`]s |
 //! | [`ice`] | STUN and TURN servers, and the credentials that each side gets |
+//! | [`mdns`] | the board's name on its own networks; the only room that knows a Multicast DNS library |
 //! | [`mqtt`] | the one connection to the broker; the only room that knows an MQTT client |
 //! | [`viewer`] | one browser watching; the only room that knows a WebRTC stack |
 //! | [`command`] | what operators want done, and what became of it: the words that every way in shares |
 //! | [`control`] | management: what the board says of itself, and what it is told to do |
 //! | [`web`] | the HTTP front: page, secret, and the paths that lead to the rooms above |
+//! | [`notices`] | what an operator should know and cannot see in the picture |
 //! | [`secret`] | text that must not reach a log by accident |
 //! | [`systemd`] | ready, stopping and watchdog |
 //! | [`upkeep`] | what survives a restart: settings, the applied configuration and its trial, restarts |
 //! | [`durable`] | files that are old or new after a power cut |
 //! | [`config`] | the TOML file: the sum of the rooms' configurations |
+//! | [`provision`] | the first start: a file on the boot partition sets the board up |
 //! | [`start`] | from what is configured and what was kept to what a process begins with |
 //! | [`home`] | the board as a device in Home Assistant |
 //! | [`doctor`] | what this board has and what would be used |
 //! | [`app`] | opens the rooms, joins them, closes them in the reverse order |
 //!
 //! Who may know whom is held by `tests/architecture.rs`.
+
+// .cargo/config.toml says it, but RUSTFLAGS and a build from another directory (Yocto's) pass that over. Without it
+// SRTP's AES-CTR would be computed in software on processors that have instructions for it: slow, and nobody would know.
+#[cfg(all(target_arch = "aarch64", not(aes_armv8)))]
+compile_error!("on 64-bit Arm peercam wants AES instructions to be used: add `--cfg aes_armv8` to RUSTFLAGS");
 
 pub mod app;
 pub mod camera;
@@ -34,8 +42,11 @@ pub mod doctor;
 pub mod durable;
 pub mod home;
 pub mod ice;
+pub mod mdns;
 pub mod media;
 pub mod mqtt;
+pub mod notices;
+pub mod provision;
 pub mod secret;
 pub mod signalling;
 pub mod start;

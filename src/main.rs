@@ -11,6 +11,8 @@ use peercam::config::Config;
 use peercam::config::DEFAULT;
 use peercam::config::Places;
 use peercam::doctor;
+use peercam::provision;
+use peercam::provision::{EXAMPLE, Outcome, joining, provision};
 use peercam::start::Start;
 
 /// sysexits.h's EX_CONFIG: the unit does not restart on it, as only the operator can help.
@@ -37,6 +39,23 @@ enum Command {
     },
     /// Check or show configurations.
     Config(ConfigArguments),
+    /// Set the board up from the file peercam.toml on its boot partition, if there is one, and remove that.
+    ///
+    /// A file with mistakes changes nothing; they are written into peercam-error.txt beside it.
+    Provision(ProvisionArguments),
+}
+
+#[derive(Args)]
+struct ProvisionArguments {
+    /// The system to set up, such as one whose card is mounted here; default the one that runs.
+    #[arg(long, value_name = "DIRECTORY", default_value = "/")]
+    root: PathBuf,
+    /// Print an example of the file instead.
+    #[arg(long, conflicts_with = "await_wifi")]
+    example: bool,
+    /// Wait instead until the Wi-Fi that was set is joined, and leave word where that takes too long.
+    #[arg(long)]
+    await_wifi: bool,
 }
 
 #[derive(Args)]
@@ -62,6 +81,14 @@ async fn main() -> ExitCode {
             print!("{DEFAULT}");
             Ok(())
         }
+        Command::Provision(ProvisionArguments { example: true, .. }) => {
+            print!("{EXAMPLE}");
+            Ok(())
+        }
+        Command::Provision(ProvisionArguments { root, await_wifi: true, .. }) => {
+            joining::watch(&provision::Places::below(&root), |word| println!("peercam: {word}")).map_err(Into::into)
+        }
+        Command::Provision(ProvisionArguments { root, .. }) => return set_up(&root),
     };
     let Err(error) = ended else { return ExitCode::SUCCESS };
     eprintln!("{error:#}");
@@ -77,13 +104,23 @@ async fn run(file: Option<&Path>) -> anyhow::Result<()> {
     }
 }
 
+fn set_up(root: &Path) -> ExitCode {
+    let outcome = provision(&provision::Places::below(root));
+    println!("{outcome}");
+    match outcome {
+        Outcome::Refused { .. } => ExitCode::from(BAD_CONFIGURATION),
+        Outcome::NothingToDo | Outcome::Applied { .. } => ExitCode::SUCCESS,
+    }
+}
+
 async fn examine(file: Option<&Path>, is_json: bool) -> anyhow::Result<()> {
     let mut config = Config::load(file)?;
-    config.settle_password(&Places::from_environment())?;
+    let places = Places::from_environment();
+    config.settle_password(&places)?;
     let mut report = doctor::survey(&config.cameras, &config.audio);
-    if let Some(broker) = doctor::broker(&config.mqtt, &config.device_id()).await {
-        report.add(broker);
-    }
+    report.add(doctor::name(&config));
+    let broker = doctor::broker(&config.mqtt, &config.device_id()).await;
+    broker.into_iter().chain(doctor::notices(&places.root())).for_each(|item| report.add(item));
     if is_json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {

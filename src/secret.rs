@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A password or token. It shows and serialises as `***`.
 ///
 /// There is no `==`: how long that takes tells how much of a guess is right.
-#[derive(Clone, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone)]
 pub struct Secret(String);
 
 impl Secret {
@@ -21,6 +21,61 @@ impl Secret {
 impl From<String> for Secret {
     fn from(text: String) -> Self {
         Self(text)
+    }
+}
+
+/// serde's own error for a value of the wrong kind quotes it, and a password of digits without quotes is such a value.
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextOnly)
+    }
+}
+
+struct TextOnly;
+
+impl TextOnly {
+    fn refuse<E: Error>() -> Result<Secret, E> {
+        Err(E::custom("expected text in quotes"))
+    }
+}
+
+impl Visitor<'_> for TextOnly {
+    type Value = Secret;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text in quotes")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Secret, E> {
+        Ok(Secret(text.to_owned()))
+    }
+
+    fn visit_string<E: Error>(self, text: String) -> Result<Secret, E> {
+        Ok(Secret(text))
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Secret, E> {
+        Self::refuse()
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Secret, E> {
+        Self::refuse()
+    }
+
+    fn visit_i128<E: Error>(self, _: i128) -> Result<Secret, E> {
+        Self::refuse()
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Secret, E> {
+        Self::refuse()
+    }
+
+    fn visit_u128<E: Error>(self, _: u128) -> Result<Secret, E> {
+        Self::refuse()
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Secret, E> {
+        Self::refuse()
     }
 }
 
@@ -45,5 +100,15 @@ mod tests {
         let secret = Some(Secret::from("correct horse".to_owned()));
         assert_eq!(format!("{secret:?}"), "Some(***)");
         assert_eq!(serde_json::to_string(&secret).unwrap(), r#""***""#);
+    }
+
+    #[test]
+    fn a_secret_of_the_wrong_kind_is_refused_without_being_quoted() {
+        for wrong in ["12345678", "-12345678", "12345678.5", "1e400", "true", "[12345678]", "{\"12345678\":1}", "null"]
+        {
+            let Err(error) = serde_json::from_str::<Secret>(wrong) else { panic!("{wrong} is taken") };
+            assert!(!error.to_string().contains("12345678"), "{error}");
+        }
+        assert_eq!(serde_json::from_str::<Secret>("\"12345678\"").unwrap().reveal(), "12345678");
     }
 }

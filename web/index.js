@@ -1,27 +1,43 @@
 /** The board's own page: one viewer over the whole window, and a choice where the board has several cameras. */
+import { Notices } from './notices.js';
 import './peercam-viewer.js';
 
 const VOLUME_KEY = 'peercam.volume';
+/** How often the board is asked whether there is something new to know. Nobody waits for it, and it is a small page. */
+const STATUS_MS = 30_000;
 
 const viewer = document.createElement('peercam-viewer');
 const wanted = new URLSearchParams(location.search).get('camera');
 if (wanted) viewer.camera = wanted;
 for (const attribute of ['autoplay', 'controls']) viewer.toggleAttribute(attribute, true);
 rememberVolume();
-document.body.append(viewer);
+const notices = new Notices();
+document.body.append(notices.element, viewer);
 viewer.focus();
 // Nothing else on this page wants keys, so they work wherever the focus is.
 document.addEventListener('keydown', (event) => viewer.handleKey(event));
 
 // Asked when the picture is there, which must not wait for it; and where there is none, at once.
-viewer.addEventListener('state', offerCameras);
+viewer.addEventListener('state', begin);
 
-async function offerCameras() {
+function begin() {
   if (viewer.state === 'connecting') return;
-  viewer.removeEventListener('state', offerCameras);
+  viewer.removeEventListener('state', begin);
+  offerCameras();
+  setInterval(() => document.hidden || askStatus(), STATUS_MS);
+}
+
+/** What the board says of itself; `null` where it says nothing. Shows its notices. */
+async function askStatus() {
   const status = await fetch('/api/status')
     .then((response) => (response.ok ? response.json() : null))
     .catch(() => null);
+  if (status) notices.show(status.notices ?? []);
+  return status;
+}
+
+async function offerCameras() {
+  const status = await askStatus();
   const cameras = (status?.cameras ?? []).map(({ name }) => name).filter(Boolean);
   name(viewer.camera || cameras[0]);
   if (cameras.length > 1) viewer.append(picker(cameras));

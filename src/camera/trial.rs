@@ -35,6 +35,8 @@ pub(super) fn choose(name: &str, work: &Work) -> Result<&'static Kind, Error> {
     for kind in TABLE.iter().filter(|kind| named.is_none_or(|named| named == *kind)) {
         match verdict(kind, work) {
             Ok(_) => return Ok(kind),
+            // What other boards have is no news; what every board can have is.
+            Err(_) if named.is_none() && kind.is_hardware && !kind.is_installed() => {}
             Err(why) => tried.push(why),
         }
     }
@@ -54,7 +56,10 @@ fn findings() -> MutexGuard<'static, Vec<Finding>> {
 /// How long `kind` took for the trial, or why it cannot be used.
 pub(super) fn verdict(kind: &'static Kind, work: &Work) -> Result<Duration, String> {
     if !kind.is_installed() {
-        return Err(format!("{} is not here (it comes with {})", kind.name, kind.origin));
+        return Err(match kind.is_hardware {
+            true => format!("{} is not here (it comes with {})", kind.name, kind.origin),
+            false => format!("{} is not here; install {}", kind.name, kind.origin),
+        });
     }
     if let Some(obstacle) = kind.obstacle(work) {
         return Err(obstacle);
@@ -69,10 +74,20 @@ pub(super) fn verdict(kind: &'static Kind, work: &Work) -> Result<Duration, Stri
     let found = encode(kind, *work).map(|()| begun.elapsed()).map_err(|error| format!("{} failed: {error}", kind.name));
     match &found {
         Ok(took) => tracing::debug!(encoder = kind.name, took_ms = took.as_millis() as u64, "encoder works"),
-        Err(why) => tracing::warn!(encoder = kind.name, %why, "encoder does not work"),
+        Err(why) => warn_once(kind, why),
     }
     findings.push((key, found.clone()));
     found
+}
+
+/// Where nothing works, all is tried again and again, and fails for the same reasons.
+fn warn_once(kind: &Kind, why: &str) {
+    static WARNED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !warned.iter().any(|known| known == why) {
+        tracing::warn!(encoder = kind.name, %why, "encoder does not work");
+        warned.push(why.to_owned());
+    }
 }
 
 fn encode(kind: &'static Kind, work: Work) -> Result<(), Error> {

@@ -11,17 +11,18 @@ use std::path::{Path, PathBuf};
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use toml::de::DeTable;
 
 use crate::camera;
 use crate::control;
 use crate::home;
 use crate::ice;
+use crate::mdns;
 use crate::mqtt;
 use crate::viewer;
 use crate::web;
-use read::{Faults, Reader, Section, keys};
 
-pub use read::Mistake;
+pub use read::{Faults, Mistake, Reader, Section, keys};
 pub use secret::{Places, SecretOrigin};
 
 /// Every key with its default and what it means; what `peercam config --default` prints.
@@ -48,6 +49,8 @@ pub struct Config {
     pub ice: ice::Config,
     /// `[home_assistant]`
     pub home_assistant: home::HomeConfig,
+    /// `[mdns]`
+    pub mdns: mdns::Config,
     /// `[status]`
     pub status: control::StatusConfig,
     /// `[mqtt]`
@@ -66,6 +69,7 @@ impl Default for Config {
             viewers: viewer::LimitsConfig::default(),
             ice: ice::Config::default(),
             home_assistant: home::HomeConfig::default(),
+            mdns: mdns::Config::default(),
             status: control::StatusConfig::default(),
             mqtt: mqtt::Config::default(),
             log: LogConfig::default(),
@@ -205,8 +209,33 @@ impl Config {
     ///
     /// All mistakes that could be found at once.
     pub fn parse(text: &str) -> Result<Self, Vec<Mistake>> {
-        let sections = sections();
+        Self::parse_beside(text, &[], |_, _| ()).map(|(config, ())| config)
+    }
+
+    /// A text in which `others` may stand beside the configuration's tables; `read` reads those.
+    ///
+    /// # Errors
+    ///
+    /// All mistakes that could be found at once, in either.
+    pub fn parse_beside<T>(
+        text: &str,
+        others: &[Section],
+        read: impl for<'t> FnOnce(&mut Reader<'t>, &DeTable<'t>) -> T,
+    ) -> Result<(Self, T), Vec<Mistake>> {
+        let sections: Vec<Section> = sections().into_iter().chain(others.iter().copied()).collect();
         let (mut reader, root) = Reader::new(text, &sections)?;
+        let other = read(&mut reader, &root);
+        let config = Self::read(&mut reader, &root);
+        let mistakes = reader.finish();
+        if mistakes.is_empty() { Ok((config, other)) } else { Err(mistakes) }
+    }
+
+    /// What is wrong with a secret that viewers are to know, if anything is.
+    pub fn secret_fault(secret: &str) -> Option<String> {
+        web::Config::secret_fault(secret)
+    }
+
+    fn read<'t>(reader: &mut Reader<'t>, root: &DeTable<'t>) -> Self {
         let mut config = Self::default();
         if let Some(device) = root.get("device") {
             config.device = reader.table("device", device, DeviceConfig::check);
@@ -238,6 +267,9 @@ impl Config {
         if let Some(home) = root.get("home_assistant") {
             config.home_assistant = reader.table("home_assistant", home, home::HomeConfig::check);
         }
+        if let Some(mdns) = root.get("mdns") {
+            config.mdns = reader.table("mdns", mdns, |_: &mdns::Config| Vec::new());
+        }
         if let Some(status) = root.get("status") {
             config.status = reader.table("status", status, control::StatusConfig::check);
         }
@@ -247,8 +279,7 @@ impl Config {
         if let Some(log) = root.get("log") {
             config.log = reader.table("log", log, LogConfig::check);
         }
-        let mistakes = reader.finish();
-        if mistakes.is_empty() { Ok(config) } else { Err(mistakes) }
+        config
     }
 
     /// All tables and keys with their values, secrets as `***`.
@@ -281,7 +312,7 @@ fn device_id_of(machine: &str) -> String {
 }
 
 /// Every table and its keys.
-fn sections() -> [Section; 10] {
+fn sections() -> [Section; 11] {
     [
         ("device", keys::<DeviceConfig>()),
         ("web", keys::<web::Config>()),
@@ -290,6 +321,7 @@ fn sections() -> [Section; 10] {
         ("viewers", keys::<viewer::LimitsConfig>()),
         ("ice", keys::<ice::Config>()),
         ("home_assistant", keys::<home::HomeConfig>()),
+        ("mdns", keys::<mdns::Config>()),
         ("status", keys::<control::StatusConfig>()),
         ("mqtt", keys::<mqtt::Config>()),
         ("log", keys::<LogConfig>()),

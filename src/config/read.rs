@@ -56,6 +56,10 @@ impl<'t> Reader<'t> {
         for error in errors {
             reader.note(error.span().unwrap_or(0..0), format!("not TOML: {}", error.message()));
         }
+        // What stands at the top of a text that is not TOML may be anything, a password for one: it is not named.
+        if !reader.mistakes.is_empty() {
+            return Err(reader.finish());
+        }
         let root = root.into_inner();
         for key in root.keys() {
             if !sections.iter().any(|(name, _)| *name == key.get_ref().as_ref()) {
@@ -63,9 +67,6 @@ impl<'t> Reader<'t> {
                 let hint = reader.hint(name, sections.iter().map(|(name, _)| *name));
                 reader.note(key.span(), format!("`{name}` is not known at the top of the file{hint}"));
             }
-        }
-        if reader.mistakes.iter().any(|mistake| mistake.message.starts_with("not TOML")) {
-            return Err(reader.mistakes);
         }
         Ok((reader, root))
     }
@@ -98,6 +99,17 @@ impl<'t> Reader<'t> {
             self.note(at, format!("`{name}.{key}`: {message}"));
         }
         read
+    }
+
+    /// Reads one value that stands by itself; `None` when it is of another kind.
+    pub fn value<T: DeserializeOwned>(&mut self, name: &str, value: &Spanned<DeValue<'t>>) -> Option<T> {
+        match T::deserialize(toml::de::ValueDeserializer::from(value.clone())) {
+            Ok(read) => Some(read),
+            Err(error) => {
+                self.note(value.span(), format!("`{name}`: {}", error.message()));
+                None
+            }
+        }
     }
 
     /// Reads an array of tables.

@@ -28,7 +28,8 @@ pub struct Places {
     pub state: Option<PathBuf>,
     /// Where other services look for what the board asks of them.
     pub runtime: Option<PathBuf>,
-    /// Below which the kernel's `proc` and `sys` are read for figures of the board; `/` but for tests.
+    /// Below which the kernel's `proc` and `sys` are read for figures of the board, and `run` for notices; `/` but for
+    /// tests.
     pub root: Option<PathBuf>,
 }
 
@@ -66,6 +67,11 @@ impl Places {
             runtime: of_service("RUNTIME_DIRECTORY"),
             root: directory("PEERCAM_ROOT"),
         }
+    }
+
+    /// Below which the system's own files are read.
+    pub fn root(&self) -> PathBuf {
+        self.root.clone().unwrap_or_else(|| "/".into())
     }
 }
 

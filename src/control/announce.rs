@@ -50,6 +50,8 @@ impl Control {
             self.follow(microphone.configs(), group);
         }
         self.follow(parts.viewers.count(), group);
+        self.follow(parts.notices.changes(), group);
+        self.follow(parts.local_name.clone(), group);
     }
 
     fn follow<T: Send + Sync + 'static>(&self, mut changes: watch::Receiver<T>, group: &Group) {

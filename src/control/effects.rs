@@ -41,6 +41,9 @@ const ENVELOPE: usize = 1024;
 /// How long a board shows itself unless the command says otherwise: somebody walks past the shelf.
 const IDENTIFY: Duration = Duration::from_secs(10);
 
+/// What the notice about settings that cannot be kept is about.
+const UNKEPT: &str = "settings";
+
 /// What commands need that no room gives.
 pub struct Tools {
     /// Keeps what was changed, and restarts.
@@ -336,7 +339,13 @@ impl Effects {
 
     /// Keeps a change for the time after a restart; why that was not possible. The change itself is in effect.
     async fn keep(&self, alter: impl FnOnce(&mut Settings) + Send + 'static) -> Option<String> {
-        let error = self.tools.upkeep.change(alter).await.err()?;
+        let notices = &self.control.parts().notices;
+        let Err(error) = self.tools.upkeep.change(alter).await else {
+            notices.withdraw(UNKEPT);
+            return None;
+        };
+        notices
+            .tell(UNKEPT, format!("What was set last is lost at the next restart, because it cannot be kept: {error}"));
         Some(format!("this is lost at the next restart: {error}"))
     }
 }
@@ -364,7 +373,6 @@ fn written(value: &impl serde::Serialize) -> Value {
 
 fn with(mut result: Value, warning: Option<String>) -> Value {
     if let Some(warning) = warning {
-        tracing::warn!(reason = warning, "a change cannot be kept");
         result["warning"] = warning.into();
     }
     result

@@ -30,6 +30,7 @@ use crate::command;
 use crate::command::Desk;
 use crate::command::Order;
 use crate::mqtt::Broker;
+use crate::notices::Notices;
 use crate::tasks::Group;
 use crate::viewer::Viewers;
 use effects::Effects;
@@ -63,6 +64,10 @@ pub struct Parts {
     pub broker: Option<Broker>,
     /// Figures of the board.
     pub gauges: Gauges,
+    /// What an operator should know besides.
+    pub notices: Notices,
+    /// The board's name on its own networks, where it has got one.
+    pub local_name: watch::Receiver<Option<String>>,
     /// The `[status]` table.
     pub status: StatusConfig,
 }
@@ -136,9 +141,11 @@ impl Control {
                 peercam: env!("CARGO_PKG_VERSION"),
                 kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             },
+            local_name: parts.local_name.borrow().clone(),
             uptime: self.shared.started.elapsed().as_secs(),
             health: self.health().err().unwrap_or_else(|| "ok".into()),
             privacy: cameras.iter().all(|camera| camera.source.state == camera::State::Private),
+            notices: parts.notices.list(),
             cameras,
             microphone: parts.microphone.as_ref().map(MicrophoneStatus::of),
             viewers: Watching::of(&parts.viewers),

@@ -8,22 +8,29 @@ use crate::camera;
 use crate::camera::Camera;
 use crate::camera::Microphone;
 use crate::mqtt;
+use crate::notices::Notice;
 use crate::viewer;
 use crate::viewer::Viewers;
 
 use super::telemetry::Telemetry;
 
-/// The whole of it. Nothing in it is a secret, an address or a session description.
+/// The whole of it. Nothing in it is a secret, an address or a session description; notices are what others wrote.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
     /// How the board calls itself.
     pub device: String,
     /// Of the software.
     pub versions: Versions,
+    /// The name under which it is found on its own networks, such as `front-door.local`, where it is announced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local_name: Option<String>,
     /// Seconds since the process began.
     pub uptime: u64,
     /// `ok`, or why viewers have no picture.
     pub health: String,
+    /// What an operator should know besides.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<Notice>,
     /// Whether all cameras are closed to everybody.
     pub privacy: bool,
     /// Each camera, in the configured order.

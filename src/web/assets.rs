@@ -24,7 +24,7 @@ macro_rules! embed {
 }
 
 /// All files. A test holds the list against the directory.
-static ASSETS: [Asset; 25] = embed![
+static ASSETS: [Asset; 26] = embed![
     "chevron.svg",
     "clock.js",
     "controls.js",
@@ -38,6 +38,7 @@ static ASSETS: [Asset; 25] = embed![
     "login.js",
     "manifest.webmanifest",
     "mqtt-signalling.js",
+    "notices.js",
     "page.css",
     "peer.js",
     "peercam-viewer.js",

@@ -1,5 +1,6 @@
 //! The real front on a loopback port, asked by real clients.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
@@ -8,7 +9,7 @@ use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use super::*;
@@ -16,6 +17,7 @@ use crate::command::Desk;
 use crate::control::Parts;
 use crate::control::{Gauges, StatusConfig};
 use crate::ice::Servers;
+use crate::notices::Notices;
 use crate::signalling::{Call, Reception, Signal};
 use crate::tasks::Group;
 use crate::viewer;
@@ -47,6 +49,8 @@ impl Board {
             viewers,
             broker: None,
             gauges: Gauges::new("/".into(), None),
+            notices: Notices::open(Path::new("/nowhere"), &group),
+            local_name: watch::channel(None).1,
             status: StatusConfig::default(),
         };
         let (sender, calls) = mpsc::channel(8);

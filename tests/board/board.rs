@@ -1,7 +1,6 @@
 //! The virtual board: a Debian guest in QEMU with the binary under test, its unit, a camera and a microphone.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,12 +9,14 @@ use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+use crate::agent::{Agent, Output};
 use crate::namespace::TAP;
+use crate::package;
+use crate::package::Repacked;
+use crate::provisioning;
 
 /// The guest's end of the cable, as `board-network.service` sets it.
 pub const ADDRESS: &str = "192.168.77.2";
@@ -26,21 +27,10 @@ const CONFIG: &str = "/etc/peercam/peercam.toml";
 
 /// Power-on to the agent's first answer takes 12 s on a quiet machine of two cores; this is for one that is not quiet.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
-/// No command of a test takes longer than this, except one that hangs.
-const COMMAND_LIMIT: Duration = Duration::from_secs(60);
-
-/// What ran in the guest and how it ended.
-#[derive(Debug)]
-pub struct Output {
-    /// The exit code; 0 is success.
-    pub code: i32,
-    /// stdout and stderr, as they came.
-    pub text: String,
-}
 
 /// A board that is powered on. Dropped, it is powered off without warning.
 pub struct Board {
-    agent: BufReader<UnixStream>,
+    agent: Agent,
     console: PathBuf,
     qemu: Child,
     _directory: TempDir,
@@ -51,41 +41,25 @@ impl Board {
     pub async fn boot(image: &Path, config: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let layer = make_layer(directory.path(), config).await?;
+        let card = provisioning::make_card(directory.path()).await?;
         // Kept after the test, for whoever wants to know why it failed.
         let console = Path::new(env!("CARGO_TARGET_TMPDIR")).join("board-console.log");
         let socket = directory.path().join("agent");
-        let mut qemu = qemu(image, &layer, &console, &socket).spawn().context("QEMU cannot be started")?;
+        let mut qemu = qemu(image, [&layer, &card], &console, &socket).spawn().context("QEMU cannot be started")?;
 
-        let stream = loop {
-            match UnixStream::connect(&socket).await {
-                Ok(stream) => break stream,
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {}
-                Err(error) => return Err(error).context("QEMU's socket"),
-            }
-            if let Some(status) = qemu.try_wait()? {
-                bail!("QEMU ended at once: {status}");
-            }
-            sleep(Duration::from_millis(50)).await;
-        };
-        let mut board = Self { agent: BufReader::new(stream), console, qemu, _directory: directory };
-        timeout(BOOT_LIMIT, board.ask("true"))
-            .await
-            .with_context(|| format!("the board did not boot within {BOOT_LIMIT:?}"))??;
-        Ok(board)
+        let mut agent = Agent::connect(&socket, &mut qemu).await?;
+        agent.wait_for_answer(BOOT_LIMIT).await?;
+        Ok(Self { agent, console, qemu, _directory: directory })
     }
 
     /// Runs a bash script as the guest's root.
     pub async fn run(&mut self, script: &str) -> Result<Output> {
-        timeout(COMMAND_LIMIT, self.ask(script)).await.with_context(|| format!("the board hangs in: {script}"))?
+        self.agent.run(script).await
     }
 
     /// As [`run`](Self::run), for a script that has to succeed; gives what it wrote.
     pub async fn must(&mut self, script: &str) -> Result<String> {
-        let output = self.run(script).await?;
-        if output.code != 0 {
-            bail!("on the board, {script}\nended with {}: {}", output.code, output.text);
-        }
-        Ok(output.text)
+        self.agent.must(script).await
     }
 
     /// Replaces the configuration and restarts the service; returns when systemd was told that it is ready.
@@ -111,20 +85,10 @@ impl Board {
     pub fn console_path(&self) -> &Path {
         &self.console
     }
-
-    async fn ask(&mut self, script: &str) -> Result<Output> {
-        // One line there and one line back; see guest/files/usr/local/lib/board/agent.
-        self.agent.write_all(format!("{}\n", BASE64.encode(script)).as_bytes()).await?;
-        let mut reply = String::new();
-        self.agent.read_line(&mut reply).await?;
-        let (code, text) = reply.trim_end_matches('\n').split_once(' ').context("the board's agent hung up")?;
-        let text = BASE64.decode(text).context("the board's agent does not speak base64")?;
-        Ok(Output { code: code.parse()?, text: String::from_utf8_lossy(&text).into_owned() })
-    }
 }
 
-/// What this run lays over the Debian root: the binary under test, its unit and configuration, and the board's own
-/// small services. It is made anew each time, so the root never is.
+/// What this run lays over the Debian root: the package of the program under test, its configuration, and the board's
+/// own small services. It is made anew each time, so the root never is.
 async fn make_layer(directory: &Path, config: &str) -> Result<PathBuf> {
     let tree = directory.join("layer");
     must_run(
@@ -134,24 +98,8 @@ async fn make_layer(directory: &Path, config: &str) -> Result<PathBuf> {
             .arg(&tree),
     )
     .await?;
-    for (from, to) in [
-        (env!("CARGO_BIN_EXE_peercam"), "usr/bin/peercam"),
-        (concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/peercam.service"), "usr/lib/systemd/system/peercam.service"),
-        (
-            concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/peercam-reboot.path"),
-            "usr/lib/systemd/system/peercam-reboot.path",
-        ),
-        (
-            concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/peercam-reboot.service"),
-            "usr/lib/systemd/system/peercam-reboot.service",
-        ),
-    ] {
-        let to = tree.join(to);
-        fs::create_dir_all(to.parent().expect("each has a directory"))?;
-        fs::copy(from, to).with_context(|| from.to_owned())?;
-    }
+    install(&tree).await?;
     let config_file = tree.join(CONFIG.trim_start_matches('/'));
-    fs::create_dir_all(config_file.parent().expect("it is in a directory"))?;
     fs::write(config_file, config)?;
 
     let layer = directory.join("layer.sqfs");
@@ -165,20 +113,38 @@ async fn make_layer(directory: &Path, config: &str) -> Result<PathBuf> {
     Ok(layer)
 }
 
-fn qemu(image: &Path, layer: &Path, console: &Path, socket: &Path) -> Command {
+/// Has in `tree` what dpkg would have put there, and the units enabled as an image's first boot does; and the packages
+/// for those tests that install them in earnest.
+async fn install(tree: &Path) -> Result<()> {
+    let package = package::of_this_build()?;
+    must_run(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(tree)).await?;
+    let mut enable = Command::new("systemctl");
+    enable.arg("--root").arg(tree).args(["preset", "peercam", "peercam-provision", "peercam-wifi"]);
+    must_run(&mut enable).await?;
+
+    let packages = tree.join("packages");
+    fs::create_dir(&packages)?;
+    fs::copy(&package, packages.join("peercam.deb"))?;
+    fs::copy(Repacked::of(&package, "99.0")?.pack()?, packages.join("peercam-next.deb"))?;
+    Ok(())
+}
+
+fn qemu(image: &Path, [layer, card]: [&Path; 2], console: &Path, socket: &Path) -> Command {
     // `mitigations=off` and the rest: an emulated processor has nothing to protect, and emulates that slowly.
     let kernel_arguments = [
         "console=ttyS0 quiet panic=1 mitigations=off tsc=reliable no_timer_check net.ifnames=0",
         "systemd.journald.forward_to_console=1 systemd.show_status=0 systemd.mask=getty.target",
         "systemd.wants=board-network.service systemd.wants=board-agent.service",
         "systemd.wants=board-tone@0.service systemd.wants=board-tone@1.service",
-        "systemd.wants=peercam.service systemd.wants=peercam-reboot.path",
+        "systemd.wants=peercam-reboot.path",
+        // Debian starts one for all radios, which is of use with D-Bus only.
+        "systemd.mask=wpa_supplicant.service systemd.mask=hostapd.service",
     ]
     .join(" ");
-    let disk = |id: &str, file: &Path| {
+    let disk = |id: &str, file: &Path, rights: &str| {
         [
             "-drive".to_owned(),
-            format!("file={},format=raw,if=none,id={id},readonly=on", file.display()),
+            format!("file={},format=raw,if=none,id={id},{rights}", file.display()),
             "-device".to_owned(),
             format!("virtio-blk-pci,drive={id}"),
         ]
@@ -193,9 +159,10 @@ fn qemu(image: &Path, layer: &Path, console: &Path, socket: &Path) -> Command {
         .arg("-initrd")
         .arg(image.join("initrd"))
         .args(["-append", &kernel_arguments])
-        // The order is that of /dev/vda and /dev/vdb, which guest/init relies on.
-        .args(disk("debian", &image.join("root.sqfs")))
-        .args(disk("run", layer))
+        // The order is that of /dev/vda and /dev/vdb, which guest/init relies on, and of /dev/vdc, as fstab does.
+        .args(disk("debian", &image.join("root.sqfs"), "readonly=on"))
+        .args(disk("run", layer, "readonly=on"))
+        .args(disk("card", card, "readonly=off"))
         .args("-device virtio-serial-pci -device virtserialport,chardev=agent,name=board.agent -chardev".split(' '))
         .arg(format!("socket,id=agent,path={},server=on,wait=off", socket.display()))
         .args(["-netdev", &format!("tap,id=cable,ifname={TAP},script=no,downscript=no")])
@@ -206,7 +173,8 @@ fn qemu(image: &Path, layer: &Path, console: &Path, socket: &Path) -> Command {
     qemu
 }
 
-async fn must_run(command: &mut Command) -> Result<()> {
+/// Runs what has to succeed, on this machine.
+pub async fn must_run(command: &mut Command) -> Result<()> {
     let status = command.status().await.with_context(|| format!("{command:?}"))?;
     if !status.success() {
         bail!("{command:?}: {status}");

@@ -4,13 +4,23 @@
 //! One boot serves all tests, in the order in which they stand in [`main`]; the first that fails ends the run, since
 //! what follows would start from a board in an unknown state. `README.md` here says more.
 
+#[path = "../harness/agent.rs"]
+mod agent;
 #[path = "../harness/alone.rs"]
 mod alone;
 mod board;
 #[path = "../harness/browser.rs"]
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod browser;
+#[path = "../harness/namespace.rs"]
+#[allow(dead_code, reason = "the suite of the image uses the rest")]
 mod namespace;
+#[path = "../harness/package.rs"]
+#[allow(dead_code, reason = "the suite of the package uses the rest")]
+mod package;
+mod packaged;
+mod provisioning;
+#[path = "../harness/watching.rs"]
 mod watching;
 
 use std::process::ExitCode;
@@ -21,11 +31,22 @@ use serde_json::{Value, json};
 
 use crate::board::{ADDRESS, Board};
 use crate::browser::Browser;
+use crate::packaged::the_package_is_installed_upgraded_and_purged_while_the_board_runs;
+use crate::provisioning::{
+    a_file_on_the_boot_partition_sets_the_board_up_before_the_service_starts,
+    a_file_with_a_mistake_changes_nothing_and_is_answered_beside_it, a_network_appears_with_another_password,
+    a_wifi_that_cannot_be_joined_is_told_until_it_is,
+};
 use crate::watching::Viewer;
 
 const SECRET: &str = "a-secret-for-the-virtual-board";
 
-/// What is on the board's disk when it boots: everything found by itself, open to the network.
+/// What is on the board's disk when it boots. The secret comes with the file on the boot partition.
+fn config_to_be_set_up() -> String {
+    config(640, 360).replace(&format!("secret = \"{SECRET}\""), "")
+}
+
+/// Everything found by itself, open to the network.
 fn config(width: u32, height: u32) -> String {
     format!(
         r#"
@@ -48,7 +69,9 @@ fn config(width: u32, height: u32) -> String {
 
 fn main() -> ExitCode {
     // Returns on the other side only.
-    alone::go_on(namespace::enter(), |image| async move { run(&image).await })
+    // Made before the network is left, where something may be missing for it.
+    let entered = package::of_this_build().and_then(|_| namespace::enter("tests/board/make"));
+    alone::go_on(entered, |image| async move { run(&image).await })
 }
 
 /// Runs one test and says how it went.
@@ -67,10 +90,12 @@ macro_rules! test {
 
 async fn run(image: &std::path::Path) -> Result<()> {
     let started = Instant::now();
-    let mut board = Board::boot(image, &config(640, 360)).await?;
+    let mut board = Board::boot(image, &config_to_be_set_up()).await?;
     eprintln!("the board is up after {:.1} s", started.elapsed().as_secs_f64());
 
+    test!(a_network_appears_with_another_password, board);
     test!(the_service_starts_under_its_unit, board);
+    test!(a_file_on_the_boot_partition_sets_the_board_up_before_the_service_starts, board);
     test!(the_unit_exposes_little, board);
     test!(doctor_finds_the_camera_and_the_microphone, board);
     let browser = Browser::start().await?;
@@ -84,9 +109,12 @@ async fn run(image: &std::path::Path) -> Result<()> {
     test!(another_mode_in_the_configuration_is_honoured, board, &viewer);
     test!(the_service_begins_anew_under_its_unit, board, &viewer);
     test!(an_applied_configuration_is_in_effect_without_the_unit_being_restarted, board, &viewer);
+    test!(a_file_with_a_mistake_changes_nothing_and_is_answered_beside_it, board);
     // Last of those with a camera: it comes back under another number than the configuration has.
     test!(a_camera_that_is_unplugged_and_plugged_in_again_comes_back_to_the_same_viewer, board, &viewer);
+    test!(a_wifi_that_cannot_be_joined_is_told_until_it_is, board, &viewer);
     test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
+    test!(the_package_is_installed_upgraded_and_purged_while_the_board_runs, board);
     // Last of all: the board is gone then.
     test!(a_reboot_that_the_service_may_not_do_is_done_by_a_unit_of_its_own, board, &viewer);
     eprintln!("the board passed, {:.0} s in all", started.elapsed().as_secs_f64());

@@ -22,6 +22,8 @@ mod configuration;
 mod control_channel;
 mod leaks;
 mod loss;
+mod missing_package;
+mod notices;
 mod secret;
 mod watching;
 mod whep;

@@ -1,9 +1,13 @@
 //! A test program that is the first process of namespaces of its own: its runtime, its end, and what it ends with.
 
+use std::env;
+use std::fs;
 use std::future::Future;
-use std::process::ExitCode;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Goes on with `run` inside the namespaces that were `entered`, until it ends or is told to stop.
@@ -24,6 +28,32 @@ pub fn go_on<T, F: Future<Output = Result<()>>>(entered: Result<T>, run: impl Fn
             ExitCode::FAILURE
         }
     }
+}
+
+/// Starts the test anew in namespaces of its own, in which the variable `inside` is set. Returns there.
+#[allow(dead_code, reason = "the virtual board makes something before")]
+pub fn enter(inside: &str) -> Result<()> {
+    if env::var_os(inside).is_some() {
+        // `ip netns` and others keep what they know below /run, which is not ours to write to.
+        let status = Command::new("mount").args(["-t", "tmpfs", "tmpfs", "/run"]).status()?;
+        ensure!(status.success(), "no /run of its own: mount: {status}");
+        return Ok(());
+    }
+    let mut unshare = Command::new("unshare");
+    if fs::metadata("/proc/self")?.uid() != 0 {
+        unshare.args(["--user", "--map-root-user"]);
+    }
+    let arguments = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"];
+    // Where it is not allowed, `true` fails too, and quickly.
+    let mut trial = Command::new("unshare");
+    trial.args(unshare.get_args()).args(arguments).arg("true");
+    ensure!(
+        trial.status().context("unshare cannot be run")?.success(),
+        "networks of the test's own need unprivileged user namespaces (kernel.unprivileged_userns_clone, \
+         kernel.apparmor_restrict_unprivileged_userns), or root"
+    );
+    unshare.args(arguments).arg(env::current_exe()?).args(env::args_os().skip(1)).env(inside, "yes");
+    Err(unshare.exec()).context("unshare cannot be run")
 }
 
 /// Ends with an error when the run is told to stop: the first process of a namespace has no default reaction to signals.

@@ -4,11 +4,8 @@
 //! The test starts itself anew in namespaces made by `unshare`. In a process namespace of its own, whatever it started
 //! ends with it, however it ends.
 
-use std::env;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::alone;
 use crate::browser;
 
 /// Where the relay is, for both sides (RFC 5737: for documentation, and so nobody's).
@@ -65,29 +63,7 @@ impl Side {
 
 /// Goes on in namespaces of its own. Returns inside, with the networks laid.
 pub fn enter() -> Result<()> {
-    if env::var_os(INSIDE).is_some() {
-        return lay();
-    }
-    let mut unshare = Command::new("unshare");
-    if fs::metadata("/proc/self")?.uid() != 0 {
-        unshare.args(["--user", "--map-root-user"]);
-    }
-    let arguments = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"];
-    // Where it is not allowed, `true` fails too, and quickly.
-    let mut trial = Command::new("unshare");
-    trial.args(unshare.get_args()).args(arguments).arg("true");
-    ensure!(
-        trial.status().context("unshare cannot be run")?.success(),
-        "networks of the test's own need unprivileged user namespaces (kernel.unprivileged_userns_clone, \
-         kernel.apparmor_restrict_unprivileged_userns), or root"
-    );
-    unshare.args(arguments).arg(env::current_exe()?).args(env::args_os().skip(1)).env(INSIDE, "yes");
-    Err(unshare.exec()).context("unshare cannot be run")
-}
-
-fn lay() -> Result<()> {
-    // `ip netns` keeps its namespaces below /run, which is not ours to write to.
-    run("mount -t tmpfs tmpfs /run")?;
+    alone::enter(INSIDE)?;
     run("ip link set lo up")?;
     run(&format!("ip address add {MIDDLE}/32 dev lo"))?;
     for (side, near, far) in [(Side::Board, TO_BOARD.to_owned(), BOARD), (Side::Viewer, TO_VIEWER.to_string(), VIEWER)]

@@ -1,8 +1,9 @@
 //! Opens the rooms, joins them, and closes them in the reverse order.
 
+mod finding;
+
 use std::future::Future;
 use std::io::IsTerminal;
-use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use crate::camera::Microphone;
 use crate::camera::Preset;
 use crate::camera::Privacy;
 use crate::command::Desk;
-use crate::config::{Config, LogConfig, LogFormat, Places, SecretOrigin};
+use crate::config::{Config, LogConfig, LogFormat, Places};
 use crate::control;
 use crate::control::Control;
 use crate::control::Gauges;
@@ -32,6 +33,7 @@ use crate::doctor;
 use crate::home;
 use crate::ice::Servers;
 use crate::mqtt::Broker;
+use crate::notices::Notices;
 use crate::signalling;
 use crate::signalling::Reception;
 use crate::start::Start;
@@ -183,20 +185,29 @@ struct Management {
     upkeep: Upkeep,
 }
 
+/// What else the status says of the board.
+struct Said {
+    notices: Notices,
+    /// Its name on its own networks, where it has got one.
+    local_name: watch::Receiver<Option<String>>,
+}
+
 /// Opens everything; what runs then, runs in `groups`.
 async fn serve(mut config: Config, places: &Places, management: Management, groups: &Groups) -> anyhow::Result<()> {
     let begun = Instant::now();
     let origin = config.settle_secret(places)?;
     config.settle_ice_secrets()?;
     config.settle_password(places)?;
-    show(&config, &origin);
+    finding::show(&config, &origin);
     // First of all, so that the page is there while cameras are still being looked for.
     let front = Front::bind(config.web.clone()).await?;
-    let address = front.address();
+    let notices = Notices::open(&places.root(), &groups.front);
+    let (place, local_name) = finding::announce(&config, front.address(), &notices, &groups.front);
 
     let broker = Broker::open(&config.mqtt, &config.device_id(), &groups.broker);
     let upkeep = management.upkeep.clone();
-    let (reception, control) = open(&config, places, broker.clone(), management, groups)?;
+    let said = Said { notices, local_name };
+    let (reception, control) = open(&config, places, broker.clone(), said, management, groups)?;
     front.serve(control.clone(), reception);
     let alive = control.clone();
     let stop = groups.front.clone();
@@ -208,7 +219,7 @@ async fn serve(mut config: Config, places: &Places, management: Management, grou
     });
     control::report_back(&upkeep, broker, &groups.front);
     systemd::ready();
-    let link = link(address);
+    let link = place.link();
     systemd::status(&format!("serving at {link}"));
     tracing::info!(link, device = config.device_id(), took_ms = begun.elapsed().as_millis() as u64, "serving");
     Ok(())
@@ -226,23 +237,12 @@ impl Groups {
     }
 }
 
-/// What to open in a browser on this machine or, where the page is there for the network, on another one.
-fn link(address: SocketAddr) -> String {
-    let reachable = address.ip().is_unspecified().then(|| {
-        // Nothing is sent: this asks the kernel which address it would use towards the network (RFC 5737's example).
-        let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
-        socket.connect("192.0.2.1:9").ok()?;
-        Some(socket.local_addr().ok()?.ip())
-    });
-    let ip = reachable.flatten().unwrap_or(address.ip());
-    format!("http://{}/", SocketAddr::new(ip, address.port()))
-}
-
 /// Opens the rooms behind the front.
 fn open(
     config: &Config,
     places: &Places,
     broker: Option<Broker>,
+    said: Said,
     management: Management,
     groups: &Groups,
 ) -> anyhow::Result<(Reception, Control)> {
@@ -260,7 +260,7 @@ fn open(
     let (calls, incoming) = mpsc::channel(CALLS);
     let servers = Servers::new(&config.ice, &config.device_id());
     let (desk, orders) = Desk::new(ORDERS);
-    let root = places.root.clone().unwrap_or_else(|| "/".into());
+    let root = places.root();
     let viewer_config = viewer_config(config, servers.clone());
     let viewers = Viewers::open(&viewer_config, sources, incoming, desk.clone(), &groups.viewers)?;
     let parts = Parts {
@@ -270,6 +270,8 @@ fn open(
         viewers,
         broker: broker.clone(),
         gauges: Gauges::new(root.clone(), places.state.clone()),
+        notices: said.notices,
+        local_name: said.local_name,
         status: config.status.clone(),
     };
     let reception = Reception { calls, desk: desk.clone(), servers, group: groups.front.clone() };
@@ -291,15 +293,16 @@ fn preset(settings: &Settings, name: &str) -> Preset {
 }
 
 fn tools(config: &Config, root: &Path, management: Management, group: &Group) -> Tools {
-    let (config, group) = (config.clone(), group.clone());
+    let (config, group, below) = (config.clone(), group.clone(), root.to_owned());
     let doctor = move || -> control::Examination {
-        let (config, group) = (config.clone(), group.clone());
+        let (config, group, below) = (config.clone(), group.clone(), below.clone());
         Box::pin(async move {
             let (told, report) = oneshot::channel();
             let broker = doctor::broker(&config.mqtt, &config.device_id()).await;
             group.spawn_blocking(move || {
                 let mut report = doctor::survey(&config.cameras, &config.audio);
-                broker.into_iter().for_each(|broker| report.add(broker));
+                report.add(doctor::name(&config));
+                broker.into_iter().chain(doctor::notices(&below)).for_each(|item| report.add(item));
                 // Nobody may be waiting any more.
                 told.send(serde_json::to_value(&report)).ok();
             });
@@ -359,20 +362,6 @@ fn picture_of(status: &camera::Status) -> Picture {
         camera::State::Private => "private",
     };
     Picture { state, reason: status.reason.clone() }
-}
-
-/// Tells the operator about the secret. On the console and not in the log, which is often sent elsewhere.
-fn show(config: &Config, origin: &SecretOrigin) {
-    match (origin, &config.web.secret) {
-        (SecretOrigin::Made(file), Some(secret)) => eprintln!(
-            "\nThis camera can be reached from the network, so it has a secret now:\n\n    {}\n\n\
-             The page asks for it. It is shown this once, and kept in {}.\n",
-            secret.reveal(),
-            file.display()
-        ),
-        (SecretOrigin::Kept(file), _) => tracing::info!(file = %file.display(), "the secret is the one made earlier"),
-        (SecretOrigin::Made(_) | SecretOrigin::Configured | SecretOrigin::Credential | SecretOrigin::NotNeeded, _) => {}
-    }
 }
 
 async fn close(what: &str, group: &Group, grace: Duration) {

@@ -1,42 +1,44 @@
-//! A network of the test's own: the board at one end of a cable, the browser at the other, nothing else.
+//! A network of the test's own: a board at one end of a cable, the browser at the other, nothing else.
 //!
 //! The test starts itself anew in namespaces made by `unshare`. In a process namespace of its own, whatever it started
 //! (QEMU, chromedriver and its browsers) ends with it, however it ends.
 
 use std::env;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 /// The host's end of the cable, as QEMU is told.
 pub const TAP: &str = "tap0";
-const HOST_ADDRESS: &str = "192.168.77.1/24";
+/// The host's address at its end.
+pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 /// A page that may not use the camera learns one local address only: that of the default route. Without a route
 /// Chromium has no address to be reached at, and never connects. Nobody forwards anything there.
-const GATEWAY: &str = "192.168.77.2";
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
 
-/// Set inside the namespaces, to the directory that `tests/board/make` printed.
-const IMAGE: &str = "PEERCAM_BOARD_IMAGE";
+/// Set inside the namespaces, to the directory that the suite's `make` printed.
+const MADE: &str = "PEERCAM_TEST_MADE";
 
-/// Makes what the board boots from, which needs the network, and goes on without it. Returns inside the namespaces,
-/// with the directory of what was made.
-pub fn enter() -> Result<PathBuf> {
-    if let Some(image) = env::var_os(IMAGE) {
+/// Has what the board boots from made by `make`, a program of the repository, which may need the network, and goes on
+/// without it. Returns inside the namespaces, with the directory that the program printed.
+pub fn enter(make: &str) -> Result<PathBuf> {
+    if let Some(made) = env::var_os(MADE) {
         lay_cable()?;
-        return Ok(image.into());
+        return Ok(made.into());
     }
-    let make = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/board/make"))
+    let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(make))
         .stderr(std::process::Stdio::inherit())
         .output()
-        .context("tests/board/make cannot be run")?;
-    if !make.status.success() {
-        bail!("tests/board/make failed: {}", make.status);
+        .with_context(|| format!("{make} cannot be run"))?;
+    if !output.status.success() {
+        bail!("{make} failed: {}", output.status);
     }
-    let image = String::from_utf8(make.stdout)?;
+    let made = String::from_utf8(output.stdout)?;
 
     let mut unshare = Command::new("unshare");
     if fs::metadata("/proc/self")?.uid() != 0 {
@@ -46,7 +48,7 @@ pub fn enter() -> Result<PathBuf> {
         .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
         .arg(env::current_exe()?)
         .args(env::args_os().skip(1))
-        .env(IMAGE, image.trim_end());
+        .env(MADE, made.trim_end());
     Err(unshare.exec()).context("unshare cannot be run")
 }
 
@@ -54,7 +56,7 @@ fn lay_cable() -> Result<()> {
     for arguments in [
         "link set lo up",
         &format!("tuntap add {TAP} mode tap"),
-        &format!("address add {HOST_ADDRESS} dev {TAP}"),
+        &format!("address add {HOST}/24 dev {TAP}"),
         &format!("link set {TAP} up"),
         &format!("route add default via {GATEWAY}"),
     ] {

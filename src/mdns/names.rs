@@ -1,0 +1,60 @@
+//! Which name a board asks for, and which it got.
+
+/// A label has at most so many bytes (RFC 1035, section 2.3.4).
+const MOST_LABEL: usize = 63;
+
+/// For a board whose own name has no letter or digit.
+const NAMELESS: &str = "peercam";
+
+/// The name under which a board is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name {
+    /// What it got, such as `front-door.local`.
+    pub host: String,
+    /// What it asked for, where another device has that.
+    pub taken: Option<String>,
+}
+
+impl Name {
+    /// The name that was asked for.
+    pub(super) fn as_wanted(wanted: &str) -> Self {
+        Self { host: wanted.to_owned(), taken: None }
+    }
+
+    /// Another one, as the library writes it.
+    pub(super) fn instead_of(wanted: &str, got: &str) -> Self {
+        Self { host: got.trim_end_matches('.').to_owned(), taken: Some(wanted.to_owned()) }
+    }
+}
+
+/// The host name of a board that calls itself `device`: letters, digits and hyphens, not at the ends (RFC 952, RFC 1123,
+/// section 2.1), and lower case, as people type it.
+pub fn host_name(device: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let label: String = device.chars().map(plain).take(MOST_LABEL).collect();
+    let label = label.trim_matches('-');
+    format!("{}.local", if label.is_empty() { NAMELESS } else { label })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_device_id_becomes_a_host_name() {
+        for (device, expected) in [
+            ("front-door", "front-door.local"),
+            ("Front_Door", "front-door.local"),
+            ("_cam_", "cam.local"),
+            ("---", "peercam.local"),
+            ("", "peercam.local"),
+            ("garage 2", "garage-2.local"),
+        ] {
+            assert_eq!(host_name(device), expected);
+        }
+        let long = host_name(&format!("{}_", "x".repeat(70)));
+        assert_eq!(long, format!("{}.local", "x".repeat(63)));
+        let hyphen_at_the_cut = host_name(&format!("{}_y", "x".repeat(62)));
+        assert_eq!(hyphen_at_the_cut, format!("{}.local", "x".repeat(62)));
+    }
+}

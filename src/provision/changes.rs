@@ -1,0 +1,141 @@
+//! Changes of files that come about together: all are on the disk under other names before the first takes effect.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::durable::{Draft, Readers};
+
+/// What one file is to be.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// This content.
+    Write {
+        /// Which one.
+        file: PathBuf,
+        /// All of it.
+        content: Vec<u8>,
+        /// Who can read it.
+        readers: Readers,
+    },
+    /// A symbolic link.
+    Link {
+        /// Where it is.
+        link: PathBuf,
+        /// Where it leads to.
+        target: PathBuf,
+    },
+    /// Not there.
+    Remove {
+        /// Which one.
+        file: PathBuf,
+    },
+}
+
+/// A change that could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("{} cannot be written ({source}); {left}", .file.display())]
+pub(super) struct Failure {
+    file: PathBuf,
+    source: io::Error,
+    left: &'static str,
+}
+
+/// Nothing was renamed yet.
+const NOTHING_CHANGED: &str = "nothing was changed";
+/// Nothing is lost by it, since each start begins again at the first.
+const PART_CHANGED: &str = "what comes before it was changed already, and the next start tries the rest again";
+
+impl Change {
+    fn file(&self) -> &Path {
+        match self {
+            Self::Write { file, .. } | Self::Link { link: file, .. } | Self::Remove { file } => file,
+        }
+    }
+
+    /// Whether there is nothing to do, as on a start after one that was cut short. It also spares the card.
+    pub fn is_so(&self) -> bool {
+        match self {
+            Self::Write { file, content, readers } => {
+                let has_rights = |file: &Path| {
+                    let others =
+                        fs::symlink_metadata(file).map(|data| data.is_file() && data.permissions().mode() & 0o077 != 0);
+                    others.is_ok_and(|others| others == (*readers == Readers::All))
+                };
+                fs::read(file).is_ok_and(|now| now == *content) && has_rights(file)
+            }
+            Self::Link { link, target } => fs::read_link(link).is_ok_and(|now| now == *target),
+            Self::Remove { file } => {
+                fs::symlink_metadata(file).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+            }
+        }
+    }
+
+    fn failed(&self, source: io::Error, left: &'static str) -> Failure {
+        Failure { file: self.file().to_owned(), source, left }
+    }
+
+    fn draft(&self) -> io::Result<Work<'_>> {
+        Ok(match self {
+            Self::Write { file, content, readers } => Work::Rename(Draft::of_file(file, content, *readers)?),
+            Self::Link { link, target } => Work::Rename(Draft::of_link(link, target)?),
+            Self::Remove { file } => Work::Remove(file),
+        })
+    }
+}
+
+/// What is left to do of a change once nothing big can go wrong with it any more.
+#[derive(Debug)]
+pub(super) struct Step<'c> {
+    change: &'c Change,
+    work: Work<'c>,
+}
+
+#[derive(Debug)]
+enum Work<'c> {
+    Rename(Draft),
+    Remove(&'c Path),
+}
+
+impl Work<'_> {
+    fn take(self) -> io::Result<()> {
+        match self {
+            Self::Rename(draft) => draft.commit(),
+            Self::Remove(file) => {
+                fs::remove_file(file)?;
+                File::open(file.parent().unwrap_or(Path::new("/")))?.sync_all()
+            }
+        }
+    }
+}
+
+/// Makes all changes, in their order.
+///
+/// # Errors
+///
+/// Where the disk refuses one, nothing has changed, as a rule: it is full or read-only for drafts too.
+pub(super) fn make(changes: &[Change]) -> Result<(), Failure> {
+    take(draft_some(changes, usize::MAX)?)
+}
+
+/// Brings the first so many of those that are needed to the disk.
+pub(super) fn draft_some(changes: &[Change], most: usize) -> Result<Vec<Step<'_>>, Failure> {
+    let needed = changes.iter().filter(|change| !change.is_so()).take(most);
+    needed
+        .map(|change| match change.draft() {
+            Ok(work) => Ok(Step { change, work }),
+            Err(error) => Err(change.failed(error, NOTHING_CHANGED)),
+        })
+        .collect()
+}
+
+/// Lets them take effect, in their order.
+pub(super) fn take(steps: Vec<Step<'_>>) -> Result<(), Failure> {
+    let mut left = NOTHING_CHANGED;
+    for Step { change, work } in steps {
+        work.take().map_err(|error| change.failed(error, left))?;
+        left = PART_CHANGED;
+    }
+    Ok(())
+}

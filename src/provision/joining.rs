@@ -1,0 +1,205 @@
+//! Whether the network that was set can be joined, and word of it where it cannot.
+//!
+//! A file may be without fault and its password another network's. That shows only when the radio tries, long after
+//! the file is gone, and whoever wrote it looks at the boot partition next, or at the page by way of the cable.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::file;
+use super::notice;
+use super::places::Places;
+use super::plan::UNPROVEN;
+
+/// What notices of this are filed under.
+const ABOUT: &str = "wifi";
+
+/// How long the radio may try. A slow one appears 20 s after the kernel, scans for 10 s, and a crowded access point
+/// takes as long again to let it in.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// How often the radio is looked at.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// How patiently a network is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    pub patience: Duration,
+    pub interval: Duration,
+}
+
+/// The network that was set last.
+#[derive(Debug, PartialEq, Eq)]
+struct Unproven {
+    ssid: String,
+    /// The boot partition that had it.
+    directory: PathBuf,
+}
+
+/// What is in the way, as far as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Obstacle {
+    /// The kernel has no wireless interface.
+    NoRadio,
+    /// It answers, and takes the password for a wrong one.
+    WrongPassword,
+    /// It does not answer.
+    NotThere,
+    /// One of the two.
+    #[default]
+    Unknown,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoRadio => "this board has no radio that its system knows",
+            Self::WrongPassword => "the password is wrong",
+            Self::NotThere => "no network of that name is in reach",
+            Self::Unknown => "no network of that name is in reach, or the password is wrong",
+        })
+    }
+}
+
+/// What the file keeps of a network until it is joined.
+pub(super) fn unproven(ssid: &str, place: &str) -> String {
+    format!("{place}\n{ssid}\n")
+}
+
+/// Returns once the network that was set is joined, or at once if none is waited for. `say` is told when it takes
+/// too long, and when it is joined after that.
+///
+/// # Errors
+///
+/// When the word of it cannot be left or taken back.
+pub fn watch(places: &Places, say: impl Fn(&str)) -> io::Result<()> {
+    watch_at(Pace { patience: PATIENCE, interval: INTERVAL }, places, say)
+}
+
+pub(super) fn watch_at(pace: Pace, places: &Places, say: impl Fn(&str)) -> io::Result<()> {
+    let text = match fs::read_to_string(places.at(UNPROVEN)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        text => text?,
+    };
+    let network = Unproven::read(&text, places)?;
+    let began = Instant::now();
+    let mut supplicant = Supplicant::new(places);
+    let mut told = None;
+    while !is_joined(places) {
+        let heard = supplicant.listen(pace.interval);
+        let obstacle = if places.radios().is_empty() { Obstacle::NoRadio } else { heard };
+        if began.elapsed() >= pace.patience && told != Some(obstacle) {
+            let word = network.word(obstacle, pace.patience);
+            say(&word);
+            network.tell(places, &word)?;
+            told = Some(obstacle);
+        }
+    }
+    say(&format!("Wi-Fi {:?} is joined.", network.ssid));
+    network.take_back(places)
+}
+
+impl Unproven {
+    fn read(text: &str, places: &Places) -> io::Result<Self> {
+        let (place, ssid) = text.trim_end_matches('\n').split_once('\n').ok_or(ErrorKind::InvalidData)?;
+        Ok(Self { ssid: ssid.to_owned(), directory: places.at(place) })
+    }
+
+    fn word(&self, obstacle: Obstacle, patience: Duration) -> String {
+        let Self { ssid, .. } = self;
+        format!(
+            "Wi-Fi {ssid:?} was not joined within {} s: {obstacle}. The board goes on trying and can be reached by \
+             cable. To set another network, put a new {} on the boot partition and start the board again.",
+            patience.as_secs(),
+            file::NAME
+        )
+    }
+
+    /// A file there that was refused is the later matter, and what was said of it stays.
+    fn is_last_word(&self) -> bool {
+        !self.directory.join(file::NAME).exists()
+    }
+
+    fn tell(&self, places: &Places, word: &str) -> io::Result<()> {
+        notice::put(places, ABOUT, word)?;
+        if self.is_last_word() { file::tell(&self.directory, &format!("{word}\n")) } else { Ok(()) }
+    }
+
+    fn take_back(&self, places: &Places) -> io::Result<()> {
+        notice::take_back(places, ABOUT);
+        if self.is_last_word() {
+            file::take_back(&self.directory)?;
+        }
+        fs::remove_file(places.at(UNPROVEN))
+    }
+}
+
+/// The kernel's word for an interface that frames of ours pass (Documentation/networking/operstates.rst): of a wireless
+/// one, whoever joins says so when the keys are agreed.
+fn is_joined(places: &Places) -> bool {
+    let state = |radio: &String| fs::read_to_string(places.at("sys/class/net").join(radio).join("operstate"));
+    places.radios().iter().any(|radio| state(radio).is_ok_and(|state| state.trim() == "up"))
+}
+
+/// What wpa_supplicant says of its attempts, where it has a socket for that. NetworkManager's has none.
+struct Supplicant<'p> {
+    places: &'p Places,
+    socket: Option<UnixDatagram>,
+    obstacle: Obstacle,
+}
+
+impl<'p> Supplicant<'p> {
+    fn new(places: &'p Places) -> Self {
+        Self { places, socket: None, obstacle: Obstacle::default() }
+    }
+
+    /// Listens for so long; returns what is in the way by all that was heard.
+    fn listen(&mut self, time: Duration) -> Obstacle {
+        let until = Instant::now() + time;
+        if self.socket.is_none() {
+            self.socket = attach(&self.places.at("run/wpa_supplicant").join(self.places.radio())).ok();
+        }
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            let Some(socket) = &self.socket else {
+                sleep(left);
+                continue;
+            };
+            let mut event = [0; 512];
+            // A timeout of nothing would be none.
+            let received = socket.set_read_timeout(Some(left)).and_then(|()| socket.recv(&mut event));
+            match received {
+                Ok(length) => self.note(&String::from_utf8_lossy(&event[..length])),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(_) => self.socket = None,
+            }
+        }
+        self.obstacle
+    }
+
+    /// wpa_supplicant's events (its wpa_ctrl.h).
+    fn note(&mut self, event: &str) {
+        if event.contains("CTRL-EVENT-SSID-TEMP-DISABLED") && event.contains("reason=WRONG_KEY") {
+            self.obstacle = Obstacle::WrongPassword;
+        } else if event.contains("CTRL-EVENT-NETWORK-NOT-FOUND") {
+            // It is also out of reach for the scan after it was given up for a wrong password.
+            if self.obstacle == Obstacle::Unknown {
+                self.obstacle = Obstacle::NotThere;
+            }
+        }
+    }
+}
+
+/// Asks for events. A name without a file is enough to be answered at.
+fn attach(control: &Path) -> io::Result<UnixDatagram> {
+    let socket =
+        UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(format!("peercam-wifi-{}", std::process::id()))?)?;
+    socket.connect(control)?;
+    socket.send(b"ATTACH")?;
+    Ok(socket)
+}

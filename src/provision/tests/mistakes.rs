@@ -1,0 +1,244 @@
+//! Files that are wrong: named with what, where and what is allowed; nothing is changed, nothing secret is told.
+
+use super::super::wanted::Wanted;
+use super::super::{Outcome, provision};
+use super::{Board, FULL};
+
+/// Refuses the file, and gives what is said of it everywhere.
+fn refusal(file: impl AsRef<[u8]>) -> String {
+    let board = Board::new();
+    let before = board.etc();
+    let outcome = board.start_with(file);
+    let Outcome::Refused { refusal, .. } = outcome else { panic!("{outcome}") };
+    let reasons = refusal.reasons;
+    assert_eq!(board.etc(), before, "{reasons}");
+    assert!(board.at("boot/firmware/peercam.toml").exists());
+    let written = board.text("boot/firmware/peercam-error.txt").replace("\r\n", "\n");
+    assert!(written.starts_with("peercam.toml was not used") && written.contains(&reasons), "{written}");
+    let notice = board.text("run/peercam-notices/provisioning");
+    assert!(notice.len() <= 4096 && (notice.contains(&reasons) || reasons.len() > 3900), "{notice}");
+    reasons
+}
+
+fn refused(file: impl AsRef<[u8]>, expected: &[&str]) {
+    let reasons = refusal(file);
+    for part in expected {
+        assert!(reasons.contains(part), "{part:?} is not in {reasons:?}");
+    }
+}
+
+#[test]
+fn what_is_no_text_is_told_apart() {
+    refused("", &["is empty"]);
+    refused(" \r\n\t\n", &["is empty"]);
+    refused("# name = \"front-door\"\n", &["nothing in it that could be set"]);
+    refused(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", &["is not text"]);
+    refused(b"name = \"a\"\npassword = \"gr\xfc\xdfe an alle\"\n", &["line 2", "UTF-8"]);
+    refused(b"\xff\xfen\0a\0m\0e\0", &["UTF-16"]);
+    refused("x".repeat(65 * 1024), &["longer than 64 KiB"]);
+    // A file of exactly the size that is allowed is read.
+    refused(format!("{}\nnam = 1", "#".repeat(64 * 1024 - 8)), &["did you mean `name`"]);
+}
+
+#[test]
+fn a_mark_in_front_and_ends_of_lines_as_windows_writes_them_are_taken() {
+    let board = Board::new();
+    let outcome = board.start_with(format!("\u{feff}{}", FULL.replace('\n', "\r\n")));
+    assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome}");
+    assert_eq!(board.text("etc/credstore/peercam-secret"), "correct horse\n");
+    assert!(!board.text("etc/peercam/peercam.toml").contains('\r'));
+}
+
+#[test]
+fn a_name_to_which_windows_has_added_an_ending_is_noticed() {
+    let board = Board::new();
+    board.put("boot/firmware/peercam.toml.txt", FULL);
+    let said = provision(&board.places()).to_string();
+    assert!(said.contains("called peercam.toml.txt and not peercam.toml"), "{said}");
+    assert!(board.text("boot/firmware/peercam-error.txt").contains("Show endings"));
+    // Beside one that is called as it should be it is nobody's business.
+    assert!(matches!(board.start_with(FULL), Outcome::Applied { .. }));
+    assert!(board.at("boot/firmware/peercam.toml.txt").exists());
+}
+
+#[test]
+fn the_file_is_found_wherever_the_boot_partition_is_mounted() {
+    for place in ["boot/firmware", "boot/efi", "boot"] {
+        let board = Board::new();
+        board.put(&format!("{place}/peercam.toml"), FULL);
+        assert!(matches!(provision(&board.places()), Outcome::Applied { .. }));
+        assert!(!board.at(place).join("peercam.toml").exists());
+    }
+    assert!(matches!(provision(&Board::new().places()), Outcome::NothingToDo));
+}
+
+#[test]
+fn all_mistakes_are_named_at_once_each_with_its_line() {
+    let text = "nmae = \"a\"\npassword = \"short\"\ntime_zone = \"Europe/Berln\"\n[wifi]\nssid = \"home\"\npasword = \"battery staple\"\ncountry = \"DE\"\n[[camera]]\nbitrate = \"fast\"\n";
+    let reasons = refusal(text);
+    let lines: Vec<&str> = reasons.lines().collect();
+    assert_eq!(lines.len(), 5, "{reasons}");
+    for (line, parts) in lines.iter().zip([
+        ["line 1", "did you mean `name`"],
+        ["line 2", "at least 8"],
+        ["line 3", "did you mean \"Europe/Berlin\""],
+        ["line 6", "did you mean `password`"],
+        ["line 9", "camera.bitrate"],
+    ]) {
+        assert!(parts.iter().all(|part| line.contains(part)), "{line}");
+    }
+}
+
+#[test]
+fn names_have_to_be_host_names_and_device_ids() {
+    let long = "a".repeat(64);
+    for name in ["", "-a", "a-", "front door", "front_door", "front.door", "tür", long.as_str()] {
+        refused(format!("name = {name:?}"), &["line 1: `name`: is not 1 to 63"]);
+    }
+    refused("name = \"LocalHost\"", &["every machine"]);
+    refused("name = 5", &["line 1: `name`:", "string"]);
+    refused("name = \"a\"\n[device]\nid = \"b\"", &["line 3: `device.id`", "leave one of them out"]);
+    refused("password = \"correct horse\"\n[web]\nsecret = \"correct horse\"", &["line 3: `web.secret`"]);
+}
+
+#[test]
+fn wireless_networks_are_checked_as_far_as_that_goes_without_a_radio() {
+    let wifi = |more: &str| format!("[wifi]\nssid = \"home\"\ncountry = \"DE\"\n{more}\n");
+    let long = "x".repeat(64);
+    for password in ["", "1234567", "pässword", long.as_str()] {
+        refused(wifi(&format!("password = {password:?}")), &["line 4: `wifi.password`: is neither 8 to 63"]);
+    }
+    refused("[wifi]\ncountry = \"DE\"", &["line 1: `wifi.ssid`: is missing"]);
+    refused("[wifi]\nssid = \"\"\ncountry = \"DE\"", &["line 1: `wifi.ssid`: is missing"]);
+    refused("[wifi]\nssid = \"home\"", &["line 1: `wifi.country`: is missing"]);
+    refused(format!("[wifi]\nssid = \"{}\"\ncountry = \"DE\"", "ü".repeat(17)), &["line 2: `wifi.ssid`: has 34 bytes"]);
+    refused("[wifi]\nssid = \"a\\nb\"\ncountry = \"DE\"", &["line 2: `wifi.ssid`"]);
+    for country in ["Germany", "D", "D1"] {
+        refused(
+            format!("[wifi]\nssid = \"home\"\ncountry = {country:?}"),
+            &["line 3: `wifi.country`: is not the two letters"],
+        );
+    }
+    refused("[wifi]\nssid = \"home\"\ncountry = \"UK\"", &["`wifi.country`", "\"GB\""]);
+    refused("wifi = \"home\"", &["`wifi` is a table"]);
+    let board = Board::new();
+    std::fs::remove_file(board.at("usr/lib/systemd/system/wpa_supplicant@.service")).unwrap();
+    let said = board.start_with(wifi("")).to_string();
+    assert!(said.contains("neither NetworkManager nor wpa_supplicant"), "{said}");
+}
+
+#[test]
+fn time_zones_are_those_that_the_board_has() {
+    for (zone, expected) in [
+        ("Berlin", "did you mean \"Europe/Berlin\""),
+        ("europe/berlin", "did you mean \"Europe/Berlin\""),
+        ("GMT+2", "one is \"Europe/Berlin\""),
+        ("iso3166.tab", "not a time zone"),
+        ("../zoneinfo/UTC", "not a time zone"),
+        ("/etc/localtime", "not a time zone"),
+        ("Europe", "not a time zone"),
+        ("", "not a time zone"),
+    ] {
+        refused(format!("time_zone = {zone:?}"), &["line 1: `time_zone`", expected]);
+    }
+}
+
+#[test]
+fn a_brokers_password_needs_its_broker_and_its_user() {
+    refused("[mqtt]\nurl = \"mqtt://b\"\npassword = \"broker's word\"", &["line 3: `mqtt.password`: needs `user`"]);
+    refused("[mqtt]\nuser = \"u\"\npassword = \"broker's word\"", &["`mqtt.url`: is missing"]);
+    refused("[mqtt]\nurl = \"mqtt://b\"\nuser = \"u\"\npassword = \"\"", &["line 4: `mqtt.password`: is empty"]);
+    refused("[mqtt]\nurl = \"http://b\"", &["line 2: `mqtt.url`", "mqtt://"]);
+}
+
+#[test]
+fn nothing_secret_is_told_however_a_file_is_broken() {
+    for broken in [
+        "password = hunter2222",
+        "password = hunter2222\"",
+        "password = \"hunter2222",
+        "password = 'hunter2222\n",
+        "password \"hunter2222\"",
+        "password: hunter2222",
+        "password = \"hunter2222\" hunter2222",
+        "password = \"hunter2222\\q\"",
+        "password = \"\"\"hunter2222",
+        "password = [\"hunter2222\"]",
+        "password = { hunter2222 = 1 }",
+        "password = 2222222222",
+        "password = -2222222222.5",
+        "password = 2222-22-22",
+        "password = 2222-02-22",
+        "password = 222222222222222222222222222222",
+        "password = \"hunter2222\"\npassword = \"hunter2222\"",
+        "password = \"hunter2222\u{1}\"",
+        "password = \"hunter2222ü\"",
+        "password = \" hunter2222\"",
+        "[wifi]\nssid = \"home\"\ncountry = \"DE\"\npassword = 2222222222",
+        "[wifi]\nssid = \"home\"\ncountry = \"DE\"\npassword = \"hunter2222ü\"",
+        "[wifi]\nssid = \"home\"\ncountry = \"DE\"\npassword = hunter2222",
+        "[mqtt]\nurl = \"mqtt://u:hunter2222@b\"\nuser = \"u\"",
+        "[mqtt]\nurl = \"mqtt://b\"\nuser = \"u\"\npassword = 2222222222",
+        "[mqtt]\nurl = \"mqtt://b\"\nuser = \"u\"\npassword = [2222222222]",
+        "[web]\nsecret = 2222222222",
+        "[ice]\nservers = [{ urls = \"turn:a\", credential = 2222222222 }]",
+        "[ice]\nservers = [{ urls = \"turn:a\", username = \"u\", secret = \"hunter2222\", credentials = \"hunter2222\" }]",
+        "hunter2222",
+        "= hunter2222",
+        "[hunter2222",
+    ] {
+        let reasons = refusal(broken);
+        assert!(!reasons.contains("hunter") && !reasons.contains("22222"), "{broken}\n{reasons}");
+        assert!(reasons.contains("line "), "{broken}\n{reasons}");
+    }
+}
+
+#[test]
+fn a_board_whose_own_configuration_is_broken_says_so_and_does_not_show_it() {
+    for (own, expected) in [
+        ("[web\nsecret = \"hunter2222\"", "is not TOML"),
+        ("[web]\nsecret = 2222222222\n[[camera]]\nbitrate = 0", "would have mistakes:\n  line 2"),
+    ] {
+        let board = Board::new();
+        board.put("etc/peercam/peercam.toml", own);
+        let said = board.start_with("name = \"attic\"").to_string();
+        assert!(said.contains(expected) && !said.contains("2222"), "{said}");
+        assert_eq!(board.text("etc/peercam/peercam.toml"), own);
+        assert_eq!(board.text("etc/hostname"), "debian\n");
+    }
+}
+
+#[test]
+fn the_same_refusal_is_not_written_again_at_each_start() {
+    let board = Board::new();
+    board.start_with("nmae = \"a\"");
+    let file = board.at("boot/firmware/peercam-error.txt");
+    let written = std::fs::metadata(&file).unwrap().modified().unwrap();
+    provision(&board.places());
+    assert_eq!(std::fs::metadata(&file).unwrap().modified().unwrap(), written);
+    board.start_with("nme = \"a\"");
+    assert!(board.text("boot/firmware/peercam-error.txt").contains("`nme`"));
+}
+
+#[test]
+fn no_slip_of_the_keyboard_makes_it_panic_or_tell_a_secret() {
+    let board = Board::new();
+    let places = board.places();
+    let secrets = ["correct hors", "orrect horse", "battery stapl", "attery staple", "broker's wor", "roker's word"];
+    let check = |text: String| {
+        if let Err(mistakes) = Wanted::read(&text, &places) {
+            let said = format!("{mistakes:?}");
+            assert!(!secrets.iter().any(|secret| said.contains(secret)), "{text}\n{said}");
+        }
+    };
+    let whole = FULL.trim();
+    for at in 0..whole.len() {
+        let (before, after) = (&whole[..at], &whole[at + 1..]);
+        check(before.into());
+        check(format!("{before}{after}"));
+        for sign in ["\"", "'", "=", "\n", "[", "]", "{", "#", ".", "\\", "ü", "\u{1}", "5"] {
+            check(format!("{before}{sign}{after}"));
+            check(format!("{before}{sign}{}", &whole[at..]));
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! An arm64 board in QEMU: a card with the image in it, a network cable, a watchdog, and the test's own equipment.
+//!
+//! The firmware is UEFI, as on many boards, and the boot loader is the image's. What the test needs besides comes from
+//! outside as well, without a byte of the image being another: by the SMBIOS strings that systemd-boot and systemd read
+//! (systemd-boot(7), systemd.system-credentials(7)), and on a disk of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::agent::{Agent, Output};
+use crate::card::Card;
+use crate::monitor::Monitor;
+use crate::namespace::TAP;
+
+/// The UEFI firmware that Debian builds for this machine (package qemu-efi-aarch64).
+const FIRMWARE: &str = "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd";
+/// What the service says on the console before the secret that it has made.
+const SECRET_WORDS: &str = "it has a secret now:";
+/// What QEMU calls the board's network port.
+const PORT: &str = "socket";
+/// What QEMU calls the card.
+const CARD: &str = "card";
+/// What the units of `guest/` are called. The last ones are asked for by the kernel's command line.
+const UNITS: [&str; 4] = ["test-equipment.service", "test-agent.service", "test-journal.service", "test-tone@.service"];
+
+/// Power-on to the agent's first answer takes half a minute on a quiet machine of two cores; this is for one that is
+/// not quiet.
+const BOOT_LIMIT: Duration = Duration::from_secs(300);
+/// What can be waited for comes within this time.
+const LIMIT: Duration = Duration::from_secs(90);
+/// How often a state is looked at that is waited for.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// Where the board's network cable leads.
+#[derive(Clone, Copy, Debug)]
+pub enum Cable {
+    /// Into the network of the test.
+    Tap,
+    /// Into one that QEMU imitates, in which a port of this machine leads to the board's page at this address.
+    Forwarded {
+        /// Of 127.0.0.1.
+        port: u16,
+        /// The address that the board had when its state was saved.
+        board: std::net::Ipv4Addr,
+    },
+}
+
+/// How a board is put together.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// What it boots from.
+    pub card: &'a Card,
+    /// The disk that [`equipment`](crate::equipment) made.
+    pub equipment: &'a Path,
+    /// Where its cable leads.
+    pub cable: Cable,
+    /// Its network port's address. Boards that are switched on one after the other have one each.
+    pub mac: &'a str,
+    /// What its clock shows at power-on, as QEMU's `-rtc base=` takes it.
+    pub clock: &'a str,
+    /// A state that [`Monitor::save`] wrote, to go on from instead of booting.
+    pub state: Option<&'a Path>,
+    /// What its logs are called.
+    pub name: &'a str,
+}
+
+/// A board that is powered on. Dropped, its power is cut.
+pub struct Machine {
+    /// Its shell.
+    pub agent: Agent,
+    /// Its QEMU.
+    pub monitor: Monitor,
+    qemu: Child,
+    console: PathBuf,
+    journal: PathBuf,
+    _directory: TempDir,
+}
+
+impl Machine {
+    /// Switches the power on, and does not wait for anything that the board does then.
+    pub async fn power_on(plan: &Plan<'_>) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        // Kept after the test, for whoever wants to know why it failed.
+        let kept = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let console = kept.join(format!("image-{}-console.log", plan.name));
+        let journal = kept.join(format!("image-{}-journal.log", plan.name));
+        let mut qemu = qemu(plan, directory.path(), &console, &journal)?;
+        let mut qemu = qemu.spawn().context("QEMU cannot be started (Debian: qemu-system-arm)")?;
+        let agent = Agent::connect(&directory.path().join("agent"), &mut qemu).await?;
+        let monitor = Monitor::connect(&directory.path().join("monitor"), &mut qemu).await?;
+        Ok(Self { agent, monitor, qemu, console, journal, _directory: directory })
+    }
+
+    /// Waits until the board takes the test's commands.
+    pub async fn wait_until_up(&mut self) -> Result<()> {
+        self.agent.wait_for_answer(BOOT_LIMIT).await.with_context(|| self.last_words())
+    }
+
+    /// Runs a bash script as the board's root.
+    pub async fn run(&mut self, script: &str) -> Result<Output> {
+        self.agent.run(script).await
+    }
+
+    /// As [`run`](Self::run), for a script that has to succeed; gives what it wrote.
+    pub async fn must(&mut self, script: &str) -> Result<String> {
+        self.agent.must(script).await
+    }
+
+    /// Runs a script until it succeeds, and gives what it wrote then.
+    pub async fn wait_for(&mut self, script: &str) -> Result<String> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let output = self.run(script).await?;
+            if output.code == 0 {
+                return Ok(output.text);
+            }
+            ensure!(Instant::now() < deadline, "waited {LIMIT:?} in vain for the board's {script}: {}", output.text);
+            sleep(INTERVAL).await;
+        }
+    }
+
+    /// Pulls the network cable.
+    pub async fn unplug(&mut self) -> Result<()> {
+        self.monitor.execute("set_link", json!({ "name": PORT, "up": false })).await?;
+        Ok(())
+    }
+
+    /// Plugs the network cable in.
+    pub async fn plug_in(&mut self) -> Result<()> {
+        self.monitor.execute("set_link", json!({ "name": PORT, "up": true })).await?;
+        Ok(())
+    }
+
+    /// Waits until the board has begun to boot anew, and then until it takes the test's commands.
+    pub async fn wait_until_rebooted(&mut self, limit: Duration) -> Result<()> {
+        self.monitor.wait_for_event("RESET", limit).await.with_context(|| self.last_words())?;
+        self.wait_until_up().await
+    }
+
+    /// Saves memory and devices to `state` and goes on; what is written from then on is written to `next`, over the
+    /// card, which stays as it was at that moment.
+    pub async fn save(&mut self, state: &Path, next: &Path) -> Result<()> {
+        self.monitor.execute("stop", json!({})).await?;
+        let next = json!({ "device": CARD, "snapshot-file": next, "format": "qcow2" });
+        self.monitor.execute("blockdev-snapshot-sync", next).await?;
+        self.monitor.save(state).await?;
+        self.monitor.execute("cont", json!({})).await?;
+        Ok(())
+    }
+
+    /// Cuts the power: nothing of the board runs any longer when this returns.
+    pub async fn cut(mut self) -> Result<()> {
+        // SIGKILL.
+        self.qemu.kill().await.context("QEMU")
+    }
+
+    /// What came out of the serial console since power-on. The journal is not sent there.
+    pub fn console(&self) -> Result<String> {
+        let written = fs::read(&self.console).with_context(|| self.console.display().to_string())?;
+        Ok(String::from_utf8_lossy(&written).into_owned())
+    }
+
+    /// Waits until the console shows the secret that the board has made for itself, and reads it there.
+    pub async fn secret_on_console(&self) -> Result<String> {
+        let shown = async {
+            loop {
+                if let Some(secret) = secret_in(&self.console()?) {
+                    return anyhow::Ok(secret);
+                }
+                sleep(INTERVAL).await;
+            }
+        };
+        timeout(BOOT_LIMIT, shown).await.with_context(|| format!("no secret is shown; {}", self.last_words()))?
+    }
+
+    /// The board's journal since power-on, reboots included.
+    pub fn journal(&self) -> Result<String> {
+        let written = fs::read(&self.journal).with_context(|| self.journal.display().to_string())?;
+        Ok(String::from_utf8_lossy(&written).into_owned())
+    }
+
+    /// Where to look after a failure.
+    pub fn logs(&self) -> String {
+        format!("{}, {}", self.console.display(), self.journal.display())
+    }
+
+    fn last_words(&self) -> String {
+        let text = self.console().unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        format!("the console's last lines:\n{}", lines[lines.len().saturating_sub(20)..].join("\n"))
+    }
+}
+
+/// The secret stands alone on the line after the words about it; systemd puts the name of who speaks before each line.
+fn secret_in(console: &str) -> Option<String> {
+    let (_, rest) = console.split_once(SECRET_WORDS)?;
+    // Whole lines only: the last may be half written yet.
+    let (lines, _) = rest.rsplit_once('\n')?;
+    let mut lines = lines.lines().skip(1).map(|line| line.rsplit_once("]: ").map_or(line, |(_, said)| said).trim());
+    lines.find(|line| !line.is_empty() && !line.ends_with("]:")).map(str::to_owned)
+}
+
+/// What the kernel is told besides the image's own command line: the camera (a webcam with a list of fixed sizes), the
+/// sound card, and that the equipment's units shall run.
+fn kernel_arguments() -> String {
+    [
+        "mitigations=off modules_load=vivid,snd-aloop",
+        "vivid.n_devs=1 vivid.node_types=0x1 vivid.num_inputs=1 vivid.input_types=0x0",
+        "snd_aloop.id=Loopback snd_aloop.pcm_substreams=1",
+        "systemd.wants=test-agent.service systemd.wants=test-journal.service",
+        "systemd.wants=test-tone@0.service systemd.wants=test-tone@1.service",
+    ]
+    .join(" ")
+}
+
+/// The strings of SMBIOS type 11, each in a file of its own, which spares us QEMU's rules for commas.
+fn strings(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut strings = vec![format!("io.systemd.boot.kernel-cmdline-extra={}", kernel_arguments())];
+    for unit in UNITS {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/image/guest").join(unit);
+        let unit_text = fs::read(&file).with_context(|| file.display().to_string())?;
+        let encoded = BASE64.encode(unit_text);
+        strings.push(format!("io.systemd.credential.binary:systemd.extra-unit.{unit}={encoded}"));
+    }
+    let mut files = Vec::new();
+    for (number, string) in strings.iter().enumerate() {
+        let file = directory.join(format!("smbios-{number}"));
+        fs::write(&file, string)?;
+        files.push(file);
+    }
+    Ok(files)
+}
+
+fn qemu(plan: &Plan, directory: &Path, console: &Path, journal: &Path) -> Result<Command> {
+    if !Path::new(FIRMWARE).exists() {
+        bail!("{FIRMWARE} is missing (Debian: qemu-efi-aarch64)");
+    }
+    let mut qemu = Command::new("qemu-system-aarch64");
+    // A processor without pointer authentication, which is slow where it is emulated.
+    qemu.args(
+        "-machine virt,gic-version=3 -accel tcg,thread=multi,tb-size=512 -cpu cortex-a72 -smp 2 -m 1024".split(' '),
+    )
+    .args("-nodefaults -no-user-config -display none -action watchdog=reset -device i6300esb".split(' '))
+    .args(["-bios", FIRMWARE, "-rtc", &format!("base={}", plan.clock)]);
+    for (id, file, options) in [
+        (CARD, plan.card.file(), "format=qcow2,discard=unmap"),
+        ("equipment", plan.equipment, "format=raw,readonly=on"),
+    ] {
+        qemu.args(["-drive", &format!("file={},if=none,id={id},{options}", file.display())]);
+        qemu.args(["-device", &format!("virtio-blk-pci,drive={id},serial={id}")]);
+    }
+    for string in strings(directory)? {
+        qemu.args(["-smbios", &format!("type=11,path={}", string.display())]);
+    }
+    let cable = match plan.cable {
+        Cable::Tap => format!("tap,id=cable,ifname={TAP},script=no,downscript=no"),
+        Cable::Forwarded { port, board } => {
+            let [a, b, c, _] = board.octets();
+            format!("user,id=cable,net={a}.{b}.{c}.0/24,hostfwd=tcp:127.0.0.1:{port}-{board}:8080")
+        }
+    };
+    // Without a ROM the firmware does not try to boot from the network.
+    qemu.args(["-netdev", &cable]);
+    qemu.args(["-device", &format!("virtio-net-pci,netdev=cable,id={PORT},mac={},romfile=", plan.mac)]);
+    let socket = |name: &str| format!("socket,id={name},path={},server=on,wait=off", directory.join(name).display());
+    qemu.args("-device virtio-rng-pci -device virtio-serial-pci".split(' '))
+        .args(["-chardev", &socket("agent"), "-device", "virtserialport,chardev=agent,name=test.agent"])
+        .args(["-chardev", &format!("file,id=journal,path={}", journal.display())])
+        .args(["-device", "virtserialport,chardev=journal,name=test.journal"])
+        .args(["-chardev", &socket("monitor"), "-mon", "chardev=monitor,mode=control"])
+        .args(["-serial", &format!("file:{}", console.display())]);
+    if let Some(state) = plan.state {
+        qemu.args(["-incoming", &format!("exec:cat {}", state.display())]);
+    }
+    qemu.stdin(Stdio::null()).kill_on_drop(true);
+    Ok(qemu)
+}

@@ -1,0 +1,72 @@
+//! The image as it is flashed, on virtual arm64 boards: from the file that a person puts on the card's boot partition
+//! to a picture in the browser, and what becomes of it when the power fails.
+//!
+//! The boards are switched on one after the other, and the tests of each run in the order in which they stand; the
+//! first that fails ends the run. `README.md` here says more.
+
+#[path = "../harness/agent.rs"]
+mod agent;
+#[path = "../harness/alone.rs"]
+mod alone;
+#[path = "../harness/avahi.rs"]
+#[allow(dead_code, reason = "the suite of mDNS uses the rest")]
+mod avahi;
+#[path = "../harness/broker.rs"]
+#[allow(dead_code, reason = "a harness for several suites")]
+mod broker;
+#[path = "../harness/browser.rs"]
+#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
+mod browser;
+mod card;
+mod equipment;
+mod household;
+mod machine;
+mod monitor;
+#[path = "../harness/namespace.rs"]
+mod namespace;
+mod place;
+mod power_cuts;
+mod visitor;
+#[path = "../harness/watching.rs"]
+#[allow(dead_code, reason = "the virtual board uses the rest")]
+mod watching;
+
+/// Runs one test of a board and says how it went.
+macro_rules! test {
+    ($machine:ident, $name:ident($($argument:expr),*)) => {{
+        let started = std::time::Instant::now();
+        eprint!("test {} ... ", stringify!($name));
+        if let Err(error) = $name($($argument),*).await {
+            eprintln!("FAILED");
+            return Err(error.context(format!("{} (the board's logs: {})", stringify!($name), $machine.logs())));
+        }
+        eprintln!("ok ({:.1} s)", started.elapsed().as_secs_f64());
+    }};
+}
+
+mod damaged;
+mod provisioned;
+mod unprovisioned;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::place::Place;
+
+fn main() -> ExitCode {
+    // Returns on the other side only.
+    alone::go_on(namespace::enter("tests/image/make"), |made| async move { run(made).await })
+}
+
+async fn run(made: PathBuf) -> Result<()> {
+    let started = Instant::now();
+    let mut place = Place::set_up(&made).await?;
+    provisioned::run(&mut place).await?;
+    unprovisioned::run(&mut place).await?;
+    damaged::run(&mut place).await?;
+    eprintln!("the image passed, {:.0} s in all", started.elapsed().as_secs_f64());
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! The power is cut while settings are written: what is on the card afterwards is the old settings or the new ones.
+//!
+//! Each cut begins from the same running board, whose memory and card were saved: it is told to change a setting, and
+//! its QEMU is killed (SIGKILL) some moment later. The moments are spread evenly at random over the time that an
+//! uncut change takes and half as much again, so that there are some before, in and after the write.
+//!
+//! What this loses is what a power cut loses: the board's memory with all that was not written yet, at any point
+//! between two writes to the card, whatever the kernel had put in which order. What it does not do: a real card may
+//! lose or tear writes that it had taken and not yet been told to keep (a kill of QEMU leaves them in the page cache of
+//! this machine), and a bad one even others.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rand::RngExt;
+use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
+
+use crate::card::{self, Card, Extent};
+use crate::machine::{Cable, Machine, Plan};
+use crate::visitor::{Commands, Visitor};
+
+/// How many cuts a run makes, unless this variable says otherwise. 50 were made for docs/measurements.md.
+const CUTS: &str = "PEERCAM_POWER_CUTS";
+/// Enough for some before, in and after the write, each time; each takes some 4 s.
+const USUAL_CUTS: usize = 10;
+/// Where the settings are in the data partition: the state directory of a service with a user of its own.
+const SETTINGS: &str = "/private/peercam/settings.json";
+/// What the settings are changed to, in kbit/s.
+const NEW: u64 = 900;
+/// A state of 1 GB is read, and the page served, well within this time.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A running board, saved.
+pub struct Saved {
+    /// Its card, which does not change any more.
+    pub card: Card,
+    /// Its memory and devices.
+    pub state: PathBuf,
+    /// The disk with the test's equipment.
+    pub equipment: PathBuf,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its network port's.
+    pub mac: String,
+    /// What viewers must know.
+    pub secret: String,
+    /// Where its data partition is.
+    pub data: Extent,
+    /// The bitrate that its settings have, in kbit/s.
+    pub old: u64,
+}
+
+/// What was found after a cut.
+#[derive(Debug, Default)]
+struct Count {
+    /// The old settings.
+    old: usize,
+    /// The new ones.
+    new: usize,
+    /// The new ones, of which the board had said before the cut that they are kept.
+    told: usize,
+}
+
+/// Cuts the power as often as wanted, and looks at the card each time.
+pub async fn settings_are_old_or_new_after_a_power_cut_at_any_moment(saved: &Saved) -> Result<()> {
+    let cuts = match std::env::var(CUTS) {
+        Ok(cuts) => cuts.parse().with_context(|| format!("{CUTS}={cuts}: a number is wanted"))?,
+        Err(_) => USUAL_CUTS,
+    };
+    let directory = tempfile::tempdir()?;
+    let usual = uncut(saved, directory.path()).await?;
+    let span = usual.mul_f64(1.5);
+    let mut count = Count::default();
+    for cut in 0..cuts {
+        let share = (cut as f64 + rand::rng().random::<f64>()) / cuts as f64;
+        let moment = span.mul_f64(share);
+        let card = saved.card.copy(directory.path().join("cut.qcow2"))?;
+        let was_told = cut_after(saved, &card, moment).await?;
+        let found = settings(&card, saved.data).with_context(|| format!("cut {cut}, {moment:?} after the command"))?;
+        ensure!(found == NEW || found == saved.old, "cut {cut}, {moment:?} after the command: {found} kbit/s");
+        ensure!(found == NEW || !was_told, "cut {cut}: the board said that the settings are kept, and they are lost");
+        match found {
+            NEW => count.new += 1,
+            _ => count.old += 1,
+        }
+        count.told += usize::from(was_told);
+    }
+    eprintln!(
+        "{cuts} power cuts up to {span:.2?} after the command (uncut, it takes {usual:.2?}): {} times the old settings, \
+         {} times the new ones, of which {} were confirmed before",
+        count.old, count.new, count.told
+    );
+    ensure!(count.old > 0 && count.new > 0, "no cut came before, or none after the settings were written: {count:?}");
+    boots_with_what_the_card_holds(saved, &directory.path().join("cut.qcow2")).await
+}
+
+/// How long the change takes if nobody disturbs it; also that it is on the card once it is confirmed.
+async fn uncut(saved: &Saved, directory: &Path) -> Result<Duration> {
+    let card = saved.card.copy(directory.join("uncut.qcow2"))?;
+    let (machine, mut commands) = go_on(saved, &card).await?;
+    let begun = Instant::now();
+    commands.send("cut", "set-video", json!({ "bitrate": NEW })).await?;
+    let outcome = commands.outcome("cut").await?;
+    let took = begun.elapsed();
+    machine.cut().await?;
+    ensure!(outcome["status"] == "successful" && outcome["result"]["warning"].is_null(), "{outcome}");
+    ensure!(settings(&card, saved.data)? == NEW, "the settings were confirmed, and are not on the card");
+    Ok(took)
+}
+
+/// Cuts the power so long after the command; whether the board had confirmed it before.
+async fn cut_after(saved: &Saved, card: &Card, moment: Duration) -> Result<bool> {
+    let (machine, mut commands) = go_on(saved, card).await?;
+    commands.send("cut", "set-video", json!({ "bitrate": NEW })).await?;
+    let deadline = Instant::now() + moment;
+    let told = timeout(moment, commands.outcome("cut")).await;
+    sleep(deadline.saturating_duration_since(Instant::now())).await;
+    machine.cut().await?;
+    match told {
+        Ok(outcome) => Ok(outcome?["status"] == "successful"),
+        Err(_) => Ok(false),
+    }
+}
+
+/// The saved board, running again, and a way to its commands.
+async fn go_on(saved: &Saved, card: &Card) -> Result<(Machine, Commands)> {
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+    let plan = Plan {
+        card,
+        equipment: &saved.equipment,
+        cable: Cable::Forwarded { port, board: saved.address },
+        mac: &saved.mac,
+        clock: "utc",
+        state: Some(&saved.state),
+        name: "cut",
+    };
+    let mut machine = Machine::power_on(&plan).await?;
+    machine.monitor.go_on().await?;
+    let visitor = Visitor::new((Ipv4Addr::LOCALHOST, port), &saved.secret)?;
+    visitor.status().await?;
+    let commands = timeout(LIMIT, visitor.commands()).await.context("the board does not go on")??;
+    Ok((machine, commands))
+}
+
+/// The bitrate in the settings on a card, as they are once the file system's journal was played back.
+fn settings(card: &Card, data: Extent) -> Result<u64> {
+    let partition = card.take_out(data)?;
+    let check = card::run(Command::new("e2fsck").arg("-p").arg(&partition))?;
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    // 0: nothing to mend; 1: mended (e2fsck(8)). All else needs a person to decide.
+    ensure!(matches!(check.status.code(), Some(0 | 1)), "e2fsck: {}\n{said}", check.status);
+    let shown = card::must(Command::new("debugfs").args(["-R", &format!("cat {SETTINGS}")]).arg(&partition))?;
+    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let settings: Value = serde_json::from_str(&text).with_context(|| format!("{SETTINGS}: {text:?}"))?;
+    let bitrate = settings.pointer("/entries/0/settings/cameras/main/bitrate").and_then(Value::as_u64);
+    bitrate.with_context(|| format!("no bitrate in {settings}"))
+}
+
+/// The board itself, switched on again with the last card, makes the same of it.
+async fn boots_with_what_the_card_holds(saved: &Saved, last: &Path) -> Result<()> {
+    let card = saved.card.beside(last.to_owned());
+    let kept = settings(&card, saved.data)?;
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+    // QEMU's own network gives the first board that asks this address.
+    let board = Ipv4Addr::from(u32::from(saved.address) & 0xffff_ff00 | 15);
+    let plan = Plan {
+        card: &card,
+        equipment: &saved.equipment,
+        cable: Cable::Forwarded { port, board },
+        mac: &saved.mac,
+        clock: "utc",
+        state: None,
+        name: "after-cut",
+    };
+    let machine = Machine::power_on(&plan).await?;
+    let status = Visitor::new((Ipv4Addr::LOCALHOST, port), &saved.secret)?.status().await?;
+    let bitrate = status["cameras"][0]["settings"]["bitrate"].as_u64();
+    ensure!(bitrate == Some(kept), "the card has {kept} kbit/s, the board {bitrate:?}");
+    machine.cut().await
+}

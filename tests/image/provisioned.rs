@@ -1,0 +1,343 @@
+//! The board of somebody who put a file on the card: from the first boot on, through reboots and power cuts.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::broker::{Client, Listener};
+use crate::browser::Browser;
+use crate::card::{self, Extent};
+use crate::equipment::TONE;
+use crate::machine::Machine;
+use crate::place::{self, Board, Place};
+use crate::power_cuts::{Saved, settings_are_old_or_new_after_a_power_cut_at_any_moment};
+use crate::visitor::Visitor;
+use crate::watching::Viewer;
+
+const NAME: &str = place::DEVICE.0;
+const SECRET: &str = "correct horse battery";
+const TIME_ZONE: &str = "Europe/Berlin";
+const BOARD: Board = Board { name: "provisioned", mac: "52:54:00:77:00:01", clock: "utc" };
+
+/// What the bitrate is set to before the reboots, in kbit/s.
+const BITRATE: u64 = 700;
+/// For how many minutes nothing may be written, unless the suite's own time is enough.
+const IDLE_MINUTES: &str = "PEERCAM_IDLE_MINUTES";
+/// Of what may be written in an idle day (100 KB), this is 139 bytes: less than the least that can be written.
+const IDLE: Duration = Duration::from_secs(120);
+/// What is written late belongs to what was done before: the kernel's writeback waits 30 s (`dirty_expire_centisecs`
+/// in Documentation/admin-guide/sysctl/vm.rst), and looks every 5 s.
+const SETTLING: Duration = Duration::from_secs(36);
+/// An order to reboot is carried out after the viewers and the broker were told.
+const REBOOT_LIMIT: Duration = Duration::from_secs(60);
+/// systemd feeds the watchdog twice in the 15 s that it was set to; QEMU's has two stages of that time.
+const WATCHDOG_LIMIT: Duration = Duration::from_secs(60);
+
+/// The tests, in order.
+pub async fn run(place: &mut Place) -> Result<()> {
+    let card = place.card(BOARD.name)?;
+    card.put("peercam.toml", file(place).as_bytes())?;
+    let begun = Instant::now();
+    let mut machine = place.power_on(&card, &BOARD).await?;
+    let visitor = place.visitor(&BOARD, SECRET).await?;
+    visitor.picture().await.with_context(|| machine.logs())?;
+    eprintln!("power on to the first picture served, a first boot with a file: {:.1} s", begun.elapsed().as_secs_f64());
+    machine.wait_until_up().await?;
+
+    test!(machine, the_file_is_applied_and_gone(&mut machine, &visitor));
+    let address = format!("http://{}:{}", place.household.known(BOARD.mac)?, place::PORT);
+    let browser = Browser::start_at(&place.household.browsers_place()).await?;
+    let viewer = Viewer::log_in(&browser, &address, SECRET).await.with_context(|| machine.logs())?;
+    test!(machine, the_page_at_the_boards_name_has_20_s_of_picture_and_sound_without_a_freeze(&mut machine, &viewer));
+    test!(machine, one_viewer_takes_no_more_memory_than_a_small_board_has(&mut machine));
+    let mut operator = operator(place).await?;
+    test!(machine, a_command_over_mqtt_is_answered(&mut operator));
+    drop(browser);
+    test!(machine, the_root_is_read_only_and_what_is_kept_lies_on_the_data_partition(&mut machine));
+    test!(machine, a_reboot_by_command_keeps_settings_name_secret_and_identity(&mut machine, &mut operator, &visitor));
+
+    let saved = save(place, &mut machine, &card).await?;
+    let quiet = async {
+        test!(machine, nothing_is_written_to_the_card_when_nobody_does_anything(&mut machine));
+        anyhow::Ok(())
+    };
+    let cuts = async {
+        test!(Cuts, settings_are_old_or_new_after_a_power_cut_at_any_moment(&saved));
+        anyhow::Ok(())
+    };
+    // Beside each other, since the former is mostly waiting.
+    tokio::try_join!(quiet, cuts)?;
+
+    test!(machine, on_a_full_data_partition_the_board_works_and_says_what_is_lost(&mut machine, &visitor));
+    test!(machine, a_board_whose_systemd_stands_still_is_restarted_by_its_watchdog(&mut machine, &visitor));
+    test!(machine, nothing_panicked_and_systemd_never_had_to_restart_the_service(&machine));
+    test!(machine, no_password_is_in_the_journal_or_on_the_console(&machine));
+    machine.cut().await
+}
+
+/// What a person writes.
+fn file(place: &Place) -> String {
+    format!(
+        r#"
+        name = "{NAME}"
+        password = "{SECRET}"
+        time_zone = "{TIME_ZONE}"
+
+        [mqtt]
+        url = "{}"
+        user = "{}"
+        password = "{}"
+
+        [[camera]]
+        name = "main"
+        width = 640
+        height = 360
+        fps = 30
+        "#,
+        place.broker.url(Listener::Plain),
+        place::DEVICE.0,
+        place::DEVICE.1,
+    )
+}
+
+/// Somebody at the broker who listens to what becomes of commands.
+async fn operator(place: &Place) -> Result<Client> {
+    let mut client = place.broker.client().await?;
+    client.subscribe(&format!("peercam/{NAME}/outcome")).await?;
+    Ok(client)
+}
+
+/// Carries out a command that has to succeed, and gives its result.
+async fn done(operator: &mut Client, id: &str, command: &str, arguments: Value) -> Result<Value> {
+    let text = json!({ "id": id, "command": command, "args": arguments }).to_string();
+    operator.publish(&format!("peercam/{NAME}/command"), text).await?;
+    last(operator, id).await
+}
+
+/// The last outcome of a command, which has to be a success.
+async fn last(operator: &mut Client, id: &str) -> Result<Value> {
+    let is_last = |outcome: &Value| outcome["id"] == id && outcome["status"] != "executing";
+    let topic = format!("peercam/{NAME}/outcome");
+    let message = operator.next_where(&topic, |message| message.json().is_ok_and(|outcome| is_last(&outcome))).await?;
+    let outcome = message.json()?;
+    ensure!(outcome["status"] == "successful", "{outcome}");
+    Ok(outcome["result"].clone())
+}
+
+async fn the_file_is_applied_and_gone(machine: &mut Machine, visitor: &Visitor) -> Result<()> {
+    let state = machine.run("systemctl is-system-running --wait").await?;
+    let failed = machine.must("systemctl --failed --no-legend").await?;
+    ensure!(state.text.trim() == "running", "{}: {failed}", state.text.trim());
+    let left = machine.must("ls /boot/firmware").await?;
+    ensure!(
+        !left.split_whitespace().any(|name| name.starts_with("peercam.toml") && !name.ends_with("example")),
+        "{left}"
+    );
+    ensure!(!left.contains("peercam-error"), "{left}");
+    ensure!(machine.must("hostname").await?.trim() == NAME, "the host name");
+    let zone = machine.must("readlink -f /etc/localtime").await?;
+    ensure!(zone.trim().ends_with(TIME_ZONE), "{zone}");
+    let status = visitor.status().await?;
+    ensure!(status["device"] == NAME && status["cameras"][0]["settings"]["width"] == 640, "{status:#}");
+    // Whoever does not know the password that was in the file is not let in.
+    ensure!(visitor.without_secret("/api/status").await? == 401, "the page is open to everybody");
+    Ok(())
+}
+
+async fn the_page_at_the_boards_name_has_20_s_of_picture_and_sound_without_a_freeze(
+    machine: &mut Machine,
+    viewer: &Viewer<'_>,
+) -> Result<()> {
+    // Without the devices it would be the test picture and tone that are seen and heard.
+    machine.must("test -e /dev/video0 && grep -q Loopback /proc/asound/cards").await?;
+    viewer.wait_for_picture(640, 360).await?;
+    viewer.unmute().await?;
+    // The first second belongs to starting: the jitter buffer and the decoder find their pace.
+    sleep(Duration::from_secs(1)).await;
+    let before = viewer.counters().await?;
+    sleep(Duration::from_secs(20)).await;
+    let after = viewer.counters().await?;
+    let rate = (after.frames_decoded - before.frames_decoded) / (after.seconds - before.seconds);
+    eprint!("{rate:.1} fps ... ");
+    // A tenth less than the camera's 30: the board's timers are those of an emulated machine.
+    ensure!(rate > 27.0 && rate < 33.0, "{rate:.1} frames per second of the camera's 30");
+    let frozen = after.freezes - before.freezes;
+    ensure!(frozen == 0.0, "frozen for {frozen} s of 20");
+    let concealed = (after.audio_concealed - before.audio_concealed) / (after.audio_samples - before.audio_samples);
+    ensure!(concealed < 0.05, "{:.1} % of the sound was missing", concealed * 100.0);
+    let tone = viewer.loudest_frequency().await?;
+    // A bin of the spectrum is 6 Hz wide.
+    ensure!((tone - TONE).abs() < 12.0, "heard {tone} Hz where {TONE} Hz are played");
+    Ok(())
+}
+
+async fn one_viewer_takes_no_more_memory_than_a_small_board_has(machine: &mut Machine) -> Result<()> {
+    let script =
+        "sed -n 's/^VmRSS:[[:space:]]*\\([0-9]*\\) kB/\\1/p' /proc/$(systemctl show -P MainPID peercam)/status";
+    let memory: f64 = machine.must(script).await?.trim().parse().context("VmRSS")?;
+    let memory = memory / 1024.0;
+    eprint!("{memory:.1} MiB ... ");
+    ensure!(memory < 60.0, "{memory:.1} MiB with one viewer of 640x360");
+    Ok(())
+}
+
+async fn a_command_over_mqtt_is_answered(operator: &mut Client) -> Result<()> {
+    let status = done(operator, "a", "get-status", json!({})).await?;
+    ensure!(status["device"] == NAME, "{status:#}");
+    Ok(())
+}
+
+async fn the_root_is_read_only_and_what_is_kept_lies_on_the_data_partition(machine: &mut Machine) -> Result<()> {
+    let attempt = machine.run("LC_ALL=C touch /usr/attempt").await?;
+    ensure!(attempt.code != 0 && attempt.text.contains("Read-only file system"), "{}", attempt.text);
+    let root = machine.must("findmnt -n -o FSTYPE,OPTIONS --target /usr").await?;
+    ensure!(
+        root.split_whitespace().nth(1).is_some_and(|options| options.split(',').any(|word| word == "ro")),
+        "{root}"
+    );
+    let boot = machine.must("findmnt -n -o FSTYPE,OPTIONS --target /boot/firmware").await?;
+    ensure!(boot.starts_with("vfat ro,"), "{boot}");
+    for place in ["/data", "/var/lib/private/peercam"] {
+        let kind = machine.must(&format!("findmnt -n -o FSTYPE --target {place}")).await?;
+        ensure!(kind.trim() == "ext4", "{place} is on {kind}");
+    }
+    // The card has 8 GB, of which the image takes less than one.
+    let size: u64 = machine.must("df --block-size=1M --output=size /data | tail -n 1").await?.trim().parse()?;
+    ensure!(size > 6000, "the data partition has {size} MB of the card's 8192");
+    Ok(())
+}
+
+async fn a_reboot_by_command_keeps_settings_name_secret_and_identity(
+    machine: &mut Machine,
+    operator: &mut Client,
+    visitor: &Visitor,
+) -> Result<()> {
+    let identity = "cat /etc/machine-id; hostname; readlink /etc/localtime";
+    let boot = "cat /proc/sys/kernel/random/boot_id";
+    let before = [machine.must(identity).await?, machine.must(boot).await?];
+    let set = done(operator, "set", "set-video", json!({ "bitrate": BITRATE })).await?;
+    ensure!(set["warning"].is_null(), "{set}");
+    let restart = json!({ "id": "again", "command": "restart", "args": { "what": "board" } });
+    operator.publish(&format!("peercam/{NAME}/command"), restart.to_string()).await?;
+    let begun = Instant::now();
+    machine.wait_until_rebooted(REBOOT_LIMIT).await?;
+    // By somebody who still has the secret and the address of before.
+    let status = visitor.status().await?;
+    eprint!("{:.1} s ... ", begun.elapsed().as_secs_f64());
+    ensure!(status["device"] == NAME && status["cameras"][0]["settings"]["bitrate"] == BITRATE, "{status:#}");
+    let after = [machine.must(identity).await?, machine.must(boot).await?];
+    ensure!(before[0] == after[0], "{before:?} became {after:?}");
+    ensure!(before[1] != after[1], "it did not reboot");
+    last(operator, "again").await?;
+    Ok(())
+}
+
+/// Saves the board as it is now, with no viewer, for the power cuts.
+async fn save(place: &Place, machine: &mut Machine, card: &card::Card) -> Result<Saved> {
+    let script = "cd /sys/class/block/$(basename $(findmnt -n -o SOURCE /data)) && cat start size";
+    let sectors = machine.must(script).await?;
+    let mut numbers = sectors.split_whitespace().map(str::parse);
+    let (Some(start), Some(size)) = (numbers.next(), numbers.next()) else { anyhow::bail!("{sectors}") };
+    let data = Extent::of_sectors(start?, size?);
+    // What was done so far is on the card before.
+    machine.must("sync").await?;
+    let state = place.file("state");
+    machine.save(&state, &place.file("later.qcow2")).await?;
+    Ok(Saved {
+        card: card.clone(),
+        state,
+        equipment: place.equipment.clone(),
+        address: place.household.known(BOARD.mac)?,
+        mac: BOARD.mac.into(),
+        secret: SECRET.into(),
+        data,
+        old: BITRATE,
+    })
+}
+
+/// Sectors of 512 bytes that were written to the card since the boot (Documentation/block/stat.rst).
+async fn written(machine: &mut Machine) -> Result<u64> {
+    let script = "awk '{ print $7 }' /sys/class/block/$(basename $(readlink -f /dev/disk/by-id/virtio-card))/stat";
+    machine.must(script).await?.trim().parse().context("sectors written")
+}
+
+async fn nothing_is_written_to_the_card_when_nobody_does_anything(machine: &mut Machine) -> Result<()> {
+    let time = match std::env::var(IDLE_MINUTES) {
+        Ok(minutes) => Duration::from_secs(60 * minutes.parse::<u64>().with_context(|| IDLE_MINUTES)?),
+        Err(_) => IDLE,
+    };
+    machine.must("sync").await?;
+    sleep(SETTLING).await;
+    let before = written(machine).await?;
+    sleep(time).await;
+    let bytes = 512 * (written(machine).await? - before);
+    let a_day = bytes as f64 * 86_400.0 / time.as_secs_f64();
+    eprintln!("{bytes} bytes were written to the card in {time:?}, {:.0} KB a day", a_day / 1000.0);
+    ensure!(a_day < 100_000.0, "{bytes} bytes in {time:?} are {:.0} KB a day", a_day / 1000.0);
+    Ok(())
+}
+
+async fn on_a_full_data_partition_the_board_works_and_says_what_is_lost(
+    machine: &mut Machine,
+    visitor: &Visitor,
+) -> Result<()> {
+    // First nearly all at once, then what the file system keeps for itself and rounds.
+    let fill = "fallocate -l $(( ($(stat -f -c %f /data) - 2048) * $(stat -f -c %S /data) )) /data/full
+                cat /dev/zero > /data/fuller
+                sync";
+    machine.run(fill).await?;
+    let free = machine.must("stat -f -c %f /data").await?;
+    ensure!(free.trim() == "0", "{free} blocks are free");
+    let mut commands = visitor.commands().await?;
+    let set = commands.done("full", "set-video", json!({ "bitrate": BITRATE + 1 })).await?;
+    ensure!(set["warning"].is_string(), "nothing says that the change will be lost: {set}");
+    visitor.picture().await
+}
+
+async fn a_board_whose_systemd_stands_still_is_restarted_by_its_watchdog(
+    machine: &mut Machine,
+    visitor: &Visitor,
+) -> Result<()> {
+    let armed = machine.must("cat /sys/class/watchdog/watchdog0/state").await?;
+    ensure!(armed.trim() == "active", "the watchdog is {armed}");
+    // Everything else goes on: only its watchdog can tell.
+    machine.must("echo 1 > /sys/fs/cgroup/init.scope/cgroup.freeze").await?;
+    machine.monitor.wait_for_event("WATCHDOG", WATCHDOG_LIMIT).await?;
+    machine.wait_until_up().await?;
+    // The data partition is still full. What was set before that holds.
+    let status = visitor.status().await?;
+    ensure!(status["device"] == NAME && status["cameras"][0]["settings"]["bitrate"] == BITRATE, "{status:#}");
+    machine.must("rm /data/full /data/fuller && sync").await?;
+    let set = visitor.commands().await?.done("room", "set-video", json!({ "bitrate": BITRATE })).await?;
+    ensure!(set["warning"].is_null(), "{set}");
+    Ok(())
+}
+
+async fn nothing_panicked_and_systemd_never_had_to_restart_the_service(machine: &Machine) -> Result<()> {
+    let journal = machine.journal()?;
+    ensure!(journal.contains("peercam.service"), "the journal does not come through, so nothing would be seen in it");
+    let bad = ["panicked at", "peercam.service: Scheduled restart job", "peercam.service: Watchdog timeout"];
+    let found: Vec<&str> = journal.lines().filter(|line| bad.iter().any(|bad| line.contains(bad))).collect();
+    ensure!(found.is_empty(), "{}", found.join("\n"));
+    Ok(())
+}
+
+async fn no_password_is_in_the_journal_or_on_the_console(machine: &Machine) -> Result<()> {
+    for secret in [SECRET, place::DEVICE.1] {
+        ensure!(!machine.journal()?.contains(secret), "{secret:?} is in the journal");
+        ensure!(!machine.console()?.contains(secret), "{secret:?} is on the console");
+    }
+    Ok(())
+}
+
+/// For a test that has several boards, none of which is the one to look at.
+struct Cuts;
+
+impl Cuts {
+    fn logs(&self) -> String {
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join("image-cut-console.log").display().to_string()
+    }
+}

@@ -1,0 +1,165 @@
+//! The board of somebody who put no file on the card, at the worst of times: no network yet, and a clock that begins
+//! in 1970. Then the files of people who make mistakes.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use tokio::time::sleep;
+
+use crate::avahi::Family;
+use crate::browser::Browser;
+use crate::household::Household;
+use crate::machine::Machine;
+use crate::place::{self, Board, Place};
+use crate::visitor::Visitor;
+
+const BOARD: Board = Board { name: "unprovisioned", mac: "52:54:00:77:00:02", clock: "1970-01-01T00:00:00" };
+
+/// A name is announced within some seconds of the network's being there (RFC 6762, 8.3), after an address was had.
+const ANNOUNCE_LIMIT: Duration = Duration::from_secs(30);
+/// How often a state is looked at that is waited for.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Files that cannot be applied, what is wrong with each, and a part of what has to be said about it.
+const BAD_FILES: [(&str, &[u8], &str); 6] = [
+    ("no TOML", b"name = \"front-door", "line 1"),
+    ("an unknown key", b"nmae = \"front-door\"\n", "nmae"),
+    ("a Wi-Fi password that is too short", b"[wifi]\nssid = \"home\"\npassword = \"short\"\n", "password"),
+    ("nothing in it", b"", "empty"),
+    ("a picture instead of text", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01", "text"),
+    ("a table that the configuration refuses", b"[[camera]]\nname = \"main\"\nfps = 0\n", "fps"),
+];
+
+/// The tests, in order.
+pub async fn run(place: &mut Place) -> Result<()> {
+    let card = place.card(BOARD.name)?;
+    let mut machine = place.power_on(&card, &BOARD).await?;
+    machine.unplug().await?;
+    let secret = machine.secret_on_console().await?;
+    machine.wait_until_up().await?;
+    test!(machine, without_a_network_and_in_1970_the_service_runs(&mut machine));
+    machine.plug_in().await?;
+    let visitor = place.visitor(&BOARD, &secret).await?;
+    test!(machine, once_the_network_is_there_the_name_and_the_camera_are_announced(&mut machine, &mut place.household));
+    let browser = Browser::start_at(&place.household.browsers_place()).await?;
+    test!(
+        machine,
+        the_secret_on_the_console_opens_the_page_and_nothing_else_does(&mut machine, &visitor, &browser, &secret)
+    );
+    drop(browser);
+    test!(
+        machine,
+        a_file_with_a_mistake_changes_nothing_and_is_answered_on_card_console_and_page(&mut machine, &visitor)
+    );
+    test!(machine, a_good_file_takes_back_what_was_said_about_the_bad_ones(&mut machine, place));
+    machine.cut().await
+}
+
+async fn without_a_network_and_in_1970_the_service_runs(machine: &mut Machine) -> Result<()> {
+    machine.wait_for("systemctl is-active peercam").await?;
+    let year: i32 = machine.must("date +%Y").await?.trim().parse()?;
+    eprint!("its clock is in {year} ... ");
+    let restarts = machine.must("systemctl show -P NRestarts peercam").await?;
+    ensure!(restarts.trim() == "0", "the service was restarted {restarts} times");
+    ensure!(!machine.journal()?.contains("panicked at"), "it panicked");
+    Ok(())
+}
+
+async fn once_the_network_is_there_the_name_and_the_camera_are_announced(
+    machine: &mut Machine,
+    household: &mut Household,
+) -> Result<()> {
+    let address = household.address(BOARD.mac).await?.to_string();
+    let name = format!("{}.local", machine.must("hostname").await?.trim());
+    let deadline = Instant::now() + ANNOUNCE_LIMIT;
+    loop {
+        let found = household.computer.addresses(Family::V4, &name)?;
+        if found == [address.as_str()] {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "{name} is {found:?}, the board is at {address}");
+        sleep(INTERVAL).await;
+    }
+    for kind in ["_http._tcp", "_peercam._tcp"] {
+        let found = household.computer.services(kind)?;
+        // Name and address, and the port of the shipped configuration: columns 7 to 9 of avahi-browse(1).
+        let wanted = [name.as_str(), &address, "8080"];
+        ensure!(
+            found.iter().any(|service| service.get(6..9).is_some_and(|found| found == wanted)),
+            "{kind}: {found:?}"
+        );
+    }
+    Ok(())
+}
+
+async fn the_secret_on_the_console_opens_the_page_and_nothing_else_does(
+    machine: &mut Machine,
+    visitor: &Visitor,
+    browser: &Browser,
+    secret: &str,
+) -> Result<()> {
+    ensure!(visitor.without_secret("/api/status").await? == 401, "the page is open to everybody");
+    visitor.picture().await?;
+    let name = machine.must("hostname").await?;
+    browser.open(&format!("http://{}.local:{}/", name.trim(), place::PORT)).await?;
+    browser.enter("#secret", secret).await?;
+    // Whatever comes after the login, it is the page of the viewer.
+    let deadline = Instant::now() + ANNOUNCE_LIMIT;
+    while browser.run("return document.querySelector('peercam-viewer') !== null").await.ok() != Some(true.into()) {
+        ensure!(Instant::now() < deadline, "the secret of the console does not open the page");
+        sleep(INTERVAL).await;
+    }
+    Ok(())
+}
+
+/// Puts a file where a person with a card reader does, and has it looked at as at a start.
+async fn provision(machine: &mut Machine, content: &[u8]) -> Result<()> {
+    let content = BASE64.encode(content);
+    machine
+        .must(&format!(
+            "mount -o remount,rw /boot/firmware
+             base64 -d <<< '{content}' > /boot/firmware/peercam.toml
+             mount -o remount,ro /boot/firmware
+             systemctl restart peercam-provision || true"
+        ))
+        .await?;
+    Ok(())
+}
+
+async fn a_file_with_a_mistake_changes_nothing_and_is_answered_on_card_console_and_page(
+    machine: &mut Machine,
+    visitor: &Visitor,
+) -> Result<()> {
+    let state =
+        "cat /etc/hostname /etc/peercam/peercam.toml; ls -R /etc/credstore /etc/wpa_supplicant 2>/dev/null; true";
+    let before = machine.must(state).await?;
+    for (what, content, words) in BAD_FILES {
+        let said = machine.console()?.len();
+        provision(machine, content).await?;
+        let told = machine.must("cat /boot/firmware/peercam-error.txt").await.with_context(|| what)?;
+        ensure!(told.contains(words), "{what}: peercam-error.txt has no {words:?}: {told}");
+        let console = machine.console()?;
+        ensure!(console[said..].contains(words), "{what}: the console has no {words:?}: {}", &console[said..]);
+        let told = |status: &serde_json::Value| status["notices"].to_string().contains(words);
+        visitor.status_where(&format!("a notice with {words:?} about {what}"), told).await?;
+        let after = machine.must(state).await?;
+        ensure!(before == after, "{what}: {before} became {after}");
+    }
+    visitor.picture().await
+}
+
+async fn a_good_file_takes_back_what_was_said_about_the_bad_ones(
+    machine: &mut Machine,
+    place: &mut Place,
+) -> Result<()> {
+    let secret = "battery horse correct";
+    provision(machine, format!("name = \"back-door\"\npassword = \"{secret}\"\n").as_bytes()).await?;
+    machine.must("test ! -e /boot/firmware/peercam-error.txt && test ! -e /boot/firmware/peercam.toml").await?;
+    machine.must("systemctl restart peercam").await?;
+    let visitor = place.visitor(&BOARD, secret).await?;
+    ensure!(visitor.notice("provisioning").await?.is_none(), "the notice is still there");
+    ensure!(visitor.status().await?["device"] == "back-door", "the name");
+    Ok(())
+}

@@ -1,0 +1,92 @@
+SUMMARY = "Camera streaming to browsers over WebRTC"
+DESCRIPTION = "Captures a camera and a microphone, encodes once, in hardware where there is any, and answers browsers' offers."
+HOMEPAGE = "https://github.com/peercam/peercam"
+BUGTRACKER = "https://github.com/peercam/peercam/issues"
+SECTION = "multimedia"
+CVE_PRODUCT = "peercam"
+
+# peercam's own, and that of every crate that is linked in; yocto/check holds it against what the crates declare.
+LICENSE = "(MIT | Apache-2.0) & Apache-2.0 & BSD-3-Clause & ISC & MIT & Unicode-3.0 & Unlicense"
+LIC_FILES_CHKSUM = "\
+    file://LICENSE-MIT;md5=734b95c06bb4fb27e8f7c730a797eb24 \
+    file://LICENSE-APACHE;md5=3b83ef96387f14655fc854ddc3c6bd57 \
+"
+
+# clang-native: bindgen reads the kernel's V4L2 header with libclang.
+DEPENDS = "\
+    alsa-lib \
+    clang-native \
+    glib-2.0 \
+    gstreamer1.0 \
+    gstreamer1.0-plugins-base \
+"
+
+# The source is the checkout that this layer lies in, so the list of crates below is always that of its Cargo.lock
+# (docs/decisions/0020). What is listed is all that the build reads; yocto/check compiles just that.
+# nooelint: oelint.vars.fileextrapaths,oelint.vars.outofcontext - a recipe of the same repository
+FILESEXTRAPATHS:prepend := "${THISDIR}/../../../..:"
+SRC_URI = "\
+    file://Cargo.lock;subdir=${BP} \
+    file://Cargo.toml;subdir=${BP} \
+    file://LICENSE-APACHE;subdir=${BP} \
+    file://LICENSE-MIT;subdir=${BP} \
+    file://packaging;subdir=${BP} \
+    file://src;subdir=${BP} \
+    file://systemd;subdir=${BP} \
+    file://web;subdir=${BP} \
+"
+
+inherit cargo cargo-update-recipe-crates features_check pkgconfig systemd
+
+require ${BPN}-crates.inc
+
+# The feature is what switches on the options of GStreamer and libcamera that peercam cannot do without; a build without
+# it would end in an image that has no sound, and say nothing.
+REQUIRED_DISTRO_FEATURES = "alsa peercam systemd"
+
+# bindgen runs libclang in the build, which is to read the headers of the board.
+export LIBCLANG_PATH = "${STAGING_LIBDIR_NATIVE}"
+export BINDGEN_EXTRA_CLANG_ARGS = "${TOOLCHAIN_OPTIONS} --target=${TARGET_SYS}"
+
+# The crate aes 0.8 uses the processor's AES on arm64 only when told, and still looks at run time whether there is any.
+RUSTFLAGS:append:aarch64 = " --cfg aes_armv8"
+
+# Symbols are taken off by do_package, which keeps them in peercam-dbg; the release profile would do it before.
+export CARGO_PROFILE_RELEASE_STRIP = "none"
+
+do_install:append() {
+    install -d ${D}${systemd_system_unitdir}
+    install -m 0644 ${S}/systemd/*.service ${S}/systemd/*.path ${D}${systemd_system_unitdir}
+    install -D -m 0644 ${S}/packaging/peercam.toml ${D}${sysconfdir}/peercam/peercam.toml
+}
+
+# Whoever may command the camera may reboot the board: the integrator's choice, so a package of its own.
+PACKAGE_BEFORE_PN = "${PN}-reboot"
+FILES:${PN}-reboot += "\
+    ${systemd_system_unitdir}/peercam-reboot.path \
+    ${systemd_system_unitdir}/peercam-reboot.service \
+"
+CONFFILES:${PN} = "${sysconfdir}/peercam/peercam.toml"
+
+# The class makes the preset too, so the one of systemd/ is left where it is.
+SYSTEMD_PACKAGES = "${PN} ${PN}-reboot"
+SYSTEMD_SERVICE:${PN} = "peercam.service peercam-provision.service peercam-wifi.service"
+SYSTEMD_SERVICE:${PN}-reboot = "peercam-reboot.path"
+
+# The elements without which there is no picture or no sound: src/camera/plugins.rs has the list. An encoder is not among
+# them, since it may be the kernel's: packagegroup-peercam adds those.
+RDEPENDS:${PN} = "\
+    gstreamer1.0 \
+    gstreamer1.0-plugins-bad-videoparsersbad \
+    gstreamer1.0-plugins-base-alsa \
+    gstreamer1.0-plugins-base-app \
+    gstreamer1.0-plugins-base-audioconvert \
+    gstreamer1.0-plugins-base-audioresample \
+    gstreamer1.0-plugins-base-opus \
+    gstreamer1.0-plugins-base-videoconvertscale \
+    gstreamer1.0-plugins-good-jpeg \
+    gstreamer1.0-plugins-good-video4linux2 \
+"
+# For a broker or a relay behind TLS.
+RRECOMMENDS:${PN} = "ca-certificates"
+RRECOMMENDS:${PN}-reboot = "${PN}"
