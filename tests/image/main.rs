@@ -31,16 +31,17 @@ mod visitor;
 #[allow(dead_code, reason = "the virtual board uses the rest")]
 mod watching;
 
-/// Runs one test of a board and says how it went.
+/// Runs one test of a board and says how it went. Two may run beside each other, so that nothing is said before.
 macro_rules! test {
     ($machine:ident, $name:ident($($argument:expr),*)) => {{
         let started = std::time::Instant::now();
-        eprint!("test {} ... ", stringify!($name));
-        if let Err(error) = $name($($argument),*).await {
-            eprintln!("FAILED");
-            return Err(error.context(format!("{} (the board's logs: {})", stringify!($name), $machine.logs())));
+        let result = $name($($argument),*).await;
+        let (name, seconds) = (stringify!($name), started.elapsed().as_secs_f64());
+        if let Err(error) = result {
+            eprintln!("test {name} ... FAILED ({seconds:.1} s)");
+            return Err(error.context(format!("{name} (the board's logs: {})", $machine.logs())));
         }
-        eprintln!("ok ({:.1} s)", started.elapsed().as_secs_f64());
+        eprintln!("test {name} ... ok ({seconds:.1} s)");
     }};
 }
 
