@@ -31,16 +31,17 @@ mod visitor;
 #[allow(dead_code, reason = "the virtual board uses the rest")]
 mod watching;
 
-/// Runs one test of a board and says how it went.
+/// Runs one test of a board and says how it went. Two may run beside each other, so that nothing is said before.
 macro_rules! test {
     ($machine:ident, $name:ident($($argument:expr),*)) => {{
         let started = std::time::Instant::now();
-        eprint!("test {} ... ", stringify!($name));
-        if let Err(error) = $name($($argument),*).await {
-            eprintln!("FAILED");
-            return Err(error.context(format!("{} (the board's logs: {})", stringify!($name), $machine.logs())));
+        let result = $name($($argument),*).await;
+        let (name, seconds) = (stringify!($name), started.elapsed().as_secs_f64());
+        if let Err(error) = result {
+            eprintln!("test {name} ... FAILED ({seconds:.1} s)");
+            return Err(error.context(format!("{name} (the board's logs: {})", $machine.logs())));
         }
-        eprintln!("ok ({:.1} s)", started.elapsed().as_secs_f64());
+        eprintln!("test {name} ... ok ({seconds:.1} s)");
     }};
 }
 
@@ -48,11 +49,12 @@ mod damaged;
 mod provisioned;
 mod unprovisioned;
 
+use std::env;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::place::Place;
 
@@ -61,12 +63,24 @@ fn main() -> ExitCode {
     alone::go_on(namespace::enter("tests/image/make"), |made| async move { run(made).await })
 }
 
+/// The boards, in the order in which they are switched on. Named as arguments, only those are.
+const BOARDS: [&str; 3] = ["provisioned", "unprovisioned", "damaged"];
+
 async fn run(made: PathBuf) -> Result<()> {
     let started = Instant::now();
+    let named: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    if let Some(unknown) = named.iter().find(|name| !BOARDS.contains(&name.as_str())) {
+        bail!("there is no board {unknown}; there are {}", BOARDS.join(", "));
+    }
     let mut place = Place::set_up(&made).await?;
-    provisioned::run(&mut place).await?;
-    unprovisioned::run(&mut place).await?;
-    damaged::run(&mut place).await?;
+    for board in BOARDS.into_iter().filter(|board| named.is_empty() || named.iter().any(|name| name == board)) {
+        eprintln!("-- the board {board}");
+        match board {
+            "provisioned" => provisioned::run(&mut place).await?,
+            "unprovisioned" => unprovisioned::run(&mut place).await?,
+            _ => damaged::run(&mut place).await?,
+        }
+    }
     eprintln!("the image passed, {:.0} s in all", started.elapsed().as_secs_f64());
     Ok(())
 }

@@ -60,7 +60,7 @@ pub async fn run(place: &mut Place) -> Result<()> {
 async fn without_a_network_and_in_1970_the_service_runs(machine: &mut Machine) -> Result<()> {
     machine.wait_for("systemctl is-active peercam").await?;
     let year: i32 = machine.must("date +%Y").await?.trim().parse()?;
-    eprint!("its clock is in {year} ... ");
+    eprintln!("figure: the year is {year} for a board without a clock");
     let restarts = machine.must("systemctl show -P NRestarts peercam").await?;
     ensure!(restarts.trim() == "0", "the service was restarted {restarts} times");
     ensure!(!machine.journal()?.contains("panicked at"), "it panicked");
