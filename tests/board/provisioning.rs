@@ -106,7 +106,10 @@ fn with_file(text: &str) -> String {
 async fn switch_on(board: &mut Board, password: &str) -> Result<()> {
     board
         .must(&format!(
-            "systemctl stop access-point 2>/dev/null
+            "set -e
+             systemctl stop access-point 2>/dev/null || true
+             # The agent takes commands before all modules are loaded.
+             until test -e /sys/class/net/wlan1; do sleep 0.1; done
              ip netns list | grep -q upstairs || {{
                  ip netns add upstairs && iw phy $(cat /sys/class/net/wlan1/phy80211/name) set netns name upstairs
              }}
