@@ -94,10 +94,11 @@ fn file(place: &Place) -> String {
         user = "{}"
         password = "{}"
 
+        # The largest size at which two cores show 30 frames per second, being the board and the browser in one.
         [[camera]]
         name = "main"
-        width = 640
-        height = 360
+        width = 320
+        height = 180
         fps = 30
         "#,
         place.broker.url(Listener::Plain),
@@ -144,7 +145,7 @@ async fn the_file_is_applied_and_gone(machine: &mut Machine, visitor: &Visitor) 
     let zone = machine.must("readlink -f /etc/localtime").await?;
     ensure!(zone.trim().ends_with(TIME_ZONE), "{zone}");
     let status = visitor.status().await?;
-    ensure!(status["device"] == NAME && status["cameras"][0]["settings"]["width"] == 640, "{status:#}");
+    ensure!(status["device"] == NAME && status["cameras"][0]["settings"]["width"] == 320, "{status:#}");
     // Whoever does not know the password that was in the file is not let in.
     ensure!(visitor.without_secret("/api/status").await? == 401, "the page is open to everybody");
     Ok(())
@@ -156,7 +157,7 @@ async fn the_page_at_the_boards_name_has_20_s_of_picture_and_sound_without_a_fre
 ) -> Result<()> {
     // Without the devices it would be the test picture and tone that are seen and heard.
     machine.must("test -e /dev/video0 && grep -q Loopback /proc/asound/cards").await?;
-    viewer.wait_for_picture(640, 360).await?;
+    viewer.wait_for_picture(320, 180).await?;
     viewer.unmute().await?;
     // The first second belongs to starting: the jitter buffer and the decoder find their pace.
     sleep(Duration::from_secs(1)).await;
@@ -183,7 +184,7 @@ async fn one_viewer_takes_no_more_memory_than_a_small_board_has(machine: &mut Ma
     let memory: f64 = machine.must(script).await?.trim().parse().context("VmRSS")?;
     let memory = memory / 1024.0;
     eprintln!("figure: {memory:.1} MiB of memory with one viewer");
-    ensure!(memory < 60.0, "{memory:.1} MiB with one viewer of 640x360");
+    ensure!(memory < 60.0, "{memory:.1} MiB with one viewer of 320x180");
     Ok(())
 }
 
