@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::avahi::Family;
@@ -42,12 +43,9 @@ pub async fn run(place: &mut Place) -> Result<()> {
     test!(machine, without_a_network_and_in_1970_the_service_runs(&mut machine));
     machine.plug_in().await?;
     let visitor = place.visitor(&BOARD, &secret).await?;
-    test!(machine, once_the_network_is_there_the_name_and_the_camera_are_announced(&mut machine, &mut place.household));
+    test!(machine, once_the_network_is_there_the_name_and_the_camera_are_announced(&visitor, &mut place.household));
     let browser = Browser::start_at(&place.household.browsers_place()).await?;
-    test!(
-        machine,
-        the_secret_on_the_console_opens_the_page_and_nothing_else_does(&mut machine, &visitor, &browser, &secret)
-    );
+    test!(machine, the_secret_on_the_console_opens_the_page_and_nothing_else_does(&visitor, &browser, &secret));
     drop(browser);
     test!(
         machine,
@@ -68,11 +66,11 @@ async fn without_a_network_and_in_1970_the_service_runs(machine: &mut Machine) -
 }
 
 async fn once_the_network_is_there_the_name_and_the_camera_are_announced(
-    machine: &mut Machine,
+    visitor: &Visitor,
     household: &mut Household,
 ) -> Result<()> {
     let address = household.address(BOARD.mac).await?.to_string();
-    let name = format!("{}.local", machine.must("hostname").await?.trim());
+    let name = name(visitor).await?;
     let deadline = Instant::now() + ANNOUNCE_LIMIT;
     loop {
         let found = household.computer.addresses(Family::V4, &name)?;
@@ -94,16 +92,21 @@ async fn once_the_network_is_there_the_name_and_the_camera_are_announced(
     Ok(())
 }
 
+/// The name that the board has in the network.
+async fn name(visitor: &Visitor) -> Result<String> {
+    let is_there = |status: &Value| status["local_name"].is_string();
+    let status = visitor.status_where("a name in the network", is_there).await?;
+    Ok(status["local_name"].as_str().unwrap_or_default().to_owned())
+}
+
 async fn the_secret_on_the_console_opens_the_page_and_nothing_else_does(
-    machine: &mut Machine,
     visitor: &Visitor,
     browser: &Browser,
     secret: &str,
 ) -> Result<()> {
     ensure!(visitor.without_secret("/api/status").await? == 401, "the page is open to everybody");
     visitor.picture().await?;
-    let name = machine.must("hostname").await?;
-    browser.open(&format!("http://{}.local:{}/", name.trim(), place::PORT)).await?;
+    browser.open(&format!("http://{}:{}/", name(visitor).await?, place::PORT)).await?;
     browser.enter("#secret", secret).await?;
     // Whatever comes after the login, it is the page of the viewer.
     let deadline = Instant::now() + ANNOUNCE_LIMIT;
@@ -142,7 +145,7 @@ async fn a_file_with_a_mistake_changes_nothing_and_is_answered_on_card_console_a
         ensure!(told.contains(words), "{what}: peercam-error.txt has no {words:?}: {told}");
         let console = machine.console()?;
         ensure!(console[said..].contains(words), "{what}: the console has no {words:?}: {}", &console[said..]);
-        let told = |status: &serde_json::Value| status["notices"].to_string().contains(words);
+        let told = |status: &Value| status["notices"].to_string().contains(words);
         visitor.status_where(&format!("a notice with {words:?} about {what}"), told).await?;
         let after = machine.must(state).await?;
         ensure!(before == after, "{what}: {before} became {after}");

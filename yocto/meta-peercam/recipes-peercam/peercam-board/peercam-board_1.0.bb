@@ -14,6 +14,7 @@ LIC_FILES_CHKSUM = "\
 # nooelint: oelint.vars.fileextrapaths,oelint.vars.outofcontext - a recipe of the same repository
 FILESEXTRAPATHS:prepend := "${THISDIR}/../../../..:"
 SRC_URI = "\
+    file://image/boot/peercam.toml.example \
     file://image/files/usr/lib/sysctl.d/50-peercam-board.conf \
     file://image/files/usr/lib/systemd/journald.conf.d/memory.conf \
     file://image/files/usr/lib/systemd/network/80-wired.network \
@@ -23,7 +24,6 @@ SRC_URI = "\
     file://console.conf \
     file://peercam-grow-data \
     file://peercam-grow-data.service \
-    file://src/provision/example.toml \
     file://timesyncd.conf \
     file://var-lib-private.mount \
 "
@@ -68,7 +68,7 @@ do_install() {
 
 # For the boot partition, from where a person takes it as a pattern.
 do_deploy() {
-    install -m 0644 ${S}/src/provision/example.toml ${DEPLOYDIR}/peercam.toml.example
+    install -m 0644 ${S}/image/boot/peercam.toml.example ${DEPLOYDIR}
 }
 addtask deploy after do_unpack before do_build
 

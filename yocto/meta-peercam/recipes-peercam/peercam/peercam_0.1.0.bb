@@ -30,6 +30,7 @@ SRC_URI = "\
     file://Cargo.toml;subdir=${BP} \
     file://LICENSE-APACHE;subdir=${BP} \
     file://LICENSE-MIT;subdir=${BP} \
+    file://image/boot/peercam.toml.example;subdir=${BP} \
     file://packaging;subdir=${BP} \
     file://src;subdir=${BP} \
     file://systemd;subdir=${BP} \
