@@ -140,6 +140,17 @@ export class Session extends EventTarget {
     this.#deadline = performance.now() + STEP_MS;
     this.#every(WATCH_MS, () => this.#watch());
     this.#every(STATISTICS_MS, () => this.#count());
+    const show = () => this.#show(peer);
+    if (document.readyState === 'complete') show();
+    else window.addEventListener('load', show, { once: true });
+  }
+
+  /**
+   * Gives the stream to the video. Once the page is loaded, or connected where that is sooner: until its first frame, a
+   * media element holds up the load event (HTML, 4.8.11.5), and a camera that does not work has none to give.
+   */
+  #show(peer) {
+    if (this.peer !== peer || this.#video.srcObject === peer.stream) return;
     this.#video.srcObject = peer.stream;
     this.dispatchEvent(new Event('stream'));
   }
@@ -256,6 +267,7 @@ export class Session extends EventTarget {
   #connectionChanged(state) {
     if (state === 'connected') {
       this.#connectedAt = performance.now();
+      this.#show(this.peer);
       this.#settled();
     } else if (state === 'failed') {
       this.#restart('The path to the board was lost.');
