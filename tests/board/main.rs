@@ -109,10 +109,11 @@ async fn run(image: &std::path::Path) -> Result<()> {
     test!(another_mode_in_the_configuration_is_honoured, board, &viewer);
     test!(the_service_begins_anew_under_its_unit, board, &viewer);
     test!(an_applied_configuration_is_in_effect_without_the_unit_being_restarted, board, &viewer);
+    // Before the next one, whose files have answers of their own in the same place.
+    test!(a_wifi_that_cannot_be_joined_is_told_until_it_is, board, &viewer);
     test!(a_file_with_a_mistake_changes_nothing_and_is_answered_beside_it, board);
     // Last of those with a camera: it comes back under another number than the configuration has.
     test!(a_camera_that_is_unplugged_and_plugged_in_again_comes_back_to_the_same_viewer, board, &viewer);
-    test!(a_wifi_that_cannot_be_joined_is_told_until_it_is, board, &viewer);
     test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
     test!(the_package_is_installed_upgraded_and_purged_while_the_board_runs, board);
     // Last of all: the board is gone then.

@@ -108,9 +108,9 @@ async fn switch_on(board: &mut Board, password: &str) -> Result<()> {
         .must(&format!(
             "set -e
              systemctl stop access-point 2>/dev/null || true
-             # The agent takes commands before all modules are loaded.
-             until test -e /sys/class/net/wlan1; do sleep 0.1; done
              ip netns list | grep -q upstairs || {{
+                 # The agent takes commands before all modules are loaded.
+                 until test -e /sys/class/net/wlan1; do sleep 0.1; done
                  ip netns add upstairs && iw phy $(cat /sys/class/net/wlan1/phy80211/name) set netns name upstairs
              }}
              cat > /run/access-point.conf <<'END'
