@@ -116,6 +116,8 @@ async fn run(image: &std::path::Path) -> Result<()> {
     test!(a_camera_that_is_unplugged_and_plugged_in_again_comes_back_to_the_same_viewer, board, &viewer);
     test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
     test!(the_package_is_installed_upgraded_and_purged_while_the_board_runs, board);
+    // What the page had proved itself by went with the package.
+    let viewer = Viewer::log_in(&browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
     // Last of all: the board is gone then.
     test!(a_reboot_that_the_service_may_not_do_is_done_by_a_unit_of_its_own, board, &viewer);
     eprintln!("the board passed, {:.0} s in all", started.elapsed().as_secs_f64());

@@ -9,7 +9,8 @@ signature=$(od -An -N4 -tx4 /dev/urandom | tr -d ' ')
 
 mkdir -p "$root/data"
 sed "s|@BOOT_UUID@|$signature-01|" "$IGconf_peercam_image/files/etc/fstab" > "$root/etc/fstab"
-# The same words as in image/make, with the consoles of this board; the last one is /dev/console. rootwait: the card may be slower than the kernel.
+# As in image/make, with the consoles of this board, of which the last one is /dev/console. rootwait: the card may be
+# slower than the kernel.
 echo "console=tty1 console=serial0,115200 root=PARTUUID=$signature-02 rootfstype=erofs ro rootwait quiet panic=10" \
   > "$root/boot/firmware/cmdline.txt"
 cp "$IGconf_peercam_image/boot/peercam.toml.example" "$root/boot/firmware/"

@@ -58,6 +58,7 @@ export CARGO_PROFILE_RELEASE_STRIP = "none"
 do_install:append() {
     install -d ${D}${systemd_system_unitdir}
     install -m 0644 ${S}/systemd/*.service ${S}/systemd/*.path ${D}${systemd_system_unitdir}
+    install -D -m 0644 ${S}/systemd/70-peercam.rules ${D}${nonarch_base_libdir}/udev/rules.d/70-peercam.rules
     install -D -m 0644 ${S}/packaging/peercam.toml ${D}${sysconfdir}/peercam/peercam.toml
 }
 
@@ -67,6 +68,7 @@ FILES:${PN}-reboot += "\
     ${systemd_system_unitdir}/peercam-reboot.path \
     ${systemd_system_unitdir}/peercam-reboot.service \
 "
+FILES:${PN} += "${nonarch_base_libdir}/udev/rules.d"
 CONFFILES:${PN} = "${sysconfdir}/peercam/peercam.toml"
 
 # The class makes the preset too, so the one of systemd/ is left where it is.
