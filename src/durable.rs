@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, symlink};
 use std::path::{Path, PathBuf};
 
 /// Who can read a file that is made. The owner can write it, and nobody else.
@@ -11,9 +11,15 @@ use std::path::{Path, PathBuf};
 pub enum Readers {
     /// Its directory too, where that is made.
     Owner,
-    /// Whatever the process's umask says.
+    /// Everybody, whatever the process's umask says; that holds for a directory which is made.
     All,
+    /// Whoever could read the file that is replaced; everybody if there was none, or if its owner or group was another
+    /// which this process may not give it to: better that the file is read by too many than not by those it is for.
+    AsBefore,
 }
+
+/// The mode of a file that everybody may read.
+const FOR_ALL: u32 = 0o644;
 
 /// What is to be under a name: on the disk already, but still under another. Dropped, it is removed.
 #[derive(Debug)]
@@ -46,8 +52,10 @@ impl Draft {
         let draft = Self::beside(file, readers)?;
         let mut written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft.draft)?;
         written.write_all(content)?;
-        if readers == Readers::All {
-            written.set_permissions(Permissions::from_mode(0o644))?;
+        match readers {
+            Readers::Owner => {}
+            Readers::All => written.set_permissions(Permissions::from_mode(FOR_ALL))?,
+            Readers::AsBefore => give_to_those_of(file, &written)?,
         }
         written.sync_all()?;
         Ok(draft)
@@ -104,6 +112,21 @@ pub fn set_aside(file: &Path) -> io::Result<PathBuf> {
     let aside = beside(file, "bad");
     fs::rename(file, &aside)?;
     Ok(aside)
+}
+
+fn give_to_those_of(before: &Path, written: &File) -> io::Result<()> {
+    match fs::metadata(before) {
+        Ok(data) => {
+            // Before the owner, who alone may set it.
+            written.set_permissions(Permissions::from_mode(data.mode() & 0o777))?;
+            if fchown(written, Some(data.uid()), Some(data.gid())).is_ok() {
+                return Ok(());
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    written.set_permissions(Permissions::from_mode(FOR_ALL))
 }
 
 fn directory_of(file: &Path) -> &Path {
@@ -168,6 +191,18 @@ mod tests {
         Draft::of_link(&link, Path::new("/usr/share/zoneinfo/Europe/Berlin")).unwrap().commit().unwrap();
         assert_eq!(fs::read_link(&link).unwrap(), Path::new("/usr/share/zoneinfo/Europe/Berlin"));
         assert_eq!(names(&root.path().join("etc")), ["hostname", "localtime"]);
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_keeps_its_readers_where_that_is_wanted() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("peercam.toml");
+        let mode = || fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+        Draft::of_file(&file, b"new", Readers::AsBefore).unwrap().commit().unwrap();
+        assert_eq!(mode(), 0o644);
+        fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+        Draft::of_file(&file, b"newer", Readers::AsBefore).unwrap().commit().unwrap();
+        assert_eq!(mode(), 0o640);
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! What an operator should know and cannot see in the picture: a mistake in the provisioning file, a data partition that
 //! is full, a name that another device has.
 //!
-//! Other programs leave their notices as files, `/run/peercam-notices/<about>`, which hold a few sentences; the product's
-//! own rooms tell theirs. All are shown in the status, on the page and by `peercam doctor`, and each change is logged once.
+//! Other processes leave their notices as files, `/run/peercam-notices/<about>`, which hold a few sentences; the
+//! service's own rooms tell theirs. All are shown in the status, on the page and by `peercam doctor`, and each change is
+//! logged once.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::fs::File;
-use std::io::Read;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ const DIRECTORY: &str = "run/peercam-notices";
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Bytes of a notice that are shown: a screenful. More is no notice.
-const MOST_TEXT: u64 = 4096;
+const MOST_TEXT: usize = 4096;
 /// Files that are shown. The directory is written by services of the system, of which a handful have something to say.
 const MOST_FILES: usize = 16;
 /// Characters of a file's name that are shown.
@@ -133,6 +134,29 @@ pub fn left(root: &Path) -> Vec<Notice> {
     files.iter().take(MOST_FILES).filter_map(|file| read(file)).collect()
 }
 
+/// Leaves a notice below `root`, for the service that runs or will: of the text as much as is shown.
+///
+/// # Errors
+///
+/// What the file system says. An earlier notice about the same stays then.
+pub fn leave(root: &Path, about: &str, text: &str) -> io::Result<()> {
+    let directory = root.join(DIRECTORY);
+    fs::create_dir_all(&directory)?;
+    // Whatever the umask says: the service is somebody else.
+    fs::set_permissions(&directory, Permissions::from_mode(0o755))?;
+    let text = &text[..text.floor_char_boundary(MOST_TEXT)];
+    let draft = directory.join(format!(".{about}"));
+    fs::write(&draft, text)?;
+    fs::set_permissions(&draft, Permissions::from_mode(0o644))?;
+    fs::rename(draft, directory.join(about))
+}
+
+/// Takes back what was left about this below `root`, if anything was.
+pub fn take_back(root: &Path, about: &str) {
+    // Most often there is nothing.
+    fs::remove_file(root.join(DIRECTORY).join(about)).ok();
+}
+
 /// `None` for an empty file: its notice was taken back.
 fn read(file: &Path) -> Option<Notice> {
     let about: String = file.file_name()?.to_string_lossy().chars().take(MOST_ABOUT).collect();
@@ -143,15 +167,15 @@ fn read(file: &Path) -> Option<Notice> {
     (!text.is_empty()).then(|| Notice { about: plain(&about), text })
 }
 
-fn content(file: &Path) -> std::io::Result<String> {
+fn content(file: &Path) -> io::Result<String> {
     // Not what a link leads to, and nothing that would make the reader wait.
     if !fs::symlink_metadata(file)?.is_file() {
-        return Err(std::io::Error::other("it is not a file"));
+        return Err(io::Error::other("it is not a file"));
     }
     let mut bytes = Vec::new();
-    File::open(file)?.take(MOST_TEXT + 1).read_to_end(&mut bytes)?;
-    let is_cut = bytes.len() as u64 > MOST_TEXT;
-    bytes.truncate(MOST_TEXT as usize);
+    File::open(file)?.take(MOST_TEXT as u64 + 1).read_to_end(&mut bytes)?;
+    let is_cut = bytes.len() > MOST_TEXT;
+    bytes.truncate(MOST_TEXT);
     let text = String::from_utf8_lossy(&bytes);
     Ok(if is_cut { format!("{}…", text.trim_end_matches('\u{fffd}')) } else { text.into_owned() })
 }
@@ -195,6 +219,23 @@ mod tests {
         ];
         assert_eq!(left(root.path()), expected);
         assert_eq!(left(Path::new("/nowhere")), []);
+    }
+
+    #[test]
+    fn what_is_left_by_us_is_whole_for_everybody_and_gone_when_it_is_taken_back() {
+        let root = tempfile::tempdir().unwrap();
+        leave(root.path(), "wifi", "no").unwrap();
+        leave(root.path(), "wifi", "not joined").unwrap();
+        leave(root.path(), "provisioning", &"ü".repeat(3000)).unwrap();
+        let shown = [notice("provisioning", &"ü".repeat(MOST_TEXT / 2)), notice("wifi", "not joined")];
+        assert_eq!(left(root.path()), shown);
+        let directory = root.path().join(DIRECTORY);
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 2, "a draft is left");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&directory), mode(&directory.join("wifi"))), (0o755, 0o644));
+        take_back(root.path(), "wifi");
+        take_back(root.path(), "wifi");
+        assert_eq!(left(root.path()), shown[..1]);
     }
 
     #[test]

@@ -47,7 +47,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
     ("durable", &[]),
     ("home", &["command", "mqtt", "tasks"]),
     ("media", &[]),
-    ("provision", &["config", "durable", "secret"]),
+    ("provision", &["config", "durable", "notices", "secret"]),
     ("secret", &[]),
     ("tasks", &[]),
     ("systemd", &[]),

@@ -16,6 +16,10 @@ use toml::de::{DeTable, DeValue};
 /// `bitrat` and `bit_rate` are 0.9 like `bitrate`, `colour` is 0.3.
 const LIKELY_SLIP: f64 = 0.6;
 
+/// Bytes of a name beyond which nothing like it is looked for: the longest key has 20, and the search takes as long as
+/// both names are long.
+const LONGEST_SLIP: usize = 64;
+
 /// One thing that is wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
@@ -160,7 +164,7 @@ impl<'t> Reader<'t> {
         let mut all = Vec::new();
         for name in known {
             all.push(name);
-            if likeness(name) >= most {
+            if wrong.len() <= LONGEST_SLIP && likeness(name) >= most {
                 (nearest, most) = (Some(name), likeness(name));
             }
         }

@@ -59,9 +59,9 @@ impl Change {
         match self {
             Self::Write { file, content, readers } => {
                 let has_rights = |file: &Path| {
-                    let others =
-                        fs::symlink_metadata(file).map(|data| data.is_file() && data.permissions().mode() & 0o077 != 0);
-                    others.is_ok_and(|others| others == (*readers == Readers::All))
+                    let Ok(data) = fs::symlink_metadata(file) else { return false };
+                    let others = data.is_file() && data.permissions().mode() & 0o077 != 0;
+                    *readers == Readers::AsBefore || others == (*readers == Readers::All)
                 };
                 fs::read(file).is_ok_and(|now| now == *content) && has_rights(file)
             }

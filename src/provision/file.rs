@@ -4,8 +4,10 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::mount::{MountFlags, mount_remount};
 
+use super::Refusal;
 use super::places::Places;
 use crate::durable;
 
@@ -55,23 +57,28 @@ impl Found {
     ///
     /// # Errors
     ///
-    /// Why it cannot be used, for whoever wrote it.
-    pub fn read(&self) -> Result<String, String> {
+    /// Why it cannot be used.
+    pub fn read(&self) -> Result<String, Refusal> {
         if self.name != NAME {
-            return Err(format!(
+            return Err(Refusal::of_mistakes(format!(
                 "the file is called {NAME_BY_NOTEPAD} and not {NAME}: Windows hides the ending it has added. \
                  Show endings (in the Explorer: View, Show, File name extensions), and rename it"
-            ));
+            )));
         }
         let mut bytes = Vec::new();
         let opened = File::open(self.path()).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes));
-        opened.map_err(|error| format!("the file cannot be read: {error}"))?;
-        text(bytes)
+        opened.map_err(|error| Refusal::of_board(format!("the file cannot be read: {error}")))?;
+        text(bytes).map_err(Refusal::of_mistakes)
     }
 
     /// Leaves word of what was wrong, where the file is. The same word is not written again: the card lasts longer.
     pub fn refuse(&self, reasons: &str) -> io::Result<()> {
         tell(&self.directory, &format!("{reasons}\n"))
+    }
+
+    /// Takes back what was said of an earlier one, and lets this one be used again.
+    pub fn keep(&self) -> io::Result<()> {
+        take_back(&self.directory)
     }
 
     /// Takes away what was used, and what was said of an earlier one.
@@ -115,14 +122,31 @@ pub(super) fn take_back(directory: &Path) -> io::Result<()> {
 fn writing<T>(directory: &Path, work: impl Fn() -> io::Result<T>) -> io::Result<T> {
     match work() {
         Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {
-            mount_remount(directory, MountFlags::empty(), c"")?;
+            let flags = statvfs(directory).map(|there| flags(there.f_flag))?;
+            // That it is read-only is what whoever reads of this can help.
+            mount_remount(directory, flags - MountFlags::RDONLY, c"").map_err(|_| error)?;
             let done = work();
             // Busy, it stays writable; nothing is lost by that.
-            mount_remount(directory, MountFlags::RDONLY, c"").ok();
+            mount_remount(directory, flags, c"").ok();
             done
         }
         done => done,
     }
+}
+
+/// What a mount is, as mount(2) is told it: a remount takes off what it is not told again.
+pub(super) fn flags(mounted: StatVfsMountFlags) -> MountFlags {
+    let all = [
+        (StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
+        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        (StatVfsMountFlags::SYNCHRONOUS, MountFlags::SYNCHRONOUS),
+        (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
+        (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
+        (StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
+    ];
+    all.into_iter().filter(|(there, _)| mounted.contains(*there)).map(|(_, flag)| flag).collect()
 }
 
 fn text(mut bytes: Vec<u8>) -> Result<String, String> {

@@ -13,9 +13,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::file;
-use super::notice;
-use super::places::Places;
+use super::places::{Joiner, Places};
 use super::plan::UNPROVEN;
+use crate::notices;
 
 /// What notices of this are filed under.
 const ABOUT: &str = "wifi";
@@ -77,7 +77,7 @@ pub(super) fn unproven(ssid: &str, place: &str) -> String {
 ///
 /// # Errors
 ///
-/// When the word of it cannot be left or taken back.
+/// When it cannot be read what was set, or the word of it cannot be taken back; it is not waited for again then.
 pub fn watch(places: &Places, say: impl Fn(&str)) -> io::Result<()> {
     watch_at(Pace { patience: PATIENCE, interval: INTERVAL }, places, say)
 }
@@ -89,16 +89,22 @@ pub(super) fn watch_at(pace: Pace, places: &Places, say: impl Fn(&str)) -> io::R
     };
     let network = Unproven::read(&text, places)?;
     let began = Instant::now();
-    let mut supplicant = Supplicant::new(places);
-    let mut told = None;
-    while !is_joined(places) {
-        let heard = supplicant.listen(pace.interval);
-        let obstacle = if places.radios().is_empty() { Obstacle::NoRadio } else { heard };
-        if began.elapsed() >= pace.patience && told != Some(obstacle) {
+    let mut supplicant = Supplicant::new(places, &network.ssid);
+    // Each is told once, or a radio that comes and goes would have the card written again and again.
+    let mut told = Vec::new();
+    loop {
+        supplicant.listen(pace.interval);
+        if is_joined(places, &supplicant) {
+            break;
+        }
+        let obstacle = if places.radios().is_empty() { Obstacle::NoRadio } else { supplicant.obstacle };
+        if began.elapsed() >= pace.patience && !told.contains(&obstacle) {
             let word = network.word(obstacle, pace.patience);
             say(&word);
-            network.tell(places, &word)?;
-            told = Some(obstacle);
+            if let Err(error) = network.tell(places, &word) {
+                say(&format!("This could not be left on the boot partition or as a notice: {error}."));
+            }
+            told.push(obstacle);
         }
     }
     say(&format!("Wi-Fi {:?} is joined.", network.ssid));
@@ -121,28 +127,32 @@ impl Unproven {
         )
     }
 
-    /// A file there that was refused is the later matter, and what was said of it stays.
-    fn is_last_word(&self) -> bool {
-        !self.directory.join(file::NAME).exists()
+    /// A file there that was refused is the later matter, and what was said of it stays. Where nothing is kept the file
+    /// stays too, and is not refused.
+    fn is_last_word(&self, places: &Places) -> bool {
+        places.forgets() || !self.directory.join(file::NAME).exists()
     }
 
     fn tell(&self, places: &Places, word: &str) -> io::Result<()> {
-        notice::put(places, ABOUT, word)?;
-        if self.is_last_word() { file::tell(&self.directory, &format!("{word}\n")) } else { Ok(()) }
+        notices::leave(places.root(), ABOUT, word)?;
+        if self.is_last_word(places) { file::tell(&self.directory, &format!("{word}\n")) } else { Ok(()) }
     }
 
+    /// The card comes last: it may be broken, and what is joined is not to be waited for again.
     fn take_back(&self, places: &Places) -> io::Result<()> {
-        notice::take_back(places, ABOUT);
-        if self.is_last_word() {
-            file::take_back(&self.directory)?;
-        }
-        fs::remove_file(places.at(UNPROVEN))
+        fs::remove_file(places.at(UNPROVEN))?;
+        notices::take_back(places.root(), ABOUT);
+        if self.is_last_word(places) { file::take_back(&self.directory) } else { Ok(()) }
     }
 }
 
-/// The kernel's word for an interface that frames of ours pass (Documentation/networking/operstates.rst): of a wireless
-/// one, whoever joins says so when the keys are agreed.
-fn is_joined(places: &Places) -> bool {
+/// wpa_supplicant says which network it has joined. Of NetworkManager's radios it is known only that one has joined
+/// some network, by the kernel's word for an interface that frames of ours pass (Documentation/networking/
+/// operstates.rst): whoever joins says so when the keys are agreed.
+fn is_joined(places: &Places, supplicant: &Supplicant<'_>) -> bool {
+    if places.joiner() == Some(Joiner::WpaSupplicant) {
+        return supplicant.has_joined;
+    }
     let state = |radio: &String| fs::read_to_string(places.at("sys/class/net").join(radio).join("operstate"));
     places.radios().iter().any(|radio| state(radio).is_ok_and(|state| state.trim() == "up"))
 }
@@ -150,49 +160,83 @@ fn is_joined(places: &Places) -> bool {
 /// What wpa_supplicant says of its attempts, where it has a socket for that. NetworkManager's has none.
 struct Supplicant<'p> {
     places: &'p Places,
+    /// The line of its status that names the network.
+    ssid: String,
     socket: Option<UnixDatagram>,
+    /// By all that was heard.
     obstacle: Obstacle,
+    /// By the last that was heard.
+    has_joined: bool,
 }
 
 impl<'p> Supplicant<'p> {
-    fn new(places: &'p Places) -> Self {
-        Self { places, socket: None, obstacle: Obstacle::default() }
+    fn new(places: &'p Places, ssid: &str) -> Self {
+        let ssid = format!("ssid={}", escaped(ssid));
+        Self { places, ssid, socket: None, obstacle: Obstacle::default(), has_joined: false }
     }
 
-    /// Listens for so long; returns what is in the way by all that was heard.
-    fn listen(&mut self, time: Duration) -> Obstacle {
+    /// Asks how it is, and listens for so long.
+    fn listen(&mut self, time: Duration) {
         let until = Instant::now() + time;
         if self.socket.is_none() {
             self.socket = attach(&self.places.at("run/wpa_supplicant").join(self.places.radio())).ok();
         }
+        self.has_joined = false;
+        if self.socket.as_ref().is_some_and(|socket| socket.send(b"STATUS").is_err()) {
+            self.socket = None;
+        }
+        let mut is_answered = false;
         while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
             let Some(socket) = &self.socket else {
                 sleep(left);
                 continue;
             };
-            let mut event = [0; 512];
+            // A status has some 20 lines.
+            let mut message = [0; 4096];
             // A timeout of nothing would be none.
-            let received = socket.set_read_timeout(Some(left)).and_then(|()| socket.recv(&mut event));
+            let received = socket.set_read_timeout(Some(left)).and_then(|()| socket.recv(&mut message));
             match received {
-                Ok(length) => self.note(&String::from_utf8_lossy(&event[..length])),
+                Ok(length) => {
+                    is_answered = true;
+                    self.note(&String::from_utf8_lossy(&message[..length]));
+                }
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
                 Err(_) => self.socket = None,
             }
         }
-        self.obstacle
+        // One that was started anew knows nothing of whom the one before told.
+        if !is_answered {
+            self.socket = None;
+        }
     }
 
-    /// wpa_supplicant's events (its wpa_ctrl.h).
-    fn note(&mut self, event: &str) {
-        if event.contains("CTRL-EVENT-SSID-TEMP-DISABLED") && event.contains("reason=WRONG_KEY") {
+    /// wpa_supplicant's events (its wpa_ctrl.h), and its answer to `STATUS` (its ctrl_iface.c).
+    fn note(&mut self, message: &str) {
+        if message.contains("CTRL-EVENT-SSID-TEMP-DISABLED") && message.contains("reason=WRONG_KEY") {
             self.obstacle = Obstacle::WrongPassword;
-        } else if event.contains("CTRL-EVENT-NETWORK-NOT-FOUND") {
+        } else if message.contains("CTRL-EVENT-NETWORK-NOT-FOUND") {
             // It is also out of reach for the scan after it was given up for a wrong password.
             if self.obstacle == Obstacle::Unknown {
                 self.obstacle = Obstacle::NotThere;
             }
+        } else if message.lines().any(|line| line.starts_with("wpa_state=")) {
+            let has = |wanted: &str| message.lines().any(|line| line == wanted);
+            self.has_joined = has("wpa_state=COMPLETED") && has(&self.ssid);
         }
     }
+}
+
+/// As wpa_supplicant writes what others have named (its printf_encode).
+fn escaped(ssid: &str) -> String {
+    let sign = |byte| match byte {
+        b'"' => "\\\"".into(),
+        b'\\' => "\\\\".into(),
+        b'\t' => "\\t".into(),
+        0x1b => "\\e".into(),
+        b' '..=b'~' => char::from(byte).to_string(),
+        _ => format!("\\x{byte:02x}"),
+    };
+    ssid.bytes().map(sign).collect()
 }
 
 /// Asks for events. A name without a file is enough to be answered at.

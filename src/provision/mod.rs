@@ -2,8 +2,8 @@
 //!
 //! The partition is FAT, so that whoever has the card can put `peercam.toml` there with any computer. It is checked as
 //! a whole, what it says is written where the system and the service look for it, and it is removed, last of all. A
-//! power cut in between changes nothing of that: the next start finds the file and begins again. Where something is
-//! wrong, the board stays as it was and says so on the console, in `peercam-error.txt` beside the file, and as a
+//! power cut in between changes nothing of that: the next start finds the file and begins again. Where the board keeps
+//! nothing, since its data partition cannot be used, the file stays and is used at each start. Where something is wrong, the board stays as it was and says so on the console, in `peercam-error.txt` beside the file, and as a
 //! notice that the service shows.
 //!
 //! What the file looks like is in `docs/protocol.md`. [`joining`] tells whether the network in it can be had.
@@ -12,7 +12,6 @@ mod changes;
 mod effects;
 mod file;
 pub mod joining;
-mod notice;
 mod places;
 mod plan;
 #[cfg(test)]
@@ -25,6 +24,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::config::Mistake;
+use crate::notices;
 use file::Found;
 use plan::Plan;
 use wanted::Wanted;
@@ -37,6 +37,10 @@ pub const EXAMPLE: &str = include_str!("../../image/boot/peercam.toml.example");
 
 /// What notices of this are filed under.
 const ABOUT: &str = "provisioning";
+
+/// Why a file that was used is still there.
+const STAYS: &str = "peercam.toml stays on the boot partition with the passwords in it, since the board keeps nothing \
+                     beyond this start: each start sets it up again.";
 
 /// What became of it. Displayed, it is for whoever stands before the board's screen.
 #[derive(Debug)]
@@ -51,7 +55,7 @@ pub enum Outcome {
         set: Vec<String>,
         /// Where the page is, if it is open to the network.
         address: Option<String>,
-        /// What could not be done at once, for the log.
+        /// What could not be done, at once or for good.
         left: Vec<String>,
     },
     /// Nothing of it holds, or not all.
@@ -108,15 +112,12 @@ impl fmt::Display for Outcome {
 pub fn provision(places: &Places) -> Outcome {
     let Some(found) = Found::on(places) else { return Outcome::NothingToDo };
     match apply(&found, places) {
-        Ok(outcome) => {
-            notice::take_back(places, ABOUT);
-            outcome
-        }
+        Ok(outcome) => outcome,
         Err(mut refusal) => {
             let text = refusal.to_string();
             for (what, told) in [
                 ("peercam-error.txt", found.refuse(&text)),
-                ("a notice on the page", notice::put(places, ABOUT, &text)),
+                ("a notice on the page", notices::leave(places.root(), ABOUT, &text)),
             ] {
                 if let Err(error) = told {
                     refusal.reasons.push_str(&format!("\n(this could not be left as {what}: {error})"));
@@ -128,19 +129,31 @@ pub fn provision(places: &Places) -> Outcome {
 }
 
 fn apply(found: &Found, places: &Places) -> Result<Outcome, Refusal> {
-    let text = found.read().map_err(Refusal::of_mistakes)?;
+    let text = found.read()?;
     let wanted = Wanted::read(&text, places).map_err(|mistakes| Refusal::of_mistakes(listed(&mistakes)))?;
-    let plan = Plan::make(found, &text, &wanted, places).map_err(Refusal::of_mistakes)?;
+    let plan = Plan::make(found, &text, &wanted, places)?;
     changes::make(&plan.changes).map_err(|failure| Refusal::of_board(failure.to_string()))?;
-    let left = effects::bring_about(&wanted, places);
-    found.remove().map_err(|error| {
-        Refusal::of_board(format!(
-            "all of it holds, but the file cannot be removed ({error}), so it would be set again"
-        ))
+    let mut left = effects::bring_about(&wanted, places);
+    let stays = places.forgets().then(|| STAYS.to_owned());
+    let ended = if stays.is_some() { found.keep() } else { found.remove() };
+    ended.map_err(|error| {
+        let what = "all of it holds, but the boot partition cannot be written";
+        Refusal::of_board(format!("{what} ({error}), so it would be set again"))
     })?;
+    left.extend(note(plan.loss.into_iter().chain(stays).collect(), places));
     let name = wanted.name.clone().unwrap_or_else(|| plan.config.device_id());
     let address = effects::address(&name, plan.config.web.listen);
     Ok(Outcome::Applied { file: found.path(), set: wanted.in_words(), address, left })
+}
+
+/// Leaves word for the page of what an operator should know, and gives it back for the log.
+fn note(words: Vec<String>, places: &Places) -> Vec<String> {
+    if words.is_empty() {
+        notices::take_back(places.root(), ABOUT);
+        return words;
+    }
+    let left = notices::leave(places.root(), ABOUT, &words.join("\n"));
+    words.into_iter().chain(left.err().map(|error| format!("this could not be left as a notice: {error}"))).collect()
 }
 
 fn listed(mistakes: &[Mistake]) -> String {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use toml_edit::{DocumentMut, Item, Table, value};
 
+use super::Refusal;
 use super::changes::Change;
 use super::file::Found;
 use super::joining;
@@ -18,11 +19,17 @@ use crate::durable::Readers;
 
 /// [`crate::config::USUAL_FILE`], below any root.
 const CONFIGURATION: &str = "etc/peercam/peercam.toml";
+/// One that could not be used.
+const SET_ASIDE: &str = "etc/peercam/peercam.toml.bad";
+/// What packages and images ship, by which the page is open to the network.
+const SHIPPED: &str = include_str!("../../packaging/peercam.toml");
 /// systemd.exec(5), LoadCredential=: where the service's unit finds them.
 const SECRET: &str = "etc/credstore/peercam-secret";
 const MQTT_PASSWORD: &str = "etc/credstore/peercam-mqtt-password";
 /// The network that was set and has not been joined yet; see [`super::joining`].
 pub(super) const UNPROVEN: &str = "etc/peercam/wifi-to-join";
+/// Has udev leave the kernel's name to a radio.
+const LINK: &str = "etc/systemd/network/70-peercam-wifi.link";
 
 /// What hosts(5) has where nobody has written one.
 const USUAL_HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
@@ -36,6 +43,14 @@ pub(super) struct Plan {
     pub changes: Vec<Change>,
     /// What the service will begin with.
     pub config: Config,
+    /// What is lost by them, in a sentence.
+    pub loss: Option<String>,
+}
+
+/// The board's configuration as it is to be.
+struct Edited {
+    text: String,
+    config: Config,
 }
 
 impl Plan {
@@ -43,11 +58,9 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// What is in the way, in sentences.
-    pub fn make(found: &Found, text: &str, wanted: &Wanted, places: &Places) -> Result<Self, String> {
-        let mut changes = Vec::new();
-        let (edited, config) = configuration(text, wanted, places)?;
-        changes.extend(edited);
+    /// When the board's own files cannot be read.
+    pub fn make(found: &Found, text: &str, wanted: &Wanted, places: &Places) -> Result<Self, Refusal> {
+        let (mut changes, config, loss) = configuration(text, wanted, places)?;
         if let Some(password) = &wanted.password {
             changes.push(secret(places.at(SECRET), password.reveal()));
         }
@@ -70,7 +83,7 @@ impl Plan {
         if let Some(name) = &wanted.name {
             changes.extend(host_name(name, places)?);
         }
-        Ok(Self { changes, config })
+        Ok(Self { changes, config, loss })
     }
 }
 
@@ -82,23 +95,57 @@ fn secret(file: PathBuf, content: &str) -> Change {
     Change::Write { file, content: format!("{content}\n").into(), readers: Readers::Owner }
 }
 
-fn read(file: &Path) -> Result<Option<String>, String> {
-    match fs::read_to_string(file) {
-        Ok(text) => Ok(Some(text)),
+fn read(file: &Path) -> Result<Option<Vec<u8>>, Refusal> {
+    match fs::read(file) {
+        Ok(content) => Ok(Some(content)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(format!("{} on the board cannot be read: {error}", file.display())),
+        Err(error) => Err(Refusal::of_board(format!("{} on the board cannot be read: {error}", file.display()))),
     }
 }
 
-/// The board's configuration with the file's tables in place of its own.
-fn configuration(text: &str, wanted: &Wanted, places: &Places) -> Result<(Option<Change>, Config), String> {
+/// The board's configuration with the file's tables in place of its own. One that is broken is set aside, and what was
+/// shipped takes its place: nobody can log in and mend it.
+fn configuration(
+    text: &str,
+    wanted: &Wanted,
+    places: &Places,
+) -> Result<(Vec<Change>, Config, Option<String>), Refusal> {
     let file = places.at(CONFIGURATION);
     let before = read(&file)?.unwrap_or_default();
-    // Not toml_edit's words: they show the line, which may hold a secret.
-    let broken =
-        |_| format!("{} on the board is not TOML, so nothing can be put into it; mend it first", file.display());
-    let mut document: DocumentMut = before.parse().map_err(broken)?;
-    let given: DocumentMut = text.parse().map_err(|_| "the file is not TOML".to_owned())?;
+    let edited = match str::from_utf8(&before) {
+        Ok(before) => edit(before, text, wanted),
+        Err(_) => Err("It is not UTF-8.".into()),
+    };
+    match edited {
+        Ok(Edited { text, config }) => {
+            let change = (text.as_bytes() != before).then(|| configured(file, text));
+            Ok((change.into_iter().collect(), config, None))
+        }
+        Err(fault) => {
+            // The file's own tables were read without a mistake, and so was what is shipped.
+            let Edited { text, config } = edit(SHIPPED, text, wanted).map_err(Refusal::of_mistakes)?;
+            let aside = places.at(SET_ASIDE);
+            let loss = format!(
+                "{} on the board was broken and a new one begun; the old one is {}. {fault}",
+                file.display(),
+                aside.display()
+            );
+            // It may have secrets.
+            let kept = Change::Write { file: aside, content: before, readers: Readers::Owner };
+            Ok((vec![kept, configured(file, text)], config, Some(loss)))
+        }
+    }
+}
+
+fn configured(file: PathBuf, text: String) -> Change {
+    Change::Write { file, content: text.into(), readers: Readers::AsBefore }
+}
+
+/// Puts the tables of the file, which has the text `given`, into a configuration. What is wrong with that, if anything,
+/// is in sentences which quote nothing: it may be a secret.
+fn edit(before: &str, given: &str, wanted: &Wanted) -> Result<Edited, String> {
+    let mut document: DocumentMut = before.parse().map_err(|_| "It is not TOML.".to_owned())?;
+    let given: DocumentMut = given.parse().map_err(|_| "The file is not TOML.".to_owned())?;
     for (name, item) in wanted.tables.iter().filter_map(|name| given.get_key_value(name)) {
         replace(&mut document, name, item.clone());
     }
@@ -116,12 +163,12 @@ fn configuration(text: &str, wanted: &Wanted, places: &Places) -> Result<(Option
             device.insert("id", value(name));
         }
     }
-    let after = document.to_string();
-    let config = Config::parse(&after).map_err(|mistakes| {
+    let text = document.to_string();
+    let config = Config::parse(&text).map_err(|mistakes| {
         let lines: Vec<String> = mistakes.iter().map(|mistake| format!("\n  {mistake}")).collect();
-        format!("with this, {} on the board would have mistakes:{}", file.display(), lines.concat())
+        format!("It had mistakes:{}", lines.concat())
     })?;
-    Ok(((after != before).then(|| public(file, after)), config))
+    Ok(Edited { text, config })
 }
 
 /// A table keeps its place among the others, and the comment above it.
@@ -164,9 +211,10 @@ fn time_zone(zone: &str, places: &Places) -> Vec<Change> {
     changes
 }
 
-fn host_name(name: &str, places: &Places) -> Result<Vec<Change>, String> {
+fn host_name(name: &str, places: &Places) -> Result<Vec<Change>, Refusal> {
     let hosts = places.at("etc/hosts");
     let before = read(&hosts)?.unwrap_or_else(|| USUAL_HOSTS.into());
+    let before = String::from_utf8_lossy(&before);
     let is_own = |line: &&str| line.split_whitespace().next() == Some(OWN_ADDRESS);
     let others: String = before.lines().filter(|line| !is_own(line)).map(|line| format!("{line}\n")).collect();
     Ok(vec![
@@ -216,10 +264,25 @@ fn by_supplicant(wifi: &Wifi, places: &Places) -> Vec<Change> {
     let wants = format!("etc/systemd/system/multi-user.target.wants/wpa_supplicant@{radio}.service");
     vec![
         Change::Write { file, content: wifi.supplicant().into(), readers: Readers::Owner },
+        // A name that udev or somebody else has given is the same at each start, unless ours keeps it from it.
+        match places.has_kernels_name() {
+            true => public(places.at(LINK), KERNELS_NAME),
+            false => Change::Remove { file: places.at(LINK) },
+        },
         public(places.at("etc/systemd/network/70-peercam-wifi.network"), NETWORK),
         Change::Link { link: places.at(&wants), target: Path::new("/").join(home).join("wpa_supplicant@.service") },
     ]
 }
+
+/// systemd.link(5): udev gives a radio that appears, or that it finds at a start, no other name.
+const KERNELS_NAME: &str = "\
+# Written by peercam from its provisioning file: the settings of wpa_supplicant are filed under this name.
+[Match]
+Type=wlan
+
+[Link]
+NamePolicy=keep
+";
 
 /// systemd.network(5).
 const NETWORK: &str = "\

@@ -41,6 +41,8 @@ impl Wanted {
         let (config, mut wanted) =
             Config::parse_beside(text, &others, |reader, root| Self::read_own(reader, root, places))?;
         wanted.mqtt_password = config.mqtt.password;
+        // The same by another name, and kept in the same place.
+        wanted.password = wanted.password.or(config.web.secret);
         Ok(wanted)
     }
 

@@ -9,6 +9,10 @@ use super::places::Places;
 /// `Europe/Berln` is 0.92 like `Europe/Berlin`, `Berlin` 0.46.
 const LIKELY_SLIP: f64 = 0.7;
 
+/// Bytes of a name beyond which nothing like it is looked for: the longest zone has 32, and the search takes as long as
+/// both names are long.
+const LONGEST_SLIP: usize = 64;
+
 /// Where tzdata has them (zoneinfo(5), tzfile(5)).
 pub(super) const ZONES: &str = "usr/share/zoneinfo";
 
@@ -69,6 +73,9 @@ fn collect(directory: &Path, prefix: &str, known: &mut Vec<String>) {
 
 /// Somebody who writes a city only, or in small letters, means the zone of that city.
 fn nearest<'k>(zone: &str, known: &'k [String]) -> Option<&'k str> {
+    if zone.len() > LONGEST_SLIP {
+        return None;
+    }
     let wanted = zone.to_ascii_lowercase().replace(' ', "_");
     let likeness = |known: &str| {
         let known = known.to_ascii_lowercase();

@@ -14,7 +14,7 @@ use crate::config;
 const REMAINS: &str =
     "find / /run -xdev -name '*peercam*' -not -path '/packages/*' -not -path '/run/systemd/generator.early/*'";
 /// Belongs to the board and not to the package: its Wi-Fi, which was set up at the first boot.
-const STAYS: &str = "/etc/systemd/network/70-peercam-wifi.network";
+const STAYS: [&str; 2] = ["/etc/systemd/network/70-peercam-wifi.link", "/etc/systemd/network/70-peercam-wifi.network"];
 
 pub async fn the_package_is_installed_upgraded_and_purged_while_the_board_runs(board: &mut Board) -> Result<()> {
     // As on a board that has never had it, but for the files that dpkg is about to write.
@@ -65,7 +65,9 @@ async fn upgrading_keeps_the_configuration_and_restarts_the_service(board: &mut 
 async fn purging_leaves_nothing_but_the_boards_network(board: &mut Board) -> Result<()> {
     board.must("dpkg --purge peercam").await?;
     let left = board.must(REMAINS).await?;
-    ensure!(left.trim() == STAYS, "{left}");
+    let mut left: Vec<_> = left.lines().collect();
+    left.sort_unstable();
+    ensure!(left == STAYS, "{left:?}");
     let units = board.must("systemctl list-units --all --state=loaded --plain --no-legend 'peercam*'").await?;
     ensure!(units.is_empty(), "{units}");
     Ok(())

@@ -79,12 +79,12 @@ impl Card {
         &self.file
     }
 
-    /// Puts a file on the boot partition, as a person does with the card in a reader.
+    /// Puts a file on the boot partition, in place of one of that name, as a person does with the card in a reader.
     pub fn put(&self, name: &str, content: &[u8]) -> Result<()> {
         let fat = self.take_out(self.boot)?;
         let source = self.file.with_extension("put");
         std::fs::write(&source, content)?;
-        must(Command::new("mcopy").arg("-i").arg(&fat).arg(&source).arg(format!("::{name}")))?;
+        must(Command::new("mcopy").arg("-o").arg("-i").arg(&fat).arg(&source).arg(format!("::{name}")))?;
         let image = self.boot.within(&self.file);
         must(
             Command::new("qemu-img").args(["convert", "-n", "-f", "raw", "--target-image-opts"]).arg(&fat).arg(image),

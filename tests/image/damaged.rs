@@ -1,4 +1,5 @@
 //! A board that has nothing to rely on: its data partition is destroyed, and the file on its boot partition is none.
+//! Then it is given a good one, which is all that it has at each start.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -9,6 +10,9 @@ use crate::place::{Board, Place};
 use crate::visitor::Visitor;
 
 const BOARD: Board = Board { name: "damaged", mac: "52:54:00:77:00:03", clock: "utc" };
+/// What the good file gives it.
+const NAME: &str = "back-door";
+const SECRET: &str = "battery horse correct";
 
 /// The tests, in order.
 pub async fn run(place: &mut Place) -> Result<()> {
@@ -24,7 +28,21 @@ pub async fn run(place: &mut Place) -> Result<()> {
     test!(machine, a_file_that_is_no_text_at_the_first_start_leaves_the_board_reachable(&mut machine, &visitor));
     machine.must("sync").await?;
     machine.cut().await?;
-    the_mistake_can_be_read_with_the_card_in_a_computer(&card)
+    the_mistake_can_be_read_with_the_card_in_a_computer(&card)?;
+    card.put("peercam.toml", format!("name = \"{NAME}\"\npassword = \"{SECRET}\"\n").as_bytes())?;
+    for _ in 0..2 {
+        let mut machine = place.power_on(&card, &BOARD).await?;
+        let visitor = place.visitor(&BOARD, SECRET).await?;
+        machine.wait_until_up().await?;
+        test!(
+            machine,
+            a_good_file_sets_up_a_board_that_keeps_nothing_and_stays_for_the_next_start(&mut machine, &visitor)
+        );
+        machine.must("sync").await?;
+        machine.cut().await?;
+    }
+    ensure!(card.get("peercam-error.txt")?.is_none(), "what was said of the file before is still on the card");
+    Ok(())
 }
 
 async fn without_a_data_partition_the_board_works_and_says_what_is_lost(
@@ -47,6 +65,21 @@ async fn a_file_that_is_no_text_at_the_first_start_leaves_the_board_reachable(
     let notice = visitor.notice("provisioning").await?.context("there is no notice")?;
     ensure!(notice.contains("text"), "{notice}");
     ensure!(machine.console()?.contains("not text"), "the console says nothing of it");
+    Ok(())
+}
+
+async fn a_good_file_sets_up_a_board_that_keeps_nothing_and_stays_for_the_next_start(
+    machine: &mut Machine,
+    visitor: &Visitor,
+) -> Result<()> {
+    visitor.picture().await?;
+    ensure!(visitor.status().await?["device"] == NAME, "the name");
+    machine.must("test -e /run/peercam-forgets && test -e /boot/firmware/peercam.toml").await?;
+    let notice = visitor.notice("provisioning").await?.context("there is no notice")?;
+    ensure!(notice.contains("each start sets it up again"), "{notice}");
+    ensure!(machine.console()?.contains(&notice), "the console does not say: {notice}");
+    let unit = machine.must("systemctl is-active peercam-provision").await?;
+    ensure!(unit.trim() == "active", "{unit}");
     Ok(())
 }
 

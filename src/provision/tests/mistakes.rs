@@ -1,5 +1,12 @@
 //! Files that are wrong: named with what, where and what is allowed; nothing is changed, nothing secret is told.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use rustix::fs::StatVfsMountFlags;
+use rustix::mount::MountFlags;
+
+use super::super::file::flags;
 use super::super::wanted::Wanted;
 use super::super::{Outcome, provision};
 use super::{Board, FULL};
@@ -7,11 +14,11 @@ use super::{Board, FULL};
 /// Refuses the file, and gives what is said of it everywhere.
 fn refusal(file: impl AsRef<[u8]>) -> String {
     let board = Board::new();
-    let before = board.etc();
+    let before = board.kept();
     let outcome = board.start_with(file);
     let Outcome::Refused { refusal, .. } = outcome else { panic!("{outcome}") };
     let reasons = refusal.reasons;
-    assert_eq!(board.etc(), before, "{reasons}");
+    assert_eq!(board.kept(), before, "{reasons}");
     assert!(board.at("boot/firmware/peercam.toml").exists());
     let written = board.text("boot/firmware/peercam-error.txt").replace("\r\n", "\n");
     assert!(written.starts_with("peercam.toml was not used") && written.contains(&reasons), "{written}");
@@ -122,7 +129,7 @@ fn wireless_networks_are_checked_as_far_as_that_goes_without_a_radio() {
     refused("[wifi]\nssid = \"home\"\ncountry = \"UK\"", &["`wifi.country`", "\"GB\""]);
     refused("wifi = \"home\"", &["`wifi` is a table"]);
     let board = Board::new();
-    std::fs::remove_file(board.at("usr/lib/systemd/system/wpa_supplicant@.service")).unwrap();
+    fs::remove_file(board.at("usr/lib/systemd/system/wpa_supplicant@.service")).unwrap();
     let said = board.start_with(wifi("")).to_string();
     assert!(said.contains("neither NetworkManager nor wpa_supplicant"), "{said}");
 }
@@ -194,18 +201,51 @@ fn nothing_secret_is_told_however_a_file_is_broken() {
 }
 
 #[test]
-fn a_board_whose_own_configuration_is_broken_says_so_and_does_not_show_it() {
-    for (own, expected) in [
-        ("[web\nsecret = \"hunter2222\"", "is not TOML"),
-        ("[web]\nsecret = 2222222222\n[[camera]]\nbitrate = 0", "would have mistakes:\n  line 2"),
+fn a_boards_own_configuration_that_is_broken_is_set_aside_and_one_begun_as_it_was_shipped() {
+    for (own, fault) in [
+        (b"[web\nsecret = \"hunter2222\"".as_slice(), "It is not TOML."),
+        (b"[web]\nsecret = 2222222222\n[[camera]]\nbitrate = 0", "It had mistakes:\n  line 2"),
+        (b"[device]\nid = \"hunter2222\xff\"", "It is not UTF-8."),
     ] {
         let board = Board::new();
         board.put("etc/peercam/peercam.toml", own);
-        let said = board.start_with("name = \"attic\"").to_string();
-        assert!(said.contains(expected) && !said.contains("2222"), "{said}");
-        assert_eq!(board.text("etc/peercam/peercam.toml"), own);
+        let outcome = board.start_with("name = \"attic\"");
+        let said = outcome.to_string();
+        let Outcome::Applied { address, .. } = outcome else { panic!("{said}") };
+        assert_eq!(address.as_deref(), Some("http://attic.local:8080"));
+        for told in [&said, &board.text("run/peercam-notices/provisioning")] {
+            assert!(told.contains(fault) && told.contains("the old one is") && !told.contains("2222"), "{told}");
+        }
+        let aside = board.at("etc/peercam/peercam.toml.bad");
+        assert_eq!(fs::read(&aside).unwrap(), own);
+        assert_eq!(fs::metadata(&aside).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(!board.at("boot/firmware/peercam.toml").exists());
+    }
+    // A file that brings all that was broken mends it, and nothing is lost.
+    let board = Board::new();
+    board.put("etc/peercam/peercam.toml", "[web]\nlisten = 5\n");
+    board.start_with("[web]\nlisten = \"[::]:80\"\n");
+    assert!(!board.at("etc/peercam/peercam.toml.bad").exists());
+}
+
+#[test]
+fn what_the_board_cannot_read_is_not_held_against_the_file() {
+    for file in ["etc/peercam/peercam.toml", "boot/firmware/peercam.toml"] {
+        let board = Board::new();
+        board.put("boot/firmware/peercam.toml", FULL);
+        // As a broken disk, it is there and cannot be read.
+        fs::remove_file(board.at(file)).unwrap();
+        fs::create_dir(board.at(file)).unwrap();
+        let said = provision(&board.places()).to_string();
+        assert!(said.contains("The next start of the board tries again") && said.contains("cannot be read"), "{said}");
         assert_eq!(board.text("etc/hostname"), "debian\n");
     }
+}
+
+#[test]
+fn a_remount_takes_nothing_off_a_mount_but_what_it_is_for() {
+    let mounted = StatVfsMountFlags::RDONLY | StatVfsMountFlags::NOSUID | StatVfsMountFlags::RELATIME;
+    assert_eq!(flags(mounted), MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::RELATIME);
 }
 
 #[test]
@@ -213,9 +253,9 @@ fn the_same_refusal_is_not_written_again_at_each_start() {
     let board = Board::new();
     board.start_with("nmae = \"a\"");
     let file = board.at("boot/firmware/peercam-error.txt");
-    let written = std::fs::metadata(&file).unwrap().modified().unwrap();
+    let written = fs::metadata(&file).unwrap().modified().unwrap();
     provision(&board.places());
-    assert_eq!(std::fs::metadata(&file).unwrap().modified().unwrap(), written);
+    assert_eq!(fs::metadata(&file).unwrap().modified().unwrap(), written);
     board.start_with("nme = \"a\"");
     assert!(board.text("boot/firmware/peercam-error.txt").contains("`nme`"));
 }

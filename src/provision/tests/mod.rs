@@ -56,6 +56,9 @@ impl Board {
     fn raspberry() -> Self {
         let board = Self::new();
         board.put("usr/lib/systemd/system/NetworkManager.service", "");
+        let wants = board.at("etc/systemd/system/multi-user.target.wants");
+        fs::create_dir_all(&wants).unwrap();
+        symlink("/usr/lib/systemd/system/NetworkManager.service", wants.join("NetworkManager.service")).unwrap();
         board.put("var/lib/NetworkManager/NetworkManager.state", "[main]\nWirelessEnabled=false\n");
         board.put("var/lib/systemd/rfkill/platform-fe300000.mmcnr:wlan", "1\n");
         board.put("var/lib/systemd/rfkill/platform-soc:bluetooth", "1\n");
@@ -87,10 +90,12 @@ impl Board {
         provision(&self.places())
     }
 
-    /// All files below `/etc` with their contents and rights, and links with where they lead.
-    fn etc(&self) -> Vec<(String, String)> {
+    /// All files where something may be set, with their contents and rights, and links with where they lead.
+    fn kept(&self) -> Vec<(String, String)> {
         let mut found = Vec::new();
-        gather(&self.at("etc"), &mut found);
+        for place in ["etc", "var"].map(|place| self.at(place)).iter().filter(|place| place.exists()) {
+            gather(place, &mut found);
+        }
         found.sort();
         found
     }
