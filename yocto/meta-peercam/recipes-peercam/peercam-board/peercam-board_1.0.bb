@@ -20,6 +20,7 @@ SRC_URI = "\
     file://image/files/usr/lib/systemd/network/80-wired.network \
     file://image/files/usr/lib/systemd/network/80-wireless.network \
     file://image/files/usr/lib/systemd/resolved.conf.d/peercam.conf \
+    file://image/files/usr/lib/systemd/system/peercam-secret.service \
     file://image/files/usr/lib/systemd/system.conf.d/watchdog.conf \
     file://console.conf \
     file://peercam-grow-data \
@@ -53,6 +54,7 @@ do_install() {
 
     install -D -m 0644 ${S}/console.conf ${D}${systemd_system_unitdir}/peercam.service.d/console.conf
     install -m 0644 ${S}/peercam-grow-data.service ${S}/var-lib-private.mount ${D}${systemd_system_unitdir}
+    install -m 0644 ${shared}/systemd/system/peercam-secret.service ${D}${systemd_system_unitdir}
     install -D -m 0755 ${S}/peercam-grow-data ${D}${libexecdir}/peercam-grow-data
 
     # Nobody logs in: there is no user, and root has no password.
