@@ -97,7 +97,7 @@ impl Notices {
         all.left.iter().cloned().chain(told).collect()
     }
 
-    /// Changes with each change of them.
+    /// Changes with each change of them from now on; what there is already is for [`list`](Self::list) to say.
     pub fn changes(&self) -> watch::Receiver<impl Send + Sync + use<>> {
         self.all.subscribe()
     }

@@ -10,7 +10,8 @@ export class Notices {
   /** There from the start, since a screen reader reads out only what comes into a place that it knows. */
   element = document.createElement('section');
   #read = new Set();
-  #shown = '';
+  /** What is shown. */
+  #unread = [];
 
   constructor() {
     this.element.className = 'notices';
@@ -26,10 +27,9 @@ export class Notices {
   /** @param {{about: string, text: string}[]} notices  All that hold now. */
   show(notices) {
     const unread = notices.filter((notice) => !this.#read.has(key(notice)));
-    const now = JSON.stringify(unread);
-    // Written only when it is news, since a screen reader reads it out each time.
-    if (now === this.#shown) return;
-    this.#shown = now;
+    // Written only when it is news, since a screen reader reads it out each time, and the focus would be lost.
+    if (JSON.stringify(unread) === JSON.stringify(this.#unread)) return;
+    this.#unread = unread;
     this.element.replaceChildren(...unread.map(line));
   }
 
@@ -42,7 +42,7 @@ export class Notices {
     } catch {}
     const next = read.nextElementSibling ?? read.previousElementSibling;
     read.remove();
-    this.#shown = '';
+    this.#unread = this.#unread.filter((notice) => key(notice) !== read.dataset.key);
     // The focus does not fall out of the page with its button.
     (next?.querySelector('button') ?? document.querySelector('peercam-viewer')).focus();
   }

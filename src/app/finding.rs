@@ -1,5 +1,7 @@
 //! How people find the board: the link to its page, its name on the network, and what the console says of the secret.
 
+use std::io;
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use tokio::sync::watch;
@@ -29,6 +31,11 @@ impl Place {
         let address = config.web.listen;
         let is_announced = config.mdns.enabled && !address.ip().is_loopback();
         Self { address, name: is_announced.then(|| mdns::host_name(&config.device_id())) }
+    }
+
+    /// The same, under the name that it got, if it got one.
+    pub fn under(self, name: Option<&str>) -> Self {
+        Self { name: name.map(str::to_owned).or(self.name), ..self }
     }
 
     /// What to open in a browser on this machine or, where the page is there for the network, on another one.
@@ -111,21 +118,25 @@ fn name_found(name: &Name, address: SocketAddr, notices: &Notices) {
     systemd::status(&format!("serving at {link}"));
 }
 
-/// Tells the operator about the secret. On the console and not in the log, which is often sent elsewhere.
+/// Tells the operator about the secret: on standard output, since the log, which is on the other one, is often sent
+/// elsewhere.
 pub fn show(config: &Config, origin: &SecretOrigin) {
     match (origin, &config.web.secret) {
         (SecretOrigin::Made(file), Some(secret)) => {
             let place = Place::of(config);
             let or = place.link_by_address().filter(|link| *link != place.link());
             let or = or.map(|link| format!(" or {link}")).unwrap_or_default();
-            eprintln!(
+            let shown = format!(
                 "\nThis camera can be reached from the network, so it has a secret now:\n\n    {}\n\n\
                  The page asks for it: open {}{or}\n\
-                 It is shown this once, and kept in {}.\n",
+                 It is shown this once, and kept in {}.\n\n",
                 secret.reveal(),
                 place.link(),
                 file.display()
             );
+            // Nobody may be there to see it; it is kept all the same.
+            io::stdout().write_all(shown.as_bytes()).ok();
+            tracing::info!(file = %file.display(), "a secret was made");
         }
         (SecretOrigin::Kept(file), _) => tracing::info!(file = %file.display(), "the secret is the one made earlier"),
         (SecretOrigin::Made(_) | SecretOrigin::Configured | SecretOrigin::Credential | SecretOrigin::NotNeeded, _) => {}

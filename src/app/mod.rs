@@ -206,7 +206,7 @@ async fn serve(mut config: Config, places: &Places, management: Management, grou
 
     let broker = Broker::open(&config.mqtt, &config.device_id(), &groups.broker);
     let upkeep = management.upkeep.clone();
-    let said = Said { notices, local_name };
+    let said = Said { notices, local_name: local_name.clone() };
     let (reception, control) = open(&config, places, broker.clone(), said, management, groups)?;
     front.serve(control.clone(), reception);
     let alive = control.clone();
@@ -219,7 +219,9 @@ async fn serve(mut config: Config, places: &Places, management: Management, grou
     });
     control::report_back(&upkeep, broker, &groups.front);
     systemd::ready();
-    let link = place.link();
+    // Held until this is said, so that it does not come after what is said of another name.
+    let name = local_name.borrow();
+    let link = place.under(name.as_deref()).link();
     systemd::status(&format!("serving at {link}"));
     tracing::info!(link, device = config.device_id(), took_ms = begun.elapsed().as_millis() as u64, "serving");
     Ok(())

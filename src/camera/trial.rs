@@ -44,8 +44,11 @@ pub(super) fn choose(name: &str, work: &Work) -> Result<&'static Kind, Error> {
     Err(Error::NoEncoder { tried: tried.join("; ") })
 }
 
+/// What is tried: an encoder with a size, and a rate by its bits.
+type Trial = (&'static str, u32, u32, u64);
+
 /// One thing that was found out.
-type Finding = ((&'static str, u32, u32, u64), Result<Duration, String>);
+type Finding = (Trial, Result<Duration, String>);
 
 /// All that was found out so far.
 fn findings() -> MutexGuard<'static, Vec<Finding>> {
@@ -72,22 +75,30 @@ pub(super) fn verdict(kind: &'static Kind, work: &Work) -> Result<Duration, Stri
     }
     let begun = Instant::now();
     let found = encode(kind, *work).map(|()| begun.elapsed()).map_err(|error| format!("{} failed: {error}", kind.name));
+    static FAILING: Mutex<Vec<Trial>> = Mutex::new(Vec::new());
+    let is_news = is_news(&mut FAILING.lock().unwrap_or_else(PoisonError::into_inner), key, found.is_ok());
     match &found {
         Ok(took) => tracing::debug!(encoder = kind.name, took_ms = took.as_millis() as u64, "encoder works"),
-        Err(why) => warn_once(kind, why),
+        Err(why) if is_news => {
+            let (size, fps) = (work.resolution, work.fps);
+            tracing::warn!(encoder = kind.name, %size, fps, %why, "encoder does not work");
+        }
+        Err(_) => {}
     }
     findings.push((key, found.clone()));
     found
 }
 
-/// Where nothing works, all is tried again and again, and fails for the same reasons.
-fn warn_once(kind: &Kind, why: &str) {
-    static WARNED: Mutex<Vec<String>> = Mutex::new(Vec::new());
-    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
-    if !warned.iter().any(|known| known == why) {
-        tracing::warn!(encoder = kind.name, %why, "encoder does not work");
-        warned.push(why.to_owned());
+/// Whether a trial ended otherwise than the last one: where nothing works, all is tried again and again, and fails for
+/// the same reasons. `failing` is what failed last.
+fn is_news(failing: &mut Vec<Trial>, trial: Trial, works: bool) -> bool {
+    let known = failing.iter().position(|known| *known == trial);
+    match known {
+        Some(at) if works => drop(failing.swap_remove(at)),
+        None if !works => failing.push(trial),
+        _ => return false,
     }
+    true
 }
 
 fn encode(kind: &'static Kind, work: Work) -> Result<(), Error> {
@@ -145,6 +156,19 @@ fn feed_and_count(
 mod tests {
     use super::*;
     use crate::media::{Bitrate, Resolution};
+
+    #[test]
+    fn a_failure_is_news_for_each_size_and_rate_once_and_again_after_it_worked() {
+        let trial = |width, fps: f64| ("x264enc", width, 66, fps.to_bits());
+        let mut failing = Vec::new();
+        let mut is_news = |trial, works| is_news(&mut failing, trial, works);
+        assert!(is_news(trial(66, 30.0), false));
+        assert!(!is_news(trial(66, 30.0), false));
+        assert!(is_news(trial(68, 30.0), false), "another size");
+        assert!(is_news(trial(66, 15.0), false), "another rate");
+        assert!(is_news(trial(66, 30.0), true));
+        assert!(is_news(trial(66, 30.0), false), "it worked in between");
+    }
 
     #[test]
     fn where_nothing_worked_it_is_tried_anew_and_what_worked_is_remembered() {

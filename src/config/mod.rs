@@ -337,7 +337,7 @@ impl DeviceConfig {
     fn check(&self) -> Faults {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         match &self.id {
-            // 64: it becomes part of topics and host names, whose labels end at 63 to 64 characters.
+            // 64: it becomes part of topics and of file names. Where it becomes a host's name, which is shorter, it is cut.
             Some(id) if id.is_empty() || id.len() > 64 || !id.chars().all(is_plain) => {
                 vec![("id", "is not 1 to 64 letters, digits, `-` or `_` (without accents)".into())]
             }

@@ -6,15 +6,15 @@
 mod names;
 
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
 use std::time::Duration;
 
-use mdns_sd::{DaemonEvent, IfKind, IfPredicate, RRType, Receiver, ServiceDaemon, ServiceInfo};
+use mdns_sd::{DaemonEvent, IfKind, IfPredicate, Metrics, RRType, Receiver, ServiceDaemon, ServiceInfo};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::tasks::Group;
+use names::service_name;
 pub use names::{Name, host_name};
 
 /// The page, as browsers of services look for it (RFC 6763, section 4.1.2).
@@ -32,6 +32,16 @@ const ANNOUNCED: Duration = Duration::from_secs(20);
 
 /// How long goodbye may take: it is one packet for each network, which nobody acknowledges.
 const GOODBYE: Duration = Duration::from_millis(300);
+
+/// How often is looked at what the responder keeps. What a network of 100 Mbit/s can fill in this time is for the unit's
+/// `MemoryMax=` to bear.
+const COUNTED: Duration = Duration::from_secs(LOOK_S as u64);
+
+/// How many records of other devices are kept at most. It keeps what anybody sends, for as long as the sender says, and
+/// has no limit of its own. A home with a hundred devices has about 200; these take 2.5 MB.
+const MOST_RECORDS: i64 = 4000;
+/// So many of its timers take the memory of a record. Each repetition of a record makes two.
+const TIMERS_A_RECORD: i64 = 40;
 
 /// The `[mdns]` table.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -81,7 +91,7 @@ impl Announcement {
             }
         };
         let (told, name) = watch::channel(None);
-        let presence = Presence { responder, events, told, wanted: wanted.clone(), listens: subject.listens.ip() };
+        let mut presence = Presence { responder, events, told, wanted: wanted.clone(), subject };
         let stop = group.clone();
         group.spawn(async move {
             tokio::select! {
@@ -108,6 +118,14 @@ impl Announcement {
 /// Starts the responder, which has a thread of its own.
 fn respond(subject: &Subject, host: &str) -> Result<(ServiceDaemon, Receiver<DaemonEvent>), mdns_sd::Error> {
     let responder = ServiceDaemon::new()?;
+    let events = set_up(&responder, subject, host).inspect_err(|_| {
+        // Dropped, it would go on. If it has ended already, that is as well.
+        responder.shutdown().ok();
+    })?;
+    Ok((responder, events))
+}
+
+fn set_up(responder: &ServiceDaemon, subject: &Subject, host: &str) -> Result<Receiver<DaemonEvent>, mdns_sd::Error> {
     let listens = subject.listens.ip();
     let is_left_out = IfPredicate::new(move |interface| !is_page_at(interface.ip(), listens));
     responder.disable_interface(IfKind::Predicate(is_left_out))?;
@@ -121,11 +139,12 @@ fn respond(subject: &Subject, host: &str) -> Result<(ServiceDaemon, Receiver<Dae
         // Whoever comes from the network is asked for the secret; what else there may be once, is for this word to say.
         ("auth", "secret"),
     ];
+    let name = service_name(&subject.device);
     for (kind, facts) in [(PAGE, &about[2..3]), (BOARD, &about)] {
-        let service = ServiceInfo::new(kind, &subject.device, &format!("{host}."), (), subject.listens.port(), facts)?;
+        let service = ServiceInfo::new(kind, name, &format!("{host}."), (), subject.listens.port(), facts)?;
         responder.register(service.enable_addr_auto())?;
     }
-    Ok((responder, events))
+    Ok(events)
 }
 
 /// Whether the page can be had at an address of the board, and by one who only has the name.
@@ -148,30 +167,58 @@ struct Presence {
     events: Receiver<DaemonEvent>,
     told: watch::Sender<Option<Name>>,
     wanted: String,
-    listens: IpAddr,
+    subject: Subject,
 }
 
 impl Presence {
-    /// Follows what becomes of the name. Ends only if the library does.
-    async fn follow(&self) {
-        let mut overdue = pin!(sleep(ANNOUNCED));
-        let mut is_overdue = false;
+    /// Follows what becomes of the name, with one responder after the other where others fill its memory. Ends only if
+    /// the library does.
+    async fn follow(&mut self) {
         loop {
-            let event = tokio::select! {
-                event = self.events.recv_async() => event,
-                () = overdue.as_mut(), if !is_overdue => {
-                    is_overdue = true;
-                    self.doubt();
-                    continue;
-                }
-            };
-            match event {
-                Ok(event) => self.take(event),
-                Err(_) => {
+            tokio::select! {
+                () = self.listen() => {
                     tracing::error!("the board is not announced by mDNS any more: the library has ended");
                     self.told.send_replace(None);
                     return;
                 }
+                records = self.filled() => tracing::warn!(
+                    records,
+                    "other devices fill the memory with what they announce by mDNS; the board announces itself anew"
+                ),
+            }
+            self.part().await;
+            // It asks for its name again, and may get another one.
+            self.told.send_replace(None);
+            match respond(&self.subject, &self.wanted) {
+                Ok((responder, events)) => (self.responder, self.events) = (responder, events),
+                Err(error) => {
+                    tracing::error!(%error, "the board is not announced by mDNS any more");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes what the responder tells, until it ends.
+    async fn listen(&self) {
+        while let Ok(event) = self.events.recv_async().await {
+            self.take(event);
+        }
+    }
+
+    /// Completes once the responder keeps too much, with how many records that is like. On the way there it says if the
+    /// name does not come.
+    async fn filled(&self) -> i64 {
+        let mut doubt = Doubt::default();
+        loop {
+            sleep(COUNTED).await;
+            self.doubt(&mut doubt);
+            // A responder that has too much to do to answer is asked again.
+            let Ok(counted) = self.responder.get_metrics() else { continue };
+            let Ok(Ok(metrics)) = timeout(COUNTED, counted.recv_async()).await else { continue };
+            let records = burden(&metrics);
+            if records > MOST_RECORDS {
+                return records;
             }
         }
     }
@@ -199,11 +246,12 @@ impl Presence {
     }
 
     /// The library does not say that it got no socket.
-    fn doubt(&self) {
-        let addresses = if_addrs::get_if_addrs().unwrap_or_default();
-        let has_address =
-            addresses.iter().any(|interface| interface.is_oper_up() && is_page_at(interface.ip(), self.listens));
-        if has_address && self.told.borrow().is_none() {
+    fn doubt(&self, doubt: &mut Doubt) {
+        let listens = self.subject.listens.ip();
+        let is_usable = |interface: &if_addrs::Interface| interface.is_oper_up() && is_page_at(interface.ip(), listens);
+        if self.told.borrow().is_some() || !if_addrs::get_if_addrs().unwrap_or_default().iter().any(is_usable) {
+            doubt.dispel();
+        } else if doubt.is_due(Instant::now()) {
             tracing::warn!(
                 name = self.wanted,
                 "the board could not announce itself by mDNS; does another program keep UDP port 5353 to itself?"
@@ -217,6 +265,34 @@ impl Presence {
         if timeout(GOODBYE, done.recv_async()).await.is_err() {
             tracing::debug!("goodbye by mDNS was not said in time");
         }
+    }
+}
+
+/// How many records' worth of memory the responder keeps.
+fn burden(metrics: &Metrics) -> i64 {
+    let records = metrics.iter().filter(|(name, _)| name.starts_with("cached-")).map(|(_, count)| count);
+    records.sum::<i64>() + metrics.get("timer").copied().unwrap_or_default() / TIMERS_A_RECORD
+}
+
+/// Whether the name will come, where there is an address and none yet.
+#[derive(Debug, Default)]
+struct Doubt {
+    since: Option<Instant>,
+    is_said: bool,
+}
+
+impl Doubt {
+    /// There is a name, or no address for it.
+    fn dispel(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Whether it is to be said now, which is once.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let since = *self.since.get_or_insert(now);
+        let is_due = !self.is_said && now - since >= ANNOUNCED;
+        self.is_said |= is_due;
+        is_due
     }
 }
 
@@ -243,6 +319,26 @@ mod tests {
         for (address, listens, expected) in cases {
             assert_eq!(is_page_at(address.parse().unwrap(), listens.parse().unwrap()), expected, "{address} {listens}");
         }
+    }
+
+    #[test]
+    fn the_name_is_waited_for_from_the_first_address_on_each_time() {
+        let (mut doubt, begun) = (Doubt::default(), Instant::now());
+        assert!(!doubt.is_due(begun));
+        assert!(!doubt.is_due(begun + ANNOUNCED / 2));
+        assert!(doubt.is_due(begun + ANNOUNCED));
+        assert!(!doubt.is_due(begun + 2 * ANNOUNCED), "said once");
+        doubt.dispel();
+        assert!(!doubt.is_due(begun + 3 * ANNOUNCED), "the cable was pulled, and plugged in just now");
+        assert!(doubt.is_due(begun + 4 * ANNOUNCED));
+    }
+
+    #[test]
+    fn what_is_kept_counts_with_what_repeating_it_leaves() {
+        let metrics = |facts: &[(&str, i64)]| facts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        assert_eq!(burden(&metrics(&[])), 0);
+        assert_eq!(burden(&metrics(&[("cached-addr", 7), ("cached-txt", 2), ("respond", 1000)])), 9);
+        assert_eq!(burden(&metrics(&[("cached-addr", 1), ("timer", 4000)])), 101);
     }
 
     #[tokio::test]

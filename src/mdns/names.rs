@@ -2,6 +2,10 @@
 
 /// A label has at most so many bytes (RFC 1035, section 2.3.4).
 const MOST_LABEL: usize = 63;
+/// What is put behind the name of a host where another device has it, up to `-99`.
+const NEXT_HOST: usize = 3;
+/// What is put behind the name of a service then, up to ` (99)`.
+const NEXT_SERVICE: usize = 5;
 
 /// For a board whose own name has no letter or digit.
 const NAMELESS: &str = "peercam";
@@ -31,9 +35,14 @@ impl Name {
 /// section 2.1), and lower case, as people type it.
 pub fn host_name(device: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
-    let label: String = device.chars().map(plain).take(MOST_LABEL).collect();
+    let label: String = device.chars().map(plain).take(MOST_LABEL - NEXT_HOST).collect();
     let label = label.trim_matches('-');
     format!("{}.local", if label.is_empty() { NAMELESS } else { label })
+}
+
+/// What its services are called: `device`, or as much of it as fits. A longer one would not be announced.
+pub(super) fn service_name(device: &str) -> &str {
+    &device[..device.floor_char_boundary(MOST_LABEL - NEXT_SERVICE)]
 }
 
 #[cfg(test)]
@@ -53,8 +62,15 @@ mod tests {
             assert_eq!(host_name(device), expected);
         }
         let long = host_name(&format!("{}_", "x".repeat(70)));
-        assert_eq!(long, format!("{}.local", "x".repeat(63)));
-        let hyphen_at_the_cut = host_name(&format!("{}_y", "x".repeat(62)));
-        assert_eq!(hyphen_at_the_cut, format!("{}.local", "x".repeat(62)));
+        assert_eq!(long, format!("{}.local", "x".repeat(60)));
+        let hyphen_at_the_cut = host_name(&format!("{}_y", "x".repeat(59)));
+        assert_eq!(hyphen_at_the_cut, format!("{}.local", "x".repeat(59)));
+    }
+
+    #[test]
+    fn a_services_name_fits_into_a_label_with_a_number_behind_it() {
+        assert_eq!(service_name("Front_Door"), "Front_Door");
+        assert_eq!(service_name(&"x".repeat(64)), "x".repeat(58));
+        assert_eq!(service_name(&"ü".repeat(40)), "ü".repeat(29));
     }
 }

@@ -1,4 +1,5 @@
-//! The one that writes: each change goes to the disk first, then to memory. All of it may block.
+//! The one that writes: each step goes to the disk first, then to memory. Only settings are in effect before they are
+//! kept, so those that cannot be are remembered, and written with the next. All of it may block.
 
 use std::fs;
 use std::io;
@@ -27,6 +28,7 @@ pub(super) struct Keeper {
     /// Held while a file is written and until memory agrees with it: one writer at a time.
     disk: Mutex<Held>,
     pub(super) source: watch::Sender<Source>,
+    /// What commands have set, on the disk or not.
     pub(super) settings: watch::Sender<Settings>,
     pub(super) dues: watch::Sender<Vec<Due>>,
     /// Commands that were in the ledger at some time since the process began, the oldest first.
@@ -74,10 +76,9 @@ impl Keeper {
 
     pub(super) fn change(&self, alter: impl FnOnce(&mut Settings)) -> io::Result<()> {
         let mut held = self.held();
-        let before = self.settings.borrow().clone();
-        let mut after = before.clone();
-        alter(&mut after);
-        if after == before {
+        self.settings.send_modify(alter);
+        let wanted = self.settings.borrow().clone();
+        if wanted == held.kept.upon(&self.configuration) {
             return Ok(());
         }
         // Another configuration may come back, after a trial or with another version, and wants its own then.
@@ -87,12 +88,11 @@ impl Keeper {
             Source::Trial => false,
         };
         let kept = match is_settled {
-            true => Kept::only(&self.configuration, after.clone()),
-            false => held.kept.clone().also(&self.configuration, after.clone()),
+            true => Kept::only(&self.configuration, wanted),
+            false => held.kept.clone().also(&self.configuration, wanted),
         };
         keep(self.state(), SETTINGS, &kept)?;
         held.kept = kept;
-        self.settings.send_replace(after);
         Ok(())
     }
 

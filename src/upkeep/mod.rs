@@ -118,16 +118,16 @@ pub struct Upkeep {
 }
 
 impl Upkeep {
-    /// What commands have set.
+    /// What commands have set, whether or not it could be kept.
     pub fn settings(&self) -> Settings {
         self.keeper.settings.borrow().clone()
     }
 
-    /// Changes what commands have set, on the disk first.
+    /// Changes what commands have set, and keeps it with all that could not be kept before.
     ///
     /// # Errors
     ///
-    /// When it cannot be kept; then nothing has changed.
+    /// When something of it cannot be kept: it is lost at the next restart, unless a later change can be.
     pub async fn change(&self, alter: impl FnOnce(&mut Settings) + Send + 'static) -> io::Result<()> {
         self.blocking(|keeper| keeper.change(alter)).await
     }

@@ -13,6 +13,9 @@ mod headless;
 #[path = "../harness/page.rs"]
 mod page;
 mod relay;
+#[path = "../harness/shipped.rs"]
+#[allow(dead_code, reason = "the suite of mDNS uses the rest")]
+mod shipped;
 mod socket;
 
 mod bad_input;

@@ -81,6 +81,24 @@ async fn a_notice_stands_above_the_picture_until_it_was_read_or_taken_back() -> 
     until_noticed(&board, json!([second, { "about": "provisioning", "text": mistake }])).await?;
     let page = Page::watch(&browser, &board.url).await?;
     page.wait_until("the new one alone", &format!("{SHOWN}.join() === 'data partition: It is still full.'")).await?;
+    // The page asks every 30 s, and mostly hears the same.
+    let stays: bool = page
+        .ask(
+            "const { Notices } = await import('/notices.js');
+             const notices = new Notices();
+             document.body.append(notices.element);
+             const told = [{ about: 'one', text: 'First.' }, { about: 'two', text: 'Second.' }];
+             notices.show(told);
+             const [first, second] = [...notices.element.querySelectorAll('button')];
+             first.focus();
+             first.click();
+             notices.show(told);
+             const stays = document.activeElement === second;
+             notices.element.remove();
+             return stays",
+        )
+        .await?;
+    ensure!(stays, "with the next status the focus fell out of the page");
 
     fs::remove_dir_all(root.path().join("run"))?;
     until_noticed(&board, json!([])).await?;

@@ -1,6 +1,8 @@
 //! A test program that is the first process of namespaces of its own: its runtime, its end, and what it ends with.
 
+use std::convert::Infallible;
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::future::Future;
 use std::os::unix::fs::MetadataExt;
@@ -30,8 +32,8 @@ pub fn go_on<T, F: Future<Output = Result<()>>>(entered: Result<T>, run: impl Fn
     }
 }
 
-/// Starts the test anew in namespaces of its own, in which the variable `inside` is set. Returns there.
-#[allow(dead_code, reason = "the virtual board makes something before")]
+/// Goes on in networks of the test's own, in which the variable `inside` is set. Returns there.
+#[allow(dead_code, reason = "some suites make something before")]
 pub fn enter(inside: &str) -> Result<()> {
     if env::var_os(inside).is_some() {
         // `ip netns` and others keep what they know below /run, which is not ours to write to.
@@ -39,9 +41,20 @@ pub fn enter(inside: &str) -> Result<()> {
         ensure!(status.success(), "no /run of its own: mount: {status}");
         return Ok(());
     }
+    match start_anew(&[], inside, "yes")? {}
+}
+
+/// Starts the test anew in namespaces of its own, in which the variable `inside` is set to `value`. In a process
+/// namespace, whatever it starts (QEMU, chromedriver and its browsers) ends with it, however it ends. `users` is what
+/// `unshare` is told besides about users, where it has to make them.
+///
+/// # Errors
+///
+/// When it cannot. Else it does not return.
+pub fn start_anew(users: &[&str], inside: &str, value: impl AsRef<OsStr>) -> Result<Infallible> {
     let mut unshare = Command::new("unshare");
     if fs::metadata("/proc/self")?.uid() != 0 {
-        unshare.args(["--user", "--map-root-user"]);
+        unshare.args(["--user", "--map-root-user"]).args(users);
     }
     let arguments = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"];
     // Where it is not allowed, `true` fails too, and quickly.
@@ -52,7 +65,7 @@ pub fn enter(inside: &str) -> Result<()> {
         "networks of the test's own need unprivileged user namespaces (kernel.unprivileged_userns_clone, \
          kernel.apparmor_restrict_unprivileged_userns), or root"
     );
-    unshare.args(arguments).arg(env::current_exe()?).args(env::args_os().skip(1)).env(inside, "yes");
+    unshare.args(arguments).arg(env::current_exe()?).args(env::args_os().skip(1)).env(inside, value);
     Err(unshare.exec()).context("unshare cannot be run")
 }
 

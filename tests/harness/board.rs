@@ -1,18 +1,18 @@
 //! The shipped binary as a process of its own, on the test picture and tone, at a free port.
 
 use std::fs;
-use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::Client;
 use serde_json::Value;
-use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::sleep;
+
+use crate::shipped::{PROGRAM, Shipped};
 
 /// How long a start may take on a loaded machine before it counts as failed.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -43,10 +43,9 @@ static TURN: Mutex<()> = Mutex::const_new(());
 
 /// A running `peercam`. Dropped, it is killed, and its log is printed, which the test runner shows where a test failed.
 pub struct Board {
-    process: Child,
+    shipped: Shipped,
     /// `http://127.0.0.1:PORT`
     pub url: String,
-    directory: TempDir,
     /// Environment variables besides the usual ones, of each of its starts.
     pub surroundings: Vec<(&'static str, PathBuf)>,
     client: Client,
@@ -76,49 +75,35 @@ impl Board {
 
     async fn begin(address: &str, web: &str, surroundings: Vec<(&'static str, PathBuf)>, tables: &str) -> Result<Self> {
         let turn = TURN.lock().await;
-        let directory = tempfile::tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let text = format!("[web]\nlisten = \"{address}:{port}\"\n{web}\n{CAMERA}\n{tables}\n");
-        fs::write(directory.path().join("peercam.toml"), text)?;
-        let process = spawn(&directory, &surroundings)?;
+        let shipped = Shipped::start(command(&surroundings), &text)?;
         let client = Client::builder().no_proxy().build()?;
         let url = format!("http://127.0.0.1:{port}");
-        let board = Self { process, url, directory, surroundings, client, _turn: turn };
+        let board = Self { shipped, url, surroundings, client, _turn: turn };
         board.wait_until_it_serves().await?;
         Ok(board)
     }
 
     /// Kills it without warning.
     pub fn kill(&mut self) -> Result<()> {
-        self.process.kill()?;
-        self.process.wait()?;
-        Ok(())
+        self.shipped.kill()
     }
 
     /// Starts it anew after its end, with the same configuration, at the same port.
     pub async fn start_again(&mut self) -> Result<()> {
-        ensure!(self.process.try_wait()?.is_some(), "it still runs");
-        self.process = spawn(&self.directory, &self.surroundings)?;
+        self.shipped.start_again(command(&self.surroundings))?;
         self.wait_until_it_serves().await
     }
 
     /// Sends a signal by its name.
     pub fn signal(&self, name: &str) -> Result<()> {
-        let status = Command::new("kill").arg(format!("-{name}")).arg(self.process.id().to_string()).status()?;
-        ensure!(status.success(), "kill: {status}");
-        Ok(())
+        self.shipped.signal(name)
     }
 
     /// Waits for its end.
     pub async fn ended(&mut self, limit: Duration) -> Result<ExitStatus> {
-        let deadline = Instant::now() + limit;
-        loop {
-            if let Some(status) = self.process.try_wait()? {
-                return Ok(status);
-            }
-            ensure!(Instant::now() < deadline, "it still runs {limit:?} later");
-            sleep(INTERVAL).await;
-        }
+        self.shipped.ended(limit).await
     }
 
     /// `ws://127.0.0.1:PORT/api/signal`
@@ -160,40 +145,39 @@ impl Board {
 
     /// Where its configuration is.
     pub fn configuration(&self) -> PathBuf {
-        self.directory.path().join("peercam.toml")
+        self.shipped.configuration()
     }
 
     /// One of the files that it keeps.
     pub fn kept(&self, name: &str) -> PathBuf {
         let state = self.surroundings.iter().find(|(variable, _)| *variable == "STATE_DIRECTORY");
-        state.map_or(self.directory.path(), |(_, state)| state).join(name)
+        state.map_or(self.shipped.directory(), |(_, state)| state).join(name)
     }
 
     /// Whether it still is the process that was started.
     pub fn runs(&mut self) -> Result<bool> {
-        Ok(self.process.try_wait()?.is_none())
+        Ok(self.shipped.end()?.is_none())
     }
 
     /// What it has logged so far.
     pub fn log(&self) -> Result<String> {
-        Ok(fs::read_to_string(self.log_path())?)
+        self.shipped.log()
+    }
+
+    /// What it has said so far on standard output.
+    pub fn said(&self) -> Result<String> {
+        self.shipped.said()
     }
 
     /// What the operating system counts of it.
     pub fn usage(&self) -> Result<Usage> {
-        let process = PathBuf::from(format!("/proc/{}", self.process.id()));
-        let status = fs::read_to_string(process.join("status"))?;
-        let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        let memory = memory.split_whitespace().next().context("no figure")?.parse()?;
+        let process = PathBuf::from(format!("/proc/{}", self.shipped.id()));
+        let memory = self.shipped.memory()?;
         // What has ended since it was listed does not count.
         let descriptors = fs::read_dir(process.join("fd"))?.flatten().flat_map(|entry| fs::read_link(entry.path()));
         let threads = fs::read_dir(process.join("task"))?.flatten();
         let threads = threads.flat_map(|entry| fs::read_to_string(entry.path().join("comm")));
         Ok(Usage { descriptors: descriptors.collect(), threads: threads.collect(), memory })
-    }
-
-    fn log_path(&self) -> PathBuf {
-        self.directory.path().join("log")
     }
 
     async fn wait_until_it_serves(&self) -> Result<()> {
@@ -225,21 +209,12 @@ pub struct Usage {
     pub memory: i64,
 }
 
-/// The binary under test, with everything that it may write kept in `directory`.
-fn spawn(directory: &TempDir, surroundings: &[(&str, PathBuf)]) -> Result<Child> {
-    let log = File::options().create(true).append(true).open(directory.path().join("log"))?;
-    Command::new(env!("CARGO_BIN_EXE_peercam"))
-        .args(["run", "--config"])
-        .arg(directory.path().join("peercam.toml"))
-        .env("STATE_DIRECTORY", directory.path())
-        // By default glibc has an arena for each of several threads, which takes more than a thousand viewers to fill.
-        .env("MALLOC_ARENA_MAX", "1")
-        .envs(surroundings.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .context("the binary cannot be started")
+/// The binary under test in these surroundings.
+fn command(surroundings: &[(&str, PathBuf)]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    // By default glibc has an arena for each of several threads, which takes more than a thousand viewers to fill.
+    command.env("MALLOC_ARENA_MAX", "1").envs(surroundings.iter().map(|(name, value)| (name, value)));
+    command
 }
 
 impl Drop for Board {

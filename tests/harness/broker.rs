@@ -312,10 +312,7 @@ impl Drop for Broker {
         self.kill().ok();
         // A test runner keeps it to itself unless the test fails; a measurement has nobody who would.
         if cfg!(test) {
-            // A bench shows figures only.
-            if cfg!(test) {
-                eprintln!("-- the broker's log:\n{}--", self.log().unwrap_or_default());
-            }
+            eprintln!("-- the broker's log:\n{}--", self.log().unwrap_or_default());
         }
     }
 }

@@ -1,17 +1,13 @@
 //! A network of the test's own: a board at one end of a cable, the browser at the other, nothing else.
-//!
-//! The test starts itself anew in namespaces made by `unshare`. In a process namespace of its own, whatever it started
-//! (QEMU, chromedriver and its browsers) ends with it, however it ends.
 
 use std::env;
-use std::fs;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+
+use crate::alone;
 
 /// The host's end of the cable, as QEMU is told.
 pub const TAP: &str = "tap0";
@@ -39,17 +35,7 @@ pub fn enter(make: &str) -> Result<PathBuf> {
         bail!("{make} failed: {}", output.status);
     }
     let made = String::from_utf8(output.stdout)?;
-
-    let mut unshare = Command::new("unshare");
-    if fs::metadata("/proc/self")?.uid() != 0 {
-        unshare.args(["--user", "--map-root-user"]);
-    }
-    unshare
-        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
-        .arg(env::current_exe()?)
-        .args(env::args_os().skip(1))
-        .env(MADE, made.trim_end());
-    Err(unshare.exec()).context("unshare cannot be run")
+    match alone::start_anew(&[], MADE, made.trim_end())? {}
 }
 
 fn lay_cable() -> Result<()> {

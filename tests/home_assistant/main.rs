@@ -9,6 +9,9 @@ mod board;
 mod broker;
 #[path = "../harness/document.rs"]
 mod document;
+#[path = "../harness/shipped.rs"]
+#[allow(dead_code, reason = "a harness for several suites")]
+mod shipped;
 
 use anyhow::{Result, ensure};
 use assistant::Assistant;

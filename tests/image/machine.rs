@@ -24,7 +24,7 @@ use crate::namespace::TAP;
 
 /// The UEFI firmware that Debian builds for this machine (package qemu-efi-aarch64).
 const FIRMWARE: &str = "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd";
-/// What the service says on the console before the secret that it has made.
+/// What the console says before the secret that the service has made.
 const SECRET_WORDS: &str = "it has a secret now:";
 /// What QEMU calls the board's network port.
 const PORT: &str = "socket";
@@ -200,13 +200,12 @@ impl Machine {
     }
 }
 
-/// The secret stands alone on the line after the words about it; systemd puts the name of who speaks before each line.
+/// The secret stands alone on its line, a little way in. Whoever else speaks there begins at the margin.
 fn secret_in(console: &str) -> Option<String> {
     let (_, rest) = console.split_once(SECRET_WORDS)?;
     // Whole lines only: the last may be half written yet.
     let (lines, _) = rest.rsplit_once('\n')?;
-    let mut lines = lines.lines().skip(1).map(|line| line.rsplit_once("]: ").map_or(line, |(_, said)| said).trim());
-    lines.find(|line| !line.is_empty() && !line.ends_with("]:")).map(str::to_owned)
+    lines.lines().find_map(|line| line.strip_prefix("    ")).map(|secret| secret.trim().to_owned())
 }
 
 /// What the kernel is told besides the image's own command line: the camera (a webcam with a list of fixed sizes), the

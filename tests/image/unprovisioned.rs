@@ -46,6 +46,7 @@ pub async fn run(place: &mut Place) -> Result<()> {
     test!(machine, once_the_network_is_there_the_name_and_the_camera_are_announced(&visitor, &mut place.household));
     let browser = Browser::start_at(&place.household.browsers_place()).await?;
     test!(machine, the_secret_on_the_console_opens_the_page_and_nothing_else_does(&visitor, &browser, &secret));
+    test!(machine, the_secret_is_shown_on_the_console_once_and_not_in_the_journal(&mut machine, &secret));
     drop(browser);
     test!(
         machine,
@@ -114,6 +115,19 @@ async fn the_secret_on_the_console_opens_the_page_and_nothing_else_does(
         ensure!(Instant::now() < deadline, "the secret of the console does not open the page");
         sleep(INTERVAL).await;
     }
+    Ok(())
+}
+
+async fn the_secret_is_shown_on_the_console_once_and_not_in_the_journal(
+    machine: &mut Machine,
+    secret: &str,
+) -> Result<()> {
+    ensure!(machine.console()?.matches(secret).count() == 1, "the console shows the secret again and again");
+    let count = |text: &str| format!("journalctl --boot | grep --count --fixed-strings '{text}' || true");
+    let told = machine.must(&count("a secret was made")).await?;
+    ensure!(told.trim() == "1", "the journal tells {told} times that a secret was made");
+    let shown = machine.must(&count(secret)).await?;
+    ensure!(shown.trim() == "0", "the secret is in {shown} lines of the journal");
     Ok(())
 }
 

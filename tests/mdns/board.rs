@@ -1,17 +1,14 @@
 //! The shipped binary on the board's machine.
 
 use std::fs;
-use std::fs::File;
 use std::net::IpAddr;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use reqwest::Client;
+use anyhow::Result;
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::network::Machine;
+use crate::shipped::{PROGRAM, Shipped};
 use crate::until;
 
 /// Where it serves, which is what it has to announce.
@@ -20,69 +17,57 @@ pub const PORT: u16 = 8077;
 /// What its viewers must know.
 const SECRET: &str = "a-secret-for-the-name";
 
-/// How long it may take to start or to end on a loaded machine.
+/// How long it may take to start on a loaded machine.
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// The port of Multicast DNS (5353) at any address, as it is in `/proc/net/udp`.
+const MDNS: &str = ":14E9";
+
 /// A running `peercam`. Dropped, it is killed.
-pub struct Board {
-    process: Child,
-    directory: TempDir,
-    client: Client,
-}
+pub struct Board(Shipped);
 
 impl Board {
     /// Starts one that calls itself Front_Door and listens at an address, with further `tables` in its configuration, and
     /// waits until it serves.
     pub async fn start(listens: &str, tables: &str) -> Result<Self> {
-        let directory = tempfile::tempdir()?;
-        let file = directory.path().join("peercam.toml");
         let text = format!(
             "[device]\nid = \"Front_Door\"\n[web]\nlisten = \"{listens}:{PORT}\"\nsecret = \"{SECRET}\"\n[[camera]]\n\
              source = \"test\"\n[audio]\ncapture = \"off\"\n{tables}"
         );
-        fs::write(&file, text)?;
-        let process = Machine::Board
-            .command(env!("CARGO_BIN_EXE_peercam"))
-            .args(["run", "--config"])
-            .arg(&file)
-            .env("STATE_DIRECTORY", directory.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(directory.path().join("log"))?)
-            .spawn()?;
-        let board = Self { process, directory, client: Client::builder().no_proxy().build()? };
+        let board = Self(Shipped::start(Machine::Board.command(PROGRAM), &text)?);
         until("the board serves", LIMIT, async || Ok(board.log()?.contains(" serving "))).await?;
         Ok(board)
     }
 
     /// What it says of itself, asked at an address.
     pub async fn status(&self, at: IpAddr) -> Result<Value> {
-        let request = self.client.get(format!("http://{at}:{PORT}/api/status")).bearer_auth(SECRET);
-        Ok(request.send().await?.error_for_status()?.json().await?)
+        self.0.status(&format!("http://{at}:{PORT}"), SECRET).await
     }
 
     /// What it has logged so far.
     pub fn log(&self) -> Result<String> {
-        Ok(fs::read_to_string(self.directory.path().join("log"))?)
+        self.0.log()
+    }
+
+    /// Resident memory in KiB.
+    pub fn memory(&self) -> Result<i64> {
+        self.0.memory()
+    }
+
+    /// How many sockets on its machine are at the port of Multicast DNS.
+    pub fn mdns_sockets(&self) -> Result<usize> {
+        let mut count = 0;
+        for table in ["udp", "udp6"] {
+            let sockets = fs::read_to_string(format!("/proc/{}/net/{table}", self.0.id()))?;
+            // The second column is the local address (Documentation/networking/proc_net_tcp.rst).
+            let locals = sockets.lines().filter_map(|line| line.split_whitespace().nth(1));
+            count += locals.filter(|local| local.ends_with(MDNS)).count();
+        }
+        Ok(count)
     }
 
     /// Tells it to stop, and waits for its end.
-    pub async fn stop(mut self) -> Result<()> {
-        let status = Command::new("kill").arg(self.process.id().to_string()).status()?;
-        ensure!(status.success(), "kill: {status}");
-        let deadline = Instant::now() + LIMIT;
-        while self.process.try_wait()?.is_none() {
-            ensure!(Instant::now() < deadline, "the board does not stop:\n{}", self.log()?);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Board {
-    fn drop(&mut self) {
-        // It may have ended by itself; either way it is gone afterwards.
-        self.process.kill().ok();
-        self.process.wait().ok();
+    pub async fn stop(self) -> Result<()> {
+        self.0.stop().await
     }
 }

@@ -19,6 +19,9 @@ mod headless;
 #[path = "../harness/page.rs"]
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod page;
+#[path = "../harness/shipped.rs"]
+#[allow(dead_code, reason = "a harness for several suites")]
+mod shipped;
 #[path = "../harness/site.rs"]
 mod site;
 

@@ -1,17 +1,14 @@
 //! A place without a network, in which roots can be mounted and made use of.
 //!
-//! The test starts itself anew in namespaces made by `unshare`. In a process namespace of its own, whatever it started
-//! ends with it, however it ends; port 8080 is free; and what apt installs there was downloaded before.
+//! Port 8080 is free there, and what apt installs was downloaded before.
 
 use std::env;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::alone;
 use crate::package;
 
 /// Debian's releases that the package is for.
@@ -42,15 +39,6 @@ pub fn enter() -> Result<Found> {
         let package = package.to_str().context("a path that is no text")?;
         paths.push(package::printed(&["tests/package/make", release, package])?);
     }
-    let mut unshare = Command::new("unshare");
-    if fs::metadata("/proc/self")?.uid() != 0 {
-        // dpkg gives files to several users, so one alone does not do.
-        unshare.args(["--user", "--map-root-user", "--map-auto"]);
-    }
-    unshare
-        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
-        .arg(env::current_exe()?)
-        .args(env::args_os().skip(1))
-        .env(INSIDE, env::join_paths(paths)?);
-    Err(unshare.exec()).context("unshare cannot be run")
+    // dpkg gives files to several users, so one alone does not do.
+    match alone::start_anew(&["--map-auto"], INSIDE, env::join_paths(paths)?)? {}
 }

@@ -11,6 +11,9 @@ mod board;
 mod browser;
 mod coturn;
 mod network;
+#[path = "../harness/shipped.rs"]
+#[allow(dead_code, reason = "a harness for several suites")]
+mod shipped;
 mod viewer;
 
 use std::net::SocketAddr;

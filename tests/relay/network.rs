@@ -1,8 +1,5 @@
 //! Three networks: the board's and the viewer's, between which nothing is forwarded, and the one between them, where
 //! the relay stands and the test itself runs.
-//!
-//! The test starts itself anew in namespaces made by `unshare`. In a process namespace of its own, whatever it started
-//! ends with it, however it ends.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -5,6 +5,9 @@
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod board;
 mod player;
+#[path = "../harness/shipped.rs"]
+#[allow(dead_code, reason = "a harness for several suites")]
+mod shipped;
 
 use std::time::Duration;
 

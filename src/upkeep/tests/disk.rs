@@ -3,19 +3,35 @@
 use super::*;
 
 #[tokio::test]
-async fn what_cannot_be_written_is_not_done() {
+async fn a_step_that_cannot_be_written_is_not_done() {
     let board = Board::new();
     // A file where the state directory should be fails for root too, unlike missing rights.
     fs::write(board.state(), "").unwrap();
     let upkeep = board.start();
-    let error = upkeep.change(|set| set.log_level = Some("debug".into())).await.unwrap_err().to_string();
-    assert!(error.contains(board.state().join(SETTINGS).to_str().unwrap()), "{error}");
-    assert_eq!(upkeep.settings(), Settings::default());
     let refused = upkeep.apply("broker".into(), pending("a"), MINUTE).await;
     assert!(matches!(refused, Err(Error::Unkept(_))), "{refused:?}");
     let refused = upkeep.restart(Restart::Service, pending("a")).await;
     assert!(matches!(refused, Err(Error::Unkept(_))), "{refused:?}");
     assert!(!is_asked_to_restart(&upkeep));
+}
+
+#[tokio::test]
+async fn settings_that_could_not_be_kept_are_lost_until_there_is_room_for_all_of_them() {
+    let board = Board::new();
+    fs::write(board.state(), "").unwrap();
+    let upkeep = board.start();
+    let error = upkeep.change(|set| set.log_level = Some("debug".into())).await.unwrap_err().to_string();
+    assert!(error.contains(board.state().join(SETTINGS).to_str().unwrap()), "{error}");
+    assert_eq!(upkeep.settings().log_level.as_deref(), Some("debug"), "it is in effect");
+    assert!(upkeep.change(|set| set.log_level = Some("debug".into())).await.is_err(), "it is lost still");
+    upkeep.change(|set| set.log_level = None).await.expect("nothing is lost that is as the disk has it");
+    assert!(upkeep.change(|set| set.audio.on = Some(false)).await.is_err());
+
+    fs::remove_file(board.state()).unwrap();
+    set_bitrate(&upkeep, 700).await;
+    let settings = upkeep.settings();
+    assert_eq!((bitrate(&settings), settings.audio.on), (Some(700), Some(false)));
+    assert_eq!(board.start().settings(), settings, "the earlier change was kept with the later one");
 }
 
 #[tokio::test]

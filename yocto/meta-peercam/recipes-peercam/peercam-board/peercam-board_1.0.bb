@@ -22,6 +22,7 @@ SRC_URI = "\
     file://image/files/usr/lib/systemd/resolved.conf.d/peercam.conf \
     file://image/files/usr/lib/systemd/system.conf.d/watchdog.conf \
     file://image/files/usr/lib/systemd/system/peercam-screen.service \
+    file://image/files/usr/lib/systemd/system/peercam-secret.service \
     file://console.conf \
     file://peercam-grow-data \
     file://peercam-grow-data.service \
@@ -55,6 +56,7 @@ do_install() {
     install -D -m 0644 ${S}/console.conf ${D}${systemd_system_unitdir}/peercam.service.d/console.conf
     install -m 0644 ${S}/peercam-grow-data.service ${S}/var-lib-private.mount ${D}${systemd_system_unitdir}
     install -m 0644 ${shared}/systemd/system/peercam-screen.service ${D}${systemd_system_unitdir}
+    install -m 0644 ${shared}/systemd/system/peercam-secret.service ${D}${systemd_system_unitdir}
     install -D -m 0755 ${S}/peercam-grow-data ${D}${libexecdir}/peercam-grow-data
 
     # Nobody logs in: there is no user, and root has no password.
