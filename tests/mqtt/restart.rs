@@ -39,7 +39,15 @@ impl Operator {
         for topic in [OUTCOME, ANSWERS, "peercam/door/availability"] {
             client.subscribe(topic).await?;
         }
-        Ok(Self(client))
+        let mut operator = Self(client);
+        operator.online().await?;
+        Ok(operator)
+    }
+
+    /// Waits until the board has come to the broker, where nobody keeps commands for it.
+    async fn online(&mut self) -> Result<()> {
+        self.0.next_where("peercam/door/availability", |message| message.text() == "online").await?;
+        Ok(())
     }
 
     async fn command(&mut self, id: &str, command: &str, arguments: Value) -> Result<()> {
@@ -113,7 +121,6 @@ async fn an_applied_configuration_is_in_effect_in_the_same_process_and_confirmed
     let broker = Broker::start(Listeners::default()).await?;
     let mut board = Board::start(&tables(&broker)).await?;
     let mut operator = Operator::at(&broker).await?;
-    operator.0.next_where("peercam/door/availability", |message| message.text() == "online").await?;
     let before = board.usage()?;
 
     let toml = with_bitrate(&board, 600)?;
@@ -296,7 +303,6 @@ async fn settings_are_never_torn_by_a_crash() -> Result<()> {
     let mut kept = 800;
     let mut deaths_in_between = 0;
     for round in 0..50_u32 {
-        operator.0.next_where("peercam/door/availability", |message| message.text() == "online").await?;
         // Fewer than come through at once.
         let wanted: Vec<u32> = (0..15).map(|step| 1000 + 20 * round + step).collect();
         for bitrate in &wanted {
@@ -316,6 +322,7 @@ async fn settings_are_never_torn_by_a_crash() -> Result<()> {
         deaths_in_between += usize::from(found != kept && Some(&found) != wanted.last());
         kept = found;
         board.start_again().await?;
+        operator.online().await?;
     }
     eprintln!("{deaths_in_between} of 50 deaths came in the middle of the row");
     assert!(deaths_in_between >= 5, "the moments do not hit the writing");
