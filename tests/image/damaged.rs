@@ -30,9 +30,11 @@ pub async fn run(place: &mut Place) -> Result<()> {
     machine.cut().await?;
     the_mistake_can_be_read_with_the_card_in_a_computer(&card)?;
     card.put("peercam.toml", format!("name = \"{NAME}\"\npassword = \"{SECRET}\"\n").as_bytes())?;
-    for _ in 0..2 {
-        let mut machine = place.power_on(&card, &BOARD).await?;
-        let visitor = place.visitor(&BOARD, SECRET).await?;
+    // It is a new one to the network each time, as it keeps nothing of what it told the network before.
+    for mac in ["52:54:00:77:00:04", "52:54:00:77:00:05"] {
+        let board = Board { mac, ..BOARD };
+        let mut machine = place.power_on(&card, &board).await?;
+        let visitor = place.visitor(&board, SECRET).await?;
         machine.wait_until_up().await?;
         test!(
             machine,
