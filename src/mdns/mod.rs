@@ -35,7 +35,7 @@ const GOODBYE: Duration = Duration::from_millis(300);
 
 /// How often is looked at what the responder keeps. What a network of 100 Mbit/s can fill in this time is for the unit's
 /// `MemoryMax=` to bear.
-const COUNTED: Duration = Duration::from_secs(LOOK_S as u64);
+const COUNTED: Duration = Duration::from_secs(1);
 
 /// How many records of other devices are kept at most. It keeps what anybody sends, for as long as the sender says, and
 /// has no limit of its own. A home with a hundred devices has about 200; these take 2.5 MB.

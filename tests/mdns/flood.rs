@@ -1,5 +1,6 @@
 //! Another device on the network that announces names without end.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -41,7 +42,13 @@ impl Flood {
                 message.extend(record(self.next));
                 self.next += 1;
             }
-            self.socket.send(&message).await?;
+            match self.socket.send(&message).await {
+                // Nobody listens while one responder follows the other.
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+                sent => {
+                    sent?;
+                }
+            }
             if packet % BURST == BURST - 1 {
                 sleep(PAUSE).await;
             }
