@@ -5,11 +5,11 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use crate::card::{self, Card};
-use crate::machine::Machine;
+use crate::machine::{Firmware, Machine};
 use crate::place::{Board, Place};
 use crate::visitor::Visitor;
 
-const BOARD: Board = Board { name: "damaged", mac: "52:54:00:77:00:03", clock: "utc" };
+const BOARD: Board = Board { name: "damaged", firmware: Firmware::Efi, mac: "52:54:00:77:00:03", clock: "utc" };
 /// What the good file gives it.
 const NAME: &str = "back-door";
 const SECRET: &str = "battery horse correct";

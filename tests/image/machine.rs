@@ -1,6 +1,6 @@
 //! An arm64 board in QEMU: a card with the image in it, a network cable, a watchdog, and the test's own equipment.
 //!
-//! The firmware is UEFI, as on many boards, and the boot loader is the image's. What the test needs besides comes from
+//! The firmware is UEFI, as on many boards, and the boot loader is the image's; or it is U-Boot. What the test needs besides comes from
 //! outside as well, without a byte of the image being another: by the SMBIOS strings that systemd-boot and systemd read
 //! (systemd-boot(7), systemd.system-credentials(7)), and on a disk of its own.
 
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
@@ -22,8 +22,6 @@ use crate::card::Card;
 use crate::monitor::Monitor;
 use crate::namespace::TAP;
 
-/// The UEFI firmware that Debian builds for this machine (package qemu-efi-aarch64).
-const FIRMWARE: &str = "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd";
 /// What the console says before the secret that the service has made.
 const SECRET_WORDS: &str = "it has a secret now:";
 /// What QEMU calls the board's network port.
@@ -40,6 +38,28 @@ const BOOT_LIMIT: Duration = Duration::from_secs(300);
 const LIMIT: Duration = Duration::from_secs(90);
 /// How often a state is looked at that is waited for.
 const INTERVAL: Duration = Duration::from_millis(50);
+
+/// What a board starts with, before anything of the card.
+#[derive(Clone, Copy, Debug)]
+pub enum Firmware {
+    /// UEFI, which starts the image's boot loader.
+    Efi,
+    /// U-Boot, which starts the kernel by the image's `extlinux.conf`. It reads no SMBIOS strings: what runs is the image
+    /// alone, without the test's camera and without its agent.
+    UBoot,
+}
+
+impl Firmware {
+    /// Where Debian's package has the build of it for this machine.
+    fn file(self) -> Result<&'static str> {
+        let (file, package) = match self {
+            Self::Efi => ("/usr/share/qemu-efi-aarch64/QEMU_EFI.fd", "qemu-efi-aarch64"),
+            Self::UBoot => ("/usr/lib/u-boot/qemu_arm64/u-boot.bin", "u-boot-qemu"),
+        };
+        ensure!(Path::new(file).exists(), "{file} is missing (Debian: {package})");
+        Ok(file)
+    }
+}
 
 /// Where the board's network cable leads.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +78,8 @@ pub enum Cable {
 /// How a board is put together.
 #[derive(Debug)]
 pub struct Plan<'a> {
+    /// What looks for something to boot.
+    pub firmware: Firmware,
     /// What it boots from.
     pub card: &'a Card,
     /// The disk that [`equipment`](crate::equipment) made.
@@ -242,16 +264,13 @@ fn strings(directory: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn qemu(plan: &Plan, directory: &Path, console: &Path, journal: &Path) -> Result<Command> {
-    if !Path::new(FIRMWARE).exists() {
-        bail!("{FIRMWARE} is missing (Debian: qemu-efi-aarch64)");
-    }
     let mut qemu = Command::new("qemu-system-aarch64");
     // A processor without pointer authentication, which is slow where it is emulated.
     qemu.args(
         "-machine virt,gic-version=3 -accel tcg,thread=multi,tb-size=512 -cpu cortex-a72 -smp 2 -m 1024".split(' '),
     )
     .args("-nodefaults -no-user-config -display none -action watchdog=reset -device i6300esb".split(' '))
-    .args(["-bios", FIRMWARE, "-rtc", &format!("base={}", plan.clock)]);
+    .args(["-bios", plan.firmware.file()?, "-rtc", &format!("base={}", plan.clock)]);
     for (id, file, options) in [
         (CARD, plan.card.file(), "format=qcow2,discard=unmap"),
         ("equipment", plan.equipment, "format=raw,readonly=on"),

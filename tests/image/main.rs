@@ -47,6 +47,7 @@ macro_rules! test {
 
 mod damaged;
 mod provisioned;
+mod u_boot;
 mod unprovisioned;
 
 use std::env;
@@ -64,7 +65,7 @@ fn main() -> ExitCode {
 }
 
 /// The boards, in the order in which they are switched on. Named as arguments, only those are.
-const BOARDS: [&str; 3] = ["provisioned", "unprovisioned", "damaged"];
+const BOARDS: [&str; 4] = ["provisioned", "unprovisioned", "damaged", "u_boot"];
 
 async fn run(made: PathBuf) -> Result<()> {
     let started = Instant::now();
@@ -78,7 +79,8 @@ async fn run(made: PathBuf) -> Result<()> {
         match board {
             "provisioned" => provisioned::run(&mut place).await?,
             "unprovisioned" => unprovisioned::run(&mut place).await?,
-            _ => damaged::run(&mut place).await?,
+            "damaged" => damaged::run(&mut place).await?,
+            _ => u_boot::run(&mut place).await?,
         }
     }
     eprintln!("the image passed, {:.0} s in all", started.elapsed().as_secs_f64());

@@ -10,7 +10,7 @@ use crate::broker::{Broker, Listener, Listeners};
 use crate::card::Card;
 use crate::equipment;
 use crate::household::Household;
-use crate::machine::{Cable, Machine, Plan};
+use crate::machine::{Cable, Firmware, Machine, Plan};
 use crate::namespace::HOST;
 use crate::visitor::Visitor;
 
@@ -60,9 +60,9 @@ impl Place {
 
     /// Puts a card into a board, and that into this network, and switches it on.
     pub async fn power_on(&self, card: &Card, board: &Board<'_>) -> Result<Machine> {
-        let Board { name, mac, clock } = *board;
+        let Board { name, firmware, mac, clock } = *board;
         let equipment = &self.equipment;
-        Machine::power_on(&Plan { card, equipment, cable: Cable::Tap, mac, clock, state: None, name }).await
+        Machine::power_on(&Plan { firmware, card, equipment, cable: Cable::Tap, mac, clock, state: None, name }).await
     }
 
     /// Somebody who knows the secret of a board, once that has an address.
@@ -76,6 +76,8 @@ impl Place {
 pub struct Board<'a> {
     /// What its logs are called.
     pub name: &'a str,
+    /// What it starts with.
+    pub firmware: Firmware,
     /// Its network port's address: of those that nobody is given (locally administered, IEEE 802-2014, 8.4).
     pub mac: &'a str,
     /// What its clock shows at power-on, as QEMU's `-rtc base=` takes it.

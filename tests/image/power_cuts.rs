@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::card::{self, Card, Extent};
-use crate::machine::{Cable, Machine, Plan};
+use crate::machine::{Cable, Firmware, Machine, Plan};
 use crate::visitor::{Commands, Visitor};
 
 /// How many cuts a run makes, unless this variable says otherwise. 50 were made for docs/measurements.md.
@@ -151,6 +151,7 @@ async fn cut_after(saved: &Saved, card: &Card, moment: Duration) -> Result<u64> 
 async fn go_on(saved: &Saved, card: &Card) -> Result<(Machine, Commands)> {
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
     let plan = Plan {
+        firmware: Firmware::Efi,
         card,
         equipment: &saved.equipment,
         cable: Cable::Forwarded { port, board: saved.address },
@@ -187,6 +188,7 @@ async fn boots_with_what_the_card_holds(saved: &Saved, last: &Path) -> Result<()
     let kept = settings(&card, saved.data)?;
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
     let plan = Plan {
+        firmware: Firmware::Efi,
         card: &card,
         equipment: &saved.equipment,
         cable: Cable::Forwarded { port, board: saved.address },

@@ -11,7 +11,7 @@ use crate::broker::{Client, Listener};
 use crate::browser::Browser;
 use crate::card::{self, Extent};
 use crate::equipment::TONE;
-use crate::machine::Machine;
+use crate::machine::{Firmware, Machine};
 use crate::place::{self, Board, Place};
 use crate::power_cuts::{Saved, settings_are_old_or_new_after_a_power_cut_at_any_moment};
 use crate::visitor::Visitor;
@@ -20,7 +20,7 @@ use crate::watching::Viewer;
 const NAME: &str = place::DEVICE.0;
 const SECRET: &str = "correct horse battery";
 const TIME_ZONE: &str = "Europe/Berlin";
-const BOARD: Board = Board { name: "provisioned", mac: "52:54:00:77:00:01", clock: "utc" };
+const BOARD: Board = Board { name: "provisioned", firmware: Firmware::Efi, mac: "52:54:00:77:00:01", clock: "utc" };
 
 /// What the bitrate is set to before the reboots, in kbit/s.
 const BITRATE: u64 = 700;

@@ -12,11 +12,12 @@ use tokio::time::sleep;
 use crate::avahi::Family;
 use crate::browser::Browser;
 use crate::household::Household;
-use crate::machine::Machine;
+use crate::machine::{Firmware, Machine};
 use crate::place::{self, Board, Place};
 use crate::visitor::Visitor;
 
-const BOARD: Board = Board { name: "unprovisioned", mac: "52:54:00:77:00:02", clock: "1970-01-01T00:00:00" };
+const BOARD: Board =
+    Board { name: "unprovisioned", firmware: Firmware::Efi, mac: "52:54:00:77:00:02", clock: "1970-01-01T00:00:00" };
 
 /// A name is announced within some seconds of the network's being there (RFC 6762, 8.3), after an address was had.
 const ANNOUNCE_LIMIT: Duration = Duration::from_secs(30);
