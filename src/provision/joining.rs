@@ -9,12 +9,14 @@ use std::io::{self, ErrorKind};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::file;
 use super::places::{Joiner, Places};
 use super::plan::UNPROVEN;
+use super::wifi::CONNECTION;
 use crate::notices;
 
 /// What notices of this are filed under.
@@ -146,13 +148,35 @@ impl Unproven {
     }
 }
 
-/// wpa_supplicant says which network it has joined. Of NetworkManager's radios it is known only that one has joined
-/// some network, by the kernel's word for an interface that frames of ours pass (Documentation/networking/
-/// operstates.rst): whoever joins says so when the keys are agreed.
+/// Whoever joins networks says which one it has joined. Where nobody can be asked it counts that any is.
 fn is_joined(places: &Places, supplicant: &Supplicant<'_>) -> bool {
-    if places.joiner() == Some(Joiner::WpaSupplicant) {
-        return supplicant.has_joined;
+    match places.joiner() {
+        Some(Joiner::WpaSupplicant) => supplicant.has_joined,
+        // To ask NetworkManager is to run a program each time, and what it would say of a radio that is down is known.
+        Some(Joiner::NetworkManager) if places.is_running() && is_up(places) => match active_connections() {
+            Ok(active) => active.lines().any(|line| line.split_once(':') == Some((CONNECTION, "activated"))),
+            Err(_) => true,
+        },
+        _ => is_up(places),
     }
+}
+
+/// NetworkManager's, each with its state: it is active once it has an address (nmcli(1)).
+///
+/// # Errors
+///
+/// When there is no `nmcli`, which some systems have in a package of its own.
+fn active_connections() -> io::Result<String> {
+    let mut nmcli = Command::new("nmcli");
+    nmcli.args(["--terse", "--fields", "UUID,STATE", "connection", "show", "--active"]).env("LC_ALL", "C");
+    // While NetworkManager starts it says nothing, which is none.
+    let output = nmcli.stdin(Stdio::null()).output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The kernel's word for an interface that frames of ours pass (Documentation/networking/operstates.rst): whoever joins
+/// says so when the keys are agreed.
+fn is_up(places: &Places) -> bool {
     let state = |radio: &String| fs::read_to_string(places.at("sys/class/net").join(radio).join("operstate"));
     places.radios().iter().any(|radio| state(radio).is_ok_and(|state| state.trim() == "up"))
 }

@@ -16,7 +16,7 @@ const PASS_PHRASE: std::ops::RangeInclusive<usize> = 8..=63;
 const KEY_DIGITS: usize = 64;
 
 /// What NetworkManager calls this connection. The same on all boards: it has to differ from others on one board only.
-const CONNECTION: &str = "f0c84c5e-6a0c-4c41-9d7b-7d0e1c2f9b35";
+pub(super) const CONNECTION: &str = "f0c84c5e-6a0c-4c41-9d7b-7d0e1c2f9b35";
 
 /// The `[wifi]` table.
 #[derive(Clone, Debug, Default, Deserialize)]
