@@ -284,11 +284,8 @@ impl<S: Settings> Running<S> {
     }
 
     async fn fail(&mut self, failure: Error) {
-        // A device that is not there says nothing about the settings.
-        if failure.is_absence() {
-            self.accept();
-        }
-        if let Some(trial) = self.trial.take() {
+        // A device that is not there says nothing about the settings: they hold.
+        if let Some(trial) = self.trial.take_if(|_| !failure.is_absence()) {
             let name = self.actor.status.borrow().name.clone();
             tracing::warn!(source = %name, reason = %failure, "the new settings do not work, back to the former");
             self.actor.settings.send_replace(trial.former);
@@ -315,7 +312,6 @@ impl<S: Settings> Running<S> {
                 return self.start().await;
             }
             Action::Stop => {
-                self.accept();
                 self.failure = None;
                 self.backoff.reset();
                 self.stop().await;
@@ -330,7 +326,6 @@ impl<S: Settings> Running<S> {
                 self.timers.retry = Some(Instant::now() + pause);
             }
             Action::Settle => {
-                self.accept();
                 self.failure = None;
                 if let Some(graph) = self.pipeline.as_ref().map(Pipeline::graph) {
                     tracing::info!(device = %graph.device, mode = graph.mode.as_ref().map(tracing::field::display),
@@ -341,6 +336,8 @@ impl<S: Settings> Running<S> {
             }
         }
         self.tell();
+        // Whoever has this answer and asks for the status finds it there.
+        self.accept();
     }
 
     async fn start(&mut self) {
