@@ -132,21 +132,25 @@ const OBSERVE: &str = "
     seen.sound_held = (held / (after.jitterBufferEmittedCount - before.jitterBufferEmittedCount)) * 1000;
     return seen;";
 
+/// By a page of its own: its jitter buffer, and that of what listens in it, fill when the machine stands still, and stay
+/// full for longer than this looks.
+async fn seen_by(browser: &Browser, board: &Board) -> Result<Seen> {
+    let page = Page::watch(browser, &board.url).await?;
+    tokio::time::sleep(SETTLE).await;
+    // The middle of the flash field.
+    page.ask(&OBSERVE.replace("FLASH_X", "0.95").replace("FLASH_Y", "0.93")).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_picture_is_current_the_overlay_says_so_and_the_beep_comes_with_the_flash() -> Result<()> {
     let (board, browser) = (Board::start("").await?, Browser::start().await?);
-    let page = Page::watch(&browser, &board.url).await?;
-    tokio::time::sleep(SETTLE).await;
-    // The middle of the flash field.
-    let script = OBSERVE.replace("FLASH_X", "0.95").replace("FLASH_Y", "0.93");
-    let mut seen: Seen = page.ask(&script).await?;
-    // What listens in the page has a buffer of its own, which fills when the machine stands still, and stays full.
+    let mut seen = seen_by(&browser, &board).await?;
     for _ in 1..SPANS {
         if is_in_sync(&mut seen) {
             break;
         }
         println!("out of sync, {:.0} ms of it in the jitter buffer: {:?}", seen.sound_held, seen.beeps);
-        seen = page.ask(&script).await?;
+        seen = seen_by(&browser, &board).await?;
     }
 
     assert!(seen.codes.len() > 180, "only {} of about 240 pictures have a time code", seen.codes.len());

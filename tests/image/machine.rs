@@ -1,8 +1,9 @@
 //! An arm64 board in QEMU: a card with the image in it, a network cable, a watchdog, and the test's own equipment.
 //!
-//! The firmware is UEFI, as on many boards, and the boot loader is the image's; or it is U-Boot. What the test needs besides comes from
+//! The firmware is UEFI, as on many boards, and the boot loader is the image's. What the test needs besides comes from
 //! outside as well, without a byte of the image being another: by the SMBIOS strings that systemd-boot and systemd read
-//! (systemd-boot(7), systemd.system-credentials(7)), and on a disk of its own.
+//! (systemd-boot(7), systemd.system-credentials(7)), and on a disk of its own. Or the firmware is U-Boot, with nothing
+//! besides.
 
 use std::fs;
 use std::path::{Path, PathBuf};
