@@ -138,7 +138,7 @@ fn qemu(image: &Path, [layer, card]: [&Path; 2], console: &Path, socket: &Path) 
         "systemd.wants=board-tone@0.service systemd.wants=board-tone@1.service",
         "systemd.wants=peercam-reboot.path",
         // Debian starts one for all radios, which is of use with D-Bus only.
-        "systemd.mask=hostapd.service",
+        "systemd.mask=wpa_supplicant.service systemd.mask=hostapd.service",
     ]
     .join(" ");
     let disk = |id: &str, file: &Path, rights: &str| {

@@ -36,7 +36,6 @@ use crate::provisioning::{
     a_file_on_the_boot_partition_sets_the_board_up_before_the_service_starts,
     a_file_with_a_mistake_changes_nothing_and_is_answered_beside_it, a_network_appears_with_another_password,
     a_wifi_that_cannot_be_joined_is_told_until_it_is,
-    another_network_that_networkmanager_joins_is_not_taken_for_the_one_of_the_file,
 };
 use crate::watching::Viewer;
 
@@ -113,7 +112,6 @@ async fn run(image: &std::path::Path) -> Result<()> {
     // Before the next one, whose files have answers of their own in the same place.
     test!(a_wifi_that_cannot_be_joined_is_told_until_it_is, board, &viewer);
     test!(a_file_with_a_mistake_changes_nothing_and_is_answered_beside_it, board);
-    test!(another_network_that_networkmanager_joins_is_not_taken_for_the_one_of_the_file, board);
     // Last of those with a camera: it comes back under another number than the configuration has.
     test!(a_camera_that_is_unplugged_and_plugged_in_again_comes_back_to_the_same_viewer, board, &viewer);
     test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);

@@ -14,12 +14,7 @@ use crate::config;
 const REMAINS: &str =
     "find / /run -xdev -name '*peercam*' -not -path '/packages/*' -not -path '/run/systemd/generator.early/*'";
 /// Belongs to the board and not to the package: its Wi-Fi, which was set up at the first boot.
-const STAYS: [&str; 4] = [
-    "/etc/NetworkManager/system-connections/peercam.nmconnection",
-    "/etc/modprobe.d/peercam-wifi.conf",
-    "/etc/systemd/network/70-peercam-wifi.link",
-    "/etc/systemd/network/70-peercam-wifi.network",
-];
+const STAYS: [&str; 2] = ["/etc/systemd/network/70-peercam-wifi.link", "/etc/systemd/network/70-peercam-wifi.network"];
 
 pub async fn the_package_is_installed_upgraded_and_purged_while_the_board_runs(board: &mut Board) -> Result<()> {
     // As on a board that has never had it, but for the files that dpkg is about to write.

@@ -1,6 +1,6 @@
 //! The file on the boot partition, under the real systemd: a second disk has it, on FAT and mounted read-only as on a
 //! card. And a network to join: the kernel's simulated radios (mac80211_hwsim), one with hostapd in a network namespace
-//! of its own, the other with the board's wpa_supplicant, and later with NetworkManager.
+//! of its own, the other with the board's wpa_supplicant.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,15 +14,12 @@ use crate::board::{Board, must_run};
 use crate::{SECRET, Viewer};
 
 const SSID: &str = "upstairs";
-const OTHER_SSID: &str = "downstairs";
 const PASSWORD: &str = "battery staple";
 const ERROR: &str = "/boot/firmware/peercam-error.txt";
 
 /// The radio gives up waiting after 90 s; by far the most of that has passed with other tests.
 const PATIENCE: Duration = Duration::from_secs(150);
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How often the service looks whether the network is joined.
-const LOOK: Duration = Duration::from_secs(2);
 
 /// Makes the disk that stands for a card's boot partition. FAT12 has at least 4085 clusters, 16 MiB has room for those.
 pub async fn make_card(directory: &Path) -> Result<PathBuf> {
@@ -105,8 +102,8 @@ fn with_file(text: &str) -> String {
     )
 }
 
-/// Switches an access point on, which has this name and password, in place of the one before.
-async fn switch_on(board: &mut Board, ssid: &str, password: &str) -> Result<()> {
+/// Switches an access point on, which has this password.
+async fn switch_on(board: &mut Board, password: &str) -> Result<()> {
     board
         .must(&format!(
             "set -e
@@ -119,7 +116,7 @@ async fn switch_on(board: &mut Board, ssid: &str, password: &str) -> Result<()> 
              cat > /run/access-point.conf <<'END'
 interface=wlan1
 driver=nl80211
-ssid={ssid}
+ssid={SSID}
 hw_mode=g
 channel=6
 wpa=2
@@ -135,7 +132,7 @@ END
 }
 
 pub async fn a_network_appears_with_another_password(board: &mut Board) -> Result<()> {
-    switch_on(board, SSID, "not battery staple").await
+    switch_on(board, "not battery staple").await
 }
 
 pub async fn a_wifi_that_cannot_be_joined_is_told_until_it_is(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
@@ -145,7 +142,7 @@ pub async fn a_wifi_that_cannot_be_joined_is_told_until_it_is(board: &mut Board,
     for told in [ERROR, "/run/peercam-notices/wifi"] {
         wait_for(board, &format!("{wrong} {told}")).await?;
     }
-    switch_on(board, SSID, PASSWORD).await?;
+    switch_on(board, PASSWORD).await?;
     // After each failure wpa_supplicant waits longer, by now a minute, before it tries again by itself.
     board.must("wpa_cli -i wlan0 bssid_ignore clear && wpa_cli -i wlan0 select_network 0").await?;
     wait_for(board, &format!("! test -e {ERROR} && ! test -e /run/peercam-notices/wifi")).await?;
@@ -155,71 +152,11 @@ pub async fn a_wifi_that_cannot_be_joined_is_told_until_it_is(board: &mut Board,
     Ok(())
 }
 
-/// As Raspberry Pi OS has it: NetworkManager, and a network that somebody has set before.
-pub async fn another_network_that_networkmanager_joins_is_not_taken_for_the_one_of_the_file(
-    board: &mut Board,
-) -> Result<()> {
-    board
-        .must(&format!(
-            "set -e
-             systemctl stop wpa_supplicant@wlan0
-             cd /etc/NetworkManager
-             printf '[keyfile]\nunmanaged-devices=*,except:interface-name:wlan0\n' > conf.d/the-cable-is-networkds.conf
-             install -m 600 /dev/stdin system-connections/own.nmconnection <<'END'
-[connection]
-id=own
-type=wifi
-[wifi]
-ssid={SSID}
-[wifi-security]
-key-mgmt=wpa-psk
-psk={PASSWORD}
-[ipv4]
-method=disabled
-[ipv6]
-method=disabled
-END
-             # Enabled, as far as it matters; systemd reads all units anew for half a minute if it is asked to do that.
-             ln -s /lib/systemd/system/NetworkManager.service /etc/systemd/system/multi-user.target.wants/"
-        ))
-        .await?;
-    board
-        .must(&with_file(&format!("[wifi]\nssid = \"{OTHER_SSID}\"\npassword = \"{PASSWORD}\"\ncountry = \"DE\"\n")))
-        .await?;
-    board.must("systemctl start NetworkManager && systemctl restart peercam-wifi").await?;
-    wait_for(board, "nmcli -g GENERAL.STATE connection show own | grep -qx activated").await?;
-    sleep(3 * LOOK).await;
-    board.must("systemctl is-active peercam-wifi && test -e /etc/peercam/wifi-to-join").await?;
-
-    switch_on(board, OTHER_SSID, PASSWORD).await?;
-    // An address, without which NetworkManager is not content.
-    board
-        .must(
-            "set -e
-             ip -n upstairs addr add 10.88.0.1/24 dev wlan1
-             printf '%s\n' 'interface wlan1' 'start 10.88.0.20' 'end 10.88.0.30' 'lease_file /run/leases' > /run/udhcpd
-             touch /run/leases
-             systemd-run --quiet --unit=leases -p NetworkNamespacePath=/run/netns/upstairs busybox udhcpd -f /run/udhcpd
-             # By itself it would look for what it had for a minute.
-             nmcli connection delete own",
-        )
-        .await?;
-    wait_for(board, "! test -e /etc/peercam/wifi-to-join").await?;
-    board.must("nmcli -g GENERAL.STATE connection show peercam | grep -qx activated").await?;
-    board
-        .must(
-            "systemctl stop NetworkManager leases access-point &&
-                rm /etc/systemd/system/multi-user.target.wants/NetworkManager.service",
-        )
-        .await?;
-    Ok(())
-}
-
 async fn wait_for(board: &mut Board, condition: &str) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while board.run(condition).await?.code != 0 {
         if Instant::now() > deadline {
-            let logs = "journalctl -b --no-pager -u peercam-wifi -u wpa_supplicant@wlan0 -u NetworkManager -u access-point | tail -n 60";
+            let logs = "journalctl -b --no-pager -u peercam-wifi -u wpa_supplicant@wlan0 -u access-point | tail -n 60";
             ensure!(false, "{condition}\nis not so after {PATIENCE:?}:\n{}", board.must(logs).await?);
         }
         sleep(INTERVAL).await;
