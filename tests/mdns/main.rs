@@ -34,13 +34,13 @@ const SECOND_NAME: &str = "front-door-2.local";
 const SOON: Duration = Duration::from_secs(12);
 /// What the log says when others fill the memory.
 const ANEW: &str = "announces itself anew";
-/// How many names another device makes up at a time, and how often: kept, they would take 12 MB each time.
-const NAMES: u32 = 20_000;
+/// How many names another device makes up at a time, and how often: kept, they would take 10 MB each time.
+const NAMES: u32 = 16_000;
 /// See [`NAMES`].
 const FLOODS: usize = 8;
 /// How much the board's memory may grow by that, in KiB: by less than three floods. One responder begins while the other
 /// ends, on a thread of its own each, and the allocator keeps for each thread what that thread once had.
-const MOST_GROWTH: i64 = 32 * 1024;
+const MOST_GROWTH: i64 = 24 * 1024;
 
 /// How long a name stays in caches if nobody takes it back (RFC 6762, section 10): goodbye has to be well before that.
 const TAKEN_BACK: Duration = Duration::from_secs(10);
