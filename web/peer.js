@@ -25,6 +25,14 @@ const withStereo = ({ type, sdp }) => ({
   sdp: sdp.replace(/^(a=fmtp:\d+ .*useinbandfec=1)(?!.*stereo=)/gm, '$1;stereo=1'),
 });
 
+/**
+ * A browser that takes the board's bounds on its jitter buffer (the header extension `playout-delay`, in Chromium and
+ * Safari) gets picture and sound as two streams, and leaves it to the page to keep them in step: see `lip-sync.js`.
+ * @param {string} answer
+ */
+const outOfStep = (answer) =>
+  answer.includes('/playout-delay') ? answer.replace(/^a=msid:\S+ (?=video)/m, 'a=msid:picture ') : answer;
+
 export class Peer {
   /** Called with each change of `connectionState`. @type {(state: RTCPeerConnectionState) => void} */
   onstate = () => {};
@@ -39,6 +47,8 @@ export class Peer {
   #configuration;
   #control;
   #answered = false;
+  /** What the jitter buffers were asked for. */
+  #targets = {};
   #early = [];
   /** Ends the wait for the board's servers. */
   #heard;
@@ -60,7 +70,7 @@ export class Peer {
     this.connection = new RTCPeerConnection(this.#configuration);
     this.video = this.connection.addTransceiver('video', { direction: 'recvonly' });
     this.audio = this.connection.addTransceiver('audio', { direction: 'recvonly' });
-    this.setJitterBufferTarget(0);
+    this.setJitterBufferTargets({ video: 0, audio: 0 });
     this.#openControl();
     this.connection.onicecandidate = ({ candidate }) =>
       signalling.send({ type: 'candidate', candidate: candidate ? candidate.toJSON() : null });
@@ -127,7 +137,7 @@ export class Peer {
       if (message.type === 'answer') {
         performance.mark(MARKS.answer);
         await this.#applied;
-        await this.connection.setRemoteDescription({ type: 'answer', sdp: message.sdp });
+        await this.connection.setRemoteDescription({ type: 'answer', sdp: outOfStep(message.sdp) });
         this.#answered = true;
         for (const candidate of this.#early.splice(0)) await this.#add(candidate);
       } else if (this.#answered) {
@@ -146,14 +156,17 @@ export class Peer {
   }
 
   /**
-   * How long both jitter buffers may hold media back, in milliseconds; the browser takes more where it must.
-   * Picture and sound get the same, or keeping them in step would delay the faster one anyhow.
+   * How long the jitter buffers hold media back, in milliseconds; the browser takes more where it must.
+   * @param {{video: number, audio: number}} targets
    */
-  setJitterBufferTarget(milliseconds) {
-    for (const { receiver } of [this.video, this.audio]) {
-      if ('jitterBufferTarget' in receiver) receiver.jitterBufferTarget = milliseconds;
+  setJitterBufferTargets(targets) {
+    for (const kind of ['video', 'audio']) {
+      if (this.#targets[kind] === targets[kind]) continue;
+      this.#targets[kind] = targets[kind];
+      const { receiver } = this[kind];
+      if ('jitterBufferTarget' in receiver) receiver.jitterBufferTarget = targets[kind];
       // Chromium's older name for it, in seconds.
-      else if ('playoutDelayHint' in receiver) receiver.playoutDelayHint = milliseconds / 1000;
+      else if ('playoutDelayHint' in receiver) receiver.playoutDelayHint = targets[kind] / 1000;
     }
   }
 

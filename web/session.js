@@ -7,6 +7,7 @@
 import { BoardClock } from './clock.js';
 import { FrameWatch } from './frames.js';
 import { JitterTarget } from './jitter-target.js';
+import { LipSync } from './lip-sync.js';
 import { Peer } from './peer.js';
 import { StatisticsReader } from './statistics.js';
 
@@ -63,6 +64,7 @@ export class Session extends EventTarget {
   #frames;
   #clock = new BoardClock();
   #jitter = new JitterTarget();
+  #lipSync = new LipSync();
   #reader = null;
   #timers = [];
   /** The next attempt, where it waits for something else than a time. */
@@ -118,6 +120,7 @@ export class Session extends EventTarget {
   #connect() {
     this.#clock = new BoardClock();
     this.#jitter = new JitterTarget();
+    this.#lipSync = new LipSync();
     this.#camera = { state: 'live', reason: '' };
     this.#cameraBackAt = -Infinity;
     this.#viewers = null;
@@ -356,13 +359,13 @@ export class Session extends EventTarget {
     // A standstill is counted as a freeze when it ends. A long one was the camera's or a broken path's, and no jitter
     // buffer would have helped.
     const freezes = figures.at - this.#liveSince > SETTLED_MS ? since.freezes : 0;
-    const before = this.#jitter.target;
-    const target = this.#jitter.update({ ...since, freezes }, figures.at);
-    if (target !== before) peer.setJitterBufferTarget(target);
+    const audio = this.#jitter.update({ ...since, freezes }, figures.at);
+    const video = Math.max(audio, this.#lipSync.update(this.#video.muted ? null : since.soundHeldMs));
+    peer.setJitterBufferTargets({ video, audio });
     this.statistics = {
       ...figures,
       rttMs: figures.rttMs ?? this.#clock.roundTripMs,
-      jitterBufferTargetMs: target,
+      jitterBufferTargetMs: video,
       latencyMs: this.#frames.latencyMs,
       latencyGap: this.#frames.latencyGap,
       viewers: this.#viewers,

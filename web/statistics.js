@@ -12,7 +12,7 @@
  * @property {number | null} rttMs  Of the ICE checks, else of the data channel.
  * @property {number | null} lossPercent  Packets that did not come at first, of late; most come again when asked for.
  * @property {number | null} jitterBufferMs  How long frames waited in the jitter buffer, of late.
- * @property {number} jitterBufferTargetMs  What this page asks for.
+ * @property {number} jitterBufferTargetMs  What this page asks for, for the picture.
  * @property {number} framesDecoded
  * @property {number} framesDropped
  * @property {number} freezeCount
@@ -21,6 +21,14 @@
  * @property {string} latencyGap  Why it is not known, if it cannot be.
  * @property {string | null} path  The candidate pair, as `host - prflx, udp`.
  * @property {number | null} viewers  How many watch this camera, as the board says.
+ */
+
+/**
+ * @typedef {object} Since
+ * @property {number} lost  Packets of the picture.
+ * @property {number} received
+ * @property {number} freezes
+ * @property {number | null} soundHeldMs  How long the jitter buffer held what was played; `null` if nothing was.
  */
 
 /** Rates are taken over this time: a second alone would jump with each key frame. */
@@ -37,8 +45,7 @@ export class StatisticsReader {
 
   /**
    * Reads the counters.
-   * @returns {Promise<{figures: Partial<Statistics>, since: {lost: number, received: number, freezes: number}}>}
-   *   the figures, and what happened since the last reading.
+   * @returns {Promise<{figures: Partial<Statistics>, since: Since}>}  The figures, and what happened since the last reading.
    */
   async read() {
     const counters = await count(this.#connection);
@@ -50,6 +57,7 @@ export class StatisticsReader {
       lost: Math.max(0, counters.lost - before.lost),
       received: counters.received - before.received,
       freezes: counters.freezeCount - before.freezeCount,
+      soundHeldMs: held(counters.sound, before.sound),
     };
     return { figures: figures(counters, this.#readings[0]), since };
   }
@@ -78,28 +86,37 @@ async function count(connection) {
     framesDropped: video.framesDropped ?? 0,
     freezeCount: video.freezeCount ?? 0,
     totalFreezesDuration: video.totalFreezesDuration ?? 0,
-    held: video.jitterBufferDelay ?? 0,
-    emitted: video.jitterBufferEmittedCount ?? 0,
+    picture: buffered(video),
+    sound: buffered(audio),
     rttMs: pair.currentRoundTripTime === undefined ? null : pair.currentRoundTripTime * 1000,
     path: pathName(report.get(pair.localCandidateId), report.get(pair.remoteCandidateId)),
   };
 }
 
+/** What has left a jitter buffer: how many frames or samples, and for how many seconds they were in it, added up. */
+const buffered = ({ jitterBufferDelay, jitterBufferEmittedCount }) =>
+  ({ delay: jitterBufferDelay ?? 0, emitted: jitterBufferEmittedCount ?? 0 });
+
+/** How long a jitter buffer held what left it between two counts, in milliseconds; `null` if nothing did. */
+function held(now, then) {
+  const emitted = now.emitted - then.emitted;
+  return emitted > 0 ? ((now.delay - then.delay) / emitted) * 1000 : null;
+}
+
 function figures(now, then) {
-  const { bytes, lost, received, held, emitted, ...rest } = now;
+  const { bytes, lost, received, picture, sound, ...rest } = now;
   const seconds = (now.at - then.at) / 1000;
   const perSecond = (difference) => (seconds > 0 ? difference / seconds : null);
   const share = (part, whole) => (whole > 0 ? part / whole : null);
   const kilobits = perSecond(((bytes - then.bytes) * 8) / 1000);
   const missing = Math.max(0, lost - then.lost);
   const loss = share(missing, missing + received - then.received);
-  const hold = share(held - then.held, emitted - then.emitted);
   return {
     ...rest,
     fps: perSecond(now.framesDecoded - then.framesDecoded),
     kbps: kilobits,
     lossPercent: loss === null ? null : loss * 100,
-    jitterBufferMs: hold === null ? null : hold * 1000,
+    jitterBufferMs: held(picture, then.picture),
   };
 }
 

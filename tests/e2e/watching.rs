@@ -137,8 +137,12 @@ const OBSERVE: &str = "
 async fn seen_by(browser: &Browser, board: &Board) -> Result<Seen> {
     let page = Page::watch(browser, &board.url).await?;
     tokio::time::sleep(SETTLE).await;
+    page.ask(&observe()).await
+}
+
+fn observe() -> String {
     // The middle of the flash field.
-    page.ask(&OBSERVE.replace("FLASH_X", "0.95").replace("FLASH_Y", "0.93")).await
+    OBSERVE.replace("FLASH_X", "0.95").replace("FLASH_Y", "0.93")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -168,6 +172,21 @@ async fn the_picture_is_current_the_overlay_says_so_and_the_beep_comes_with_the_
     let wrong = seen.false_flashes.len();
     assert!(wrong * 50 < seen.codes.len(), "flash field against time code: {:?}", seen.false_flashes);
     assert!(seen.beeps.len() >= 5, "beeps in 8 s: {:?}", seen.beeps);
+    assert!(is_in_sync(&mut seen), "the picture is {video:.0} ms old, the sound {beep:.0}: {seen:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_picture_waits_for_sound_that_is_late() -> Result<()> {
+    let (board, browser) = (Board::start("").await?, Browser::start().await?);
+    let page = Page::watch(&browser, &board.url).await?;
+    let sound = "viewer.peerConnection.getReceivers().find(({ track }) => track.kind === 'audio')";
+    let () = page.ask(&format!("{sound}.jitterBufferTarget = 250")).await?;
+    tokio::time::sleep(2 * SETTLE).await;
+    let mut seen: Seen = page.ask(&observe()).await?;
+    let (video, beep) = (median(&mut seen.ages), median(&mut seen.beeps));
+    println!("capture to display {video:.0} ms, sound {beep:.0} ms, {:.0} ms of it held back", seen.sound_held);
+    assert!(beep > 220.0, "the sound is {beep:.0} ms old and was to be held back for 250");
     assert!(is_in_sync(&mut seen), "the picture is {video:.0} ms old, the sound {beep:.0}: {seen:?}");
     Ok(())
 }

@@ -117,3 +117,25 @@ fn ensure_problem(answer: &Answer, status: u16) {
     assert_eq!(problem["status"], status, "{problem}");
     assert!(problem["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{problem}");
 }
+
+/// How long pictures waited in the jitter buffer, in ms, over two seconds.
+const HELD: &str = "
+    const before = await video();
+    await pause(2000);
+    const after = await video();
+    const held = after.jitterBufferDelay - before.jitterBufferDelay;
+    return (held / (after.jitterBufferEmittedCount - before.jitterBufferEmittedCount)) * 1000;";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_jitter_buffer_is_as_deep_as_a_viewer_asks_for() -> Result<()> {
+    let (board, browser) = (Board::start("").await?, Browser::start().await?);
+    let caller = Caller::new(&browser, &board).await?;
+    caller.join().await?;
+    caller.wait_for_frames_after(30.0).await?;
+    let shallow: f64 = caller.ask(HELD).await?;
+    let target = "connection.getReceivers().find(({ track }) => track.kind === 'video').jitterBufferTarget = 250;";
+    let deep: f64 = caller.ask(&format!("{target} await pause(3000); {HELD}")).await?;
+    println!("pictures waited {shallow:.0} ms, and {deep:.0} when asked for 250");
+    assert!(deep > shallow + 100.0 && deep > 180.0, "pictures waited {shallow:.0} ms, then {deep:.0}");
+    Ok(())
+}

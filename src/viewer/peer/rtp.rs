@@ -93,6 +93,13 @@ pub struct Track {
 /// Not with each frame, since packets of one size can be handed to the kernel together.
 const EXTEND_EVERY: Duration = Duration::from_secs(1);
 
+/// Twelve bits of least and twelve of most delay, in 10 ms: 0 to 500 ms.
+///
+/// With a least of 0 and a most of up to 500 ms Chromium shows each frame as soon as it is decoded. A most of 0 would do
+/// that too, and leave it deaf: it would neither hold the picture for sound that is late, nor give the jitter buffer that
+/// a page asks for on a bad path.
+const PLAYOUT_DELAY: [u8; 3] = [0, 0, 50];
+
 impl Track {
     /// An H.264 stream for a viewer that offered `media`.
     pub fn video(media: &Media, clock: RtpClock) -> Self {
@@ -183,8 +190,7 @@ impl Track {
     /// The extensions of a frame's first packet, which is where browsers look for them.
     fn extend(&self, header: &mut rtp::header::Header, captured: Instant) -> Result<(), webrtc::error::Error> {
         if let Some(id) = self.playout_delay {
-            // Twelve bits of least and twelve of most delay, in 10 ms: show each frame as soon as it is decoded.
-            header.set_extension(id, Bytes::from_static(&[0, 0, 0]))?;
+            header.set_extension(id, Bytes::from_static(&PLAYOUT_DELAY))?;
         }
         if let Some(id) = self.abs_capture_time {
             header.set_extension(id, Bytes::copy_from_slice(&self.clock.ntp(captured).to_be_bytes()))?;
