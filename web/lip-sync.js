@@ -12,6 +12,8 @@ const BEGIN_MS = 45;
 const END_MS = 35;
 /** Changes below this are not worth the small hitch that each is. */
 const STEP_MS = 15;
+/** In one go; the picture stands still for as long, and Chromium counts a freeze from 150 ms on. */
+const LARGEST_STEP_MS = 100;
 
 export class LipSync {
   /** In milliseconds. */
@@ -24,7 +26,7 @@ export class LipSync {
   update(soundHeldMs) {
     const held = Math.round(soundHeldMs ?? 0);
     if (held < (this.hold > 0 ? END_MS : BEGIN_MS)) this.hold = 0;
-    else if (Math.abs(held - this.hold) >= STEP_MS) this.hold = held;
+    else if (Math.abs(held - this.hold) >= STEP_MS) this.hold = Math.min(held, this.hold + LARGEST_STEP_MS);
     return this.hold;
   }
 }
