@@ -16,6 +16,11 @@ async fn a_whep_session_plays_trickles_restarts_ice_and_ends() -> Result<()> {
     let caller = Caller::new(&browser, &board).await?;
     let created = caller.join().await?;
     assert_eq!((created.status, created.r#type.as_deref()), (201, Some(SDP)), "{created:?}");
+    let sdp = &created.text;
+    let mut streams: Vec<_> = sdp.lines().filter_map(|line| line.strip_prefix("a=msid:")?.split(' ').next()).collect();
+    assert_eq!(streams.len(), 2, "picture and sound: {sdp}");
+    streams.dedup();
+    assert_eq!(streams.len(), 1, "a browser keeps picture and sound in step only within one stream: {sdp}");
     let first_etag = created.etag.expect("an ETag says that ICE can be restarted");
     assert!(first_etag.starts_with('"'), "a strong tag: {first_etag}");
     let location = created.location.expect("a session has a place");
