@@ -26,12 +26,19 @@ const withStereo = ({ type, sdp }) => ({
 });
 
 /**
- * A browser that takes the board's bounds on its jitter buffer (the header extension `playout-delay`, in Chromium and
- * Safari) gets picture and sound as two streams, and leaves it to the page to keep them in step: see `lip-sync.js`.
+ * How this browser is told how long to hold media back; `undefined` if it cannot be. The second is Chromium's older name.
+ * @type {'jitterBufferTarget' | 'playoutDelayHint' | undefined}
+ */
+const TARGET = ['jitterBufferTarget', 'playoutDelayHint'].find((name) => name in RTCRtpReceiver.prototype);
+
+/**
+ * A browser that takes the board's bounds on its jitter buffer (the header extension `playout-delay`) and can be told
+ * how deep that is gets picture and sound as two streams: the page keeps them in step, see `lip-sync.js`. Any other
+ * does that by itself.
  * @param {string} answer
  */
-const outOfStep = (answer) =>
-  answer.includes('/playout-delay') ? answer.replace(/^a=msid:\S+ (?=video)/m, 'a=msid:picture ') : answer;
+const asTwoStreams = (answer) =>
+  TARGET && answer.includes('/playout-delay') ? answer.replace(/^a=msid:\S+ (?=video)/m, 'a=msid:picture ') : answer;
 
 export class Peer {
   /** Called with each change of `connectionState`. @type {(state: RTCPeerConnectionState) => void} */
@@ -137,7 +144,7 @@ export class Peer {
       if (message.type === 'answer') {
         performance.mark(MARKS.answer);
         await this.#applied;
-        await this.connection.setRemoteDescription({ type: 'answer', sdp: outOfStep(message.sdp) });
+        await this.connection.setRemoteDescription({ type: 'answer', sdp: asTwoStreams(message.sdp) });
         this.#answered = true;
         for (const candidate of this.#early.splice(0)) await this.#add(candidate);
       } else if (this.#answered) {
@@ -161,12 +168,10 @@ export class Peer {
    */
   setJitterBufferTargets(targets) {
     for (const kind of ['video', 'audio']) {
-      if (this.#targets[kind] === targets[kind]) continue;
+      if (!TARGET || this.#targets[kind] === targets[kind]) continue;
       this.#targets[kind] = targets[kind];
-      const { receiver } = this[kind];
-      if ('jitterBufferTarget' in receiver) receiver.jitterBufferTarget = targets[kind];
-      // Chromium's older name for it, in seconds.
-      else if ('playoutDelayHint' in receiver) receiver.playoutDelayHint = targets[kind] / 1000;
+      // The older one is in seconds.
+      this[kind].receiver[TARGET] = TARGET === 'playoutDelayHint' ? targets[kind] / 1000 : targets[kind];
     }
   }
 
