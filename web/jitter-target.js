@@ -2,9 +2,9 @@
  * How much delay to trade for smoothness.
  *
  * Without loss a jitter buffer only adds delay, so its target is 0 and frames are shown as they come. A lost packet
- * comes again one round trip later; with a target of 0 the picture stands still meanwhile. Measured on 5 to 20 % loss
- * and 50 ms of round trip: 180 ms removes most freezes (4.8 % of the time frozen to 0 at 5 % loss, 32.9 to 5.5 % at
- * 20 %). So the target is raised while there is loss, and taken back when it has been quiet.
+ * comes again one round trip later; with a target of 0 the picture stands still meanwhile. Measured over 30 s each at
+ * 40 ms of round trip: with 180 ms the picture stood still for 0 % of the time instead of 1.6 at 5 % loss, and for 3.0
+ * instead of 7.3 at 20 %. So the target is raised while there is loss, and taken back when it has been quiet.
  */
 
 /** Room for two retransmissions at a round trip of 50 ms, and the reordering around them. */
