@@ -48,13 +48,6 @@ pub struct Seen {
     pub loud: u32,
 }
 
-impl Seen {
-    /// Milliseconds from each picture to the next, by their time codes.
-    pub fn steps(&self) -> impl Iterator<Item = i32> {
-        self.codes.windows(2).map(|pair| pair[1].wrapping_sub(pair[0]) as i32)
-    }
-}
-
 /// The viewer.
 pub struct Player {
     pipeline: gst::Pipeline,
