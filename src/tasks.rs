@@ -1,12 +1,30 @@
-//! Tasks that stop together, and the pauses between attempts.
+//! Tasks that stop together, what happens when one panics, and the pauses between attempts.
 //!
-//! Every task of the product lives in a [`Group`], so that shutting down means stopping groups, not hoping.
+//! Every task of the product lives in a [`Group`], so that shutting down means stopping groups, not hoping. No panic
+//! ends the process or goes unnoticed: a task of [`Group::spawn`] ends alone, one of [`Group::keep`] is started again.
 
+use std::any::Any;
 use std::future::Future;
-use std::time::Duration;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// The pause before a task that panicked is started again. An operator's command waits this long at most after the
+/// first panic.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest pause: what panics at once each time then writes two lines of log a minute.
+const MOST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A task that ran for this long works: its next panic is taken for its first.
+const WORKS: Duration = Duration::from_secs(60);
+
+/// Characters of a panic's message that are logged; the place in the source says the rest.
+const MOST_MESSAGE: usize = 300;
 
 /// Tasks that are told to stop together and waited for together.
 ///
@@ -31,16 +49,88 @@ impl Group {
     }
 
     /// Runs `task` in this group. The task watches [`Group::stopped`] itself.
+    ///
+    /// If it panics, that is logged with the place of this call, and what the task held is dropped: it is for tasks
+    /// that serve one viewer, connection or command. One whose work must go on belongs to [`Group::keep`].
+    #[track_caller]
     pub fn spawn<F>(&self, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.tasks.spawn(task);
+        let place = Location::caller();
+        self.tasks.spawn(async move {
+            // What the task held is dropped here, and seen by nobody else.
+            if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
+                tracing::error!(task = %place, panic = message(&*panic), "a task panicked and ended");
+            }
+        });
     }
 
-    /// Runs blocking work on a thread of the blocking pool, counted as a task of this group.
+    /// Runs `task` over `state` in this group until it returns. If it panics, that is logged with `name` and the place
+    /// of this call, and after a pause `task` begins again, with `state` as the panic left it.
+    ///
+    /// The state holds what must not be lost, such as the receiving end of a channel; what `task` can make again from
+    /// it belongs into `task`. The task watches [`Group::stopped`] itself:
+    ///
+    /// ```
+    /// # use peercam::tasks::Group;
+    /// # async fn example(group: Group, orders: tokio::sync::mpsc::Receiver<u32>) {
+    /// let stop = group.clone();
+    /// group.keep("orders", orders, move |orders| {
+    ///     let stop = stop.clone();
+    ///     Box::pin(async move {
+    ///         loop {
+    ///             tokio::select! {
+    ///                 () = stop.stopped() => break,
+    ///                 order = orders.recv() => match order {
+    ///                     Some(order) => println!("{order}"),
+    ///                     None => break,
+    ///                 },
+    ///             }
+    ///         }
+    ///     })
+    /// });
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn keep<S, T>(&self, name: impl Into<String>, mut state: S, mut task: T)
+    where
+        S: Send + 'static,
+        T: for<'s> FnMut(&'s mut S) -> BoxFuture<'s, ()> + Send + 'static,
+    {
+        let (place, name, stop) = (Location::caller(), name.into(), self.clone());
+        self.tasks.spawn(async move {
+            let mut pauses = Backoff::new(FIRST_PAUSE, MOST_PAUSE);
+            loop {
+                let begun = Instant::now();
+                // The call itself too: what is not yet within the future may panic as well.
+                let run = async { task(&mut state).await };
+                let Err(panic) = AssertUnwindSafe(run).catch_unwind().await else { return };
+                if begun.elapsed() >= WORKS {
+                    pauses.reset();
+                }
+                let pause = pauses.pause();
+                let pause_ms = pause.as_millis() as u64;
+                let panic = message(&*panic);
+                tracing::error!(task = name, %place, panic, pause_ms, "a task panicked and is started again");
+                tokio::select! {
+                    () = stop.stopped() => return,
+                    () = tokio::time::sleep(pause) => {}
+                }
+            }
+        });
+    }
+
+    /// Runs blocking work on a thread of the blocking pool, counted as a task of this group. If it panics, that is
+    /// logged as by [`Group::spawn`].
+    #[track_caller]
     pub fn spawn_blocking(&self, work: impl FnOnce() + Send + 'static) {
-        self.tasks.spawn_blocking(work);
+        let place = Location::caller();
+        self.tasks.spawn_blocking(move || {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+                tracing::error!(task = %place, panic = message(&*panic), "a task panicked and ended");
+            }
+        });
     }
 
     /// Completes once the group was told to stop.
@@ -76,6 +166,13 @@ impl Group {
     }
 }
 
+/// What a panic said, cut to what belongs into a log.
+pub fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("it gave no words").chars().take(MOST_MESSAGE).collect()
+}
+
 /// Pauses between attempts: doubling from `first` to `most`, each shortened by up to a quarter at random,
 /// so that a fleet of boards does not knock in step after a power cut.
 #[derive(Clone, Debug)]
@@ -106,10 +203,16 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    use tokio::sync::{mpsc, oneshot};
+
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_the_longest_and_start_anew_after_success() {
+    fn pauses_double_up_to_the_longest_and_are_short_again_after_success() {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(350));
         let bounds = [(75, 100), (150, 200), (262, 350), (262, 350)];
         for (least, most) in bounds {
@@ -129,6 +232,104 @@ mod tests {
         assert_eq!(group.len(), 1);
         assert!(group.close(Duration::from_secs(1)).await);
         assert!(group.is_empty());
+    }
+
+    /// What is logged meanwhile.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Log {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+
+        fn follow(&self) -> tracing::subscriber::DefaultGuard {
+            let log = self.clone();
+            let lines = tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone());
+            tracing::subscriber::set_default(lines.finish())
+        }
+    }
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kept_task_that_panics_is_logged_and_goes_on_with_what_waits_for_it() {
+        let (log, group) = (Log::default(), Group::new());
+        let _followed = log.follow();
+        let (orders, inbox) = mpsc::channel(8);
+        let (done, mut results) = mpsc::channel(8);
+        let stop = group.clone();
+        group.keep("orders", inbox, move |inbox: &mut mpsc::Receiver<u32>| {
+            let (stop, done) = (stop.clone(), done.clone());
+            Box::pin(async move {
+                loop {
+                    tokio::select! {
+                        () = stop.stopped() => break,
+                        Some(order) = inbox.recv() => {
+                            assert_ne!(order, 13, "of all numbers");
+                            done.send(order).await.unwrap();
+                        }
+                    }
+                }
+            })
+        });
+        for order in [1, 13, 2, 13, 3] {
+            orders.send(order).await.unwrap();
+        }
+        for expected in 1..=3 {
+            assert_eq!(results.recv().await, Some(expected));
+        }
+        let text = log.text();
+        let lines = text.lines().filter(|line| line.contains("a task panicked and is started again")).count();
+        assert!(lines == 2 && text.contains("task=\"orders\"") && text.contains("src/tasks.rs:"), "{text}");
+        assert!(text.contains("of all numbers"), "{text}");
+        assert!(group.close(Duration::from_secs(1)).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kept_task_that_panics_each_time_is_tried_ever_more_seldom_and_stops_with_its_group() {
+        let group = Group::new();
+        let runs = Arc::new(AtomicU32::new(0));
+        group.keep("broken", runs.clone(), |runs| {
+            runs.fetch_add(1, Ordering::Relaxed);
+            panic!("before there is a future")
+        });
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        let ran = runs.load(Ordering::Relaxed);
+        assert!((100..=200).contains(&ran), "{ran} times in an hour");
+        assert!(group.close(Duration::from_secs(1)).await, "a pause does not hold up the end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_is_logged_with_its_place_and_lets_go_of_what_it_held() {
+        let (log, group) = (Log::default(), Group::new());
+        let _followed = log.follow();
+        let (held, mut released) = oneshot::channel::<()>();
+        let line = line!() + 1;
+        group.spawn(async move {
+            let _held = held;
+            panic!("{}", "x".repeat(100_000));
+        });
+        assert!((&mut released).await.is_err());
+        assert!(group.close(Duration::from_secs(1)).await);
+        let text = log.text();
+        assert!(text.contains(&format!("task=src/tasks.rs:{line}:")) && text.len() < 1000, "{text}");
+    }
+
+    #[tokio::test]
+    async fn blocking_work_that_panics_is_waited_for_like_any_other() {
+        let group = Group::new();
+        group.spawn_blocking(|| panic!("in a thread"));
+        assert!(group.close(Duration::from_secs(5)).await);
     }
 
     #[tokio::test(start_paused = true)]
