@@ -26,6 +26,8 @@ mod monitor;
 mod namespace;
 mod place;
 mod power_cuts;
+#[path = "../harness/starvation.rs"]
+mod starvation;
 mod visitor;
 #[path = "../harness/watching.rs"]
 #[allow(dead_code, reason = "the virtual board uses the rest")]

@@ -24,6 +24,8 @@ mod page;
 mod shipped;
 #[path = "../harness/site.rs"]
 mod site;
+#[path = "../harness/starvation.rs"]
+mod starvation;
 
 mod commands;
 mod connection;
