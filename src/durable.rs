@@ -1,10 +1,42 @@
-//! Files that are old or new after a power cut, never half of each.
+//! Files that are old or new after a power cut, never half of each; and reading what may be anything by then.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, symlink};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, symlink};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+/// Names that what cannot be used is given before the first of them is used again.
+const MOST_ASIDE: usize = 9;
+
+/// The content of a regular file of at most `most` bytes. What else may stand in its place neither makes this wait nor
+/// fills the memory: a pipe, a device, a file without end.
+///
+/// # Errors
+///
+/// What the file system says, or that it is no such file.
+pub fn read(file: &Path, most: usize) -> io::Result<Vec<u8>> {
+    // Opening a pipe would wait for its writer, and a terminal could become ours.
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(file)?;
+    let kind = opened.metadata()?.file_type();
+    if !kind.is_file() {
+        let what = match kind {
+            _ if kind.is_dir() => "a directory",
+            _ if kind.is_fifo() => "a pipe",
+            _ => "a device",
+        };
+        return Err(io::Error::other(format!("it is {what}, not a file")));
+    }
+    let mut content = Vec::new();
+    opened.take(most as u64 + 1).read_to_end(&mut content)?;
+    if content.len() > most {
+        return Err(io::Error::other(format!("it has more than {most} bytes")));
+    }
+    Ok(content)
+}
 
 /// Who can read a file that is made. The owner can write it, and nobody else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,8 +121,9 @@ impl Draft {
         let draft = beside(file, "draft");
         // One that a power cut left may have another owner's rights, which opening it would keep.
         match fs::remove_file(&draft) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_) if draft.is_dir() => drop(set_aside(&draft)?),
+            removed => removed?,
         }
         Ok(Self { draft, file: file.to_owned() })
     }
@@ -103,15 +136,28 @@ impl Drop for Draft {
     }
 }
 
-/// Gives a file that cannot be used another name, so that it is out of the way and can be looked at. Returns the name.
+/// Gives what cannot be used another name, so that it is out of the way and can be looked at. Returns the name:
+/// `FILE.bad`, or where a directory is in the way of that `FILE.bad.2` and so on.
 ///
 /// # Errors
 ///
-/// What the file system says; the file stays where it is then.
+/// What the file system says; it stays where it is then.
 pub fn set_aside(file: &Path) -> io::Result<PathBuf> {
-    let aside = beside(file, "bad");
-    fs::rename(file, &aside)?;
-    Ok(aside)
+    let names = std::iter::once("bad".to_owned()).chain((2..=MOST_ASIDE).map(|number| format!("bad.{number}")));
+    let mut refused = None;
+    for aside in names.map(|ending| beside(file, &ending)) {
+        match fs::rename(file, &aside) {
+            Ok(()) => return Ok(aside),
+            Err(error) if aside.is_dir() || file.is_dir() && aside.exists() => refused = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(refused.unwrap_or_else(|| io::Error::other("there is no name for it")))
+}
+
+/// Whether something was [set aside](set_aside) that had this name.
+pub fn was_set_aside(file: &Path) -> bool {
+    beside(file, "bad").symlink_metadata().is_ok()
 }
 
 fn give_to_those_of(before: &Path, written: &File) -> io::Result<()> {
@@ -203,6 +249,47 @@ mod tests {
         fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
         Draft::of_file(&file, b"newer", Readers::AsBefore).unwrap().commit().unwrap();
         assert_eq!(mode(), 0o640);
+    }
+
+    #[test]
+    fn only_a_regular_file_of_bounded_size_is_read_and_nothing_makes_the_reader_wait() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        fs::write(path("sound"), "12345678").unwrap();
+        fs::create_dir(path("folder")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        File::create(path("huge")).unwrap().set_len(1 << 40).unwrap();
+        symlink("sound", path("link")).unwrap();
+        symlink("loop", path("loop")).unwrap();
+        assert_eq!(read(&path("link"), 8).unwrap(), b"12345678");
+        let refused = [
+            ("sound", "more than 7 bytes"),
+            ("huge", "more than 7 bytes"),
+            ("folder", "a directory"),
+            ("pipe", "a pipe"),
+            ("loop", "symbolic links"),
+            ("nothing", "No such file"),
+        ];
+        for (name, reason) in refused {
+            let error = read(&path(name), 7).unwrap_err().to_string();
+            assert!(error.contains(reason), "{name}: {error}");
+        }
+        assert!(read(Path::new("/dev/zero"), 7).unwrap_err().to_string().contains("a device"));
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_set_aside_whatever_it_is_and_whatever_was_before() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("settings.json");
+        fs::create_dir_all(root.path().join("settings.json.bad/within")).unwrap();
+        fs::create_dir_all(root.path().join("settings.json.draft/within")).unwrap();
+        for expected in ["settings.json.bad.2", "settings.json.bad.3"] {
+            fs::create_dir_all(file.join("within")).unwrap();
+            assert_eq!(set_aside(&file).unwrap(), root.path().join(expected));
+        }
+        write(&file, b"new").unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert!(was_set_aside(&file) && root.path().join("settings.json.draft.bad/within").exists());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::command::Origin;
 use crate::config::{Config, Error, Places, Text};
 use crate::tasks::Group;
 use crate::upkeep::{Memory, Prospect, Settings, Source, Surroundings, Upkeep};
@@ -50,8 +51,9 @@ impl Start {
         for mistake in self.left_out {
             tracing::warn!(mistake, "a setting that a command made cannot be used any more");
         }
-        let places = self.places;
-        self.memory.open(Box::new(move |toml| prospect(toml, &places)), group)
+        let (places, current) = (self.places, self.config);
+        let check = move |toml: &str, origin: Origin| prospect(toml, &places, may_watch(origin).then_some(&current));
+        self.memory.open(Box::new(check), group)
     }
 
     /// The configuration without its secrets, and where it is from, unless a command brought it.
@@ -61,10 +63,25 @@ impl Start {
     }
 }
 
-/// Whether a start with this text would get as far as its listener, and what it would have.
-fn prospect(toml: &str, places: &Places) -> Result<Prospect, String> {
+/// Whether who commands this way knows no more than viewers do. Who may publish to the command topic owns the board.
+fn may_watch(origin: Origin) -> bool {
+    match origin {
+        Origin::WebSocket | Origin::DataChannel => true,
+        Origin::Broker | Origin::HomeAutomation => false,
+    }
+}
+
+/// Whether a start with this text would get as far as its listener, and what it would have. Where it comes from a page,
+/// `current` is the configuration in effect.
+fn prospect(toml: &str, places: &Places, current: Option<&Config>) -> Result<Prospect, String> {
     let text = Text { toml: toml.to_owned(), file: None };
     let mut config = text.parse().map_err(|error| in_one_line(&error))?;
+    // Before any file is looked at.
+    let beyond = current.map(|current| config.beyond_a_page(current, places)).unwrap_or_default();
+    if !beyond.is_empty() {
+        let beyond = beyond.join("; ");
+        return Err(format!("{beyond}; only the configuration file and the broker's command topic may say so"));
+    }
     let has_secrets = config.check_secret(places).and_then(|()| config.settle_ice_secrets());
     has_secrets.and_then(|()| config.settle_password(places)).map_err(|error| in_one_line(&error))?;
     Ok(if config.mqtt.url.is_some() { Prospect::Broker } else { Prospect::LocalOnly })
@@ -153,8 +170,8 @@ mod tests {
     #[test]
     fn what_a_start_would_refuse_is_refused_before() {
         let places = Places::default();
-        assert_eq!(prospect("", &places), Ok(Prospect::LocalOnly));
-        assert_eq!(prospect("[mqtt]\nurl = \"mqtt://broker\"", &places), Ok(Prospect::Broker));
+        assert_eq!(prospect("", &places, None), Ok(Prospect::LocalOnly));
+        assert_eq!(prospect("[mqtt]\nurl = \"mqtt://broker\"", &places, None), Ok(Prospect::Broker));
         let refused = [
             ("[web]\nlisten = 1\n[viewers]\nmax = 0", "line 2: `web.listen`"),
             ("[web]\nlisten = 1\n[viewers]\nmax = 0", "; line 4: `viewers.max`"),
@@ -163,8 +180,18 @@ mod tests {
             ("[mqtt]\nurl = \"mqtt://broker\"\nuser = \"u\"\npassword_file = \"/nowhere\"", "/nowhere"),
         ];
         for (toml, reason) in refused {
-            let said = prospect(toml, &places).unwrap_err();
+            let said = prospect(toml, &places, None).unwrap_err();
             assert!(said.contains(reason) && !said.contains('\n'), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_page_learns_nothing_of_files_that_it_names() {
+        let current = Config::default();
+        for file in ["/nowhere", "/etc/hostname", "/dev/zero"] {
+            let toml = format!("[mqtt]\nurl = \"mqtt://evil\"\nuser = \"u\"\npassword_file = {file:?}");
+            let said = prospect(&toml, &Places::default(), Some(&current)).unwrap_err();
+            assert!(said.contains("`mqtt.password_file` names a file") && !said.contains(file), "{said}");
         }
     }
 }

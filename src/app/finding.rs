@@ -122,24 +122,35 @@ fn name_found(name: &Name, address: SocketAddr, notices: &Notices) {
 /// elsewhere.
 pub fn show(config: &Config, origin: &SecretOrigin) {
     match (origin, &config.web.secret) {
-        (SecretOrigin::Made(file), Some(secret)) => {
+        (SecretOrigin::Made { kept, instead }, Some(secret)) => {
             let place = Place::of(config);
             let or = place.link_by_address().filter(|link| *link != place.link());
             let or = or.map(|link| format!(" or {link}")).unwrap_or_default();
+            let because = match instead {
+                None => "This camera can be reached from the network, so it has a secret now:".to_owned(),
+                Some(reason) => format!("The secret of this camera cannot be used ({reason}). It has a new one:"),
+            };
+            let until = match kept {
+                Ok(file) => format!("It is shown this once, and kept in {}.", file.display()),
+                Err(reason) => format!("It holds until the next start only, since it cannot be kept: {reason}."),
+            };
             let shown = format!(
-                "\nThis camera can be reached from the network, so it has a secret now:\n\n    {}\n\n\
-                 The page asks for it: open {}{or}\n\
-                 It is shown this once, and kept in {}.\n\n",
+                "\n{because}\n\n    {}\n\nThe page asks for it: open {}{or}\n{until}\n\n",
                 secret.reveal(),
                 place.link(),
-                file.display()
             );
             // Nobody may be there to see it; it is kept all the same.
             io::stdout().write_all(shown.as_bytes()).ok();
-            tracing::info!(file = %file.display(), "a secret was made");
+            match instead {
+                None => tracing::info!(?kept, "a secret was made"),
+                Some(reason) => tracing::warn!(?kept, reason, "a secret was made in the place of one that is lost"),
+            }
         }
         (SecretOrigin::Kept(file), _) => tracing::info!(file = %file.display(), "the secret is the one made earlier"),
-        (SecretOrigin::Made(_) | SecretOrigin::Configured | SecretOrigin::Credential | SecretOrigin::NotNeeded, _) => {}
+        (
+            SecretOrigin::Made { .. } | SecretOrigin::Configured | SecretOrigin::Credential | SecretOrigin::NotNeeded,
+            _,
+        ) => {}
     }
 }
 

@@ -289,9 +289,9 @@ fn open(
 
 /// What a camera begins with besides its configuration.
 fn preset(settings: &Settings, name: &str) -> Preset {
-    let Some(kept) = settings.cameras.get(name) else { return Preset::default() };
-    let privacy = if kept.privacy { Privacy::On } else { Privacy::Off };
-    Preset { privacy, controls: kept.controls.clone() }
+    let privacy = if settings.is_private(name) { Privacy::On } else { Privacy::Off };
+    let controls = settings.cameras.get(name).map(|kept| kept.controls.clone());
+    Preset { privacy, controls: controls.unwrap_or_default() }
 }
 
 fn tools(config: &Config, root: &Path, management: Management, group: &Group) -> Tools {

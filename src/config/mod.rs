@@ -1,5 +1,6 @@
 //! The TOML file: the sum of the rooms' configurations. The only room that reads files and the environment for it.
 
+mod confined;
 mod read;
 mod secret;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use toml::de::DeTable;
 
 use crate::camera;
 use crate::control;
+use crate::durable;
 use crate::home;
 use crate::ice;
 use crate::mdns;
@@ -30,6 +32,12 @@ pub const DEFAULT: &str = include_str!("default.toml");
 
 /// Where the file is looked for unless the command line names another.
 pub const USUAL_FILE: &str = "/etc/peercam/peercam.toml";
+
+/// The longest file that is read: the one that explains every key has 10 KiB, a command brings 64 at most.
+const MOST_BYTES: usize = 256 * 1024;
+
+/// Cameras that a board may have: as many as it has plugs for, with room to spare.
+const MOST_CAMERAS: usize = 16;
 
 /// The whole configuration.
 #[derive(Clone, Debug, Serialize)]
@@ -118,12 +126,12 @@ impl Default for LogConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
-    #[error("cannot read the configuration {}: {source}", .file.display())]
+    #[error("cannot read the configuration {}: {cause}", .file.display())]
     Unreadable {
         /// Which one.
         file: PathBuf,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The file has mistakes.
     #[error("{}", Listed(.file, .mistakes))]
@@ -169,16 +177,21 @@ impl Text {
     ///
     /// # Errors
     ///
-    /// When the file cannot be read.
+    /// When the file cannot be read, is not text, or is longer than any configuration.
     pub fn read(file: Option<&Path>) -> Result<Self, Error> {
         let (path, is_wanted) = match file {
             Some(file) => (file, true),
             None => (Path::new(USUAL_FILE), false),
         };
-        match std::fs::read_to_string(path) {
-            Ok(toml) => Ok(Self { toml, file: Some(path.to_owned()) }),
+        let file = path.to_owned();
+        match durable::read(path, MOST_BYTES).map(String::from_utf8) {
+            Ok(Ok(toml)) => Ok(Self { toml, file: Some(file) }),
+            Ok(Err(error)) => {
+                let mistakes = vec![Mistake::not_text(error.as_bytes(), error.utf8_error().valid_up_to())];
+                Err(Error::Mistaken { file, mistakes })
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_wanted => Ok(Self::default()),
-            Err(source) => Err(Error::Unreadable { file: path.to_owned(), source }),
+            Err(cause) => Err(Error::Unreadable { file, cause }),
         }
     }
 
@@ -243,7 +256,8 @@ impl Config {
         if let Some(web) = root.get("web") {
             config.web = reader.table("web", web, web::Config::check);
         }
-        if let Some(cameras) = root.get("camera") {
+        if let Some(cameras) = root.get("camera").filter(|cameras| reader.has_at_most(MOST_CAMERAS, "camera", cameras))
+        {
             config.cameras = reader.tables("camera", cameras, camera::Config::check);
             if config.cameras.is_empty() {
                 config.cameras.push(camera::Config::default());

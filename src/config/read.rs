@@ -20,6 +20,10 @@ const LIKELY_SLIP: f64 = 0.6;
 /// both names are long.
 const LONGEST_SLIP: usize = 64;
 
+/// Mistakes that are named, of a file that has more: a screenful. What is wrong throughout is no configuration, and to
+/// look for what was meant by each of its keys takes longer than anybody waits.
+const MOST_MISTAKES: usize = 20;
+
 /// One thing that is wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
@@ -27,6 +31,24 @@ pub struct Mistake {
     pub line: usize,
     /// What is wrong and what is allowed, beginning with the key in backquotes where there is one.
     pub message: String,
+}
+
+impl Mistake {
+    /// The bytes are not UTF-8 from `at` on, counted from 0.
+    pub(super) fn not_text(bytes: &[u8], at: usize) -> Self {
+        let before = &bytes[..at];
+        let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let message = format!(
+            "byte {} of the line is 0x{:02x}, which is not UTF-8 text; save the file as UTF-8",
+            at - line_start + 1,
+            bytes[at]
+        );
+        Self { line: line_of(before), message }
+    }
+}
+
+fn line_of(before: &[u8]) -> usize {
+    before.iter().filter(|byte| **byte == b'\n').count() + 1
 }
 
 impl fmt::Display for Mistake {
@@ -46,6 +68,8 @@ pub struct Reader<'t> {
     text: &'t str,
     sections: &'t [Section],
     mistakes: Vec<Mistake>,
+    /// Those beyond [`MOST_MISTAKES`].
+    more: usize,
 }
 
 impl<'t> Reader<'t> {
@@ -55,7 +79,7 @@ impl<'t> Reader<'t> {
     ///
     /// The mistakes of syntax. With them the text has no reliable meaning that could be checked further.
     pub fn new(text: &'t str, sections: &'t [Section]) -> Result<(Self, DeTable<'t>), Vec<Mistake>> {
-        let mut reader = Self { text, sections, mistakes: Vec::new() };
+        let mut reader = Self { text, sections, mistakes: Vec::new(), more: 0 };
         let (root, errors) = DeTable::parse_recoverable(text);
         for error in errors {
             reader.note(error.span().unwrap_or(0..0), format!("not TOML: {}", error.message()));
@@ -68,8 +92,10 @@ impl<'t> Reader<'t> {
         for key in root.keys() {
             if !sections.iter().any(|(name, _)| *name == key.get_ref().as_ref()) {
                 let name = key.get_ref();
-                let hint = reader.hint(name, sections.iter().map(|(name, _)| *name));
-                reader.note(key.span(), format!("`{name}` is not known at the top of the file{hint}"));
+                reader.note_with(key.span(), |reader| {
+                    let hint = reader.hint(name, sections.iter().map(|(name, _)| *name));
+                    format!("`{}` is not known at the top of the file{hint}", shortened(name))
+                });
             }
         }
         Ok((reader, root))
@@ -140,20 +166,44 @@ impl<'t> Reader<'t> {
 
     /// Notes a mistake that concerns a whole value.
     pub fn note(&mut self, at: Range<usize>, message: String) {
-        let before = self.text.get(..at.start).unwrap_or(self.text);
-        self.mistakes.push(Mistake { line: before.matches('\n').count() + 1, message });
+        self.note_with(at, |_| message);
     }
 
-    /// All mistakes, from the top of the file to its end.
+    /// The mistakes, from the top of the file to its end; of many the first that were found, and how many there are.
     pub fn finish(mut self) -> Vec<Mistake> {
         self.mistakes.sort_by_key(|mistake| mistake.line);
+        if let Some(last) = self.mistakes.last().filter(|_| self.more > 0) {
+            let message = format!("and {} more mistakes, here and elsewhere", self.more);
+            self.mistakes.push(Mistake { line: last.line, message });
+        }
         self.mistakes
+    }
+
+    /// Whether there are at most so many tables of this name; else that is noted.
+    pub fn has_at_most(&mut self, most: usize, name: &str, value: &Spanned<DeValue<'t>>) -> bool {
+        let number = value.get_ref().as_array().map_or(0, |tables| tables.len());
+        if number > most {
+            self.note(value.span(), format!("`{name}` is there {number} times; {most} times is the most"));
+        }
+        number <= most
+    }
+
+    fn note_with(&mut self, at: Range<usize>, message: impl FnOnce(&Self) -> String) {
+        if self.mistakes.len() >= MOST_MISTAKES {
+            self.more += 1;
+            return;
+        }
+        let before = self.text.get(..at.start).unwrap_or(self.text);
+        let mistake = Mistake { line: line_of(before.as_bytes()), message: message(self) };
+        self.mistakes.push(mistake);
     }
 
     fn unknown_keys<T: DeserializeOwned>(&mut self, name: &str, table: &DeTable<'t>) {
         for key in table.keys().filter(|key| !keys::<T>().contains(&key.get_ref().as_ref())) {
-            let hint = self.hint(key.get_ref(), keys::<T>().iter().copied());
-            self.note(key.span(), format!("`{}` is not known in `{name}`{hint}", key.get_ref()));
+            self.note_with(key.span(), |reader| {
+                let hint = reader.hint(key.get_ref(), keys::<T>().iter().copied());
+                format!("`{}` is not known in `{name}`{hint}", shortened(key.get_ref()))
+            });
         }
     }
 
@@ -174,6 +224,14 @@ impl<'t> Reader<'t> {
             (None, Some(section)) => format!("; it belongs to `{section}`"),
             (None, None) => format!("; known are {}", all.join(", ")),
         }
+    }
+}
+
+/// As much of a name as is worth repeating.
+fn shortened(name: &str) -> String {
+    match name.char_indices().nth(LONGEST_SLIP) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
     }
 }
 

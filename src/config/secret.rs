@@ -1,6 +1,6 @@
 //! Where the secret comes from: the configuration, a credential, or a file of our own that is made once.
 
-use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Config, Error};
@@ -12,6 +12,10 @@ const LETTERS: &[u8] = b"abcdefghjkmnpqrstuvwxyz23456789";
 /// Four groups of four of 31 letters are 79 bits: more than guessing over a network ever gets through.
 const GROUPS: usize = 4;
 const GROUP: usize = 4;
+
+/// The longest file of a secret or a password that is read. The longest passwords that programs make have some hundred
+/// letters.
+const MOST_BYTES: usize = 4096;
 
 /// The file's name, in the credentials directory and in the state directory.
 const CREDENTIAL: &str = "peercam-secret";
@@ -45,7 +49,12 @@ pub enum SecretOrigin {
     /// An earlier start made it.
     Kept(PathBuf),
     /// This start made it: to be shown, once.
-    Made(PathBuf),
+    Made {
+        /// Where it is kept, or why it is not, and holds until the next start only.
+        kept: Result<PathBuf, String>,
+        /// Why the one that was kept could not be used, if there was one.
+        instead: Option<String>,
+    },
 }
 
 impl Places {
@@ -69,6 +78,16 @@ impl Places {
         }
     }
 
+    /// Whether systemd keeps a password for the broker.
+    pub(super) fn has_password(&self) -> bool {
+        self.password().is_some()
+    }
+
+    fn password(&self) -> Option<PathBuf> {
+        let file = self.credentials.as_ref()?.join(PASSWORD_CREDENTIAL);
+        file.exists().then_some(file)
+    }
+
     /// Below which the system's own files are read.
     pub fn root(&self) -> PathBuf {
         self.root.clone().unwrap_or_else(|| "/".into())
@@ -83,6 +102,8 @@ enum Found {
     Read(String, SecretOrigin),
     /// One is to be made and kept here.
     Missing(PathBuf),
+    /// What is kept here is none, for this reason: another is to take its place.
+    Lost(PathBuf, String),
 }
 
 impl Config {
@@ -101,8 +122,9 @@ impl Config {
                     file: file.clone(),
                     reason: format!("cannot be kept ({error}); make the directory writable or set `web.secret`"),
                 })?;
-                (secret, SecretOrigin::Made(file))
+                (secret, SecretOrigin::Made { kept: Ok(file), instead: None })
             }
+            Found::Lost(file, reason) => replace(file, reason),
         };
         self.web.secret = Some(secret.into());
         Ok(origin)
@@ -137,10 +159,14 @@ impl Config {
             return Err(Error::Secret { file: STATE.into(), reason });
         };
         let file = directory.join(STATE);
-        if file.exists() {
-            return Ok(Found::Read(read(&file)?, SecretOrigin::Kept(file)));
+        if matches!(file.symlink_metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound) {
+            return Ok(Found::Missing(file));
         }
-        Ok(Found::Missing(file))
+        // What the board keeps for itself never keeps it from starting.
+        Ok(match read_secret(&file) {
+            Ok(secret) => Found::Read(secret, SecretOrigin::Kept(file)),
+            Err(reason) => Found::Lost(file, reason),
+        })
     }
 
     /// Reads the files that `[ice]` names into the secrets that they hold.
@@ -166,9 +192,8 @@ impl Config {
     /// When it cannot be read, or is none.
     pub fn settle_password(&mut self, places: &Places) -> Result<(), Error> {
         let configured = self.mqtt.password_file.clone();
-        let credential = places.credentials.as_ref().map(|directory| directory.join(PASSWORD_CREDENTIAL));
         let is_wanted = self.mqtt.url.is_some() && self.mqtt.user.is_some() && self.mqtt.password.is_none();
-        let file = configured.or_else(|| credential.filter(|file| file.exists()));
+        let file = configured.or_else(|| places.password());
         if let Some(file) = file.filter(|_| is_wanted) {
             self.mqtt.password = Some(read_password(&file)?.into());
         }
@@ -176,10 +201,25 @@ impl Config {
     }
 }
 
+/// Makes a secret in the place of one that cannot be used, which is set aside.
+fn replace(file: PathBuf, reason: String) -> (String, SecretOrigin) {
+    let secret = make();
+    let replaced = durable::set_aside(&file).and_then(|aside| {
+        durable::write(&file, format!("{secret}\n").as_bytes())?;
+        Ok(aside)
+    });
+    let instead = match &replaced {
+        Ok(aside) => format!("{reason}; it is {} now", aside.display()),
+        Err(_) => reason,
+    };
+    let kept = replaced.map(|_| file).map_err(|error| error.to_string());
+    (secret, SecretOrigin::Made { kept, instead: Some(instead) })
+}
+
 /// A password may begin or end with a blank, but for the line's end that editors add.
 fn read_password(file: &Path) -> Result<String, Error> {
     let wrong = |reason| Error::Secret { file: file.to_owned(), reason };
-    let text = fs::read_to_string(file).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    let text = read_text(file).map_err(wrong)?;
     let password = text.strip_suffix('\n').unwrap_or(&text);
     let password = password.strip_suffix('\r').unwrap_or(password);
     if password.is_empty() || password.contains(['\n', '\0']) {
@@ -189,16 +229,20 @@ fn read_password(file: &Path) -> Result<String, Error> {
 }
 
 fn read(file: &Path) -> Result<String, Error> {
-    let text = fs::read_to_string(file)
-        .map_err(|error| Error::Secret { file: file.to_owned(), reason: format!("cannot be read: {error}") })?;
-    let secret = text.trim().to_owned();
+    read_secret(file).map_err(|reason| Error::Secret { file: file.to_owned(), reason })
+}
+
+fn read_secret(file: &Path) -> Result<String, String> {
+    let secret = read_text(file)?.trim().to_owned();
     match web::Config::secret_fault(&secret) {
         None => Ok(secret),
-        Some(fault) => {
-            let reason = format!("{fault}; write a better one there, or remove the file");
-            Err(Error::Secret { file: file.to_owned(), reason })
-        }
+        Some(fault) => Err(format!("{fault}; write a better one there, or remove the file")),
     }
+}
+
+fn read_text(file: &Path) -> Result<String, String> {
+    let bytes = durable::read(file, MOST_BYTES).map_err(|error| format!("cannot be read: {error}"))?;
+    String::from_utf8(bytes).map_err(|_| "is not text (UTF-8)".into())
 }
 
 fn make() -> String {
@@ -209,6 +253,7 @@ fn make() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -236,7 +281,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("state/peercam/secret");
         let mut first = open_to_the_network();
-        assert_eq!(first.settle_secret(&places(directory.path())).unwrap(), SecretOrigin::Made(file.clone()));
+        let made = SecretOrigin::Made { kept: Ok(file.clone()), instead: None };
+        assert_eq!(first.settle_secret(&places(directory.path())).unwrap(), made);
         let made = first.web.secret.unwrap().reveal().to_owned();
         assert_eq!(made.len(), 19);
         assert!(made.split('-').all(|group| group.len() == 4 && group.bytes().all(|c| LETTERS.contains(&c))));
@@ -271,6 +317,74 @@ mod tests {
             config.web.secret_file = Some(file.clone());
             let error = config.settle_secret(&Places::default()).unwrap_err().to_string();
             assert!(error.contains(file.to_str().unwrap()) && error.contains("at least 8"), "{error}");
+        }
+    }
+
+    /// Damage of the disk, by hand, and by programs that put something else there.
+    #[test]
+    fn a_kept_secret_that_cannot_be_used_is_set_aside_and_another_is_made() {
+        type Damage = fn(&Path);
+        let damages: [(&str, Damage); 7] = [
+            ("too short", |file| fs::write(file, "").unwrap()),
+            ("characters that HTTP cannot carry", |file| fs::write(file, [0; 19]).unwrap()),
+            ("not text", |file| fs::write(file, [0xff; 19]).unwrap()),
+            ("more than 4096 bytes", |file| fs::File::create(file).unwrap().set_len(1 << 40).unwrap()),
+            ("a directory", |file| fs::create_dir_all(file.join("within")).unwrap()),
+            ("a pipe", |file| {
+                let fifo = rustix::fs::FileType::Fifo;
+                rustix::fs::mknodat(rustix::fs::CWD, file, fifo, 0o600.into(), 0).unwrap();
+            }),
+            ("No such file", |file| std::os::unix::fs::symlink("/nowhere", file).unwrap()),
+        ];
+        let directory = tempfile::tempdir().unwrap();
+        let places = places(directory.path());
+        let file = places.state.clone().unwrap().join(STATE);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        for (fault, damage) in damages {
+            damage(&file);
+            let mut config = open_to_the_network();
+            config.check_secret(&places).unwrap();
+            let origin = config.settle_secret(&places).unwrap();
+            let SecretOrigin::Made { kept, instead: Some(reason) } = origin else { panic!("{fault}: {origin:?}") };
+            assert!(reason.contains(fault) && reason.contains("secret.bad"), "{fault}: {reason}");
+            let made = config.web.secret.unwrap().reveal().to_owned();
+            assert_eq!((made.len(), kept), (19, Ok(file.clone())), "{fault}");
+            let mut next = open_to_the_network();
+            assert_eq!(next.settle_secret(&places).unwrap(), SecretOrigin::Kept(file.clone()), "{fault}");
+            assert_eq!(next.web.secret.unwrap().reveal(), made);
+            fs::remove_file(&file).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_secret_is_made_for_one_start_where_neither_the_old_one_can_be_read_nor_another_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        // A file where the directory should be fails for root too, unlike missing rights.
+        fs::write(directory.path().join("state"), "").unwrap();
+        let mut config = open_to_the_network();
+        let origin = config.settle_secret(&places(directory.path())).unwrap();
+        let SecretOrigin::Made { kept: Err(reason), instead: Some(_) } = &origin else { panic!("{origin:?}") };
+        assert!(reason.contains("Not a directory"), "{reason}");
+        assert!(config.web.secret.is_some());
+    }
+
+    #[test]
+    fn only_a_small_regular_file_is_read_for_a_password() {
+        let directory = tempfile::tempdir().unwrap();
+        let long = directory.path().join("long");
+        fs::write(&long, "x".repeat(MOST_BYTES + 1)).unwrap();
+        for (file, fault) in [("/dev/zero", "a device"), ("/tmp", "a directory"), (long.to_str().unwrap(), "4096")] {
+            let mut config = Config::parse(&format!(
+                "[mqtt]\nurl = \"mqtt://broker\"\nuser = \"u\"\npassword_file = {file:?}\n[web]\nsecret_file = {file:?}\n\
+                 [[ice.servers]]\nurls = \"turn:a\"\nsecret_file = {file:?}"
+            ))
+            .unwrap();
+            let place = Places::default();
+            let refused = [config.settle_password(&place), config.settle_ice_secrets(), config.check_secret(&place)];
+            for refused in refused {
+                let error = refused.unwrap_err().to_string();
+                assert!(error.contains(file) && error.contains(fault), "{error}");
+            }
         }
     }
 

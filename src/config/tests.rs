@@ -142,3 +142,56 @@ fn what_is_shown_has_every_table_and_no_secret() {
     }
     assert!(Config::default().shown()["device"]["id"].is_string(), "the one that is made is shown");
 }
+
+#[test]
+fn why_a_file_cannot_be_read_is_said_once_and_with_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("peercam.toml");
+    let said = |content: &[u8]| {
+        std::fs::write(&file, content).unwrap();
+        let error = Config::load(Some(&file)).unwrap_err();
+        format!("{:#}", anyhow::Error::from(error)).replace(directory.path().to_str().unwrap(), "")
+    };
+    let not_text = "byte 9 of the line is 0xff, which is not UTF-8 text; save the file as UTF-8";
+    assert_eq!(
+        said("[web]\n# ü\n# 123456".as_bytes().iter().chain(b"\xff").copied().collect::<Vec<_>>().as_slice()),
+        format!("/peercam.toml:3: {not_text}")
+    );
+    let long = said(&vec![b'#'; MOST_BYTES + 1]);
+    assert_eq!(long, "cannot read the configuration /peercam.toml: it has more than 262144 bytes");
+    let missing = format!("{:#}", anyhow::Error::from(Config::load(Some(Path::new("/nowhere"))).unwrap_err()));
+    assert_eq!(missing.matches("No such file").count(), 1, "{missing}");
+    assert!(Config::load(Some(Path::new("/dev/zero"))).unwrap_err().to_string().contains("a device"));
+}
+
+#[test]
+fn a_file_that_is_wrong_throughout_is_refused_at_once_with_its_first_mistakes() {
+    let many = |line: &dyn Fn(usize) -> String| -> String {
+        let mut text = String::new();
+        for number in 0.. {
+            let line = line(number);
+            if text.len() + line.len() > MOST_BYTES {
+                break;
+            }
+            text.push_str(&line);
+        }
+        text
+    };
+    let texts = [
+        many(&|number| format!("k{number} = 1\n")),
+        "[web]\n".to_owned() + &many(&|number| format!("k{number} = 1\n")),
+        many(&|number| format!("[t{number}]\n")),
+        many(&|number| format!("[[camera]]\nname = \"c{number}\"\n")),
+        many(&|_| "[[camera]]\n".to_owned()),
+        many(&|_| "= ]\n".to_owned()),
+        "a".repeat(MOST_BYTES) + " = 1",
+    ];
+    for text in texts {
+        let began = std::time::Instant::now();
+        let found = mistakes(&text);
+        // 0.1 s without optimisation on an idle machine.
+        assert!(began.elapsed().as_secs() < 10, "{:.20}: {:?}", text, began.elapsed());
+        assert!((1..=21).contains(&found.len()), "{:.20}: {}", text, found.len());
+        assert!(found.iter().all(|found| found.len() < 500), "{found:.600?}");
+    }
+}

@@ -35,10 +35,10 @@ pub(super) enum Change {
 
 /// A change that could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("{} cannot be written ({source}); {left}", .file.display())]
+#[error("{} cannot be written ({cause}); {left}", .file.display())]
 pub(super) struct Failure {
     file: PathBuf,
-    source: io::Error,
+    cause: io::Error,
     left: &'static str,
 }
 
@@ -72,8 +72,8 @@ impl Change {
         }
     }
 
-    fn failed(&self, source: io::Error, left: &'static str) -> Failure {
-        Failure { file: self.file().to_owned(), source, left }
+    fn failed(&self, cause: io::Error, left: &'static str) -> Failure {
+        Failure { file: self.file().to_owned(), cause, left }
     }
 
     fn draft(&self) -> io::Result<Work<'_>> {

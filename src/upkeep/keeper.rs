@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::ledger::{Applied, Ledger, MOST_OWED, Source, Trial};
-use super::memory::{LEDGER, Memory, SETTINGS, Surroundings, keep};
+use super::memory::{LEDGER, Losses, Memory, SETTINGS, Surroundings, keep};
 use super::settings::Kept;
 use super::{
     Check, Digest, Due, Entrusted, Error, LEAST_TRIAL, MOST_TRIAL, OnTrial, Pending, Prospect, REBOOT_LIMIT, Reentry,
@@ -35,6 +35,7 @@ pub(super) struct Keeper {
     entrusted: Mutex<Vec<Entrusted>>,
     pub(super) restart: watch::Sender<Option<Reentry>>,
     pub(super) on_trial: Option<OnTrial>,
+    pub(super) losses: Losses,
 }
 
 /// What the files hold.
@@ -50,6 +51,7 @@ impl Keeper {
         Self {
             entrusted: Mutex::new(memory.ledger.entrusted()),
             on_trial: memory.on_trial(),
+            losses: memory.losses.clone(),
             base: memory.base_digest(),
             settings: watch::Sender::new(memory.settings()),
             dues: watch::Sender::new(memory.ledger.dues()),
@@ -100,7 +102,7 @@ impl Keeper {
         if !(LEAST_TRIAL..=MOST_TRIAL).contains(&within) {
             return Err(Error::Within);
         }
-        let prospect = (self.check)(&toml).map_err(Error::Refused)?;
+        let prospect = (self.check)(&toml, pending.origin).map_err(Error::Refused)?;
         if prospect == Prospect::LocalOnly && needs_broker(pending.origin) {
             return Err(Error::WithoutBroker);
         }

@@ -7,6 +7,9 @@ use super::{Digest, Due, Entrusted, Pending, Restart};
 /// Outcomes that wait to be told. One restart owes one; more wait only where no broker could be reached since.
 pub(super) const MOST_OWED: usize = 16;
 
+/// The fields of [`Ledger`] in version 0.1.
+pub(super) const FIELDS: [&str; 3] = ["applied", "trial", "owed"];
+
 /// What is kept.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::file;
 use super::keeper::Keeper;
-use super::ledger::{Change, Ledger, Source};
+use super::ledger::{self, Change, Ledger, Source};
 use super::reentry::{self, Program};
-use super::settings::{Kept, Settings};
+use super::settings::{self, Kept, Settings};
 use super::{Check, Digest, OnTrial, Upkeep};
 use crate::durable;
 use crate::tasks::Group;
@@ -19,6 +20,9 @@ use crate::tasks::Group;
 /// The names in the state directory.
 pub(super) const LEDGER: &str = "upkeep.json";
 pub(super) const SETTINGS: &str = "settings.json";
+/// The longest file that is read. Two configurations of 64 KiB, written as JSON, and outcomes fit several times over.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+
 /// What an applied configuration is called once the file was written after it.
 pub(super) const OVERRULED: &str = "applied-before.toml";
 
@@ -60,13 +64,24 @@ pub struct Memory {
     pub(super) ledger: Ledger,
     pub(super) kept: Kept,
     pub(super) source: Source,
+    /// Files that were there and could not be read, as sentences.
+    pub(super) losses: Losses,
     notes: Vec<Note>,
+}
+
+/// What was kept and is lost, each with what became of its file; `None` where nothing is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// What commands had set.
+    pub settings: Option<String>,
+    /// The applied configuration, the one on trial, and outcomes that were owed.
+    pub ledger: Option<String>,
 }
 
 /// What will be logged once there is a log.
 #[derive(Debug)]
 enum Note {
-    Unreadable { file: PathBuf, aside: Option<PathBuf>, error: io::Error },
+    Unreadable(String),
     Unwritten(io::Error),
     TrialEnded(String),
     Overruled,
@@ -81,12 +96,27 @@ impl Memory {
     pub fn recall(surroundings: Surroundings, base: String) -> Self {
         let mut notes = Vec::new();
         let state = surroundings.state.as_deref();
-        let mut ledger: Ledger = read(state, LEDGER, &mut notes);
-        let kept = read(state, SETTINGS, &mut notes);
+        let mut losses = Losses::default();
+        let mut ledger: Ledger = read(state, LEDGER, &ledger::FIELDS).unwrap_or_else(|lost| {
+            losses.ledger = Some(lost);
+            Ledger::default()
+        });
+        let kept = read(state, SETTINGS, &settings::FIELDS).unwrap_or_else(|lost| {
+            losses.settings = Some(lost);
+            Kept::unread()
+        });
+        // For the next start, which finds no file any more.
+        if losses.ledger.is_some() {
+            notes.extend(keep(state, LEDGER, &ledger).err().map(Note::Unwritten));
+        }
+        if losses.settings.is_some() {
+            notes.extend(keep(state, SETTINGS, &kept).err().map(Note::Unwritten));
+        }
+        notes.extend([&losses.ledger, &losses.settings].into_iter().flatten().cloned().map(Note::Unreadable));
         let before = ledger.clone();
         let (source, changes) =
             ledger.start(&Digest::of(&base), surroundings.token.as_deref(), surroundings.boot.as_deref());
-        let mut memory = Self { begun: Instant::now(), surroundings, base, ledger, kept, source, notes };
+        let mut memory = Self { begun: Instant::now(), surroundings, base, ledger, kept, source, losses, notes };
         for change in changes {
             memory.note(change);
         }
@@ -195,10 +225,7 @@ impl Memory {
 impl Note {
     fn log(self) {
         match self {
-            Self::Unreadable { file, aside, error } => {
-                let aside = aside.map(|aside| aside.display().to_string());
-                tracing::warn!(file = %file.display(), aside, %error, "what was kept cannot be read, and is left out");
-            }
+            Self::Unreadable(what) => tracing::warn!(what, "what was kept cannot be read, and is left out"),
             Self::Unwritten(error) => tracing::warn!(%error, "the state directory cannot be written"),
             Self::TrialEnded(reason) => tracing::warn!(reason, "the configuration on trial was given up"),
             Self::Overruled => tracing::warn!(
@@ -220,22 +247,30 @@ pub(super) fn keep(state: Option<&Path>, name: &str, content: &impl Serialize) -
     let state = state.ok_or_else(|| {
         io::Error::new(io::ErrorKind::NotFound, "there is no place to keep anything: set STATE_DIRECTORY, or HOME")
     })?;
-    let content = serde_json::to_vec_pretty(content)?;
+    let content = file::text(content)?;
     let file = state.join(name);
-    durable::write(&file, &content)
+    durable::write(&file, content.as_bytes())
         .map_err(|error| io::Error::new(error.kind(), format!("cannot write {}: {error}", file.display())))
 }
 
-fn read<T: DeserializeOwned + Default>(state: Option<&Path>, name: &str, notes: &mut Vec<Note>) -> T {
-    let Some(file) = state.map(|state| state.join(name)) else { return T::default() };
-    let read = std::fs::read(&file);
-    match read.and_then(|content| serde_json::from_slice(&content).map_err(io::Error::from)) {
-        Ok(value) => value,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => T::default(),
-        Err(error) => {
-            let aside = durable::set_aside(&file).ok();
-            notes.push(Note::Unreadable { file, aside, error });
-            T::default()
-        }
+/// What the file holds; the default where there never was one.
+///
+/// # Errors
+///
+/// Why it cannot be read, and where it is now. So is one that was set aside before, and has no successor: the power
+/// went in between.
+fn read<T: DeserializeOwned + Default>(state: Option<&Path>, name: &str, fields: &[&str]) -> Result<T, String> {
+    let Some(path) = state.map(|state| state.join(name)) else { return Ok(T::default()) };
+    if matches!(path.symlink_metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound) {
+        let was_set_aside = durable::was_set_aside(&path);
+        return if was_set_aside { Err(format!("{name} is missing beside {name}.bad")) } else { Ok(T::default()) };
     }
+    let read = durable::read(&path, MOST_BYTES).map_err(|error| error.to_string());
+    read.and_then(|bytes| file::parse(&bytes, fields)).map_err(|reason| {
+        let name_of = |path: PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match durable::set_aside(&path).map(name_of) {
+            Ok(aside) => format!("{name}: {reason}; it is {aside} now"),
+            Err(error) => format!("{name}: {reason}; nor can it be renamed: {error}"),
+        }
+    })
 }

@@ -4,6 +4,7 @@
 //! commands have set over the configuration. `upkeep.json` is the applied configuration, the one on trial, and what
 //! has to be said once the board is back: in one file, since a trial ends by changing all three at once.
 
+mod file;
 mod keeper;
 mod ledger;
 mod memory;
@@ -26,10 +27,10 @@ use crate::tasks::Group;
 use keeper::Keeper;
 
 pub use ledger::Source;
-pub use memory::{Memory, Surroundings};
+pub use memory::{Losses, Memory, Surroundings};
 pub use pending::{Due, Entrusted, Pending};
 pub use reentry::Reentry;
-pub use settings::{AudioSettings, CameraSettings, Settings};
+pub use settings::{AudioSettings, CameraSettings, Closed, Settings};
 
 /// The shortest time in which an applied configuration may have to prove itself: a slow board takes 8 s to serve.
 pub const LEAST_TRIAL: Duration = Duration::from_secs(10);
@@ -42,8 +43,9 @@ pub const MOST_TRIAL: Duration = Duration::from_secs(600);
 /// shutting other services down first may take a while.
 const REBOOT_LIMIT: Duration = Duration::from_secs(30);
 
-/// What `peercam` would say of a configuration that is to be applied: why it refuses it, or what it would have.
-pub type Check = dyn Fn(&str) -> Result<Prospect, String> + Send + Sync;
+/// What `peercam` would say of a configuration that is to be applied by a command that came this way: why it refuses it,
+/// or what it would have.
+pub type Check = dyn Fn(&str, Origin) -> Result<Prospect, String> + Send + Sync;
 
 /// What a configuration would have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +174,11 @@ impl Upkeep {
             // Its sender is part of ourselves.
             Ok(None) | Err(_) => std::future::pending().await,
         }
+    }
+
+    /// What was kept and could not be read at the start.
+    pub fn losses(&self) -> Losses {
+        self.keeper.losses.clone()
     }
 
     /// Where the configuration in effect is from.

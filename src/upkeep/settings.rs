@@ -10,6 +10,10 @@ use super::Digest;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
+    /// Why all cameras and the microphone are closed, those that a later configuration names too; `None` while they
+    /// may be used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub closed: Option<Closed>,
     /// Of cameras, by their names.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub cameras: BTreeMap<String, CameraSettings>,
@@ -18,6 +22,16 @@ pub struct Settings {
     /// As `[log] level`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_level: Option<String>,
+}
+
+/// Why nothing is to be seen or heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Closed {
+    /// A command said so.
+    Commanded,
+    /// What was kept could not be read, and a command may have said so in it.
+    Unread,
 }
 
 /// Of one camera; numbers as in its `[[camera]]` table.
@@ -62,15 +76,33 @@ pub struct AudioSettings {
 }
 
 impl Settings {
+    /// Whether the camera of this name is closed to everybody.
+    pub fn is_private(&self, camera: &str) -> bool {
+        self.closed.is_some() || self.cameras.get(camera).is_some_and(|camera| camera.privacy)
+    }
+
+    /// Closes everything, or opens it again; `cameras` are the names that there are.
+    pub fn set_privacy(&mut self, cameras: &[String], is_on: bool) {
+        self.closed = is_on.then_some(Closed::Commanded);
+        // Version 0.1 knows of cameras only.
+        for camera in self.cameras.values_mut() {
+            camera.privacy = is_on;
+        }
+        for name in cameras {
+            self.cameras.entry(name.clone()).or_default().privacy = is_on;
+        }
+    }
+
     /// The part that belongs to the people in front of the camera and not to a configuration.
     fn privacy(&self) -> Self {
         let private = self.cameras.iter().filter(|(_, camera)| camera.privacy);
         let private = private.map(|(name, _)| (name.clone(), CameraSettings { privacy: true, ..Default::default() }));
-        Self { cameras: private.collect(), ..Self::default() }
+        Self { closed: self.closed, cameras: private.collect(), ..Self::default() }
     }
 
     /// These settings, with the privacy of `other`.
     fn with_privacy_of(mut self, other: &Self) -> Self {
+        self.closed = other.closed;
         for camera in self.cameras.values_mut() {
             camera.privacy = false;
         }
@@ -80,6 +112,9 @@ impl Settings {
         self
     }
 }
+
+/// The fields of [`Kept`] in version 0.1.
+pub(super) const FIELDS: [&str; 1] = ["entries"];
 
 /// The file `settings.json`.
 ///
@@ -98,6 +133,11 @@ struct Entry {
 }
 
 impl Kept {
+    /// What stands for settings that cannot be read: whatever they were, nothing is open because of it.
+    pub(super) fn unread() -> Self {
+        Self::only(&Digest::of(""), Settings { closed: Some(Closed::Unread), ..Settings::default() })
+    }
+
     /// The settings that hold upon `configuration`.
     pub(super) fn upon(&self, configuration: &Digest) -> Settings {
         let own = self.entries.iter().find(|entry| entry.configuration == *configuration);

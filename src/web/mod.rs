@@ -32,6 +32,10 @@ pub use guard::Access;
 /// holds; a word of a dictionary is the owner's own risk.
 const LEAST_SECRET: usize = 8;
 
+/// The longest secret: it fits into the body of a login, a header and a query, also where each of its characters is
+/// written as two or three.
+const MOST_SECRET: usize = 4096;
+
 /// The `[web]` table.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default)]
@@ -87,6 +91,9 @@ impl Config {
         if secret.trim().chars().count() < LEAST_SECRET {
             return Some(format!("is empty or too short; it needs at least {LEAST_SECRET} characters"));
         }
+        if secret.len() > MOST_SECRET {
+            return Some(format!("has {} characters; a login carries {MOST_SECRET} at most", secret.len()));
+        }
         // What Authorization can carry (RFC 9110, section 5.5): the secret must work there as in the page.
         let fault =
             "has characters that HTTP cannot carry; use ASCII letters, digits and signs, without spaces at the ends";
@@ -99,12 +106,12 @@ impl Config {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address is not there to listen on.
-    #[error("cannot listen on {address} ({source}); {}", advice(.source))]
+    #[error("cannot listen on {address} ({cause}); {}", advice(.cause))]
     Bind {
         /// As configured.
         address: SocketAddr,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The configuration would let everybody on the network watch.
     #[error("{address} can be reached from the network, which needs a secret; set `web.secret` or listen on 127.0.0.1")]
@@ -147,7 +154,7 @@ impl Front {
         if !address.ip().is_loopback() && config.secret.is_none() {
             return Err(Error::Open { address });
         }
-        let listener = TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })?;
+        let listener = TcpListener::bind(address).await.map_err(|cause| Error::Bind { address, cause })?;
         Ok(Self { listener, config })
     }
 

@@ -1,5 +1,6 @@
 //! What survives, and what does not. A process is a [`Memory`] that became an [`Upkeep`]; its end is a drop.
 
+mod damage;
 mod disk;
 
 use std::fs;
@@ -68,7 +69,7 @@ fn open(memory: Memory) -> Upkeep {
 }
 
 /// A configuration says what it has by its words here.
-fn check(toml: &str) -> Result<Prospect, String> {
+fn check(toml: &str, _: Origin) -> Result<Prospect, String> {
     match toml {
         _ if toml.contains("mistake") => Err("line 1: `mistake` is not known".into()),
         _ if toml.contains("broker") => Ok(Prospect::Broker),
@@ -150,23 +151,6 @@ async fn a_change_that_changes_nothing_does_not_wear_the_disk() {
     let upkeep = board.start();
     upkeep.change(|set| set.log_level = None).await.unwrap();
     assert_eq!(board.kept(SETTINGS), None);
-}
-
-#[tokio::test]
-async fn files_that_cannot_be_read_are_set_aside_and_what_they_held_is_the_default() {
-    let board = Board::new();
-    fs::create_dir_all(board.state()).unwrap();
-    for (number, text) in ["", "{", "{\"entries\":1,\"owed\":1}", "\u{0}\u{0}"].into_iter().enumerate() {
-        for name in [SETTINGS, LEDGER] {
-            fs::write(board.state().join(name), text).unwrap();
-        }
-        let upkeep = board.start();
-        assert_eq!((upkeep.settings(), upkeep.source()), (Settings::default(), Source::File), "{text:?}");
-        assert_eq!(board.kept("settings.json.bad").as_deref(), Some(text));
-        assert_eq!(board.kept("upkeep.json.bad").as_deref(), Some(text));
-        set_bitrate(&upkeep, 700 + number as u32).await;
-        assert_eq!(bitrate(&board.start().settings()), Some(700 + number as u32));
-    }
 }
 
 #[tokio::test]

@@ -96,7 +96,14 @@ pub enum Error {
     BadCandidate(String),
     /// Our own side failed.
     #[error("the peer connection failed: {0}")]
-    Stack(#[from] webrtc::error::Error),
+    Stack(webrtc::error::Error),
+}
+
+/// Without `#[from]`, which would have the cause said twice: by this error and as its source.
+impl From<webrtc::error::Error> for Error {
+    fn from(error: webrtc::error::Error) -> Self {
+        Self::Stack(error)
+    }
 }
 
 /// What all peer connections share.
