@@ -1,8 +1,9 @@
 //! What operators want done, and what becomes of it: the words that every way in shares.
 //!
-//! A command comes over MQTT, the WebSocket or a data channel as JSON text, is put on the [`Desk`], and gives one or
-//! two [`Outcome`]s. Who carries it out is not known here.
+//! A command comes over MQTT, the WebSocket or a data channel as JSON text, is handed in at the [`Desk`] by its
+//! [`Sender`], and gives one or two [`Outcome`]s. Who carries it out is not known here.
 
+mod desk;
 mod parse;
 mod schema;
 mod terms;
@@ -12,11 +13,10 @@ mod values;
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::mpsc;
 
+pub use desk::{Crowd, Desk, Order, Orders, Sender, SenderId};
 pub use parse::{Rejection, Request, id_of, names, parse};
 pub use schema::*;
 pub use terms::{Subject, WITHOUT_A_WORD};
@@ -55,19 +55,6 @@ pub fn is_command(text: &str) -> bool {
     serde_json::from_str::<Kind<'_>>(text).is_ok_and(|kind| kind.name == "command")
 }
 
-/// A command on its way to be carried out.
-#[derive(Debug)]
-pub struct Order {
-    /// The JSON text, as it came.
-    pub text: Bytes,
-    /// The way it came.
-    pub origin: Origin,
-    /// Where an answer is wanted over MQTT, kept through a restart; `None` for the usual topic or another way in.
-    pub reply: Option<crate::mqtt::Reply>,
-    /// Takes each outcome.
-    pub outcomes: mpsc::Sender<Outcome>,
-}
-
 /// What became of a command so far.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
@@ -93,12 +80,6 @@ pub enum Status {
     Successful,
     /// It was not; nothing has changed.
     Failed,
-}
-
-/// Where commands are handed in. A clone is the same desk.
-#[derive(Clone, Debug)]
-pub struct Desk {
-    orders: mpsc::Sender<Order>,
 }
 
 impl Outcome {
@@ -142,47 +123,5 @@ impl Outcome {
             Outcome(&'o Outcome),
         }
         serde_json::to_string(&Message::Outcome(self)).expect("outcomes hold nothing that JSON cannot")
-    }
-}
-
-impl Desk {
-    /// A desk, and where its orders come out. At most `waiting` wait; further ones fail at once.
-    pub fn new(waiting: usize) -> (Self, mpsc::Receiver<Order>) {
-        let (orders, inbox) = mpsc::channel(waiting);
-        (Self { orders }, inbox)
-    }
-
-    /// Hands in a command. Its outcomes come until the last one, `successful` or `failed`.
-    pub fn hand_in(&self, text: Bytes, origin: Origin) -> mpsc::Receiver<Outcome> {
-        self.hand_in_for(text, origin, None)
-    }
-
-    /// The same for one whose answer is wanted at another topic.
-    pub fn hand_in_for(
-        &self,
-        text: Bytes,
-        origin: Origin,
-        reply: Option<crate::mqtt::Reply>,
-    ) -> mpsc::Receiver<Outcome> {
-        // `executing` and the last one.
-        let (outcomes, coming) = mpsc::channel(2);
-        self.put(Order { text, origin, reply, outcomes });
-        coming
-    }
-
-    /// The same for one whose sender has sent others, whose outcomes come together. Outcomes that find `outcomes`
-    /// full are lost: it needs room for two of each command under way.
-    pub fn hand_in_among(&self, text: Bytes, origin: Origin, outcomes: &mpsc::Sender<Outcome>) {
-        self.put(Order { text, origin, reply: None, outcomes: outcomes.clone() });
-    }
-
-    fn put(&self, order: Order) {
-        let (order, reason) = match self.orders.try_send(order) {
-            Ok(()) => return,
-            Err(mpsc::error::TrySendError::Full(order)) => (order, TOO_MANY),
-            Err(mpsc::error::TrySendError::Closed(order)) => (order, STOPPING),
-        };
-        // Who does not take its outcomes loses them.
-        order.outcomes.try_send(Outcome::failed(parse::id_of(&order.text), reason)).ok();
     }
 }

@@ -14,6 +14,8 @@ pub const WITHOUT_A_WORD: Duration = Duration::from_secs(2);
 pub enum Subject {
     /// The cameras and the microphone, and what is kept of their settings.
     Devices,
+    /// Whether they may be used: this does not wait for an encoder that starts.
+    Privacy,
     /// Where a camera looks: a `stop` must not wait for an encoder that starts.
     Motion,
     /// What is logged.
@@ -53,11 +55,17 @@ impl Command {
         self.deadline() > WITHOUT_A_WORD
     }
 
+    /// Whether it passes all that waits: by it an owner stops what he does not want, a flood for one.
+    pub fn is_urgent(&self) -> bool {
+        matches!(self, Self::Privacy(_) | Self::DismissViewer(_))
+    }
+
     /// What it changes, if that has to be done in order.
     pub fn subject(&self) -> Option<Subject> {
         match self {
-            Self::SetVideo(_) | Self::SetAudio(_) | Self::SetControl(_) | Self::Privacy(_) => Some(Subject::Devices),
+            Self::SetVideo(_) | Self::SetAudio(_) | Self::SetControl(_) => Some(Subject::Devices),
             Self::ApplyConfig(_) | Self::Restart(_) => Some(Subject::Devices),
+            Self::Privacy(_) => Some(Subject::Privacy),
             Self::Ptz(_) => Some(Subject::Motion),
             Self::SetLogLevel(_) => Some(Subject::Log),
             Self::GetStatus {} | Self::GetConfig {} | Self::ListControls(_) | Self::Snapshot(_) => None,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::*;
@@ -118,12 +119,12 @@ fn among_other_messages_commands_and_outcomes_say_what_they_are() {
 async fn a_full_desk_refuses_by_the_command_s_own_id() {
     let (desk, inbox) = Desk::new(1);
     let command = |id: &str| Bytes::from(json!({ "id": id, "command": "get-status" }).to_string());
-    let mut waits = desk.hand_in(command("1"), Origin::Broker);
-    let mut refused = desk.hand_in(command("2"), Origin::Broker);
+    let mut waits = desk.sender(Origin::Broker).hand_in(command("1"));
+    let mut refused = desk.sender(Origin::Broker).hand_in(command("2"));
     assert_eq!(refused.recv().await, Some(Outcome::failed("2", TOO_MANY)));
     drop(inbox);
     assert_eq!(waits.recv().await, None);
-    let mut late = desk.hand_in(command("3"), Origin::Broker);
+    let mut late = desk.sender(Origin::Broker).hand_in(command("3"));
     assert_eq!(late.recv().await, Some(Outcome::failed("3", STOPPING)));
 }
 

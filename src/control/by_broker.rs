@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use crate::command::{self, Desk, Origin, Outcome};
+use crate::command::{self, Crowd, Desk, Origin, Outcome};
 use crate::mqtt;
 use crate::mqtt::Broker;
 use crate::mqtt::Message;
@@ -16,29 +16,47 @@ const ENVELOPE: usize = 1024;
 
 /// Takes what is published on the command topic to the desk, until `group` stops.
 pub fn serve(broker: Broker, desk: Desk, group: &Group) {
-    let mut messages = broker.subscribe(broker.topics().command());
-    let (stop, outcomes) = (group.clone(), group.clone());
-    group.spawn(async move {
+    let messages = broker.subscribe(broker.topics().command());
+    // The broker does not say who published. Those who want their answers at a topic of their own are told apart by it.
+    let commands = Commands { broker, senders: desk.crowd(Origin::Broker), messages, group: group.clone() };
+    group.keep("commands by the broker", commands, |commands| Box::pin(commands.run()));
+}
+
+struct Commands {
+    broker: Broker,
+    senders: Crowd,
+    messages: mpsc::Receiver<Message>,
+    group: Group,
+}
+
+impl Commands {
+    async fn run(&mut self) {
         loop {
             let message = tokio::select! {
                 biased;
-                () = stop.stopped() => break,
-                message = messages.recv() => message,
+                () = self.group.stopped() => break,
+                message = self.messages.recv() => message,
             };
             let Some(message) = message else { break };
-            match accepted(&message, broker.topics()) {
-                Ok(()) => {
-                    let coming = desk.hand_in_for(message.payload, Origin::Broker, message.reply.clone());
-                    // Those that are refused at once, as most of a flood are, cost no task.
-                    pass_on(broker.clone(), message.reply, coming, &outcomes);
-                }
-                Err(reason) => {
-                    tracing::info!(reason, "a command was refused");
-                    say(&broker, None, Outcome::failed(command::id_of(&message.payload), reason));
-                }
-            }
+            self.take(message);
         }
-    });
+    }
+
+    fn take(&mut self, message: Message) {
+        let sender = self.senders.sender(message.reply.as_ref().map(|reply| reply.topic.as_str()));
+        match accepted(&message, self.broker.topics()) {
+            Ok(()) => {
+                let coming = sender.hand_in_for(message.payload, message.reply.clone());
+                // Those that are refused at once, as most of a flood are, cost no task.
+                pass_on(self.broker.clone(), message.reply, coming, &self.group);
+            }
+            Err(reason) if sender.may_tell() => {
+                tracing::info!(reason, "a command was refused");
+                say(&self.broker, None, Outcome::failed(command::id_of(&message.payload), reason));
+            }
+            Err(_) => {}
+        }
+    }
 }
 
 /// Why a message is not taken for a command.

@@ -9,7 +9,9 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 use super::intake::{Ended, Task};
 use super::lamp::Lamp;
@@ -31,6 +33,7 @@ use crate::mqtt;
 use crate::mqtt::Broker;
 use crate::tasks::Group;
 use crate::upkeep;
+use crate::upkeep::Closed;
 use crate::upkeep::Pending;
 use crate::upkeep::Settings;
 use crate::upkeep::Upkeep;
@@ -43,6 +46,12 @@ const IDENTIFY: Duration = Duration::from_secs(10);
 
 /// What the notice about settings that cannot be kept is about.
 const UNKEPT: &str = "settings";
+
+/// What the notice about privacy that nobody has set is about.
+const CLOSED: &str = "privacy";
+
+/// What the notice about a lost configuration is about.
+const LOST: &str = "configuration";
 
 /// What commands need that no room gives.
 pub struct Tools {
@@ -69,6 +78,9 @@ pub struct Effects {
     control: Control,
     tools: Tools,
     lamp: Lamp,
+    /// Held by what opens or closes the microphone until it is kept: whether it is open depends on settings of two
+    /// commands, which do not wait for each other.
+    sound: Mutex<()>,
 }
 
 /// A result, or why there is none.
@@ -78,7 +90,28 @@ impl Effects {
     /// With the parts that `control` knows, and work in `group`.
     pub fn new(control: Control, tools: Tools, group: &Group) -> Self {
         let lamp = Lamp::find(&tools.leds, group);
-        Self { control, tools, lamp }
+        Self { control, tools, lamp, sound: Mutex::default() }
+    }
+
+    /// Says what was kept and could not be read, and what follows from that.
+    pub fn tell_losses(&self) {
+        let notices = &self.control.parts().notices;
+        let losses = self.tools.upkeep.losses();
+        if self.tools.upkeep.settings().closed == Some(Closed::Unread) {
+            let lost = losses.settings.map(|lost| format!(" ({lost})")).unwrap_or_default();
+            let text = format!(
+                "What commands had set could not be read{lost}. Privacy may have been on in it, so nothing is shown or \
+                 heard until the command `privacy` says otherwise."
+            );
+            notices.tell(CLOSED, text);
+        }
+        if let Some(lost) = losses.ledger {
+            let text = format!(
+                "A configuration that was applied by command, if there was one, could not be read and does not hold \
+                 ({lost})."
+            );
+            notices.tell(LOST, text);
+        }
     }
 
     /// Does what a command says.
@@ -219,6 +252,7 @@ impl Effects {
         if after != before {
             microphone.configure(after).await.map_err(|error| error.to_string())?;
         }
+        let _sound = self.sound.lock().await;
         let mut settings = self.tools.upkeep.settings();
         settings.audio.on = wanted.on.or(settings.audio.on);
         microphone.set_privacy(self.of_microphone(&settings)).await;
@@ -245,26 +279,33 @@ impl Effects {
     }
 
     async fn privacy(&self, wanted: camera::Privacy) -> Done {
-        for (name, camera) in self.cameras() {
-            camera.set_privacy(wanted).await;
-            if let (camera::Privacy::On, Some(broker)) = (wanted, self.broker()) {
-                // The last picture must not go on being shown.
-                broker.retain(broker.topics().snapshot(name), Bytes::new());
-            }
-        }
+        let is_on = wanted == camera::Privacy::On;
         let names: Vec<_> = self.cameras().iter().map(|(name, _)| name.clone()).collect();
-        let hide = move |settings: &mut Settings| {
-            for name in names {
-                settings.cameras.entry(name).or_default().privacy = wanted == camera::Privacy::On;
-            }
+        let set = move |settings: &mut Settings| settings.set_privacy(&names, is_on);
+        let sound_and_disk = async {
+            let _sound = self.sound.lock().await;
+            let mut settings = self.tools.upkeep.settings();
+            set(&mut settings);
+            let sound = async {
+                if let Some(microphone) = self.microphone() {
+                    microphone.set_privacy(self.of_microphone(&settings)).await;
+                }
+            };
+            join(sound, self.keep(set.clone())).await.1
         };
-        let mut settings = self.tools.upkeep.settings();
-        hide.clone()(&mut settings);
-        if let Some(microphone) = self.microphone() {
-            microphone.set_privacy(self.of_microphone(&settings)).await;
+        // All at once: a device that is slow to close keeps neither the others open nor the change from the disk.
+        let cameras = self.cameras().iter().map(|(name, camera)| self.set_privacy(name, camera, wanted));
+        let (_, warning) = join(join_all(cameras), sound_and_disk).await;
+        self.control.parts().notices.withdraw(CLOSED);
+        Ok(Some(with(json!({ "on": is_on }), warning)))
+    }
+
+    async fn set_privacy(&self, name: &str, camera: &Camera, wanted: camera::Privacy) {
+        camera.set_privacy(wanted).await;
+        if let (camera::Privacy::On, Some(broker)) = (wanted, self.broker()) {
+            // The last picture must not go on being shown.
+            broker.retain(broker.topics().snapshot(name), Bytes::new());
         }
-        let warning = self.keep(hide).await;
-        Ok(Some(with(json!({ "on": wanted == camera::Privacy::On }), warning)))
     }
 
     async fn list_controls(&self, camera: Option<Name>) -> Done {
@@ -301,6 +342,10 @@ impl Effects {
             (Destination::Topic, Some(_)) if jpeg.len() + ENVELOPE > mqtt::MOST_BYTES => {
                 let most = mqtt::MOST_BYTES - ENVELOPE;
                 return Err(format!("the picture has {} bytes and at most {most} are published", jpeg.len()));
+            }
+            // It was closed while the picture was on its way; the broker was told to forget the one before.
+            (Destination::Topic, Some(_)) if camera.status().borrow().state == camera::State::Private => {
+                return Err("privacy is on".into());
             }
             (Destination::Topic, Some(broker)) => {
                 let topic = broker.topics().snapshot(name);
@@ -352,8 +397,7 @@ impl Effects {
 
 /// The microphone is closed where the sound is switched off, and where none of the cameras may be used.
 pub fn privacy_of_sound(settings: &Settings, cameras: &[&str]) -> camera::Privacy {
-    let is_private = |name: &&str| settings.cameras.get(*name).is_some_and(|camera| camera.privacy);
-    privacy(cameras.iter().all(is_private) || settings.audio.on == Some(false))
+    privacy(cameras.iter().all(|camera| settings.is_private(camera)) || settings.audio.on == Some(false))
 }
 
 fn privacy(is_on: bool) -> camera::Privacy {

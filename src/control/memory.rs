@@ -13,7 +13,8 @@ use crate::upkeep::Upkeep;
 /// How long a command is known by its id. Brokers redeliver at once after a reconnection; people try for minutes.
 const KEPT: Duration = Duration::from_secs(600);
 
-/// How many are known at once: at the rate that is let through for long, half a minute's, and far more than people send.
+/// How many are known at once: of one sender at the rate that is let through for long half a minute's, and far more than
+/// people send.
 const MOST: usize = 256;
 
 /// An outcome that is longer is not kept. Only commands that read have one, and they may as well read again.
@@ -96,11 +97,20 @@ impl Memory {
     /// A new command is under way.
     pub fn begin(&mut self, key: Key, fingerprint: String, outcomes: mpsc::Sender<Outcome>) {
         if self.known.len() >= MOST
-            && let Some(oldest) = self.known.iter().position(|known| !known.is_under_way())
+            && let Some(oldest) = self.oldest_of_the_way_with_most()
         {
             self.known.remove(oldest);
         }
         self.known.push_back(Known { key, fingerprint, since: Instant::now(), state: State::UnderWay(vec![outcomes]) });
+    }
+
+    /// So that a flood by one way makes nothing of another way unknown.
+    fn oldest_of_the_way_with_most(&self) -> Option<usize> {
+        let ended = || self.known.iter().enumerate().filter(|(_, known)| !known.is_under_way());
+        let number = |way: Origin| ended().filter(|(_, known)| known.key.origin == way).count();
+        let ways = [Origin::Broker, Origin::WebSocket, Origin::DataChannel, Origin::HomeAutomation];
+        let most = ways.into_iter().max_by_key(|way| number(*way))?;
+        ended().find(|(_, known)| known.key.origin == most).map(|(at, _)| at)
     }
 
     /// One has come to its end. Returns who wants to know.

@@ -21,14 +21,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::Value;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 
 use crate::camera;
 use crate::camera::Camera;
 use crate::camera::Microphone;
 use crate::command;
 use crate::command::Desk;
-use crate::command::Order;
+use crate::command::Orders;
 use crate::mqtt::Broker;
 use crate::notices::Notices;
 use crate::tasks::Group;
@@ -228,14 +228,19 @@ impl Control {
     }
 
     /// Carries out what `orders` say, which come from `desk`, until `group` stops.
-    pub fn take_orders(&self, desk: Desk, orders: mpsc::Receiver<Order>, tools: Tools, group: &Group) {
+    pub fn take_orders(&self, desk: Desk, orders: Orders, tools: Tools, group: &Group) {
         let memory = memory::Memory::after(tools.upkeep.clone());
         if let Some(broker) = &self.parts().broker {
             by_broker::serve(broker.clone(), desk, group);
         }
         let effects = Arc::new(Effects::new(self.clone(), tools, group));
+        effects.tell_losses();
         let intake = Intake::new(move |task| effects.clone().carry_out(task), memory);
-        group.spawn(intake.run(orders, group.clone()));
+        let stop = group.clone();
+        group.keep("commands", (intake, orders), move |(intake, orders)| {
+            let stop = stop.clone();
+            Box::pin(async move { intake.run(orders, &stop).await })
+        });
     }
 
     /// The JSON Schema of the commands that are carried out.

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use crate::command::{Desk, Origin, Outcome, Status};
+use crate::command::{Desk, Origin, Outcome, Sender, Status};
 use crate::mqtt::{Broker, Message};
 use crate::tasks::Group;
 use action::Action;
@@ -57,14 +57,16 @@ pub fn open(
     statuses: watch::Receiver<Arc<Value>>,
     group: &Group,
 ) {
-    let (home, stop) = (Home::new(config.clone(), device.to_owned(), broker, desk, statuses, group), group.clone());
-    let is_enabled = config.enabled;
-    group.spawn(async move {
-        tokio::select! {
-            biased;
-            () = stop.stopped() => {}
-            () = async { if is_enabled { home.run().await } else { home.withdraw().await } } => {}
-        }
+    let home = Home::new(config.clone(), device.to_owned(), broker, &desk, statuses, group);
+    group.keep("Home Assistant", home, |home| {
+        let (stop, is_enabled) = (home.group.clone(), home.config.enabled);
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                () = stop.stopped() => {}
+                () = async { if is_enabled { home.run().await } else { home.withdraw().await } } => {}
+            }
+        })
     });
 }
 
@@ -72,7 +74,10 @@ struct Home {
     config: HomeConfig,
     device: String,
     broker: Broker,
-    desk: Desk,
+    /// What the board itself wants to know and have done for Home Assistant.
+    own: Sender,
+    /// What is wanted by the values that come.
+    values: Sender,
     statuses: watch::Receiver<Arc<Value>>,
     group: Group,
     /// What each camera lets one adjust, and the device that said so.
@@ -117,17 +122,19 @@ impl Home {
         config: HomeConfig,
         device: String,
         broker: Broker,
-        desk: Desk,
+        desk: &Desk,
         statuses: watch::Receiver<Arc<Value>>,
         group: &Group,
     ) -> Self {
+        let [own, values] = [Origin::HomeAutomation; 2].map(|origin| desk.sender(origin));
         let (listings, listed) = mpsc::channel(8);
         let marker = Marker { topic: discovery::topic(&config.discovery_prefix, &device), entities: Announced::new() };
         Self {
             config,
             device,
             broker,
-            desk,
+            own,
+            values,
             statuses,
             group: group.clone(),
             controls: Controls::new(),
@@ -143,7 +150,7 @@ impl Home {
         }
     }
 
-    async fn run(mut self) {
+    async fn run(&mut self) {
         let mut marks = self.broker.subscribe(self.broker.topics().home_assistant());
         let mut values = self.broker.subscribe(self.broker.topics().set("+"));
         let mut births = self.broker.subscribe(format!("{}/status", self.config.discovery_prefix));
@@ -171,7 +178,7 @@ impl Home {
     }
 
     /// Takes back what an earlier start has announced, as far as the broker knows of it.
-    async fn withdraw(self) {
+    async fn withdraw(&self) {
         let mut marks = self.broker.subscribe(self.broker.topics().home_assistant());
         while let Some(mark) = marks.recv().await {
             let earlier = serde_json::from_slice::<Marker>(&mark.payload).ok();
@@ -206,7 +213,7 @@ impl Home {
     fn ask_for_controls(&mut self, camera: String) {
         let id = self.ids.next();
         let command = json!({ "id": id, "command": "list-controls", "args": { "camera": camera } });
-        let outcomes = self.desk.hand_in(command.to_string().into(), Origin::HomeAutomation);
+        let outcomes = self.own.hand_in(command.to_string().into());
         let listings = self.listings.clone();
         self.unanswered += 1;
         self.group.spawn(async move {
@@ -290,11 +297,15 @@ impl Home {
             None => Err(format!("no entity is called `{key}`")),
         };
         match command {
-            Ok(command) => self.hand_in(&command),
-            Err(reason) => {
+            Ok(command) => {
+                let outcomes = self.values.hand_in(command.to_string().into());
+                self.pass_on(outcomes);
+            }
+            Err(reason) if self.values.may_tell() => {
                 tracing::info!(id, reason, "a home automation's value is no command");
                 tell(&self.broker, &Outcome::failed(id, reason));
             }
+            Err(_) => {}
         }
     }
 
@@ -307,12 +318,16 @@ impl Home {
             }
             let args = json!({ "camera": camera["name"], "to": "topic" });
             let command = json!({ "id": self.ids.next(), "command": "snapshot", "args": args });
-            self.hand_in(&command);
+            let outcomes = self.own.hand_in(command.to_string().into());
+            self.pass_on(outcomes);
         }
     }
 
-    fn hand_in(&self, command: &Value) {
-        let outcomes = self.desk.hand_in(command.to_string().into(), Origin::HomeAutomation);
+    fn pass_on(&self, outcomes: mpsc::Receiver<Outcome>) {
+        // Those that are left out without a word, as most of a flood are, cost no task.
+        if outcomes.is_closed() && outcomes.is_empty() {
+            return;
+        }
         let broker = self.broker.clone();
         self.group.spawn(async move {
             if let Some(outcome) = last(outcomes).await {

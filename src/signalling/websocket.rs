@@ -4,7 +4,6 @@
 use std::time::{Duration, Instant};
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
-use bytes::Bytes;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
@@ -54,6 +53,7 @@ pub async fn serve(mut socket: WebSocket, purpose: Purpose, camera: Option<Strin
 async fn converse(socket: &mut WebSocket, mut line: Option<Line>, reception: &Reception) -> (u16, &'static str) {
     let Reception { servers, desk, group, .. } = reception;
     let (outcomes, mut coming) = mpsc::channel(OUTCOMES);
+    let mut commands = desk.sender(Origin::WebSocket);
     // Always the first message, so that a page knows whether to wait for it.
     let mut issued = Issued::now();
     if send(socket, &Signal::ice_servers(servers)).await.is_err() {
@@ -83,7 +83,7 @@ async fn converse(socket: &mut WebSocket, mut line: Option<Line>, reception: &Re
                     return (close_code::POLICY, "too many messages");
                 }
                 if let Ok(text) = &text && command::is_command(text) {
-                    desk.hand_in_among(Bytes::from(text.clone()), Origin::WebSocket, &outcomes);
+                    commands.hand_in_among(text.as_bytes(), &outcomes);
                     continue;
                 }
                 match text.and_then(|text| parse(&text)) {

@@ -1,6 +1,5 @@
 //! What is said on the data channel `control` of each viewer: clock comparison, events and commands, as JSON text.
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -9,6 +8,7 @@ use crate::command;
 use crate::command::Desk;
 use crate::command::Origin;
 use crate::command::Outcome;
+use crate::command::Sender;
 use crate::signalling::{Farewell, Rights};
 
 /// Outcomes that wait for the channel: two of each command that may be under way, and a burst of refusals.
@@ -86,7 +86,7 @@ pub enum Event<'a> {
 /// The commands of one viewer.
 #[derive(Debug)]
 pub struct Commands {
-    desk: Desk,
+    sender: Sender,
     rights: Rights,
     outcomes: mpsc::Sender<Outcome>,
     coming: mpsc::Receiver<Outcome>,
@@ -94,22 +94,23 @@ pub struct Commands {
 
 impl Commands {
     /// Of a viewer that has these rights.
-    pub fn new(desk: Desk, rights: Rights) -> Self {
+    pub fn new(desk: &Desk, rights: Rights) -> Self {
         let (outcomes, coming) = mpsc::channel(OUTCOMES);
-        Self { desk, rights, outcomes, coming }
+        Self { sender: desk.sender(Origin::DataChannel), rights, outcomes, coming }
     }
 
-    /// Takes the text of a command.
-    pub fn take(&self, text: &str) {
-        let text = Bytes::copy_from_slice(text.as_bytes());
+    /// Takes the text of a command. Returns whether the viewer may stay: who floods is parted with.
+    pub fn take(&mut self, text: &str) -> bool {
         match self.rights {
-            Rights::Manage => self.desk.hand_in_among(text, Origin::DataChannel, &self.outcomes),
-            Rights::Watch => {
+            Rights::Manage => self.sender.hand_in_among(text.as_bytes(), &self.outcomes),
+            Rights::Watch if self.sender.may_tell() => {
                 let reason = "this viewer may watch only; send commands to the command topic";
                 // Who sends more than the channel takes loses the answers.
-                self.outcomes.try_send(Outcome::failed(command::id_of(&text), reason)).ok();
+                self.outcomes.try_send(Outcome::failed(command::id_of(text.as_bytes()), reason)).ok();
             }
+            Rights::Watch => {}
         }
+        !self.sender.is_flooding()
     }
 
     /// The next outcome of any of them.

@@ -232,7 +232,7 @@ impl Viewers {
         }
         shared.counters.admitted.fetch_add(1, Ordering::Relaxed);
         let place = Place { viewer: call.viewer.clone(), shared: shared.clone(), progress: progress.clone() };
-        let commands = Commands::new(shared.desk.clone(), call.rights);
+        let commands = Commands::new(&shared.desk, call.rights);
         let (source, stack) = (source.clone(), shared.stack.clone());
         let session = Session::new(call, source, stack, progress, shared.board_epoch, commands, noticed);
         let (count, stop) = (shared.count.subscribe(), shared.group.clone());

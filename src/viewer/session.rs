@@ -346,10 +346,8 @@ impl Session {
                 Action::Wait
             }
             Ok(Request::Bye {}) => self.happened(Event::Bye),
-            Ok(Request::Command {}) => {
-                self.commands.take(text);
-                Action::Wait
-            }
+            Ok(Request::Command {}) if self.commands.take(text) => Action::Wait,
+            Ok(Request::Command {}) => Action::Part("commands came without end"),
             Err(error) => {
                 let reason = format!("not a message of this channel ({error}); send {{\"type\":\"ping\",\"sent\":..}}");
                 peer.tell(&Reply::Error { reason }.text()).await;

@@ -4,8 +4,10 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use ring::digest;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
@@ -14,18 +16,17 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
 use super::memory::{Key, Memory, Recalled};
-use crate::command::{self, Command, Order, Origin, Outcome, Request, STOPPING, Subject, TOO_MANY};
+use crate::command::{Command, Order, Orders, Origin, Outcome, Request, STOPPING, SenderId, Subject, TOO_MANY};
 use crate::mqtt::Reply;
-use crate::tasks::Group;
+use crate::tasks::{self, Group};
 
-/// Commands that may come at once: a program that sets up a board sends a dozen.
-const BURST: f64 = 20.0;
+/// Commands of one sender that are carried out, or wait for their turn, at the same time; those that do not wait have as
+/// many places of their own.
+const MOST_OF_ONE: usize = 8;
 
-/// Commands per second from then on: a slider that is dragged sends as many.
-const PER_SECOND: f64 = 10.0;
-
-/// Commands that are carried out, or wait for their turn, at the same time.
-const MOST_UNDER_WAY: usize = 8;
+/// The same of all senders, but for those that do not wait: eight senders that each fill their places. One waiting
+/// command takes a kilobyte, one that applies a configuration 64.
+const MOST_OF_ALL: usize = 64;
 
 /// A command that is to be carried out.
 #[derive(Clone, Debug)]
@@ -55,10 +56,26 @@ pub enum Ended {
 pub struct Intake<C> {
     carry_out: C,
     memory: Memory,
-    allowance: Allowance,
     /// What each of the latest of its kind leaves behind when it ends.
     turns: HashMap<Subject, Turn>,
-    jobs: JoinSet<(Key, &'static str, Ended)>,
+    /// How many are under way of each; nobody is in it with none.
+    places: HashMap<Holder, usize>,
+    jobs: JoinSet<Job>,
+}
+
+/// Whose place a command takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Holder {
+    sender: SenderId,
+    is_urgent: bool,
+}
+
+/// A command that has ended.
+struct Job {
+    key: Key,
+    name: &'static str,
+    holder: Holder,
+    ended: Ended,
 }
 
 /// Comes when the one before has ended; one that gave up waiting passes on whom it waited for.
@@ -71,57 +88,45 @@ where
 {
     /// Knows nothing yet but what `memory` has of the time before.
     pub fn new(carry_out: C, memory: Memory) -> Self {
-        let turns = HashMap::new();
-        Self { carry_out, memory, allowance: Allowance::default(), turns, jobs: JoinSet::new() }
+        Self { carry_out, memory, turns: HashMap::new(), places: HashMap::new(), jobs: JoinSet::new() }
     }
 
     /// Takes orders until `group` stops; those under way have failed then.
-    pub async fn run(mut self, mut orders: mpsc::Receiver<Order>, group: Group) {
+    pub async fn run(&mut self, orders: &mut Orders, group: &Group) {
         loop {
             tokio::select! {
                 biased;
                 () = group.stopped() => break,
                 Some(ended) = self.jobs.join_next() => {
-                    // A job is not aborted while this runs, and none panics.
-                    if let Ok((key, name, ended)) = ended {
-                        self.ended(&key, name, ended);
+                    // A job is not aborted while this runs, and its panics are its failure.
+                    if let Ok(job) = ended {
+                        self.ended(job);
                     }
                 }
-                order = orders.recv() => match order {
+                order = orders.next() => match order {
                     Some(order) => self.take(order),
                     None => break,
                 },
             }
         }
-        for (id, senders) in self.memory.give_up() {
+        for (id, senders) in std::mem::take(&mut self.memory).give_up() {
             tell(&senders, &Outcome::failed(id, STOPPING));
         }
     }
 
     fn take(&mut self, order: Order) {
-        let outcome = match command::parse(&order.text) {
-            _ if !self.allowance.is_within(Instant::now()) => {
-                tracing::debug!(origin = ?order.origin, "too many commands");
-                Some(Outcome::failed(command::id_of(&order.text), TOO_MANY))
-            }
-            Ok(request) => self.consider(request, &order),
-            Err(rejection) => {
-                tracing::info!(id = rejection.id, origin = ?order.origin, "a command was not understood");
-                tracing::debug!(reason = rejection.reason, "what is wrong with it");
-                Some(Outcome::failed(rejection.id, rejection.reason))
-            }
-        };
-        if let Some(outcome) = outcome {
-            tell(std::slice::from_ref(&order.outcomes), &outcome);
+        let outcomes = order.outcomes.clone();
+        if let Some(outcome) = self.consider(order) {
+            tell(&[outcomes], &outcome);
         }
     }
 
     /// Begins what is new. Returns what is to be said at once.
-    fn consider(&mut self, request: Request, order: &Order) -> Option<Outcome> {
-        let Request { id, command } = request;
-        let key = Key { origin: order.origin, id: id.clone() };
+    fn consider(&mut self, order: Order) -> Option<Outcome> {
+        let Order { request: Request { id, command }, sender, origin, reply, outcomes } = order;
+        let key = Key { origin, id: id.clone() };
         let fingerprint = fingerprint(&command);
-        match self.memory.recall(&key, &fingerprint, &order.outcomes) {
+        match self.memory.recall(&key, &fingerprint, &outcomes) {
             Recalled::New => {}
             Recalled::UnderWay => return Some(Outcome::executing(id)),
             Recalled::Done(outcome) => return Some(outcome),
@@ -130,17 +135,23 @@ where
                 return Some(Outcome::failed(id, reason));
             }
         }
-        if self.jobs.len() >= MOST_UNDER_WAY {
+        let holder = Holder { sender, is_urgent: command.is_urgent() };
+        if !self.has_place_for(holder) {
             return Some(Outcome::failed(id, TOO_MANY));
         }
         let said = command.takes_time().then(|| Outcome::executing(id.clone()));
-        self.memory.begin(key.clone(), fingerprint.clone(), order.outcomes.clone());
-        let task = Task { id, command, origin: order.origin, reply: order.reply.clone(), fingerprint };
-        self.begin(key, task);
+        self.memory.begin(key.clone(), fingerprint.clone(), outcomes);
+        self.begin(key, holder, Task { id, command, origin, reply, fingerprint });
         said
     }
 
-    fn begin(&mut self, key: Key, task: Task) {
+    fn has_place_for(&self, holder: Holder) -> bool {
+        let all = || self.places.iter().filter(|(holder, _)| !holder.is_urgent).map(|(_, taken)| taken).sum::<usize>();
+        let own = self.places.get(&holder).copied().unwrap_or_default();
+        own < MOST_OF_ONE && (holder.is_urgent || all() < MOST_OF_ALL)
+    }
+
+    fn begin(&mut self, key: Key, holder: Holder, task: Task) {
         let limit = task.command.deadline();
         let deadline = Instant::now() + limit;
         let name = task.command.name();
@@ -152,25 +163,39 @@ where
             None => (None, None),
         };
         tracing::debug!(id = key.id, command = name, origin = ?key.origin, "a command is carried out");
-        let work = (self.carry_out)(task);
+        let work = AssertUnwindSafe((self.carry_out)(task)).catch_unwind();
+        *self.places.entry(holder).or_default() += 1;
         self.jobs.spawn(async move {
             let ended = match wait(&mut before, deadline).await {
                 Ok(()) => timeout_at(deadline, work).await,
                 Err(elapsed) => Err(elapsed),
             };
+            let ended = ended.map(|ended| {
+                ended.unwrap_or_else(|panic| {
+                    tracing::error!(command = name, panic = tasks::message(&*panic), "a command panicked");
+                    Ended::Now(Err("the board itself failed at it; its log says where".into()))
+                })
+            });
             if let (Some(done), Some(before)) = (done, before) {
                 // The next may have been given up too.
                 done.send(before).ok();
             }
-            (key, name, ended.unwrap_or_else(|_| Ended::Now(Err(too_late(limit)))))
+            Job { key, name, holder, ended: ended.unwrap_or_else(|_| Ended::Now(Err(too_late(limit)))) }
         });
     }
 
-    fn ended(&mut self, key: &Key, name: &str, ended: Ended) {
+    fn ended(&mut self, job: Job) {
+        let Job { key, name, holder, ended } = job;
+        if let Some(taken) = self.places.get_mut(&holder) {
+            *taken -= 1;
+            if *taken == 0 {
+                self.places.remove(&holder);
+            }
+        }
         let outcome = match ended {
             Ended::Now(Ok(result)) => Outcome::successful(key.id.clone(), result),
             Ended::Now(Err(reason)) => Outcome::failed(key.id.clone(), reason),
-            Ended::AfterRestart => return self.memory.hand_over(key),
+            Ended::AfterRestart => return self.memory.hand_over(&key),
         };
         tracing::info!(
             id = key.id,
@@ -180,7 +205,7 @@ where
             reason = outcome.reason,
             "a command has ended"
         );
-        tell(&self.memory.end(key, &outcome), &outcome);
+        tell(&self.memory.end(&key, &outcome), &outcome);
     }
 }
 
@@ -208,31 +233,6 @@ fn tell(senders: &[mpsc::Sender<Outcome>], outcome: &Outcome) {
     for sender in senders {
         // Who has gone, or does not take its outcomes, loses them; nobody waits for it.
         sender.try_send(outcome.clone()).ok();
-    }
-}
-
-/// How many commands may come.
-#[derive(Debug)]
-struct Allowance {
-    left: f64,
-    since: Instant,
-}
-
-impl Default for Allowance {
-    fn default() -> Self {
-        Self { left: BURST, since: Instant::now() }
-    }
-}
-
-impl Allowance {
-    fn is_within(&mut self, now: Instant) -> bool {
-        let earned = now.saturating_duration_since(self.since).as_secs_f64() * PER_SECOND;
-        self.since = now;
-        self.left = (self.left + earned).min(BURST);
-        // What is refused costs nothing: who sends far too much still gets its share.
-        let is_within = self.left >= 1.0;
-        self.left -= if is_within { 1.0 } else { 0.0 };
-        is_within
     }
 }
 

@@ -1,0 +1,425 @@
+//! Where commands are handed in: each [`Sender`] has an allowance of its own, so that no flood takes from the others,
+//! and what an owner needs against a flood passes all that waits.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::parse::{self, Request};
+use super::{Origin, Outcome, STOPPING, TOO_MANY};
+use crate::mqtt::Reply;
+
+/// What one sender may send: a program that sets up a board sends a dozen at once, a slider that is dragged ten a
+/// second.
+const OF_ONE: Rate = Rate { burst: 20.0, per_second: 10.0 };
+
+/// What all senders of a [`Crowd`] may send together: those of four that each use up their own.
+const OF_A_CROWD: Rate = Rate { burst: 80.0, per_second: 40.0 };
+
+/// Refusals that one sender is told: each of a thousand that a program sends by mistake, and the rate of [`OF_ONE`] from
+/// then on. An answer to each message of a flood would fill the way that the answers to others take.
+const REFUSALS: Rate = Rate { burst: 1000.0, per_second: 10.0 };
+
+/// Refusals after which a sender floods: a program that took the board for faster stops before, at the answers.
+const EXCESS: Rate = Rate { burst: 100.0, per_second: 10.0 };
+
+/// The longest command that is looked at although its sender has used up its allowance, to see whether it is one that
+/// does not wait. Both have 100 bytes and a reason of 200 characters at most.
+const MOST_URGENT: usize = 1024;
+
+/// Names by which a crowd tells its senders apart. Of one that is forgotten the allowance begins again; what all of
+/// them send together is bounded in any case.
+const MOST_KNOWN: usize = 32;
+
+/// Where commands are handed in. A clone is the same desk.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    ordinary: mpsc::Sender<Order>,
+    urgent: mpsc::Sender<Order>,
+    senders: Arc<AtomicU64>,
+}
+
+/// What was handed in at a [`Desk`].
+#[derive(Debug)]
+pub struct Orders {
+    ordinary: mpsc::Receiver<Order>,
+    urgent: mpsc::Receiver<Order>,
+}
+
+/// A command on its way to be carried out.
+#[derive(Debug)]
+pub struct Order {
+    /// What is wanted.
+    pub request: Request,
+    /// Who wants it.
+    pub sender: SenderId,
+    /// The way it came.
+    pub origin: Origin,
+    /// Where an answer is wanted over MQTT, kept through a restart; `None` for the usual topic or another way in.
+    pub reply: Option<Reply>,
+    /// Takes each outcome.
+    pub outcomes: mpsc::Sender<Outcome>,
+}
+
+/// Tells senders apart for as long as the process lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SenderId(u64);
+
+/// Somebody who sends commands: a connection, or what can be told apart of those behind a topic.
+#[derive(Debug)]
+pub struct Sender {
+    desk: Desk,
+    origin: Origin,
+    id: SenderId,
+    own: Allowances,
+    common: Option<Arc<Mutex<Allowances>>>,
+    refusals: Allowance,
+    excess: Allowance,
+    is_flooding: bool,
+}
+
+/// Senders that come by one way and can be told apart by a name that they give.
+#[derive(Debug)]
+pub struct Crowd {
+    desk: Desk,
+    origin: Origin,
+    common: Arc<Mutex<Allowances>>,
+    /// The one that was heard last is the last.
+    known: VecDeque<(Option<String>, Sender)>,
+}
+
+impl Desk {
+    /// A desk, and where its orders come out. At most `waiting` of either kind wait; further ones fail at once.
+    pub fn new(waiting: usize) -> (Self, Orders) {
+        let (ordinary, ordinary_inbox) = mpsc::channel(waiting);
+        let (urgent, urgent_inbox) = mpsc::channel(waiting);
+        let orders = Orders { ordinary: ordinary_inbox, urgent: urgent_inbox };
+        (Self { ordinary, urgent, senders: Arc::default() }, orders)
+    }
+
+    /// Another sender, whose commands come by `origin`.
+    pub fn sender(&self, origin: Origin) -> Sender {
+        self.sender_of(origin, None)
+    }
+
+    /// Senders behind one topic.
+    pub fn crowd(&self, origin: Origin) -> Crowd {
+        let common = Arc::new(Mutex::new(Allowances::new(OF_A_CROWD)));
+        Crowd { desk: self.clone(), origin, common, known: VecDeque::new() }
+    }
+
+    fn sender_of(&self, origin: Origin, common: Option<Arc<Mutex<Allowances>>>) -> Sender {
+        Sender {
+            desk: self.clone(),
+            origin,
+            id: SenderId(self.senders.fetch_add(1, Ordering::Relaxed)),
+            own: Allowances::new(OF_ONE),
+            common,
+            refusals: Allowance::new(REFUSALS),
+            excess: Allowance::new(EXCESS),
+            is_flooding: false,
+        }
+    }
+}
+
+impl Orders {
+    /// The next one, those first that do not wait; `None` once nobody can hand in any more.
+    pub async fn next(&mut self) -> Option<Order> {
+        tokio::select! {
+            biased;
+            Some(order) = self.urgent.recv() => Some(order),
+            order = self.ordinary.recv() => order,
+        }
+    }
+}
+
+impl Sender {
+    /// Hands in a command. Its outcomes come until the last one, `successful` or `failed`; none comes to one of a flood.
+    pub fn hand_in(&mut self, text: Bytes) -> mpsc::Receiver<Outcome> {
+        self.hand_in_for(text, None)
+    }
+
+    /// The same for one whose answer is wanted at another topic.
+    pub fn hand_in_for(&mut self, text: Bytes, reply: Option<Reply>) -> mpsc::Receiver<Outcome> {
+        // `executing` and the last one.
+        let (outcomes, coming) = mpsc::channel(2);
+        self.put(&text, reply, outcomes);
+        coming
+    }
+
+    /// The same where all outcomes for this sender come together. Those that find `outcomes` full are lost: it needs
+    /// room for two of each command under way.
+    pub fn hand_in_among(&mut self, text: &[u8], outcomes: &mpsc::Sender<Outcome>) {
+        self.put(text, None, outcomes.clone());
+    }
+
+    /// Whether one more refusal may be told. It counts as one.
+    pub fn may_tell(&mut self) -> bool {
+        self.note_refusal();
+        self.refusals.is_within(Instant::now())
+    }
+
+    /// Whether it goes on sending far more than is taken of it. Where the sender is a connection, that is ended.
+    pub fn is_flooding(&self) -> bool {
+        self.is_flooding
+    }
+
+    fn put(&mut self, text: &[u8], reply: Option<Reply>, outcomes: mpsc::Sender<Outcome>) {
+        let refused = match self.admit(text) {
+            Ok(request) => {
+                let lane = if request.command.is_urgent() { &self.desk.urgent } else { &self.desk.ordinary };
+                let order = Order { request, sender: self.id, origin: self.origin, reply, outcomes: outcomes.clone() };
+                match lane.try_send(order) {
+                    Ok(()) => return,
+                    Err(mpsc::error::TrySendError::Full(order)) => Outcome::failed(order.request.id, TOO_MANY),
+                    Err(mpsc::error::TrySendError::Closed(order)) => Outcome::failed(order.request.id, STOPPING),
+                }
+            }
+            Err(Refused::TooMany) => {
+                if !self.may_tell() {
+                    return;
+                }
+                Outcome::failed(parse::id_of(text), TOO_MANY)
+            }
+            Err(Refused::Wrong(rejection)) => {
+                tracing::info!(id = rejection.id, origin = ?self.origin, "a command was not understood");
+                tracing::debug!(reason = rejection.reason, "what is wrong with it");
+                Outcome::failed(rejection.id, rejection.reason)
+            }
+        };
+        // Who does not take its outcomes loses them.
+        outcomes.try_send(refused).ok();
+    }
+
+    /// Reads what is within the allowance. What exceeds it is not even read, unless it may be a command that has an
+    /// allowance of its own.
+    fn admit(&mut self, text: &[u8]) -> Result<Request, Refused> {
+        let now = Instant::now();
+        if !may_be_urgent(text) {
+            return if self.takes(Lane::Ordinary, now) { Ok(parse::parse(text)?) } else { Err(Refused::TooMany) };
+        }
+        let read = parse::parse(text);
+        let is_urgent = read.as_ref().is_ok_and(|request| request.command.is_urgent());
+        let lane = if is_urgent { Lane::Urgent } else { Lane::Ordinary };
+        if self.takes(lane, now) { Ok(read?) } else { Err(Refused::TooMany) }
+    }
+
+    /// What a sender may not send takes nothing from the others of its crowd.
+    fn takes(&mut self, lane: Lane, now: Instant) -> bool {
+        let takes = self.own.of(lane).is_within(now)
+            && self.common.as_ref().is_none_or(|common| {
+                common.lock().expect("lock is never poisoned: no panic while held").of(lane).is_within(now)
+            });
+        if takes && self.is_flooding && self.excess.is_full(now) {
+            self.is_flooding = false;
+        }
+        takes
+    }
+
+    fn note_refusal(&mut self) {
+        if !self.excess.is_within(Instant::now()) && !self.is_flooding {
+            self.is_flooding = true;
+            tracing::warn!(origin = ?self.origin, "commands come far faster than they are taken; most are left out");
+        }
+    }
+}
+
+impl Crowd {
+    /// The one that gives itself this name.
+    pub fn sender(&mut self, name: Option<&str>) -> &mut Sender {
+        let at = self.known.iter().position(|(known, _)| known.as_deref() == name);
+        let known = at.and_then(|at| self.known.remove(at)).unwrap_or_else(|| {
+            let sender = self.desk.sender_of(self.origin, Some(self.common.clone()));
+            (name.map(str::to_owned), sender)
+        });
+        if self.known.len() >= MOST_KNOWN {
+            self.known.pop_front();
+        }
+        self.known.push_back(known);
+        let (_, sender) = self.known.back_mut().expect("one was just put there");
+        sender
+    }
+}
+
+/// Why a command does not become an order.
+enum Refused {
+    TooMany,
+    Wrong(parse::Rejection),
+}
+
+impl From<parse::Rejection> for Refused {
+    fn from(rejection: parse::Rejection) -> Self {
+        Self::Wrong(rejection)
+    }
+}
+
+fn may_be_urgent(text: &[u8]) -> bool {
+    let names = |word: &[u8]| text.windows(word.len()).any(|window| window == word);
+    text.len() <= MOST_URGENT && (names(b"privacy") || names(b"dismiss-viewer"))
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Lane {
+    Ordinary,
+    Urgent,
+}
+
+/// How much may come in each lane.
+#[derive(Debug)]
+struct Allowances {
+    ordinary: Allowance,
+    urgent: Allowance,
+}
+
+impl Allowances {
+    fn new(rate: Rate) -> Self {
+        Self { ordinary: Allowance::new(rate), urgent: Allowance::new(rate) }
+    }
+
+    fn of(&mut self, lane: Lane) -> &mut Allowance {
+        match lane {
+            Lane::Ordinary => &mut self.ordinary,
+            Lane::Urgent => &mut self.urgent,
+        }
+    }
+}
+
+/// How many at once, and how many in each second from then on.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    burst: f64,
+    per_second: f64,
+}
+
+/// How much may come.
+#[derive(Debug)]
+struct Allowance {
+    rate: Rate,
+    left: f64,
+    since: Instant,
+}
+
+impl Allowance {
+    fn new(rate: Rate) -> Self {
+        Self { rate, left: rate.burst, since: Instant::now() }
+    }
+
+    /// Whether one more may come. What is refused costs nothing: who sends far too much still gets its share.
+    fn is_within(&mut self, now: Instant) -> bool {
+        self.earn(now);
+        let is_within = self.left >= 1.0;
+        self.left -= if is_within { 1.0 } else { 0.0 };
+        is_within
+    }
+
+    fn is_full(&mut self, now: Instant) -> bool {
+        self.earn(now);
+        self.left >= self.rate.burst
+    }
+
+    fn earn(&mut self, now: Instant) {
+        let earned = now.saturating_duration_since(self.since).as_secs_f64() * self.rate.per_second;
+        self.since = now;
+        self.left = (self.left + earned).min(self.rate.burst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn text(id: usize, rest: &str) -> Bytes {
+        format!(r#"{{"id":"{id}",{rest}}}"#).into()
+    }
+
+    fn status(id: usize) -> Bytes {
+        text(id, r#""command":"get-status""#)
+    }
+
+    fn privacy(id: usize) -> Bytes {
+        text(id, r#""command":"privacy","args":{"on":true}"#)
+    }
+
+    /// How many of `number` commands are taken, of which `orders` are read as they come.
+    fn taken(sender: &mut Sender, orders: &mut Orders, number: usize, command: fn(usize) -> Bytes) -> usize {
+        let mut taken = 0;
+        for id in 0..number {
+            sender.hand_in(command(id));
+            while orders.ordinary.try_recv().is_ok() || orders.urgent.try_recv().is_ok() {
+                taken += 1;
+            }
+        }
+        taken
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_sender_has_an_allowance_that_a_flood_of_another_takes_nothing_from() {
+        let (desk, mut orders) = Desk::new(8);
+        let [mut flood, mut owner] = [Origin::WebSocket; 2].map(|origin| desk.sender(origin));
+        assert_eq!(taken(&mut flood, &mut orders, 5000, status), 20);
+        assert_eq!(taken(&mut owner, &mut orders, 20, status), 20);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(taken(&mut flood, &mut orders, 5000, status), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn privacy_passes_what_waits_and_the_flood_of_its_own_sender() {
+        let (desk, mut orders) = Desk::new(8);
+        let mut sender = desk.sender(Origin::Broker);
+        for id in 0..5000 {
+            sender.hand_in(status(id));
+        }
+        sender.hand_in(text(5000, r#""command":"dismiss-viewer","args":{"viewer":"3f2a90c1"}"#));
+        sender.hand_in(privacy(5001));
+        for expected in ["5000", "5001", "0", "1"] {
+            assert_eq!(orders.next().await.unwrap().request.id, expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn privacy_has_an_allowance_too_and_the_word_alone_is_no_way_past_the_other() {
+        let (desk, mut orders) = Desk::new(8);
+        let mut sender = desk.sender(Origin::DataChannel);
+        assert_eq!(taken(&mut sender, &mut orders, 5000, privacy), 20);
+        let named_so = |id| text(id, r#""command":"set-log-level","args":{"level":"privacy"}"#);
+        assert_eq!(taken(&mut sender, &mut orders, 5000, named_so), 20);
+        let mut owner = desk.sender(Origin::Broker);
+        assert_eq!(taken(&mut owner, &mut orders, 1, privacy), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn senders_behind_one_topic_are_told_apart_by_name_and_bounded_together() {
+        let (desk, mut orders) = Desk::new(8);
+        let mut crowd = desk.crowd(Origin::Broker);
+        assert_eq!(taken(crowd.sender(None), &mut orders, 5000, status), 20);
+        assert_eq!(taken(crowd.sender(Some("replies/owner")), &mut orders, 8, status), 8);
+        assert_eq!(taken(crowd.sender(None), &mut orders, 10, status), 0, "it is known again");
+        let by_many: usize =
+            (0..5000).map(|name| taken(crowd.sender(Some(&name.to_string())), &mut orders, 1, status)).sum();
+        assert_eq!(by_many, 80 - 28);
+        assert_eq!(taken(crowd.sender(Some("another")), &mut orders, 1, privacy), 1);
+        assert_eq!(crowd.known.len(), MOST_KNOWN);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_is_noticed_and_not_answered_for_ever_until_its_sender_has_calmed_down() {
+        let (desk, _orders) = Desk::new(64);
+        let mut sender = desk.sender(Origin::WebSocket);
+        let told = |sender: &mut Sender, number: usize| -> usize {
+            (0..number).filter(|id| sender.hand_in(status(*id)).try_recv().is_ok()).count()
+        };
+        assert_eq!(told(&mut sender, 20 + 99), 99);
+        assert!(!sender.is_flooding());
+        assert_eq!(told(&mut sender, 10_000), 901);
+        assert!(sender.is_flooding());
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(told(&mut sender, 1), 0, "it is taken");
+        assert!(!sender.is_flooding());
+    }
+}
