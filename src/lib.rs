@@ -8,6 +8,7 @@
 //! | [`camera`] | devices become encoded frames; the only room that knows GStreamer, V4L2 and ALSA |
 //! | [`signalling`] | how a browser reaches us: WebSocket, WHEP and MQTT become [`signalling::Call`]s |
 //! | [`ice`] | STUN and TURN servers, and the credentials that each side gets |
+//! | [`sdp`] | session descriptions: what an offer asks for, and the answer to it |
 //! | [`mdns`] | the board's name on its own networks; the only room that knows a Multicast DNS library |
 //! | [`mqtt`] | the one connection to the broker; the only room that knows an MQTT client |
 //! | [`viewer`] | one browser watching; the only room that knows a WebRTC stack |
@@ -47,6 +48,7 @@ pub mod media;
 pub mod mqtt;
 pub mod notices;
 pub mod provision;
+pub mod sdp;
 pub mod secret;
 pub mod signalling;
 pub mod start;

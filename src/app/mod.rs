@@ -263,7 +263,7 @@ fn open(
     let servers = Servers::new(&config.ice, &config.device_id());
     let (desk, orders) = Desk::new(ORDERS);
     let root = places.root();
-    let viewer_config = viewer_config(config, servers.clone());
+    let viewer_config = viewer::Config { max: config.viewers.max, servers: servers.clone() };
     let viewers = Viewers::open(&viewer_config, sources, incoming, desk.clone(), &groups.viewers)?;
     let parts = Parts {
         device: config.device_id(),
@@ -318,15 +318,6 @@ fn tools(config: &Config, root: &Path, management: Management, group: &Group) ->
         doctor: Box::new(doctor),
         set_log_level: management.level.0,
         leds: root.join(LEDS),
-    }
-}
-
-fn viewer_config(config: &Config, servers: Servers) -> viewer::Config {
-    let listens_within = config.web.listen.ip().is_loopback() || config.web.listen.ip().is_unspecified();
-    viewer::Config {
-        max: config.viewers.max,
-        servers,
-        loopback: if listens_within { viewer::Loopback::Offered } else { viewer::Loopback::Left },
     }
 }
 

@@ -37,17 +37,6 @@ pub struct Config {
     pub max: usize,
     /// STUN and TURN servers for the board's own candidates.
     pub servers: Servers,
-    /// Whether viewers may be on this very machine, so that loopback is worth a candidate.
-    pub loopback: Loopback,
-}
-
-/// Whether loopback addresses are offered as candidates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loopback {
-    /// They are: the page is served on loopback.
-    Offered,
-    /// They are not.
-    Left,
 }
 
 /// One camera as viewers see it.
@@ -175,15 +164,11 @@ impl Viewers {
         desk: Desk,
         group: &Group,
     ) -> Result<Self, Error> {
-        let interfaces = match config.loopback {
-            Loopback::Offered => peer::Interfaces::WithLoopback,
-            Loopback::Left => peer::Interfaces::Reachable,
-        };
         let viewers = Self {
             shared: Arc::new(Shared {
                 max: config.max,
                 sources,
-                stack: peer::Stack::new(config.servers.clone(), interfaces, group.clone())?,
+                stack: peer::Stack::new(config.servers.clone(), group.clone())?,
                 sessions: Mutex::default(),
                 desk,
                 count: watch::channel(0).0,

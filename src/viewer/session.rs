@@ -14,6 +14,7 @@ use super::state::{Action, Event, State};
 use super::{Picture, Source, milliseconds};
 use crate::command::Outcome;
 use crate::media::{Feed, Frame, Subscription};
+use crate::sdp::Board;
 use crate::signalling::{Call, Candidate, Farewell, Refusal, Signal, Way};
 use crate::tasks::Group;
 
@@ -214,13 +215,14 @@ impl Session {
             self.say(Signal::Answer { sdp: answer }).await;
             return Action::Wait;
         }
+        let board = Board { profile: *self.source.profile.borrow(), has_sound: self.source.audio.is_some() };
         let result = match &mut self.peer {
             Some(peer) => {
                 // An ICE restart begins a new generation of candidates.
                 self.have_candidates_ended = false;
-                peer.negotiate(&sdp).await
+                peer.negotiate(&sdp, board).await
             }
-            None => self.connect(&sdp).await,
+            None => self.connect(&sdp, board).await,
         };
         match result {
             Ok(answer) => {
@@ -243,11 +245,10 @@ impl Session {
         }
     }
 
-    async fn connect(&mut self, offer: &str) -> Result<String, Error> {
-        let profile = *self.source.profile.borrow();
+    async fn connect(&mut self, offer: &str, board: Board) -> Result<String, Error> {
         // HTTP answers once; the other ways go on speaking.
         let later = if self.call.way == Way::Whep { Later::InAnswer } else { Later::Trickled };
-        let (peer, answer) = self.stack.answer(offer, profile, later).await?;
+        let (peer, answer) = self.stack.answer(offer, board, later).await?;
         // Set once: a session has one peer connection.
         self.progress.link.set(peer.statistics()).ok();
         self.peer = Some(peer);

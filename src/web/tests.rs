@@ -40,7 +40,7 @@ impl Board {
     async fn start_with(config: Config, servers: Servers) -> Self {
         let group = Group::new();
         let front = Front::bind(Config { listen: "127.0.0.1:0".parse().unwrap(), ..config }).await.unwrap();
-        let settings = viewer::Config { max: 1, servers: Servers::default(), loopback: viewer::Loopback::Offered };
+        let settings = viewer::Config { max: 1, servers: Servers::default() };
         let viewers = Viewers::open(&settings, Vec::new(), mpsc::channel(1).1, Desk::new(1).0, &group).unwrap();
         let parts = Parts {
             device: "test".into(),

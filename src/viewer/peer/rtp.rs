@@ -14,8 +14,8 @@ use rtc::rtp_transceiver::rtp_sender::{
 use webrtc::media_stream::track_local::TrackLocal;
 use webrtc::media_stream::track_local::static_rtp::TrackLocalStaticRTP;
 
-use super::offer::Media;
 use crate::media::Frame;
+use crate::sdp::{Media, STACK_H264, STREAM, Sources};
 
 /// Largest RTP payload. IPv6 guarantees 1280 bytes a packet (RFC 8200, section 5); less 40 for IPv6, 8 for UDP,
 /// 4 for TURN's channel header, 12 for RTP, 24 for header extensions, 2 for RTX and 16 for the SRTP tag.
@@ -85,6 +85,10 @@ pub struct Track {
     sequence: u16,
     packetise: fn(&Bytes) -> Vec<Bytes>,
     kind: RtpCodecKind,
+    /// The source of retransmissions.
+    retransmission: Option<u32>,
+    /// Whether the viewer wants nothing at the moment.
+    pub is_paused: bool,
     /// When header extensions were last sent.
     extended: Option<Instant>,
 }
@@ -103,13 +107,13 @@ const PLAYOUT_DELAY: [u8; 3] = [0, 0, 50];
 impl Track {
     /// An H.264 stream for a viewer that offered `media`.
     pub fn video(media: &Media, clock: RtpClock) -> Self {
-        Self::new("video", video_codec(media), RtpCodecKind::Video, media, clock, packetise_h264)
+        Self::new("video", video_codec(), RtpCodecKind::Video, media, clock, packetise_h264)
     }
 
     /// An Opus stream for a viewer that offered `media`.
     pub fn audio(media: &Media, clock: RtpClock) -> Self {
         // RFC 7587, section 4.2: one Opus packet is one RTP payload.
-        Self::new("audio", audio_codec(media), RtpCodecKind::Audio, media, clock, |packet| vec![packet.clone()])
+        Self::new("audio", audio_codec(), RtpCodecKind::Audio, media, clock, |packet| vec![packet.clone()])
     }
 
     fn new(
@@ -120,23 +124,25 @@ impl Track {
         clock: RtpClock,
         packetise: fn(&Bytes) -> Vec<Bytes>,
     ) -> Self {
-        let rtx = media.retransmission.map(|_| RTCRtpRtxParameters { ssrc: rand::random() });
+        let retransmission = media.retransmission.map(|_| rand::random());
+        let rtx = retransmission.map(|ssrc| RTCRtpRtxParameters { ssrc });
         let encoding = RTCRtpEncodingParameters {
             rtp_coding_parameters: RTCRtpCodingParameters { ssrc: Some(clock.ssrc), rtx, ..Default::default() },
             codec,
             ..Default::default()
         };
-        // One stream id for sound and picture: that is what makes a browser play them in step.
-        let track = MediaStreamTrack::new("peercam".into(), label.into(), label.into(), kind, vec![encoding]);
+        let track = MediaStreamTrack::new(STREAM.into(), label.into(), label.into(), kind, vec![encoding]);
         Self {
             local: Arc::new(TrackLocalStaticRTP::new(track)),
             clock,
             payload_type: media.payload_type,
-            playout_delay: media.playout_delay,
-            abs_capture_time: media.abs_capture_time,
+            playout_delay: media.playout_delay.map(|extension| extension.id),
+            abs_capture_time: media.abs_capture_time.map(|extension| extension.id),
             sequence: rand::random(),
             packetise,
             kind,
+            retransmission,
+            is_paused: false,
             extended: None,
         }
     }
@@ -151,8 +157,16 @@ impl Track {
         self.clock
     }
 
+    /// The stream's sources.
+    pub fn sources(&self) -> Sources {
+        Sources { ssrc: self.clock.ssrc, retransmission: self.retransmission }
+    }
+
     /// Sends one frame. Waits while the connection's queue is full; fails once it is closed.
     pub async fn send(&mut self, frame: &Frame) -> Result<(), webrtc::error::Error> {
+        if self.is_paused {
+            return Ok(());
+        }
         let payloads = frame.payloads(self.packetise);
         let timestamp = self.clock.timestamp(frame.captured);
         let last = payloads.len().saturating_sub(1);
@@ -199,25 +213,25 @@ impl Track {
     }
 }
 
-/// The codec as it is registered for, and sent to, this viewer.
-pub fn video_codec(media: &Media) -> RTCRtpCodec {
+/// The codec as the crate knows it.
+pub fn video_codec() -> RTCRtpCodec {
     RTCRtpCodec {
         mime_type: rtc::peer_connection::configuration::media_engine::MIME_TYPE_H264.to_owned(),
         clock_rate: 90_000,
         channels: 0,
-        sdp_fmtp_line: media.parameters.clone(),
+        sdp_fmtp_line: STACK_H264.to_owned(),
         rtcp_feedback: vec![],
     }
 }
 
-/// The codec as it is registered for, and sent to, this viewer.
-pub fn audio_codec(media: &Media) -> RTCRtpCodec {
+/// The codec as the crate knows it.
+pub fn audio_codec() -> RTCRtpCodec {
     RTCRtpCodec {
         mime_type: rtc::peer_connection::configuration::media_engine::MIME_TYPE_OPUS.to_owned(),
         clock_rate: 48_000,
         // Always two in SDP, whatever is encoded (RFC 7587, section 7).
         channels: 2,
-        sdp_fmtp_line: media.parameters.clone(),
+        sdp_fmtp_line: String::new(),
         rtcp_feedback: vec![],
     }
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -110,39 +110,5 @@ impl JoinHandle for Handle {
 
     fn is_finished(&self) -> bool {
         self.0.is_finished.load(Ordering::Acquire)
-    }
-}
-
-/// The addresses a peer connection binds, looked up each time it binds, so that an ICE restart follows the network.
-///
-/// The crate's own wildcard would leave out loopback always, and bind `::` where there is no IPv6.
-#[derive(Clone, Copy, Debug)]
-pub enum Interfaces {
-    /// All addresses that another machine can reach.
-    Reachable,
-    /// Those and loopback: for viewers on this very machine.
-    WithLoopback,
-}
-
-impl ToSocketAddrs for Interfaces {
-    type Iter = std::vec::IntoIter<SocketAddr>;
-
-    fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
-        let addresses = if_addrs::get_if_addrs()?;
-        let all = addresses.iter().filter(|interface| interface.is_oper_up()).map(if_addrs::Interface::ip);
-        // A link-local address means nothing without its zone, which a candidate cannot carry (RFC 8445, 5.1.1.1).
-        let mut reachable: Vec<_> = all.filter(|ip| !ip.is_loopback() && !is_link_local(ip)).collect();
-        if matches!(self, Self::WithLoopback) || reachable.is_empty() {
-            reachable.push(std::net::Ipv4Addr::LOCALHOST.into());
-        }
-        let sockets: Vec<_> = reachable.into_iter().map(|ip| SocketAddr::new(ip, 0)).collect();
-        Ok(sockets.into_iter())
-    }
-}
-
-fn is_link_local(ip: &std::net::IpAddr) -> bool {
-    match ip {
-        std::net::IpAddr::V4(ip) => ip.is_link_local(),
-        std::net::IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
 }

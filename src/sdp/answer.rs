@@ -1,0 +1,193 @@
+//! The answer to an offer, as the viewer gets it.
+
+use sdp_types::{Fingerprint, Session};
+
+use super::candidate::Candidate;
+use super::codec::Media;
+use super::line::{Lines, Section};
+use super::offer::{Decided, Offer, Verdict};
+use super::transport::{Credentials, credentials};
+
+/// How the board calls its stream (RFC 8830), whose tracks sound and picture are: that is what makes a browser play
+/// them in step.
+pub const STREAM: &str = "peercam";
+
+/// Where nothing is told by the port and address of a section (RFC 9429, section 5.2.1): ICE's candidates tell it.
+const NOWHERE: &str = "c=IN IP4 0.0.0.0";
+
+/// Sources of one stream (RFC 3550, section 3).
+#[derive(Clone, Copy, Debug)]
+pub struct Sources {
+    /// Of what is sent first.
+    pub ssrc: u32,
+    /// Of what is sent again.
+    pub retransmission: Option<u32>,
+}
+
+/// The board's side: what only the stack knows.
+#[derive(Clone, Debug)]
+pub struct Ours {
+    session: (String, u64),
+    credentials: Credentials,
+    fingerprint: Fingerprint,
+    channel: Option<(u16, u32)>,
+    /// The board's candidates so far.
+    pub candidates: Vec<Candidate>,
+    /// Whether there will be no more.
+    pub is_complete: bool,
+}
+
+impl Ours {
+    /// Takes what is needed of the answer that the stack made to a [reduced](Offer::reduced) offer. `None` where it is
+    /// not there, which is the stack's fault.
+    pub fn read(text: &str) -> Option<Self> {
+        let session = Session::parse(text.as_bytes()).ok()?;
+        let mut sections = session.medias.iter().map(|media| Section { session: &session, media });
+        let first = sections.next()?;
+        let channel = sections.find(|section| section.media.media == "application").and_then(|section| {
+            let port = section.first("sctp-port")?.parse().ok()?;
+            Some((port, section.first("max-message-size")?.parse().ok()?))
+        });
+        Some(Self {
+            credentials: credentials(first)?,
+            fingerprint: first.typed().next()?,
+            channel,
+            candidates: Candidate::usable(first.all("candidate")).collect(),
+            is_complete: first.has("end-of-candidates"),
+            session: (session.origin.sess_id.clone(), session.origin.sess_version),
+        })
+    }
+}
+
+impl Offer {
+    /// The answer for the viewer: one section for each that was offered, in that order (RFC 3264, section 6).
+    pub fn answer(&self, ours: &Ours, video: Sources, audio: Option<Sources>) -> String {
+        let mut lines = Lines::default();
+        let (id, version) = &ours.session;
+        lines.push(format_args!("v=0\r\no=- {id} {version} IN IP4 0.0.0.0\r\ns=-\r\nt=0 0"));
+        let stays = |section: &&Decided| section.verdict != Verdict::Rejected;
+        if let Some(group) = &self.group {
+            let tags = group
+                .iter()
+                .filter(|tag| self.sections.iter().filter(stays).any(|section| section.mid.as_ref() == Some(*tag)));
+            lines.push(format_args!("a=group:BUNDLE {}", tags.cloned().collect::<Vec<_>>().join(" ")));
+        }
+        if self.transport.is_trickling {
+            lines.push("a=ice-options:trickle");
+        }
+        lines.push(format_args!("a=msid-semantic:WMS *\r\na=fingerprint:{}", ours.fingerprint));
+        let (tagged, _) = self.tagged();
+        for (index, section) in self.sections.iter().enumerate() {
+            self.write_section(&mut lines, section, ours);
+            match &section.verdict {
+                Verdict::Sent(media) => {
+                    lines.push("a=sendonly");
+                    write_media(&mut lines, section, media);
+                    let sources = if section.kind == "video" { Some(video) } else { audio };
+                    if let Some(sources) = sources {
+                        write_sources(&mut lines, &section.kind, sources);
+                    }
+                }
+                Verdict::Silent(media) => {
+                    lines.push("a=inactive");
+                    write_media(&mut lines, section, media);
+                }
+                Verdict::Channel => self.write_channel(&mut lines, section, ours),
+                Verdict::Rejected => lines.push("a=inactive"),
+            }
+            if index == tagged {
+                for candidate in &ours.candidates {
+                    lines.push(format_args!("a=candidate:{candidate}"));
+                }
+                if ours.is_complete {
+                    lines.push("a=end-of-candidates");
+                }
+            }
+        }
+        lines.finish()
+    }
+
+    /// What a section begins with. A rejected one has ICE's lines too: GStreamer up to 1.22 refuses an answer without.
+    fn write_section(&self, lines: &mut Lines, section: &Decided, ours: &Ours) {
+        let Decided { kind, protocol, formats, mid, verdict, .. } = section;
+        match verdict {
+            // What was offered first, since there has to be a format (RFC 3264, section 6).
+            Verdict::Rejected => {
+                let format = formats.split_whitespace().next().unwrap_or("0");
+                lines.push(format_args!("m={kind} 0 {protocol} {format}"));
+            }
+            Verdict::Sent(Media { payload_type, retransmission, .. })
+            | Verdict::Silent(Media { payload_type, retransmission, .. }) => {
+                let rtx = retransmission.map(|rtx| rtx.to_string()).unwrap_or_default();
+                lines.push(format_args!("m={kind} 9 {protocol} {payload_type} {rtx}"));
+            }
+            Verdict::Channel => {
+                let port = ours.channel.map_or(5000, |(port, _)| port);
+                let format = if is_draft(section) { port.to_string() } else { formats.clone() };
+                lines.push(format_args!("m={kind} 9 {protocol} {format}"));
+            }
+        }
+        lines.push(NOWHERE);
+        if let Some(mid) = mid {
+            lines.push(format_args!("a=mid:{mid}"));
+        }
+        let Credentials { ufrag, password } = &ours.credentials;
+        lines.push(format_args!(
+            "a=ice-ufrag:{ufrag}\r\na=ice-pwd:{password}\r\na=setup:{}",
+            self.transport.role.word()
+        ));
+    }
+
+    fn write_channel(&self, lines: &mut Lines, section: &Decided, ours: &Ours) {
+        let Some((port, most_bytes)) = ours.channel else { return };
+        if is_draft(section) {
+            lines.push(format_args!("a=sctpmap:{port} webrtc-datachannel 1024"));
+        } else {
+            lines.push(format_args!("a=sctp-port:{port}"));
+        }
+        lines.push(format_args!("a=max-message-size:{most_bytes}"));
+    }
+}
+
+/// Whether a data channel's section has the form of drafts before RFC 8841, with the port as its format.
+fn is_draft(section: &Decided) -> bool {
+    section.formats.trim() != "webrtc-datachannel"
+}
+
+fn write_media(lines: &mut Lines, section: &Decided, media: &Media) {
+    if section.has_mux {
+        lines.push("a=rtcp-mux");
+    }
+    if section.has_reduced_size {
+        lines.push("a=rtcp-rsize");
+    }
+    let payload_type = media.payload_type;
+    let name = if section.kind == "video" { "H264/90000" } else { "opus/48000/2" };
+    lines.push(format_args!("a=rtpmap:{payload_type} {name}"));
+    for feedback in &media.feedback {
+        let (kind, parameter) = feedback.words();
+        lines.push(format_args!("a=rtcp-fb:{payload_type} {kind} {parameter}"));
+    }
+    if !media.parameters.is_empty() {
+        lines.push(format_args!("a=fmtp:{payload_type} {}", media.parameters));
+    }
+    if let Some(rtx) = media.retransmission {
+        lines.push(format_args!("a=rtpmap:{rtx} rtx/90000\r\na=fmtp:{rtx} apt={payload_type}"));
+    }
+    for (extension, name) in media.extensions() {
+        let direction = if extension.is_one_way { "/sendonly" } else { "" };
+        lines.push(format_args!("a=extmap:{}{direction} {name}", extension.id));
+    }
+}
+
+fn write_sources(lines: &mut Lines, label: &str, sources: Sources) {
+    let Sources { ssrc, retransmission } = sources;
+    lines.push(format_args!("a=msid:{STREAM} {label}"));
+    if let Some(rtx) = retransmission {
+        lines.push(format_args!("a=ssrc-group:FID {ssrc} {rtx}"));
+    }
+    for ssrc in [Some(ssrc), retransmission].into_iter().flatten() {
+        // The second is how it was said before `a=msid` was, and what older endpoints read.
+        lines.push(format_args!("a=ssrc:{ssrc} cname:{STREAM}\r\na=ssrc:{ssrc} msid:{STREAM} {label}"));
+    }
+}

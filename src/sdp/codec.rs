@@ -1,0 +1,242 @@
+//! How a section lets us send: payload types, retransmission, feedback, header extensions.
+
+use sdp_types::{Direction, ExtMap, Fmtp, RtcpFb, RtcpFbCcm, RtcpFbNack, RtcpFbPt, RtcpFbVal, RtpMap};
+
+use super::line::Section;
+use crate::media::H264Profile;
+
+/// `http://www.webrtc.org/experiments/rtp-hdrext/playout-delay`: lets the sender bound the receiver's jitter buffer.
+pub const PLAYOUT_DELAY: &str = "http://www.webrtc.org/experiments/rtp-hdrext/playout-delay";
+/// `http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time`: the wall-clock time a frame was captured.
+pub const ABS_CAPTURE_TIME: &str = "http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time";
+
+/// One-byte header extensions end at 14 (RFC 8285, section 4.2).
+const LAST_ONE_BYTE_ID: u8 = 14;
+
+/// How to send to one media section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Media {
+    /// The viewer's payload type for the codec.
+    pub payload_type: u8,
+    /// The viewer's format parameters for it; empty where it gave none.
+    pub parameters: String,
+    /// The payload type of retransmissions of it (RFC 4588), where offered.
+    pub retransmission: Option<u8>,
+    /// The feedback that we act on, where offered.
+    pub feedback: Vec<Feedback>,
+    /// Id of the playout-delay extension, where offered.
+    pub playout_delay: Option<Extension>,
+    /// Id of the abs-capture-time extension, where offered.
+    pub abs_capture_time: Option<Extension>,
+}
+
+/// What a viewer may ask for by RTCP (RFC 4585, section 4.2; RFC 5104, section 7.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feedback {
+    /// Packets again.
+    Nack,
+    /// A key frame, because a picture was lost.
+    PictureLoss,
+    /// A key frame.
+    FullIntra,
+}
+
+impl Feedback {
+    /// Those there are.
+    pub const ALL: [Self; 3] = [Self::Nack, Self::PictureLoss, Self::FullIntra];
+
+    /// Type and parameter in `a=rtcp-fb`.
+    pub fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Nack => ("nack", ""),
+            Self::PictureLoss => ("nack", "pli"),
+            Self::FullIntra => ("ccm", "fir"),
+        }
+    }
+
+    fn read(value: &RtcpFbVal) -> Option<Self> {
+        match value {
+            RtcpFbVal::Nack(None) => Some(Self::Nack),
+            RtcpFbVal::Nack(Some(RtcpFbNack::Pli)) => Some(Self::PictureLoss),
+            RtcpFbVal::Ccm(RtcpFbCcm::Fir) => Some(Self::FullIntra),
+            _ => None,
+        }
+    }
+}
+
+/// A header extension as it was offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extension {
+    /// Its id in packets.
+    pub id: u8,
+    /// Whether the offer restricts it to one direction, so that the answer has to (RFC 8285, section 6).
+    pub is_one_way: bool,
+}
+
+/// The H.264 entry that suits a stream of `profile` best. Packetization mode 1 comes before an entry that says nothing:
+/// such a one means mode 0 (RFC 6184, section 8.1), yet GStreamer's players write it and take mode 1, as every WebRTC
+/// endpoint has to (RFC 7742, section 6.2). One that says 0 is meant, and cannot be served: mode 0 has no way to
+/// divide what does not fit a packet, and all viewers share one encoder. A level is no reason to refuse: players name
+/// one by habit and decode more.
+///
+/// `fixed` is the payload type that was agreed upon before, where one was.
+pub fn h264(section: Section<'_>, profile: H264Profile, fixed: Option<u8>) -> Option<Media> {
+    let entries = entries(section).filter(|entry| entry.is("H264", 90_000) && entry.may_be(fixed));
+    let entries = entries.filter_map(|entry| {
+        let mode = match entry.parameter("packetization-mode") {
+            Some(mode) if mode.parse() == Ok(1) => 0,
+            Some(_) => return None,
+            None => 1,
+        };
+        let distance = distance(offered_profile(&entry), profile);
+        Some(((mode, distance), entry))
+    });
+    let (_, entry) = entries.min_by_key(|(rank, _)| *rank)?;
+    Some(Media::new(section, entry))
+}
+
+/// The Opus entry, `fixed` as above. The `/2` is a must (RFC 7587, section 7) that GStreamer leaves out.
+pub fn opus(section: Section<'_>, fixed: Option<u8>) -> Option<Media> {
+    let mut entries = entries(section).filter(|entry| entry.is("opus", 48_000) && entry.may_be(fixed));
+    let entry = entries.find(|entry| matches!(entry.map.encoding_params.as_deref(), None | Some("2")))?;
+    Some(Media::new(section, entry))
+}
+
+/// The names of what is offered, for who wonders why it is refused.
+pub fn names(section: Section<'_>) -> Vec<String> {
+    let mut names = Vec::new();
+    for entry in entries(section) {
+        let name: String = entry.map.encoding_name.chars().take(20).collect();
+        let mode = entry.parameter("packetization-mode").map(|mode| mode.chars().take(4).collect::<String>());
+        let name = mode.map_or_else(|| name.clone(), |mode| format!("{name} with packetization-mode {mode}"));
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    // What a browser offers is less.
+    names.truncate(10);
+    names
+}
+
+impl Media {
+    fn new(section: Section<'_>, entry: Entry) -> Self {
+        let payload_type = entry.map.payload_type;
+        let apt = payload_type.to_string();
+        let retransmission = entries(section)
+            .find(|rtx| rtx.is("rtx", 90_000) && rtx.parameter("apt") == Some(&*apt))
+            .map(|rtx| rtx.map.payload_type);
+        let wanted: Vec<_> = section
+            .typed::<RtcpFb>()
+            .filter(|feedback| matches!(feedback.pt, RtcpFbPt::Wildcard) || feedback.pt == RtcpFbPt::Fmt(payload_type))
+            .filter_map(|feedback| Feedback::read(&feedback.val))
+            .collect();
+        Self {
+            payload_type,
+            parameters: entry.parameters,
+            retransmission,
+            feedback: Feedback::ALL.into_iter().filter(|feedback| wanted.contains(feedback)).collect(),
+            playout_delay: extension(section, PLAYOUT_DELAY),
+            abs_capture_time: extension(section, ABS_CAPTURE_TIME),
+        }
+    }
+
+    /// The extensions that are sent, with their names.
+    pub fn extensions(&self) -> impl Iterator<Item = (Extension, &'static str)> {
+        let both = [(self.playout_delay, PLAYOUT_DELAY), (self.abs_capture_time, ABS_CAPTURE_TIME)];
+        both.into_iter().filter_map(|(extension, name)| Some((extension?, name)))
+    }
+}
+
+/// One `a=rtpmap` with its `a=fmtp`.
+struct Entry {
+    map: RtpMap,
+    parameters: String,
+}
+
+impl Entry {
+    fn is(&self, name: &str, rate: u32) -> bool {
+        self.map.encoding_name.eq_ignore_ascii_case(name) && self.map.clock_rate == rate
+    }
+
+    fn may_be(&self, fixed: Option<u8>) -> bool {
+        fixed.is_none_or(|fixed| fixed == self.map.payload_type)
+    }
+
+    fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.split(';').find_map(|pair| {
+            let (key, value) = pair.split_once('=')?;
+            key.trim().eq_ignore_ascii_case(name).then_some(value.trim())
+        })
+    }
+}
+
+/// What can be sent in a section, in the viewer's order of preference.
+fn entries<'a>(section: Section<'a>) -> impl Iterator<Item = Entry> + 'a {
+    let formats = section.media.fmt.split_whitespace().filter_map(|format| format.parse::<u8>().ok());
+    // From 64 to 95 a payload type with its marker looks like RTCP on the same port (RFC 5761, section 4).
+    formats.filter(|format| !(64..96).contains(format)).filter_map(move |format| {
+        let map = section.typed::<RtpMap>().find(|map| map.payload_type == format)?;
+        let parameters = section.typed::<Fmtp>().filter(|parameters| parameters.fmt == format);
+        let parameters = parameters.flat_map(|parameters| parameters.format_specific_params);
+        let words = parameters.map(|parameter| match parameter.val {
+            Some(value) => format!("{}={}", parameter.param.trim(), value.trim()),
+            None => parameter.param.trim().to_owned(),
+        });
+        let parameters = words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(";");
+        Some(Entry { map, parameters })
+    })
+}
+
+fn extension(section: Section<'_>, name: &str) -> Option<Extension> {
+    let mut maps = section.typed::<ExtMap>().filter(|map| map.uri == name);
+    let map = maps.find(|map| (1..=LAST_ONE_BYTE_ID).contains(&map.id))?;
+    match map.direction {
+        None | Some(Direction::SendRecv) => Some(Extension { id: map.id, is_one_way: false }),
+        Some(Direction::RecvOnly) => Some(Extension { id: map.id, is_one_way: true }),
+        Some(Direction::SendOnly | Direction::Inactive) => None,
+    }
+}
+
+/// The profile of profile-level-id; baseline where it is absent or unreadable (RFC 6184, section 8.1).
+fn offered_profile(entry: &Entry) -> H264Profile {
+    let bytes = entry.parameter("profile-level-id").and_then(|hex| u32::from_str_radix(hex.get(..4)?, 16).ok());
+    let bytes = bytes.unwrap_or(0x4200);
+    H264Profile { idc: (bytes >> 8) as u8, constraints: bytes as u8 }
+}
+
+/// How badly a decoder for `offered` suits a stream of `sent`: 0 the very profile, 1 one that contains it,
+/// 2 one that is not promised to decode it but in practice does (browsers' decoders are not split by profile).
+fn distance(offered: H264Profile, sent: H264Profile) -> u8 {
+    let (offered, sent) = (Family::of(offered), Family::of(sent));
+    match () {
+        () if offered == sent => 0,
+        () if offered > sent => 1,
+        () => 2,
+    }
+}
+
+/// Profiles by what they can decode (RFC 6184, table 5): each decodes the ones before it, near enough for WebRTC.
+#[derive(PartialEq, PartialOrd)]
+enum Family {
+    ConstrainedBaseline,
+    Baseline,
+    Extended,
+    Main,
+    High,
+}
+
+impl Family {
+    fn of(profile: H264Profile) -> Self {
+        let is_set0 = profile.constraints & 0x80 != 0;
+        let is_set1 = profile.constraints & 0x40 != 0;
+        match profile.idc {
+            0x42 | 0x58 if is_set1 && (is_set0 || profile.idc == 0x42) => Self::ConstrainedBaseline,
+            0x4d if is_set0 => Self::ConstrainedBaseline,
+            0x42 => Self::Baseline,
+            0x58 if is_set0 => Self::Baseline,
+            0x58 => Self::Extended,
+            0x4d => Self::Main,
+            _ => Self::High,
+        }
+    }
+}

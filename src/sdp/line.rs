@@ -1,0 +1,87 @@
+//! Lines of a description: attributes, for which the session's stand in where a section has none of its own (RFC 8866,
+//! section 5.13).
+
+use std::fmt::Display;
+
+use sdp_types::{Attribute, Direction, Media, Session, TypedAttribute};
+
+use super::Error;
+
+/// Sections that are read. A browser has one for each track and one for data; each costs 200 bytes of answer, so that
+/// without a bound an answer could be ten times its offer.
+const MOST_SECTIONS: usize = 32;
+
+/// Reads the lines that say something about media. What else an offer holds is of no use here, and may be odd.
+pub fn parse(text: &str) -> Result<Session, Error> {
+    let lines = text.lines().map(str::trim);
+    let useful = lines.filter(|line| ["v=", "a=", "m="].iter().any(|kind| line.starts_with(kind)));
+    let session = Session::parse(useful.collect::<Vec<_>>().join("\r\n").as_bytes())
+        .map_err(|error| Error::Unusable(format!("the offer is not a session description (RFC 8866): {error}")))?;
+    if session.medias.len() > MOST_SECTIONS {
+        let reason = format!("the offer has {} sections; at most {MOST_SECTIONS} are read", session.medias.len());
+        return Err(Error::Unusable(reason));
+    }
+    Ok(session)
+}
+
+/// One section of a description, in the light of the whole.
+#[derive(Clone, Copy)]
+pub struct Section<'a> {
+    /// The whole.
+    pub session: &'a Session,
+    /// The section.
+    pub media: &'a Media,
+}
+
+impl<'a> Section<'a> {
+    /// All values of an attribute: the section's, or else the session's. A property has an empty one.
+    pub fn all(self, name: &'static str) -> impl Iterator<Item = &'a str> {
+        let has_own = self.media.has_attribute(name);
+        let attributes = if has_own { &self.media.attributes } else { &self.session.attributes };
+        attributes.iter().filter(move |attribute| attribute.attribute == name).map(value)
+    }
+
+    /// The first value of an attribute that is not empty.
+    pub fn first(self, name: &'static str) -> Option<&'a str> {
+        self.all(name).find(|value| !value.is_empty())
+    }
+
+    /// Whether there is such an attribute.
+    pub fn has(self, name: &'static str) -> bool {
+        self.all(name).next().is_some()
+    }
+
+    /// The values of an attribute that can be read.
+    pub fn typed<T: TypedAttribute>(self) -> impl Iterator<Item = T> {
+        self.all(T::NAME).filter_map(|value| value.parse().ok())
+    }
+
+    /// Whether the viewer wants to receive in this section. Without a word it wants to (RFC 8866, section 6.7).
+    pub fn wants(self) -> bool {
+        let said = |attributes: &[Attribute]| attributes.iter().find_map(|line| line.attribute.parse().ok());
+        let direction = said(&self.media.attributes).or_else(|| said(&self.session.attributes));
+        matches!(direction.unwrap_or_default(), Direction::SendRecv | Direction::RecvOnly)
+    }
+}
+
+fn value(attribute: &Attribute) -> &str {
+    attribute.value.as_deref().map(str::trim).unwrap_or_default()
+}
+
+/// A description that is written.
+#[derive(Default)]
+pub struct Lines(String);
+
+impl Lines {
+    /// Adds a line.
+    pub fn push(&mut self, line: impl Display) {
+        let line = line.to_string();
+        self.0.push_str(line.trim_end());
+        self.0.push_str("\r\n");
+    }
+
+    /// The text.
+    pub fn finish(self) -> String {
+        self.0
+    }
+}

@@ -1,0 +1,378 @@
+//! Offers that differ from a browser's in one thing, and what is made of them.
+
+use super::*;
+use crate::media::H264Profile;
+
+const BOARD: Board = Board { profile: H264Profile::CONSTRAINED_BASELINE, has_sound: true };
+const SILENT: Board = Board { has_sound: false, ..BOARD };
+
+/// The stack's answer to a reduced offer, cut down to what is read.
+const OURS: &str = "v=0\r\no=- 77 3 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=fingerprint:sha-256 \
+    00:01:02:03:04:05:06:07:08:09:0A:0B:0C:0D:0E:0F:10:11:12:13:14:15:16:17:18:19:1A:1B:1C:1D:1E:1F\r\n\
+    m=video 9 UDP/TLS/RTP/SAVPF 109\r\nc=IN IP4 0.0.0.0\r\n\
+    a=ice-ufrag:board\r\na=ice-pwd:boardboardboardboardboard\r\n\
+    a=candidate:1 1 udp 2130706431 192.0.2.1 5000 typ host\r\n\
+    a=candidate:1 2 udp 2130706431 192.0.2.1 5000 typ host\r\n\
+    a=end-of-candidates\r\n\
+    m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=sctp-port:5000\r\na=max-message-size:1073741823\r\n";
+
+const FINGERPRINT: &str =
+    "A9:61:8B:C1:D6:B0:0E:F5:C7:EE:89:0D:49:3B:57:4E:50:A6:D9:A2:3F:2C:8D:6F:A5:F3:91:1C:0B:28:BE:9F";
+
+/// Chromium's, cut down: video with two profiles and a foreign codec, sound, data.
+fn offer() -> String {
+    let transport = format!(
+        "c=IN IP4 0.0.0.0\r\na=ice-ufrag:abcd\r\na=ice-pwd:abcdefghijklmnopqrstuvwx\r\na=ice-options:trickle\r\n\
+         a=fingerprint:sha-256 {FINGERPRINT}\r\na=setup:actpass\r\n"
+    );
+    format!(
+        "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1 2\r\na=extmap-allow-mixed\r\n\
+         m=video 9 UDP/TLS/RTP/SAVPF 96 103 104 109 110\r\n{transport}a=mid:0\r\n\
+         a=extmap:5 {}\r\na=extmap:13/recvonly {}\r\na=recvonly\r\na=rtcp-mux\r\na=rtcp-rsize\r\n\
+         a=rtpmap:96 VP8/90000\r\na=rtpmap:103 H264/90000\r\na=rtcp-fb:103 nack\r\n\
+         a=fmtp:103 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=64001f\r\n\
+         a=rtpmap:104 rtx/90000\r\na=fmtp:104 apt=103\r\na=rtpmap:109 H264/90000\r\n\
+         a=rtcp-fb:109 goog-remb\r\na=rtcp-fb:109 nack\r\na=rtcp-fb:109 nack pli\r\na=rtcp-fb:* ccm fir\r\n\
+         a=fmtp:109 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f\r\n\
+         a=rtpmap:110 rtx/90000\r\na=fmtp:110 apt=109\r\n\
+         m=audio 9 UDP/TLS/RTP/SAVPF 111 63\r\n{transport}a=mid:1\r\na=recvonly\r\na=rtcp-mux\r\n\
+         a=rtpmap:111 opus/48000/2\r\na=fmtp:111 minptime=10;useinbandfec=1\r\na=rtpmap:63 red/48000/2\r\n\
+         m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\n{transport}a=mid:2\r\n\
+         a=sctp-port:5000\r\na=max-message-size:262144\r\n",
+        codec::PLAYOUT_DELAY,
+        codec::ABS_CAPTURE_TIME
+    )
+}
+
+fn answer_of(offer: &Offer) -> String {
+    let video = Sources { ssrc: 1, retransmission: offer.video().retransmission.map(|_| 2) };
+    let audio = offer.audio().map(|_| Sources { ssrc: 3, retransmission: None });
+    offer.answer(&Ours::read(OURS).unwrap(), video, audio)
+}
+
+fn answer(text: &str, board: Board) -> String {
+    answer_of(&Offer::read(text, board).unwrap_or_else(|error| panic!("{error}\n{text}")))
+}
+
+fn refusal(text: &str) -> String {
+    match Offer::read(text, BOARD) {
+        Ok(offer) => panic!("served: {}", answer_of(&offer)),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// The sections of an answer: the `m=` line and the rest.
+fn sections(answer: &str) -> Vec<(&str, &str)> {
+    answer.split("\r\nm=").skip(1).map(|section| section.split_once("\r\n").unwrap()).collect()
+}
+
+#[test]
+fn each_section_is_answered_in_its_place() {
+    let answer = answer(&offer(), BOARD);
+    let sections = sections(&answer);
+    assert_eq!(
+        sections.iter().map(|(line, _)| *line).collect::<Vec<_>>(),
+        [
+            "video 9 UDP/TLS/RTP/SAVPF 109 110",
+            "audio 9 UDP/TLS/RTP/SAVPF 111",
+            "application 9 UDP/DTLS/SCTP webrtc-datachannel"
+        ],
+    );
+    assert!(
+        answer.starts_with("v=0\r\no=- 77 3 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1 2\r\n"),
+        "{answer}"
+    );
+    for line in [
+        "a=sendonly",
+        "a=rtcp-rsize",
+        "a=extmap:13/sendonly http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time",
+        "a=rtcp-fb:109 ccm fir",
+        "a=fmtp:109 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f",
+        "a=ssrc-group:FID 1 2",
+        "a=msid:peercam video",
+        "a=setup:active",
+        "a=candidate:1 1 udp 2130706431 192.0.2.1 5000 typ host",
+        "a=end-of-candidates",
+    ] {
+        assert!(sections[0].1.lines().any(|have| have == line), "no {line} in {answer}");
+    }
+    assert!(!answer.contains("goog-remb") && !answer.contains("VP8") && !answer.contains("1 2 udp"), "{answer}");
+    assert_eq!(answer.matches("a=candidate").count(), 1, "candidates stand once: {answer}");
+}
+
+#[test]
+fn the_stack_is_told_of_nothing_but_what_is_served() {
+    let odd = offer()
+        .replace("a=mid:0", "a=mid:0\r\na=candidate:1 1 ssltcp 1 192.0.2.9 1 typ host\r\na=simulcast:recv a;b")
+        .replace("m=application", "m=text 9 UDP/TLS/RTP/SAVPF 98\r\na=mid:9\r\nm=application");
+    let reduced = Offer::read(&odd, BOARD).unwrap().reduced();
+    assert!(reduced.contains("a=group:BUNDLE video audio data\r\n"), "{reduced}");
+    for word in ["VP8", "ssltcp", "simulcast", "text", "red/", "sendrecv"] {
+        assert!(!reduced.contains(word), "{word} in {reduced}");
+    }
+    assert_eq!(reduced.matches("a=setup:passive").count(), 3, "the viewer is passive where the board is active");
+}
+
+#[test]
+fn directions_are_answered_by_what_the_board_does() {
+    let swapped = |offered: &str| answer(&offer().replacen("a=recvonly", offered, 1), BOARD);
+    assert!(sections(&swapped("a=sendrecv"))[0].1.contains("a=sendonly\r\n"));
+    assert!(sections(&swapped("a=x-nothing"))[0].1.contains("a=sendonly\r\n"));
+    let sound =
+        |offered: &str| answer(&offer().replace("a=mid:1\r\na=recvonly", &format!("a=mid:1\r\n{offered}")), BOARD);
+    for (offered, answered) in
+        [("a=sendrecv", "a=sendonly"), ("a=sendonly", "a=inactive"), ("a=inactive", "a=inactive")]
+    {
+        let answer = sound(offered);
+        let (line, rest) = sections(&answer)[1];
+        assert_eq!(line, "audio 9 UDP/TLS/RTP/SAVPF 111", "{answer}");
+        assert!(rest.contains(answered), "{offered}: {answer}");
+    }
+    let session = offer().replace("a=recvonly\r\n", "").replacen("t=0 0\r\n", "t=0 0\r\na=recvonly\r\n", 1);
+    assert_eq!(answer(&session, BOARD).matches("a=sendonly").count(), 2);
+    assert!(refusal(&offer().replace("a=recvonly", "a=inactive")).contains("recvonly"));
+}
+
+#[test]
+fn a_board_without_sound_says_so() {
+    let answer = answer(&offer(), SILENT);
+    let (line, rest) = sections(&answer)[1];
+    assert_eq!(line, "audio 9 UDP/TLS/RTP/SAVPF 111");
+    assert!(rest.contains("a=inactive") && !rest.contains("a=ssrc") && !rest.contains("a=msid"), "{answer}");
+    assert!(answer.contains("a=group:BUNDLE 0 1 2\r\n"), "{answer}");
+    assert!(!Offer::read(&offer(), SILENT).unwrap().reduced().contains("audio"));
+}
+
+#[test]
+fn without_bundle_the_picture_is_served_and_the_rest_rejected() {
+    let answer = answer(&offer().replace("a=group:BUNDLE 0 1 2\r\n", ""), BOARD);
+    let sections = sections(&answer);
+    assert!(!answer.contains("a=group"), "{answer}");
+    assert_eq!(sections[0].0, "video 9 UDP/TLS/RTP/SAVPF 109 110");
+    assert_eq!(sections[1].0, "audio 0 UDP/TLS/RTP/SAVPF 111");
+    assert_eq!(sections[2].0, "application 0 UDP/DTLS/SCTP webrtc-datachannel");
+    for (_, rest) in &sections[1..] {
+        assert!(rest.contains("a=ice-ufrag:board\r\na=ice-pwd:board") && rest.contains("a=setup:active"), "{answer}");
+    }
+}
+
+#[test]
+fn of_a_group_the_first_section_that_stays_has_transport_and_candidates() {
+    // Sound stands first; its credentials are those of all.
+    let text = offer().replace("BUNDLE 0 1 2", "BUNDLE 1 0");
+    let text = text.replace(
+        "ice-ufrag:abcd\r\na=ice-pwd:abcdefghijklmnopqrstuvwx\r\na=ice-options:trickle\r\na=fingerprint:sha-256",
+        "X",
+    );
+    assert!(refusal(&text).contains("ICE credentials"));
+    let [video, rest] = offer().split("m=audio").map(str::to_owned).collect::<Vec<_>>().try_into().unwrap();
+    let [audio, data] = rest.split("m=application").map(str::to_owned).collect::<Vec<_>>().try_into().unwrap();
+    let other = audio.replace("abcd\r\n", "wxyz\r\n");
+    let text = format!("{video}m=audio{other}m=application{data}");
+    let first = text.replace("BUNDLE 0 1 2", "BUNDLE 1 0");
+    let read = Offer::read(&first, BOARD).unwrap();
+    assert_eq!((read.credentials().ufrag.as_str(), read.tagged()), ("wxyz", (1, Some("1"))));
+    let answered = answer_of(&read);
+    assert_eq!(sections(&answered)[2].0, "application 0 UDP/DTLS/SCTP webrtc-datachannel", "not in the group");
+    assert!(sections(&answered)[1].1.contains("a=candidate:"), "{answered}");
+    // Where sound cannot be served at all, the picture's section speaks.
+    let read = Offer::read(&first.replace("opus/48000/2", "PCMU/8000"), BOARD).unwrap();
+    assert_eq!((read.credentials().ufrag.as_str(), read.tagged()), ("abcd", (0, Some("0"))));
+    assert!(answer_of(&read).contains("a=group:BUNDLE 0\r\n"));
+}
+
+#[test]
+fn the_first_video_section_that_can_be_served_is() {
+    let text = offer().replace(
+        "m=video",
+        "m=video 9 UDP/TLS/RTP/SAVPF 96\r\nc=IN IP4 0.0.0.0\r\na=mid:7\r\na=recvonly\r\na=rtcp-mux\r\n\
+         a=rtpmap:96 VP8/90000\r\nm=video",
+    );
+    let answer = answer(&text.replace("BUNDLE 0", "BUNDLE 7 0"), BOARD);
+    assert_eq!(sections(&answer)[0].0, "video 0 UDP/TLS/RTP/SAVPF 96");
+    assert_eq!(sections(&answer)[1].0, "video 9 UDP/TLS/RTP/SAVPF 109 110");
+    assert!(answer.contains("a=group:BUNDLE 0 1 2\r\n"), "{answer}");
+}
+
+#[test]
+fn the_part_in_dtls_fits_the_viewer_s() {
+    for (offered, answered, told) in
+        [("active", "passive", "active"), ("passive", "active", "passive"), ("actpass", "active", "passive")]
+    {
+        let text = offer().replace("a=setup:actpass", &format!("a=setup:{offered}"));
+        let read = Offer::read(&text, BOARD).unwrap();
+        assert_eq!(answer_of(&read).matches(&format!("a=setup:{answered}\r\n")).count(), 3);
+        assert_eq!(read.reduced().matches(&format!("a=setup:{told}\r\n")).count(), 3);
+    }
+    let text = offer().replace("a=setup:actpass\r\n", "");
+    assert_eq!(answer(&text, BOARD).matches("a=setup:passive\r\n").count(), 3, "RFC 4145: none is active");
+    assert!(refusal(&offer().replace("a=setup:actpass", "a=setup:holdconn")).contains("holdconn"));
+}
+
+#[test]
+fn tags_are_the_offerer_s_choice() {
+    let text = offer();
+    let video = &text[..text.find("m=audio").unwrap()];
+    let without = video.replace("a=group:BUNDLE 0 1 2\r\n", "").replace("a=mid:0\r\n", "");
+    let answered = answer(&without, BOARD);
+    assert!(!answered.contains("a=mid") && !answered.contains("a=group"), "{answered}");
+    assert!(refusal(&text.replace("a=mid:1", "a=mid:0")).contains("a=mid"));
+}
+
+#[test]
+fn h264_without_a_packetization_mode_is_the_last_choice_and_mode_0_none() {
+    let chosen = |text: String| Offer::read(&text, BOARD).map(|offer| offer.video().payload_type);
+    assert_eq!(chosen(offer()), Ok(109));
+    let none = offer().replace("packetization-mode=1;", "");
+    assert_eq!(chosen(none.clone()), Ok(109));
+    assert!(answer(&none, BOARD).contains("a=fmtp:109 level-asymmetry-allowed=1;profile-level-id=42e01f\r\n"));
+    let only_high = offer().replace("1;packetization-mode=1;profile-level-id=42e01f", "1");
+    assert_eq!(chosen(only_high), Ok(103), "mode 1 comes before the very profile");
+    let zero = offer().replace("packetization-mode=1", "packetization-mode=0");
+    let error = Offer::read(&zero, BOARD).unwrap_err();
+    assert!(
+        matches!(&error, Error::NoCommonCodec(reason) if reason.contains("H264 with packetization-mode 0")),
+        "{error}"
+    );
+    let bare =
+        offer().replace("a=fmtp:109", "a=x-fmtp:109").replace("H264/90000\r\na=rtcp-fb:103", "X/1\r\na=rtcp-fb:103");
+    assert!(!answer(&bare, BOARD).contains("a=fmtp:109"));
+}
+
+#[test]
+fn opus_is_known_with_and_without_its_channels() {
+    for name in ["opus/48000/2", "OPUS/48000", "Opus/48000/2"] {
+        let answer = answer(&offer().replace("opus/48000/2", name), BOARD);
+        assert!(answer.contains("a=rtpmap:111 opus/48000/2\r\n"), "{name}: {answer}");
+    }
+    let same = offer().replace(" 111 63", " 109 63").replace("rtpmap:111", "rtpmap:109");
+    assert_eq!(sections(&answer(&same, BOARD))[1].0, "audio 0 UDP/TLS/RTP/SAVPF 109", "two streams, one payload type");
+}
+
+#[test]
+fn what_cannot_be_checked_is_refused_in_words() {
+    let with = |fingerprint: &str| offer().replace(&format!("a=fingerprint:sha-256 {FINGERPRINT}\r\n"), fingerprint);
+    assert!(refusal(&with("")).contains("a=fingerprint"));
+    assert!(refusal(&with("a=fingerprint:sha-1 00:01\r\n")).contains("sha-256"));
+    assert!(refusal(&with("a=fingerprint:sha-256 00:01\r\n")).contains("sha-256"));
+    assert!(refusal(&with("a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:x\r\n")).contains("SDES"));
+    let both = format!("a=fingerprint:sha-1 00:01\r\na=fingerprint:SHA-256 {}\r\n", FINGERPRINT.to_lowercase());
+    assert!(Offer::read(&with(&both), BOARD).unwrap().reduced().contains(&format!("sha-256 {FINGERPRINT}")));
+    let one = offer().replacen("A9:61", "A9:62", 1);
+    assert!(refusal(&one).contains("another fingerprint"));
+    assert!(refusal(&offer().replace("a=ice-pwd:abcdefghijklmnopqrstuvwx\r\n", "")).contains("ICE credentials"));
+}
+
+#[test]
+fn what_is_no_offer_is_refused_with_what_to_do() {
+    assert!(refusal("hello").contains("not a session description"));
+    assert!(refusal("").contains("not a session description"));
+    assert!(refusal("v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n").contains("no video section"));
+    assert!(refusal(&offer().replace("a=recvonly", "a=sendonly")).contains("recvonly"));
+    let no_h264 = offer().replace("H264/90000", "VP9/90000");
+    assert!(refusal(&no_h264).contains("VP8, VP9"), "{}", refusal(&no_h264));
+    let alone = offer().replace("a=group:BUNDLE 0 1 2\r\n", "").replace("a=rtcp-mux\r\n", "");
+    assert!(refusal(&alone).contains("rtcp-mux"));
+    assert!(refusal(&offer().replace("m=video 9 UDP/TLS/RTP/SAVPF", "m=video 9 udp")).contains("UDP/TLS/RTP/SAVPF"));
+    assert!(refusal(&format!("v=0\r\n{}", "m=x 9 y z\r\n".repeat(33))).contains("at most 32"));
+}
+
+#[test]
+fn odd_lines_are_passed_over() {
+    let odd = offer()
+        .replace("o=- 1 2 IN IP4 127.0.0.1", "o=bad\r\ni=\r\ny=9")
+        .replace("t=0 0", "t=now\r\nb=AS:many")
+        .replace("a=mid:0\r\n", "a=mid:0\r\n\r\nnonsense\r\na=rtpmap\r\na=fmtp:x\r\na=extmap:0 y\r\n")
+        .replace("c=IN IP4 0.0.0.0", "c=IN IP4 my-phone.local")
+        .replace("\r\n", "\n");
+    assert!(answer(&odd, BOARD).contains("a=rtpmap:109 H264/90000\r\n"));
+    let static_and_dynamic = offer().replace(" 103 104", " 0 72 abc 300");
+    assert!(answer(&static_and_dynamic, BOARD).contains("video 9 UDP/TLS/RTP/SAVPF 109 110\r\n"));
+}
+
+#[test]
+fn a_further_offer_keeps_what_was_agreed_upon() {
+    let first = Offer::read(&offer(), BOARD).unwrap();
+    let restart = offer().replace("abcd\r\n", "efgh\r\n").replace("a=setup:actpass", "a=setup:passive");
+    let again = first.again(&restart, SILENT).unwrap();
+    assert_eq!(again.credentials().ufrag, "efgh");
+    assert_eq!(again.flows(), (true, false), "sound was switched off meanwhile");
+    assert!(again.reduced().contains("m=audio"), "the stack's sections stay");
+    assert!(again.again(&restart, BOARD).unwrap().flows().1, "and on again");
+    let paused = first.again(&offer().replace("a=recvonly", "a=inactive"), BOARD).unwrap();
+    assert_eq!(paused.flows(), (false, false));
+    assert!(sections(&answer_of(&paused))[0].1.contains("a=inactive"));
+    let refusal = |text: String| first.again(&text, BOARD).unwrap_err().to_string();
+    assert!(refusal(offer().replace("A9:61", "A9:62")).contains("new session"));
+    assert!(refusal(offer().replace("a=setup:actpass", "a=setup:active")).contains("new session"));
+    assert!(refusal(offer().split("m=application").next().unwrap().into()).contains("same order"));
+    assert!(refusal(offer().replace("109", "112")).contains("H.264"));
+}
+
+#[test]
+fn a_data_channel_of_an_older_form_is_answered_in_it() {
+    let draft = offer()
+        .replace("UDP/DTLS/SCTP webrtc-datachannel", "DTLS/SCTP 5001")
+        .replace("a=sctp-port:5000", "a=sctpmap:5001 webrtc-datachannel 256");
+    let answered = answer(&draft, BOARD);
+    assert_eq!(sections(&answered)[2].0, "application 9 DTLS/SCTP 5000");
+    assert!(sections(&answered)[2].1.contains("a=sctpmap:5000 webrtc-datachannel 1024"), "{answered}");
+    assert!(Offer::read(&draft, BOARD).unwrap().reduced().contains("a=sctp-port:5001"));
+    let other = offer().replace("UDP/DTLS/SCTP webrtc-datachannel", "UDP/BFCP *");
+    assert_eq!(sections(&answer(&other, BOARD))[2].0, "application 0 UDP/BFCP *");
+}
+
+#[test]
+fn candidates_that_cannot_be_used_are_left_out() {
+    let usable = ["1 1 udp 5 192.0.2.7 4000 typ host", "candidate:a 1 UDP 9 2001:db8::1 1 typ relay raddr x rport y z"];
+    for text in usable {
+        assert!(Candidate::read(text).unwrap().is_some(), "{text}");
+    }
+    let unreadable = [
+        "",
+        "candidate:",
+        "1 1 udp 5 192.0.2.7 4000 typ",
+        "1 1 udp x 192.0.2.7 1 typ host",
+        "1 1 udp 5 192.0.2.7 70000 typ host",
+    ];
+    for text in unreadable {
+        assert!(Candidate::read(text).is_err(), "{text}");
+    }
+    let odd = [
+        "1 2 udp 5 192.0.2.7 4000 typ host",
+        "1 1 tcp 5 192.0.2.7 9 typ host tcptype active",
+        "1 1 ssltcp 5 192.0.2.7 443 typ host",
+        "1 1 udp 5 0a1b.local 4000 typ host",
+        "1 1 udp 5 host.example 4000 typ host",
+        "1 1 udp 5 fe80::1%eth0 4000 typ host",
+        "1 1 udp 5 fe80::1 4000 typ host",
+        "1 1 udp 99999999999 192.0.2.7 4000 typ host",
+        "1 1 udp 5 192.0.2.7 0 typ host",
+        "1 1 udp 5 239.1.1.1 4000 typ host",
+        "1 1 udp 5 255.255.255.255 4000 typ host",
+        "1 1 udp 5 0.0.0.0 4000 typ host",
+        "1 1 udp 5 192.0.2.7 4000 typ other",
+    ];
+    for text in odd {
+        assert_eq!(Candidate::read(text), Ok(None), "{text}");
+    }
+    let many: String = (0..40u8).map(|n| format!("a=candidate:1 1 udp {n} 192.0.2.{n} 4000 typ host\r\n")).collect();
+    let text = offer().replace(
+        "a=mid:1\r\n",
+        &format!("a=mid:1\r\n{many}a=candidate:{}\r\n", [&unreadable[..], &odd[..]].concat().join("\r\na=candidate:")),
+    );
+    let reduced = Offer::read(&text, BOARD).unwrap().reduced();
+    assert_eq!(reduced.matches("a=candidate:").count(), 32);
+    assert!(reduced.contains("192.0.2.39") && !reduced.contains("192.0.2.7 "), "the best are kept: {reduced}");
+}
+
+#[test]
+fn ranked_candidates_have_priorities_that_differ() {
+    let host = Candidate::read("1 1 udp 5 192.0.2.7 4000 typ host").unwrap().unwrap();
+    assert_eq!(host.clone().ranked(0).to_string(), "1 1 udp 2130706431 192.0.2.7 4000 typ host");
+    assert_eq!(host.clone().ranked(1).priority, host.clone().ranked(0).priority - 256);
+    assert_eq!(host.ranked(1 << 20).priority, (126 << 24) + 255);
+    let relayed =
+        Candidate::read("1 1 udp 5 192.0.2.7 4000 typ relay raddr 10.0.0.1 rport 1").unwrap().unwrap().ranked(0);
+    assert_eq!(relayed.to_string(), "1 1 udp 16777215 192.0.2.7 4000 typ relay raddr 0.0.0.0 rport 0");
+}

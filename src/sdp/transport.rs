@@ -1,0 +1,172 @@
+//! What one transport of an offer needs: ICE (RFC 8839), the certificate's fingerprint and the part in DTLS (RFC 8842).
+
+use sdp_types::{Fingerprint, HashFunc, Setup};
+
+use super::candidate::Candidate;
+use super::line::{Lines, Section};
+
+/// Candidates that are read of one offer. A phone or computer has four interfaces at most, each with candidates of two
+/// families and up to three kinds; each costs the board checks.
+const MOST_CANDIDATES: usize = 32;
+
+/// Characters of a user name fragment or a password (RFC 8839, section 5.4).
+const MOST_CREDENTIAL: usize = 256;
+
+/// ICE's user name fragment and password of one side, which are new with each restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// `ice-ufrag`
+    pub ufrag: String,
+    /// `ice-pwd`
+    pub password: String,
+}
+
+/// One side of a transport.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transport {
+    /// ICE's credentials.
+    pub credentials: Credentials,
+    /// Candidates that are known already, the best first.
+    pub candidates: Vec<Candidate>,
+    /// SHA-256 of the certificate, as in `a=fingerprint` (RFC 8122, section 5).
+    pub fingerprint: Fingerprint,
+    /// The board's part in DTLS.
+    pub role: Role,
+    /// Whether the viewer left that to the board.
+    may_choose: bool,
+    /// Whether the viewer only answers ICE's checks (RFC 8445, section 2.5).
+    pub is_lite: bool,
+    /// Whether the viewer takes candidates after the answer (RFC 8838).
+    pub is_trickling: bool,
+}
+
+/// The board's part in DTLS (RFC 5763, section 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The board begins.
+    Active,
+    /// The viewer begins.
+    Passive,
+}
+
+impl Role {
+    /// The part that is taken where the viewer leaves the choice: to begin saves the time in which the answer is on its
+    /// way to the viewer.
+    const CHOICE: Self = Self::Active;
+
+    /// In `a=setup` of an answer.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Passive => "passive",
+        }
+    }
+
+    /// In `a=setup` of the viewer that takes the other part.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Active => Self::Passive,
+            Self::Passive => Self::Active,
+        }
+    }
+}
+
+impl Transport {
+    /// Reads the transport of `section`. Sections that share it may add candidates. The error completes the sentence
+    /// "the section ..".
+    pub fn read(section: Section<'_>, sharing: &[Section<'_>]) -> Result<Self, String> {
+        let credentials = credentials(section).ok_or("has no ICE credentials (a=ice-ufrag and a=ice-pwd)")?;
+        if !is_credential(&credentials.ufrag) || !is_credential(&credentials.password) {
+            return Err("has ICE credentials that are no ICE credentials (RFC 8839, section 5.4)".into());
+        }
+        let fingerprint = fingerprint(section)?;
+        let differs = |other: &&Section<'_>| !fingerprints(**other).any(|one| one == fingerprint);
+        if sharing.iter().filter(|other| other.has("fingerprint")).any(|other| differs(&other)) {
+            return Err("shares its transport with one that has another fingerprint".into());
+        }
+        let same = |other: &&Section<'_>| self::credentials(**other).as_ref() == Some(&credentials);
+        Ok(Self {
+            candidates: candidates([section].iter().chain(sharing.iter().filter(same))),
+            credentials,
+            fingerprint,
+            role: role(section)?,
+            may_choose: section.first("setup").is_some_and(|word| word.parse() == Ok(Setup::ActPass)),
+            is_lite: section.session.has_attribute("ice-lite"),
+            is_trickling: section.all("ice-options").any(|options| options.split(' ').any(|word| word == "trickle")),
+        })
+    }
+
+    /// Goes on with the DTLS association of `earlier` (RFC 8842, section 5.1), which has its certificate and its parts.
+    /// The error says why it cannot.
+    pub(super) fn follow(&mut self, earlier: &Self) -> Result<(), &'static str> {
+        if self.fingerprint != earlier.fingerprint {
+            return Err("the offer has another fingerprint than the first one; begin a new session");
+        }
+        if self.may_choose {
+            self.role = earlier.role;
+        } else if self.role != earlier.role {
+            return Err("the offer changes who begins the DTLS handshake (a=setup); begin a new session");
+        }
+        Ok(())
+    }
+
+    /// What the stack is told of it in each section.
+    pub(super) fn write_reduced(&self, lines: &mut Lines) {
+        let Self { credentials: Credentials { ufrag, password }, fingerprint, role, .. } = self;
+        lines.push(format_args!("c=IN IP4 0.0.0.0\r\na=ice-ufrag:{ufrag}\r\na=ice-pwd:{password}"));
+        lines.push(format_args!("a=fingerprint:{fingerprint}\r\na=setup:{}", role.other().word()));
+    }
+}
+
+/// ICE's credentials of a section.
+pub fn credentials(section: Section<'_>) -> Option<Credentials> {
+    let word = |name| section.first(name).map(str::to_owned);
+    Some(Credentials { ufrag: word("ice-ufrag")?, password: word("ice-pwd")? })
+}
+
+/// Whether it can be told to the stack and to logs. What characters there may be, clients differ in.
+fn is_credential(word: &str) -> bool {
+    word.len() <= MOST_CREDENTIAL && word.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn candidates<'a>(sections: impl Iterator<Item = &'a Section<'a>>) -> Vec<Candidate> {
+    let mut candidates: Vec<Candidate> = Vec::new();
+    for section in sections {
+        for candidate in Candidate::usable(section.all("candidate")) {
+            let is_known = |known: &Candidate| (known.address, known.port) == (candidate.address, candidate.port);
+            if !candidates.iter().any(is_known) {
+                candidates.push(candidate);
+            }
+        }
+    }
+    candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.priority));
+    candidates.truncate(MOST_CANDIDATES);
+    candidates
+}
+
+/// What can be checked (RFC 8122, section 5).
+fn fingerprints(section: Section<'_>) -> impl Iterator<Item = Fingerprint> {
+    section.typed::<Fingerprint>().filter(|one| one.hash_func == HashFunc::Sha256 && one.fingerprint.len() == 32)
+}
+
+fn fingerprint(section: Section<'_>) -> Result<Fingerprint, String> {
+    let fault = match (section.has("fingerprint"), section.has("crypto")) {
+        (true, _) => "has no sha-256 fingerprint (a=fingerprint) that can be read",
+        (false, true) => "has keys in the offer (a=crypto, SDES); this board takes DTLS-SRTP, with a=fingerprint",
+        (false, false) => "has no fingerprint of its certificate (a=fingerprint); this board takes DTLS-SRTP",
+    };
+    fingerprints(section).next().ok_or_else(|| fault.into())
+}
+
+fn role(section: Section<'_>) -> Result<Role, String> {
+    match section.first("setup").map(|word| (word, word.parse())) {
+        Some((_, Ok(Setup::ActPass))) => Ok(Role::CHOICE),
+        Some((_, Ok(Setup::Passive))) => Ok(Role::Active),
+        // An offer that says nothing means active (RFC 4145, section 4.1).
+        None | Some((_, Ok(Setup::Active))) => Ok(Role::Passive),
+        Some((word, _)) => {
+            let word: String = word.chars().take(20).collect();
+            Err(format!("has a=setup:{word}; it has to be actpass, active or passive"))
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Which of the board's addresses a viewer is told.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use if_addrs::{Interface, get_if_addrs};
+
+/// Addresses that are offered. Each is a socket with 96 kB of buffers for each viewer, and another address for each of
+/// the viewer's to be checked with; a board with a cable, Wi-Fi and a tunnel has six to eight that differ.
+const MOST_ADDRESSES: usize = 8;
+
+/// Somewhere else, for each family (RFC 5737, section 3 and RFC 3849): the kernel is asked which way it would take to
+/// there, and nothing is sent.
+const ELSEWHERE: [&str; 2] = ["192.0.2.1:9", "[2001:db8::1]:9"];
+
+/// The addresses that a peer connection binds, looked up each time it binds, so that an ICE restart follows the
+/// network. A clone is of the same peer connection.
+///
+/// The crate's own wildcard would leave out loopback always, and bind `::` where there is no IPv6.
+#[derive(Clone, Debug, Default)]
+pub struct Interfaces {
+    /// What was bound last, the best first.
+    bound: Arc<Mutex<Vec<IpAddr>>>,
+}
+
+impl Interfaces {
+    /// The place of an address among those that were bound last, from 0 for the best.
+    pub fn rank(&self, ip: IpAddr) -> Option<usize> {
+        let bound = self.bound.lock().expect("lock is never poisoned: no panic while held");
+        bound.iter().position(|one| *one == ip)
+    }
+}
+
+impl ToSocketAddrs for Interfaces {
+    type Iter = std::vec::IntoIter<SocketAddr>;
+
+    fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
+        let addresses: Vec<_> = get_if_addrs()?.into_iter().filter(Interface::is_oper_up).map(Address::from).collect();
+        let chosen = choose(&addresses, &sources());
+        let sockets: Vec<_> = chosen.iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
+        *self.bound.lock().expect("lock is never poisoned: no panic while held") = chosen;
+        Ok(sockets.into_iter())
+    }
+}
+
+/// The addresses from which the kernel would send elsewhere: those of the default route.
+fn sources() -> Vec<IpAddr> {
+    let source = |elsewhere: &str| {
+        let family = if elsewhere.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+        let socket = UdpSocket::bind(family).ok()?;
+        socket.connect(elsewhere).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    ELSEWHERE.into_iter().filter_map(source).collect()
+}
+
+/// One address of an interface that is up.
+#[derive(Clone, Debug)]
+struct Address {
+    interface: String,
+    ip: IpAddr,
+    /// Whether the interface is a bridge: on a host of containers there are dozens, and who sits behind one reaches the
+    /// board's other addresses as well.
+    is_bridge: bool,
+}
+
+impl From<Interface> for Address {
+    fn from(interface: Interface) -> Self {
+        let is_bridge = Path::new("/sys/class/net").join(&interface.name).join("bridge").exists();
+        Self { ip: interface.ip(), interface: interface.name, is_bridge }
+    }
+}
+
+/// The addresses that are offered, the best first: those of the default route's interface, then one of each family of
+/// each other interface, then their further ones, then bridges. A viewer on this very machine reaches any of them, so
+/// that loopback is left out (RFC 8445, section 5.1.1.1) unless there is nothing else.
+fn choose(addresses: &[Address], sources: &[IpAddr]) -> Vec<IpAddr> {
+    let is_default = |address: &Address| {
+        addresses.iter().any(|other| other.interface == address.interface && sources.contains(&other.ip))
+    };
+    let mut usable: Vec<_> = addresses.iter().filter(|address| is_reachable(address, addresses)).collect();
+    usable.sort_by_key(|address| !sources.contains(&address.ip));
+    let mut seen = Vec::new();
+    usable.sort_by_cached_key(|address| {
+        let family = (&address.interface, address.ip.is_ipv4());
+        let is_further = seen.contains(&family);
+        seen.push(family);
+        (address.is_bridge && !is_default(address), is_further, !is_default(address))
+    });
+    let mut chosen: Vec<IpAddr> = usable.into_iter().map(|address| address.ip).take(MOST_ADDRESSES).collect();
+    if chosen.is_empty() {
+        chosen.push(Ipv4Addr::LOCALHOST.into());
+    }
+    chosen
+}
+
+/// Whether another machine can be told this address. One of a single link means nothing without its zone, which a
+/// candidate cannot carry, in IPv6 (RFC 8445, section 5.1.1.1). In IPv4 the interface follows from the address; it is
+/// all there is between two machines on one cable, and worth nothing beside an address that somebody gave.
+fn is_reachable(address: &Address, all: &[Address]) -> bool {
+    let is_other = |other: &Address| {
+        matches!(other.ip, IpAddr::V4(ip) if !ip.is_link_local()) && other.interface == address.interface
+    };
+    match address.ip {
+        ip if ip.is_loopback() || ip.is_unspecified() => false,
+        IpAddr::V4(ip) => !ip.is_link_local() || !all.iter().any(is_other),
+        IpAddr::V6(ip) => !ip.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(interface: &str, ip: &str) -> Address {
+        Address { interface: interface.into(), ip: ip.parse().unwrap(), is_bridge: interface.starts_with("br-") }
+    }
+
+    fn chosen(addresses: &[Address], sources: &[&str]) -> Vec<String> {
+        let sources: Vec<IpAddr> = sources.iter().map(|ip| ip.parse().unwrap()).collect();
+        choose(addresses, &sources).iter().map(IpAddr::to_string).collect()
+    }
+
+    #[test]
+    fn the_default_route_s_interface_comes_first_and_loopback_only_where_there_is_nothing_else() {
+        let lo = [address("lo", "127.0.0.1"), address("lo", "::1")];
+        assert_eq!(chosen(&lo, &[]), ["127.0.0.1"]);
+        let mut all = lo.to_vec();
+        all.push(address("wlan0", "192.0.2.7"));
+        all.push(address("eth0", "198.51.100.7"));
+        all.push(address("eth0", "fe80::1"));
+        all.push(address("eth0", "2001:db8::7"));
+        assert_eq!(chosen(&all, &["198.51.100.7"]), ["198.51.100.7", "2001:db8::7", "192.0.2.7"]);
+        assert_eq!(chosen(&all, &[]), ["192.0.2.7", "198.51.100.7", "2001:db8::7"]);
+    }
+
+    #[test]
+    fn an_address_of_one_cable_is_offered_where_its_interface_has_no_other() {
+        let cable = [address("lo", "127.0.0.1"), address("eth0", "169.254.8.1"), address("wlan0", "192.0.2.7")];
+        assert_eq!(chosen(&cable, &["192.0.2.7"]), ["192.0.2.7", "169.254.8.1"]);
+        let both = [address("eth0", "169.254.8.1"), address("eth0", "192.0.2.7")];
+        assert_eq!(chosen(&both, &[]), ["192.0.2.7"]);
+    }
+
+    #[test]
+    fn of_forty_bridges_those_that_are_too_many_are_left_out() {
+        let mut all: Vec<_> = (0..40).map(|n| address(&format!("br-{n}"), &format!("172.17.{n}.1"))).collect();
+        all.push(address("eth0", "192.0.2.7"));
+        all.push(address("eth0", "2001:db8::7"));
+        all.push(address("eth0", "2001:db8::8"));
+        all.push(address("tailscale0", "100.64.0.7"));
+        let chosen = chosen(&all, &["192.0.2.7", "2001:db8::8"]);
+        assert_eq!(chosen[..4], ["192.0.2.7", "2001:db8::8", "100.64.0.7", "2001:db8::7"]);
+        assert_eq!(chosen.len(), MOST_ADDRESSES);
+    }
+
+    #[test]
+    fn a_bridge_that_holds_the_default_route_is_the_board_s_own() {
+        let all = [address("eth1", "192.0.2.7"), address("br-lan", "198.51.100.7")];
+        assert_eq!(chosen(&all, &["198.51.100.7"]), ["198.51.100.7", "192.0.2.7"]);
+    }
+}
