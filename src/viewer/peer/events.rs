@@ -9,6 +9,7 @@ use webrtc::peer_connection::{
     RTCPeerConnectionIceEvent, RTCPeerConnectionState,
 };
 
+use super::guard::Guard;
 use super::relay::Search;
 use crate::signalling::Candidate;
 use crate::tasks::Group;
@@ -50,6 +51,8 @@ pub struct Teller {
     pub control: Control,
     /// Finds out whether the board has its relay; `None` where none is configured.
     pub relay: Option<Arc<Search>>,
+    /// Learns that the handshake is complete.
+    pub guard: Arc<Guard>,
     /// In which the data channel is listened to.
     pub group: Group,
 }
@@ -95,7 +98,10 @@ impl PeerConnectionEventHandler for Teller {
 
     async fn on_connection_state_change(&self, state: RTCPeerConnectionState) {
         match state {
-            RTCPeerConnectionState::Connected => self.tell(Event::Connected),
+            RTCPeerConnectionState::Connected => {
+                self.guard.connected();
+                self.tell(Event::Connected);
+            }
             RTCPeerConnectionState::Disconnected => self.tell(Event::Disconnected),
             RTCPeerConnectionState::Failed | RTCPeerConnectionState::Closed => self.tell(Event::Closed),
             _ => {}

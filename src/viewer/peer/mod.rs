@@ -3,19 +3,26 @@
 //! The traps of `webrtc` 0.21.1 that are dealt with here: mDNS sockets (off; browsers' `.local` candidates are
 //! learnt as peer-reflexive ones), a check interval of 200 ms, offers that it misunderstands ([`crate::sdp`]),
 //! swallowed RTCP and unguarded retransmission ([`link`]), timestamps from summed durations ([`rtp`]),
-//! detached tasks ([`runtime`]), a system call for each packet and 96 kB of buffers per socket ([`socket`]), a name
-//! that is slow to resolve and holds up everything ([`names`]), relays that refuse without a word ([`relay`]), and
+//! detached tasks ([`runtime`]), a system call for each packet and 96 kB of buffers per socket ([`socket`]), datagrams
+//! of strangers ([`guard`]), a handshake that a lost datagram ends ([`handshake`]), checks without number ([`checks`]), a
+//! name that is slow to resolve and holds up everything ([`names`]), relays that refuse without a word ([`relay`]), and
 //! connections that live on when dropped.
 
+mod checks;
 mod codecs;
 mod events;
+mod guard;
+mod handshake;
 mod interfaces;
+#[cfg(test)]
+mod joins;
 mod link;
 mod names;
 mod relay;
 mod rtp;
 mod runtime;
 mod socket;
+mod stun;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -35,7 +42,9 @@ use crate::ice::Servers;
 use crate::sdp::{self, Board, Offer, Ours};
 use crate::signalling::Candidate;
 use crate::tasks::Group;
+use checks::CHECK_INTERVAL;
 use events::{Control, Teller};
+use guard::Guard;
 use interfaces::Interfaces;
 use link::Link;
 use names::Names;
@@ -47,11 +56,8 @@ pub use events::Event;
 pub use link::LinkStatistics;
 pub use rtp::Track;
 
-/// Pause between ICE connectivity checks. The crate's 200 ms would be most of the time to the first picture;
-/// RFC 8445, appendix B.1 asks for 5 ms at least.
-const CHECK_INTERVAL: Duration = Duration::from_millis(20);
-
-/// Checks per candidate pair: at [`CHECK_INTERVAL`], ten seconds for a viewer's candidates to find a way.
+/// Checks per candidate pair: at [`CHECK_INTERVAL`], ten seconds for a viewer's candidates to find a way. [`checks`] lets
+/// few of them go.
 const CHECKS: u16 = 500;
 
 /// Silence after which the path counts as interrupted, and after which more it counts as lost.
@@ -153,7 +159,7 @@ impl Stack {
 
     /// Answers an offer: the connection, and the answer with the board's host candidates in it.
     pub async fn answer(&self, offer: &str, board: Board, later: Later) -> Result<(Peer, String), Error> {
-        let offer = Offer::read(offer, board)?;
+        let (bytes, offer) = (offer.len(), Offer::read(offer, board)?);
         let (epoch, wall) = (Instant::now(), SystemTime::now());
         let video = Track::video(offer.video(), RtpClock::new(90_000, epoch, wall));
         let audio = offer.audio().map(|media| Track::audio(media, RtpClock::new(48_000, epoch, wall)));
@@ -165,11 +171,19 @@ impl Stack {
         let (messages, said) = mpsc::channel(MESSAGES);
         let (control, answers) = (Control::default(), Arc::new(Answers::default()));
         let relay = self.servers.has_relay().then(|| Arc::new(Search::new(self.relay.clone(), answers.clone())));
-        let teller =
-            Teller { events, messages, control: control.clone(), relay: relay.clone(), group: self.group.clone() };
+        let guard = Arc::new(Guard::default());
+        guard.earned(bytes);
+        let teller = Teller {
+            events,
+            messages,
+            control: control.clone(),
+            relay: relay.clone(),
+            guard: guard.clone(),
+            group: self.group.clone(),
+        };
 
         let interfaces = Interfaces::default();
-        let builder = self.builder(&offer, link, answers, interfaces.clone())?;
+        let builder = self.builder(&offer, link, answers, guard.clone(), interfaces.clone())?;
         let connection = builder.with_handler(Arc::new(teller)).build().await?;
         let mut peer = Peer {
             connection: Arc::new(connection),
@@ -183,6 +197,7 @@ impl Stack {
             statistics,
             later,
             relay,
+            guard,
             offer: offer.clone(),
             generation: None,
             interfaces,
@@ -203,6 +218,7 @@ impl Stack {
         offer: &Offer,
         link: Link,
         answers: Arc<Answers>,
+        guard: Arc<Guard>,
         interfaces: Interfaces,
     ) -> Result<PeerConnectionBuilder<Interfaces>, Error> {
         let settings = SettingEngineBuilder::new()
@@ -216,7 +232,8 @@ impl Stack {
             .with_certificates(vec![self.certificate.clone()])
             .with_ice_servers(of_the_crate(&self.servers))
             .build();
-        let runtime = GroupRuntime::new(self.group.clone(), offer.video().payload_type, self.names.clone(), answers);
+        let (group, names) = (self.group.clone(), self.names.clone());
+        let runtime = GroupRuntime::new(group, offer.video().payload_type, names, answers, guard);
         let registry = Registry::new()
             .with(Slot::NackResponder, NackResponderBuilder::new().with_size(KEPT_PACKETS).build())
             .with(Slot::SenderReport, SenderReportBuilder::new().build())
@@ -259,6 +276,7 @@ pub struct Peer {
     statistics: Arc<LinkStatistics>,
     later: Later,
     relay: Option<Arc<Search>>,
+    guard: Arc<Guard>,
     /// The offer that was answered last.
     offer: Offer,
     /// The ICE generation that was gathered for last.
@@ -272,7 +290,8 @@ pub struct Peer {
 impl Peer {
     /// Answers a further offer on the same connection: an ICE restart, or a viewer that pauses.
     pub async fn negotiate(&mut self, offer: &str, board: Board) -> Result<String, Error> {
-        let offer = self.offer.again(offer, board)?;
+        let (bytes, offer) = (offer.len(), self.offer.again(offer, board)?);
+        self.guard.earned(bytes);
         self.settle(offer).await
     }
 
@@ -309,7 +328,9 @@ impl Peer {
         let mut ours = ours.ok_or(webrtc::error::Error::ErrPeerConnSDPTypeInvalidValue)?;
         ours.candidates = ours.candidates.into_iter().map(|candidate| self.ranked(candidate)).collect();
         ours.candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.priority));
-        Ok(self.offer.answer(&ours, self.video.sources(), self.audio.as_ref().map(Track::sources)))
+        let answer = self.offer.answer(&ours, self.video.sources(), self.audio.as_ref().map(Track::sources));
+        self.guard.answered(&answer);
+        Ok(answer)
     }
 
     /// Gives a candidate of the board its place among the others, which the crate gives all the same.
@@ -371,6 +392,7 @@ impl Peer {
     pub async fn add_candidate(&self, candidate: Candidate) -> Result<(), Error> {
         // A `.local` name hides the browser's address from us, who need not know it: the browser checks our host
         // candidates, and we learn its address from those checks (RFC 8445, section 7.3.1.3).
+        self.guard.earned(candidate.candidate.len());
         let read = sdp::Candidate::read(&candidate.candidate);
         let Some(usable) = read.map_err(Error::BadCandidate)? else { return Ok(()) };
         let candidate = RTCIceCandidateInit {

@@ -7,12 +7,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// STUN: an error in answer to Allocate (RFC 8489, section 5 and RFC 8656, section 17.2), as its first two bytes.
-const ALLOCATE_ERROR: [u8; 2] = [0x01, 0x13];
-/// STUN's header: type, length, cookie and transaction.
-const HEADER: usize = 20;
-/// The attribute ERROR-CODE (RFC 8489, section 14.8).
-const ERROR_CODE: u16 = 0x0009;
+use super::stun;
 
 /// A relay that has not answered by then will not: from the other side of the earth it takes half a second.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
@@ -52,7 +47,7 @@ pub struct Answers {
 impl Answers {
     /// Looks at a datagram that came.
     pub fn see(&self, datagram: &[u8]) {
-        if datagram.starts_with(&ALLOCATE_ERROR)
+        if datagram.starts_with(&stun::ALLOCATE_ERROR)
             && let Some(code) = error_code(datagram)
         {
             self.code.store(code, Ordering::Relaxed);
@@ -60,21 +55,10 @@ impl Answers {
     }
 }
 
-/// The code of a STUN error response.
+/// The code of a STUN error response: hundreds and the rest, each in a byte of its own.
 fn error_code(message: &[u8]) -> Option<u16> {
-    let mut attributes = message.get(HEADER..)?;
-    loop {
-        let head: [u8; 4] = attributes.get(..4)?.try_into().ok()?;
-        let (kind, length) =
-            (u16::from_be_bytes([head[0], head[1]]), usize::from(u16::from_be_bytes([head[2], head[3]])));
-        let value = attributes.get(4..4 + length)?;
-        if kind == ERROR_CODE {
-            // Hundreds and the rest, each in a byte of its own.
-            return Some(u16::from(value.get(2)? & 0x7) * 100 + u16::from(*value.get(3)?));
-        }
-        // Values are padded to four bytes.
-        attributes = attributes.get(4 + length.next_multiple_of(4)..)?;
-    }
+    let value = stun::attribute(message, stun::ERROR_CODE)?;
+    Some(u16::from(value.get(2)? & 0x7) * 100 + u16::from(*value.get(3)?))
 }
 
 /// One viewer's search for a relay candidate.

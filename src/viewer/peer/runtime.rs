@@ -14,6 +14,7 @@ use webrtc::runtime::{
     AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, Runtime, TokioRuntime,
 };
 
+use super::guard::Guard;
 use super::names::Names;
 use super::relay::Answers;
 use super::socket::FrameSocket;
@@ -27,12 +28,14 @@ pub struct GroupRuntime {
     video_payload_type: u8,
     names: Names,
     answers: Arc<Answers>,
+    guard: Arc<Guard>,
 }
 
 impl GroupRuntime {
-    /// Runs the crate's tasks in `group`; frames are sent under `video_payload_type`, and `answers` sees what comes.
-    pub fn new(group: Group, video_payload_type: u8, names: Names, answers: Arc<Answers>) -> Self {
-        Self { group, video_payload_type, names, answers }
+    /// Runs the crate's tasks in `group`; frames are sent under `video_payload_type`, `answers` sees what comes, and
+    /// `guard` decides what passes.
+    pub fn new(group: Group, video_payload_type: u8, names: Names, answers: Arc<Answers>, guard: Arc<Guard>) -> Self {
+        Self { group, video_payload_type, names, answers, guard }
     }
 }
 
@@ -58,7 +61,8 @@ impl Runtime for GroupRuntime {
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
         let socket = TokioRuntime.wrap_udp_socket(socket)?;
-        Ok(Arc::new(FrameSocket::new(socket, self.video_payload_type, self.answers.clone())))
+        let (answers, guard) = (self.answers.clone(), self.guard.clone());
+        Ok(Arc::new(FrameSocket::new(socket, self.video_payload_type, answers, guard)))
     }
 
     fn wrap_tcp_listener(&self, listener: TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {

@@ -2,16 +2,19 @@
 //!
 //! The crate sends each packet by a system call of its own, which is a third of what a viewer costs. A frame's
 //! packets are of one size but for the last, so that one call with UDP segmentation offload (udp(7), `UDP_SEGMENT`)
-//! can carry them all.
+//! can carry them all. They also show each datagram to the viewer's [`Guard`], which decides whether it passes.
 
 use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
 
+use super::guard::{Addresses, Guard};
+use super::handshake::Verdict;
 use super::relay::Answers;
 
 /// Bytes of one call: what IPv4 lets the kernel build of it (udp(7): 64 kB less headers).
@@ -23,6 +26,8 @@ pub struct FrameSocket {
     video_payload_type: u8,
     held: Mutex<Held>,
     answers: Arc<Answers>,
+    guard: Arc<Guard>,
+    addresses: Addresses,
 }
 
 /// Packets of a frame whose last packet has not come yet.
@@ -46,9 +51,14 @@ enum Part {
 }
 
 impl FrameSocket {
-    /// Collects the packets that carry `video_payload_type`, and shows `answers` what comes.
-    pub fn new(socket: Arc<dyn AsyncUdpSocket>, video_payload_type: u8, answers: Arc<Answers>) -> Self {
-        Self { socket, video_payload_type, held: Mutex::default(), answers }
+    /// Collects the packets that carry `video_payload_type`, shows `answers` what comes, and asks `guard` about it.
+    pub fn new(
+        socket: Arc<dyn AsyncUdpSocket>,
+        video_payload_type: u8,
+        answers: Arc<Answers>,
+        guard: Arc<Guard>,
+    ) -> Self {
+        Self { socket, video_payload_type, held: Mutex::default(), answers, guard, addresses: Addresses::default() }
     }
 
     /// SRTP leaves the header readable (RFC 3711, section 3.1): version 2, then marker and payload type.
@@ -59,6 +69,15 @@ impl FrameSocket {
             }
             _ => Part::Other,
         }
+    }
+
+    /// Sends our last flight of the handshake once more. What the kernel does not take at once is lost, as on any path.
+    fn repeat(&self, cx: &mut Context<'_>, destination: SocketAddr) {
+        self.guard.repeat(|contents| {
+            let transmit = Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };
+            let sent = self.socket.poll_send(cx, &transmit);
+            tracing::trace!(?sent, "the viewer missed a flight of the handshake");
+        });
     }
 
     fn flush(&self, cx: &mut Context<'_>, held: &mut Held) -> Poll<io::Result<()>> {
@@ -111,6 +130,13 @@ impl AsyncUdpSocket for FrameSocket {
         let size = transmit.contents.len();
         let most = self.socket.max_gso_segments();
         let part = if transmit.segment_size.is_some() || most < 2 { Part::Other } else { self.part(transmit.contents) };
+        // RTP, which is nearly all, needs no look; the clock is read for the rest only.
+        if transmit.contents.first().is_some_and(|first| *first < 128) {
+            let (from, now) = (self.socket.local_addr()?, Instant::now());
+            if !self.guard.sends(&self.addresses, from, transmit.destination, transmit.contents, now) {
+                return Poll::Ready(Ok(size));
+            }
+        }
         let mut held = self.held.lock().expect("nobody panics with it");
         if !held.takes(transmit, part, most) {
             // An error concerns packets that are lost then, as on any bad path; the one at hand goes on.
@@ -145,8 +171,16 @@ impl AsyncUdpSocket for FrameSocket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let received = ready!(self.socket.poll_recv(cx, buffers, meta))?;
-        for (buffer, meta) in buffers.iter().zip(meta.iter()).take(received) {
-            self.answers.see(&buffer[..meta.len.min(buffer.len())]);
+        for (buffer, meta) in buffers.iter().zip(meta.iter_mut()).take(received) {
+            let datagram = &buffer[..meta.len.min(buffer.len())];
+            self.answers.see(datagram);
+            match self.guard.receives(&self.addresses, meta.addr, datagram, Instant::now()) {
+                Verdict::Give => continue,
+                Verdict::Discard => {}
+                Verdict::Repeat => self.repeat(cx, meta.addr),
+            }
+            // The driver passes over a datagram without a length.
+            meta.len = 0;
         }
         Poll::Ready(Ok(received))
     }
@@ -181,7 +215,8 @@ mod tests {
         receiver.set_read_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.set_nonblocking(true).unwrap();
-        let socket = FrameSocket::new(TokioRuntime.wrap_udp_socket(sender).unwrap(), 96, Arc::default());
+        let socket =
+            FrameSocket::new(TokioRuntime.wrap_udp_socket(sender).unwrap(), 96, Arc::default(), Arc::default());
         let destination = receiver.local_addr().unwrap();
         for contents in packets {
             let transmit = Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };

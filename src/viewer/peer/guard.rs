@@ -1,0 +1,242 @@
+//! What may pass between the network and the WebRTC stack.
+//!
+//! The crate takes what is not STUN from any address once it has found its way (`rtc` 0.21.1, `handler/ice.rs:77`), and
+//! settles conflicts of roles before it has looked at who asks (`rtc-ice` 0.21.1, `agent/mod.rs:1278`). So a stranger's
+//! datagrams end here (RFC 8445, section 12: data is for candidates that a check has proved), and only what a viewer
+//! can know, or the relay that we asked, goes on.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use super::checks::Checks;
+use super::handshake::{Handshake, Verdict};
+use super::stun;
+
+/// Addresses of a viewer that may be proved at one socket: it moves between a few networks, or a NAT moves it.
+const MOST_PROVED: usize = 16;
+
+/// What the sockets of one viewer share.
+#[derive(Debug, Default)]
+pub struct Guard {
+    handshake: Mutex<Handshake>,
+    checks: Mutex<Checks>,
+    /// The name by which checks address us, followed by a colon (RFC 8445, section 7.2.2).
+    name: Mutex<Option<String>>,
+}
+
+/// What one socket knows of the addresses that it talks with.
+#[derive(Debug, Default)]
+pub struct Addresses {
+    /// Those whose checks the stack has answered, which it does when they know our password; and our relays.
+    proved: Mutex<VecDeque<SocketAddr>>,
+}
+
+impl Guard {
+    /// The viewer gets this answer.
+    pub fn answered(&self, answer: &str) {
+        let name = answer.lines().find_map(|line| line.strip_prefix("a=ice-ufrag:")).map(|name| format!("{name}:"));
+        let mut known = self.name.lock().expect(UNPOISONED);
+        if *known != name {
+            *known = name;
+            self.checks.lock().expect(UNPOISONED).restart();
+        }
+    }
+
+    /// The viewer has sent this many bytes that name candidates.
+    pub fn earned(&self, bytes: usize) {
+        self.checks.lock().expect(UNPOISONED).earn(bytes);
+    }
+
+    /// Media can flow.
+    pub fn connected(&self) {
+        self.handshake.lock().expect(UNPOISONED).complete();
+    }
+
+    /// Whether a datagram of the stack's goes out.
+    pub fn sends(
+        &self,
+        addresses: &Addresses,
+        from: SocketAddr,
+        to: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+    ) -> bool {
+        if stun::is_message(datagram) {
+            match [datagram[0], datagram[1]] {
+                stun::BINDING_SUCCESS | stun::ALLOCATE_REQUEST => addresses.prove(to),
+                // Without a name it asks a STUN server of ours.
+                stun::BINDING_REQUEST if stun::attribute(datagram, stun::USERNAME).is_some() => {
+                    return addresses.has_proved(to)
+                        || self.checks.lock().expect(UNPOISONED).admit(from, to, datagram.len(), now);
+                }
+                _ => {}
+            }
+        }
+        let content = stun::content(datagram);
+        if is_dtls(content) {
+            self.handshake.lock().expect(UNPOISONED).sent(content, datagram, now);
+        }
+        true
+    }
+
+    /// What becomes of a datagram that came.
+    pub fn receives(&self, addresses: &Addresses, from: SocketAddr, datagram: &[u8], now: Instant) -> Verdict {
+        if !addresses.has_proved(from) && !self.is_for_us(datagram) {
+            return Verdict::Discard;
+        }
+        let content = stun::content(datagram);
+        if is_dtls(content) {
+            return self.handshake.lock().expect(UNPOISONED).received(content, now);
+        }
+        Verdict::Give
+    }
+
+    /// Whether somebody of whom nothing is known may say this: an answer, which names a transaction of ours, or a check
+    /// by our name.
+    fn is_for_us(&self, datagram: &[u8]) -> bool {
+        if !stun::is_message(datagram) {
+            return false;
+        }
+        if stun::is_response(datagram) {
+            return true;
+        }
+        let name = self.name.lock().expect(UNPOISONED);
+        let asked = stun::attribute(datagram, stun::USERNAME);
+        let is_check = datagram.starts_with(&stun::BINDING_REQUEST);
+        is_check && name.as_ref().zip(asked).is_some_and(|(name, asked)| asked.starts_with(name.as_bytes()))
+    }
+
+    /// Calls `send` with each datagram of our last flight.
+    pub fn repeat(&self, send: impl FnMut(&Vec<u8>)) {
+        self.handshake.lock().expect(UNPOISONED).flight().iter().for_each(send);
+    }
+}
+
+const UNPOISONED: &str = "lock is never poisoned: no panic while held";
+
+impl Addresses {
+    fn prove(&self, address: SocketAddr) {
+        let mut proved = self.proved.lock().expect(UNPOISONED);
+        if proved.contains(&address) {
+            return;
+        }
+        if proved.len() == MOST_PROVED {
+            proved.pop_front();
+        }
+        proved.push_back(address);
+    }
+
+    fn has_proved(&self, address: SocketAddr) -> bool {
+        self.proved.lock().expect(UNPOISONED).contains(&address)
+    }
+}
+
+/// RFC 7983.
+fn is_dtls(content: &[u8]) -> bool {
+    matches!(content.first(), Some(20..=63))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stun::tests::message;
+    use super::*;
+
+    const ANSWER: &str = "v=0\r\na=ice-ufrag:ourname\r\n";
+    const DTLS: [u8; 17] = [23, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 1, 0, 4, 1, 2, 3, 4];
+
+    /// A viewer's guard at one socket.
+    struct Socket(Guard, Addresses);
+
+    impl Socket {
+        fn new() -> Self {
+            let socket = Self(Guard::default(), Addresses::default());
+            socket.0.earned(2000);
+            socket.0.answered(ANSWER);
+            socket
+        }
+
+        fn send(&self, to: &str, datagram: &[u8]) -> bool {
+            self.0.sends(&self.1, address("192.0.2.1:5000"), address(to), datagram, Instant::now())
+        }
+
+        fn is_given(&self, from: &str, datagram: &[u8]) -> bool {
+            self.0.receives(&self.1, address(from), datagram, Instant::now()) == Verdict::Give
+        }
+    }
+
+    fn address(address: &str) -> SocketAddr {
+        address.parse().unwrap()
+    }
+
+    fn check(name: &[u8]) -> Vec<u8> {
+        message(stun::BINDING_REQUEST, &[(stun::USERNAME, name)])
+    }
+
+    const VIEWER: &str = "198.51.100.7:4000";
+    const STRANGER: &str = "203.0.113.9:4000";
+
+    #[test]
+    fn a_stranger_gets_nothing_in_but_an_answer_or_a_check_by_our_name() {
+        let socket = Socket::new();
+        socket.send(VIEWER, &message(stun::BINDING_SUCCESS, &[]));
+        // The role's attribute alone (ICE-CONTROLLED) would turn the stack's role.
+        let conflict = message(stun::BINDING_REQUEST, &[(0x8029, &[0; 8])]);
+        let indication = message([0x00, 0x11], &[]);
+        for datagram in
+            [&DTLS[..], &[0x80; 200], &[0x40, 0, 0, 1, 20], &conflict, &indication, &check(b"x:ourname"), b"hi"]
+        {
+            assert!(!socket.is_given(STRANGER, datagram), "{datagram:?}");
+        }
+        for datagram in [&DTLS[..], &[0x80; 200], &indication] {
+            assert!(socket.is_given(VIEWER, datagram), "{datagram:?}");
+        }
+        assert!(socket.is_given(STRANGER, &check(b"ourname:theirs")), "a viewer whose address is not known yet");
+        assert!(socket.is_given(STRANGER, &message(stun::BINDING_SUCCESS, &[])));
+    }
+
+    #[test]
+    fn a_relay_that_was_asked_may_bring_what_it_relays() {
+        let socket = Socket::new();
+        let channel = [&[0x40, 0, 0, DTLS.len() as u8][..], &DTLS].concat();
+        assert!(!socket.is_given(STRANGER, &channel));
+        assert!(socket.send(STRANGER, &message(stun::ALLOCATE_REQUEST, &[])));
+        assert!(socket.is_given(STRANGER, &channel));
+    }
+
+    #[test]
+    fn an_address_is_proved_at_one_socket_and_sixteen_are_remembered() {
+        let (socket, other) = (Socket::new(), Addresses::default());
+        socket.send(VIEWER, &message(stun::BINDING_SUCCESS, &[]));
+        assert_eq!(socket.0.receives(&other, address(VIEWER), &DTLS, Instant::now()), Verdict::Discard);
+        for port in 1..=16 {
+            socket.send(&format!("198.51.100.8:{port}"), &message(stun::BINDING_SUCCESS, &[]));
+        }
+        assert!(!socket.is_given(VIEWER, &DTLS));
+        assert!(socket.is_given("198.51.100.8:16", &DTLS));
+    }
+
+    #[test]
+    fn checks_are_held_back_but_not_to_who_has_answered_and_not_to_a_stun_server() {
+        let socket = Socket::new();
+        let sent = |to: &str, datagram: &[u8]| (0..50).filter(|_| socket.send(to, datagram)).count();
+        assert_eq!(sent(STRANGER, &check(b"theirs:ourname")), 1);
+        assert_eq!(sent(STRANGER, &message(stun::BINDING_REQUEST, &[])), 50);
+        socket.send(VIEWER, &message(stun::BINDING_SUCCESS, &[]));
+        assert_eq!(sent(VIEWER, &check(b"theirs:ourname")), 50);
+    }
+
+    #[test]
+    fn before_there_is_an_answer_nobody_knows_our_name() {
+        let (guard, addresses) = (Guard::default(), Addresses::default());
+        for name in [&b":"[..], b"", b"ourname:x"] {
+            assert_eq!(guard.receives(&addresses, address(VIEWER), &check(name), Instant::now()), Verdict::Discard);
+        }
+        guard.answered(ANSWER);
+        guard.answered("a=ice-ufrag:another\r\n");
+        let asked = |name| guard.receives(&addresses, address(VIEWER), &check(name), Instant::now());
+        assert_eq!(asked(b"another:x"), Verdict::Give);
+        assert_eq!(asked(b"ourname:x"), Verdict::Discard, "a restart gave us another name");
+    }
+}

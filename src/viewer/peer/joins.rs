@@ -1,0 +1,452 @@
+//! Tests of whole connections in this process: a viewer made of the crate joins our stack, or the bare crate, over a
+//! network that loses datagrams and has strangers in it.
+
+use std::future::Future;
+use std::io::{self, IoSliceMut};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use rtc::peer_connection::transport::RTCDtlsRole;
+use rtc::rtp_transceiver::rtp_sender::RtpCodecKind;
+use tokio::sync::mpsc;
+use webrtc::data_channel::{DataChannel, DataChannelEvent};
+use webrtc::peer_connection::{
+    MediaEngine, PeerConnectionEventHandler, RTCIceGatheringState, RTCPeerConnectionState, SettingEngine,
+};
+use webrtc::rtp_transceiver::{RTCRtpTransceiverDirection, RTCRtpTransceiverInit};
+use webrtc::runtime::{
+    AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, RecvMeta, Runtime, TokioRuntime,
+    Transmit,
+};
+
+use super::socket::FrameSocket;
+use super::*;
+use crate::media::H264Profile;
+
+const BOARD: Board = Board { profile: H264Profile::CONSTRAINED_BASELINE, has_sound: true };
+
+/// How long a join may take: what a player waits.
+const PATIENCE: Duration = Duration::from_secs(12);
+
+/// A network between a viewer and the rest, which loses a share of what passes either way.
+#[derive(Debug)]
+struct Network {
+    loss: f64,
+    chance: Mutex<SmallRng>,
+    /// What the viewer sends by.
+    sockets: Mutex<Vec<Arc<dyn AsyncUdpSocket>>>,
+}
+
+impl Network {
+    fn new(loss: f64, seed: u64) -> Arc<Self> {
+        Arc::new(Self { loss, chance: Mutex::new(SmallRng::seed_from_u64(seed)), sockets: Mutex::default() })
+    }
+
+    fn loses(&self) -> bool {
+        self.chance.lock().unwrap().random_bool(self.loss)
+    }
+
+    /// Sends a datagram from the viewer's own address, as somebody who forges it can.
+    async fn forge(&self, contents: &[u8], destination: SocketAddr) {
+        let sockets = self.sockets.lock().unwrap().clone();
+        let is_same_family = |socket: &Arc<dyn AsyncUdpSocket>| {
+            socket.local_addr().is_ok_and(|local| local.is_ipv4() == destination.is_ipv4())
+        };
+        for socket in sockets.into_iter().filter(is_same_family) {
+            let transmit = Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };
+            std::future::poll_fn(|cx| socket.poll_send(cx, &transmit)).await.unwrap();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LossySocket(Arc<dyn AsyncUdpSocket>, Arc<Network>);
+
+impl AsyncUdpSocket for LossySocket {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
+        if self.1.loses() {
+            return Poll::Ready(Ok(transmit.contents.len()));
+        }
+        self.0.poll_send(cx, transmit)
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let received = ready!(self.0.poll_recv(cx, buffers, meta))?;
+        meta.iter_mut().take(received).filter(|_| self.1.loses()).for_each(|meta| meta.len = 0);
+        Poll::Ready(Ok(received))
+    }
+}
+
+/// The viewer's runtime. With a guard it stands for a stack whose DTLS keeps to the RFC; the bare crate's does not.
+#[derive(Debug)]
+struct ViewerRuntime(Arc<Network>, Option<Arc<Guard>>);
+
+type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+impl Runtime for ViewerRuntime {
+    fn spawn(&self, future: Later<'static, ()>) -> Box<dyn JoinHandle> {
+        TokioRuntime.spawn(future)
+    }
+    fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        let socket = TokioRuntime.wrap_udp_socket(socket)?;
+        self.0.sockets.lock().unwrap().push(socket.clone());
+        let socket = Arc::new(LossySocket(socket, self.0.clone()));
+        Ok(match &self.1 {
+            Some(guard) => Arc::new(FrameSocket::new(socket, 127, Arc::default(), guard.clone())),
+            None => socket,
+        })
+    }
+    fn wrap_tcp_listener(&self, listener: TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {
+        TokioRuntime.wrap_tcp_listener(listener)
+    }
+    fn connect_tcp<'a>(&'a self, remote: SocketAddr) -> Later<'a, io::Result<Arc<dyn AsyncTcpStream>>> {
+        TokioRuntime.connect_tcp(remote)
+    }
+    fn resolve_host<'a>(&'a self, host: &'a str) -> Later<'a, io::Result<Vec<SocketAddr>>> {
+        TokioRuntime.resolve_host(host)
+    }
+    fn sleep(&self, duration: Duration) -> Later<'static, ()> {
+        TokioRuntime.sleep(duration)
+    }
+    fn interval(&self, period: Duration) -> Box<dyn AsyncInterval> {
+        TokioRuntime.interval(period)
+    }
+    fn block_on(&self, future: Pin<Box<dyn Future<Output = ()> + '_>>) {
+        TokioRuntime.block_on(future);
+    }
+}
+
+/// What happens at a connection of the bare crate.
+enum Happening {
+    Gathered,
+    Connected,
+    Closed,
+    Channel(Arc<dyn DataChannel>),
+}
+
+struct Handler(mpsc::UnboundedSender<Happening>);
+
+#[async_trait::async_trait]
+impl PeerConnectionEventHandler for Handler {
+    async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
+        if state == RTCIceGatheringState::Complete {
+            self.0.send(Happening::Gathered).ok();
+        }
+    }
+    async fn on_connection_state_change(&self, state: RTCPeerConnectionState) {
+        match state {
+            RTCPeerConnectionState::Connected => self.0.send(Happening::Connected).ok(),
+            RTCPeerConnectionState::Failed | RTCPeerConnectionState::Closed => self.0.send(Happening::Closed).ok(),
+            _ => None,
+        };
+    }
+    async fn on_data_channel(&self, channel: Arc<dyn DataChannel>) {
+        self.0.send(Happening::Channel(channel)).ok();
+    }
+}
+
+/// A connection of the bare crate.
+struct Bare {
+    connection: Arc<dyn PeerConnection>,
+    happenings: mpsc::UnboundedReceiver<Happening>,
+}
+
+impl Bare {
+    async fn new(runtime: Arc<dyn Runtime>, settings: SettingEngine) -> Self {
+        let (sender, happenings) = mpsc::unbounded_channel();
+        let mut engine = MediaEngine::default();
+        engine.register_default_codecs().unwrap();
+        let connection = PeerConnectionBuilder::new()
+            .with_media_engine(engine)
+            .with_setting_engine(settings)
+            .with_handler(Arc::new(Handler(sender)))
+            .with_runtime(runtime)
+            .with_udp_addrs(vec![Interfaces::default()])
+            .build()
+            .await
+            .unwrap();
+        Self { connection: Arc::new(connection), happenings }
+    }
+
+    fn settings() -> SettingEngineBuilder {
+        SettingEngineBuilder::new()
+            .with_multicast_dns_mode(MulticastDnsMode::Disabled)
+            .with_ice_connection_attempts(Some(CHECK_INTERVAL), Some(CHECKS))
+            .with_include_loopback_candidate(true)
+    }
+
+    /// Waits until something happens.
+    async fn wait_for<T>(&mut self, mut wanted: impl FnMut(Happening) -> Option<T>) -> Option<T> {
+        while let Some(happening) = self.happenings.recv().await {
+            if let Some(found) = wanted(happening) {
+                return Some(found);
+            }
+        }
+        None
+    }
+
+    async fn described(&mut self, description: RTCSessionDescription) -> String {
+        self.connection.set_local_description(description).await.unwrap();
+        self.wait_for(|happening| matches!(happening, Happening::Gathered).then_some(())).await;
+        self.connection.local_description().await.unwrap().sdp
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the runtime ends with its test")]
+impl Drop for Bare {
+    fn drop(&mut self) {
+        let connection = self.connection.clone();
+        tokio::spawn(async move { connection.close().await.ok() });
+    }
+}
+
+/// What a viewer says of the DTLS handshake (RFC 5763, section 5).
+const MAY_BEGIN: &str = "a=setup:actpass";
+const WILL_BEGIN: &str = "a=setup:active";
+
+/// A viewer that has made its offer.
+struct Viewer {
+    bare: Bare,
+    network: Arc<Network>,
+    channel: Arc<dyn DataChannel>,
+    offer: String,
+}
+
+impl Viewer {
+    async fn new(network: Arc<Network>, setup: &str) -> Self {
+        let guard = Arc::new(Guard::default());
+        let runtime = Arc::new(ViewerRuntime(network.clone(), Some(guard.clone())));
+        let mut bare = Bare::new(runtime, Bare::settings().build()).await;
+        let direction = RTCRtpTransceiverDirection::Recvonly;
+        let init = RTCRtpTransceiverInit { direction, streams: vec![], send_encodings: vec![] };
+        bare.connection.add_transceiver_from_kind(RtpCodecKind::Video, Some(init)).await.unwrap();
+        let channel = bare.connection.create_data_channel("control", None).await.unwrap();
+        let offer = bare.connection.create_offer(None).await.unwrap();
+        let offer = bare.described(offer).await;
+        guard.earned(1_000_000);
+        guard.answered(&offer);
+        Self { bare, network, channel, offer: offer.replace(MAY_BEGIN, setup) }
+    }
+
+    /// Takes the board's answer; returns the board's addresses.
+    async fn take(&self, answer: &str) -> Vec<SocketAddr> {
+        let description = RTCSessionDescription::answer(answer.to_owned()).unwrap();
+        self.bare.connection.set_remote_description(description).await.unwrap();
+        let addresses = answer.lines().filter_map(|line| {
+            let fields: Vec<_> = line.strip_prefix("a=candidate:")?.split(' ').collect();
+            Some(SocketAddr::new(fields.get(4)?.parse().ok()?, fields.get(5)?.parse().ok()?))
+        });
+        addresses.collect()
+    }
+
+    /// Says something on the data channel once it is open.
+    async fn say(&self, text: &str) {
+        while self.channel.ready_state().await.is_ok_and(|state| state.to_string() != "open") {
+            match self.channel.poll().await {
+                Some(DataChannelEvent::OnOpen) | None => break,
+                Some(_) => {}
+            }
+        }
+        self.channel.send_text(text).await.unwrap();
+    }
+}
+
+async fn stack() -> (Stack, Group) {
+    let group = Group::new();
+    (Stack::new(Servers::default(), group.clone()).unwrap(), group)
+}
+
+/// Waits until something happens at the board.
+async fn waits(peer: &mut Peer, mut wanted: impl FnMut(Event) -> bool) {
+    while !wanted(peer.event().await) {}
+}
+
+/// Waits until the board hears a text of the viewer.
+async fn hears(peer: &mut Peer, text: &str) {
+    waits(peer, |event| matches!(event, Event::Message(heard) if heard == text)).await;
+}
+
+/// Joins our stack: media can flow. What comes between happens by `meanwhile`, which is told the board's addresses.
+async fn join(
+    stack: &Stack,
+    viewer: &Viewer,
+    meanwhile: impl AsyncFnOnce(&[SocketAddr]),
+) -> Option<(Peer, Vec<SocketAddr>, Duration)> {
+    let (mut peer, answer) = stack.answer(&viewer.offer, BOARD, super::Later::InAnswer).await.unwrap();
+    let began = Instant::now();
+    let addresses = viewer.take(&answer).await;
+    tokio::select! {
+        joined = tokio::time::timeout(PATIENCE, waits(&mut peer, |event| matches!(event, Event::Connected))) => joined.ok()?,
+        () = async { meanwhile(&addresses).await; std::future::pending().await } => {}
+    }
+    Some((peer, addresses, began.elapsed()))
+}
+
+/// Joins at a loss of 10 % in both directions, a few at a time.
+async fn joins(count: u64, setup: &str) -> Vec<Option<Duration>> {
+    let (stack, group) = stack().await;
+    let mut took = Vec::new();
+    for first in (0..count).step_by(20) {
+        let some = (first..count.min(first + 20)).map(async |seed| {
+            let viewer = Viewer::new(Network::new(0.1, seed), setup).await;
+            join(&stack, &viewer, async |_| {}).await.map(|(.., took)| took)
+        });
+        took.extend(futures_util::future::join_all(some).await);
+    }
+    drop(stack);
+    assert!(group.close(Duration::from_secs(5)).await);
+    took
+}
+
+fn all_came(took: &[Option<Duration>]) {
+    let mut times: Vec<_> = took.iter().flatten().collect();
+    times.sort();
+    let at = |share: usize| times[(times.len() * share / 100).min(times.len() - 1)];
+    println!("{} of {} joined; median {:?}, 95th {:?}, last {:?}", times.len(), took.len(), at(50), at(95), at(100));
+    assert_eq!(times.len(), took.len(), "some joins came to nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joins_come_about_although_a_tenth_is_lost() {
+    all_came(&joins(60, MAY_BEGIN).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joins_come_about_although_a_tenth_is_lost_and_the_viewer_begins_the_handshake() {
+    all_came(&joins(60, WILL_BEGIN).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: cargo test --lib joins::five_hundred -- --ignored --nocapture"]
+async fn five_hundred_joins_come_about_although_a_tenth_is_lost() {
+    all_came(&joins(500, MAY_BEGIN).await);
+}
+
+/// A bare connection that answers as our stack did before it had a guard.
+async fn bare_board(offer: &str, role: RTCDtlsRole) -> (Bare, String) {
+    let settings = Bare::settings().with_answering_dtls_role(role).build();
+    let mut board = Bare::new(Arc::new(TokioRuntime), settings).await;
+    let offer = RTCSessionDescription::offer(offer.to_owned()).unwrap();
+    board.connection.set_remote_description(offer).await.unwrap();
+    let answer = board.connection.create_answer(None).await.unwrap();
+    let answer = board.described(answer).await;
+    (board, answer)
+}
+
+/// Waits until the bare board hears a text.
+async fn bare_hears(board: &mut Bare, text: &str) {
+    let channel = board.wait_for(|happening| match happening {
+        Happening::Channel(channel) => Some(channel),
+        _ => None,
+    });
+    let channel = channel.await.unwrap();
+    while let Some(event) = channel.poll().await {
+        if matches!(&event, DataChannelEvent::OnMessage(message) if message.data == text.as_bytes()) {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+/// One ChangeCipherSpec of the epoch that is in use, as it should be and malformed.
+const CHANGE_CIPHER_SPECS: [[u8; 14]; 2] =
+    [[20, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 1, 0, 0, 1, 1], [20, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 1, 1, 0, 1, 2]];
+
+/// A ClientHello such as any DTLS client sends first.
+fn client_hello() -> Vec<u8> {
+    let mut body = vec![0xfe, 0xfd];
+    body.extend([9; 32]);
+    // No session, no cookie; one cipher suite, no compression, no extensions.
+    body.extend([0, 0, 0, 2, 0xc0, 0x2b, 1, 0, 0, 0]);
+    let length = body.len() as u8;
+    let mut message = vec![1, 0, 0, length, 0, 0, 0, 0, 0, 0, 0, length];
+    message.extend(body);
+    let mut record = vec![22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 7, 0, message.len() as u8];
+    record.extend(message);
+    record
+}
+
+/// A stranger's socket, and what it sends to each of a board's addresses.
+fn stranger() -> impl Fn(&[SocketAddr], &[u8]) {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    move |addresses, datagram| {
+        for address in addresses.iter().filter(|address| address.is_ipv4()) {
+            socket.send_to(datagram, address).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_s_change_cipher_spec_ends_no_session() {
+    let (stack, _group) = stack().await;
+    for (seed, record) in CHANGE_CIPHER_SPECS.into_iter().enumerate() {
+        let viewer = Viewer::new(Network::new(0.0, seed as u64), MAY_BEGIN).await;
+        let (mut peer, addresses, _) = join(&stack, &viewer, async |_| {}).await.expect("a join");
+        let send = stranger();
+        for _ in 0..5 {
+            send(&addresses, &record);
+            for address in addresses.iter().filter(|address| address.is_ipv4()) {
+                viewer.network.forge(&record, *address).await;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let both = async { tokio::join!(viewer.say("still here"), hears(&mut peer, "still here")) };
+        tokio::time::timeout(Duration::from_secs(5), both).await.expect("the data channel is dead");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_s_client_hellos_keep_nobody_out() {
+    let (stack, _group) = stack().await;
+    for seed in 0..5 {
+        let viewer = Viewer::new(Network::new(0.0, seed), MAY_BEGIN).await;
+        let joined = join(&stack, &viewer, async |addresses| {
+            let (send, hello) = (stranger(), client_hello());
+            loop {
+                send(addresses, &hello);
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        });
+        joined.await.expect("a join beside a stranger");
+    }
+}
+
+/// The crate as it is: when this fails, its fault is mended, and the guard may go (docs/upstream).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bare_crate_falls_for_strangers_and_for_a_lost_flight() {
+    let viewer = Viewer::new(Network::new(0.0, 0), MAY_BEGIN).await;
+    let (mut board, answer) = bare_board(&viewer.offer, RTCDtlsRole::Client).await;
+    let addresses = viewer.take(&answer).await;
+    viewer.say("hello").await;
+    stranger()(&addresses, &CHANGE_CIPHER_SPECS[0]);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let both = async { tokio::join!(viewer.say("still here"), bare_hears(&mut board, "still here")) };
+    assert!(tokio::time::timeout(Duration::from_secs(2), both).await.is_err(), "the record is discarded");
+
+    let mut lost = 0;
+    for seed in 0..40 {
+        let mut viewer = Viewer::new(Network::new(0.25, seed), MAY_BEGIN).await;
+        let (_board, answer) = bare_board(&viewer.offer, RTCDtlsRole::Client).await;
+        viewer.take(&answer).await;
+        let connected = viewer.bare.wait_for(|happening| matches!(happening, Happening::Connected).then_some(()));
+        lost += usize::from(tokio::time::timeout(Duration::from_secs(4), connected).await.is_err());
+        if lost > 0 {
+            return;
+        }
+    }
+    panic!("each flight that was lost came again");
+}
