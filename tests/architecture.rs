@@ -34,7 +34,7 @@ const ROOMS: [(&str, &[&str]); 24] = [
     ("config", &["camera", "control", "durable", "home", "ice", "mdns", "mqtt", "secret", "viewer", "web"]), // of rooms with I/O the Config types only
     ("control", &["camera", "command", "media", "mqtt", "notices", "tasks", "upkeep", "viewer"]),
     ("doctor", &["camera", "config", "mdns", "mqtt", "notices"]),
-    ("web", &["control", "secret", "signalling", "tasks", "viewer"]),
+    ("web", &["control", "durable", "secret", "signalling", "tasks", "viewer"]),
     ("viewer", &["command", "ice", "media", "sdp", "signalling", "tasks"]),
     ("camera", &["media", "tasks"]),
     ("signalling", &["command", "ice", "mqtt", "tasks"]),

@@ -21,6 +21,7 @@ use crate::tasks::Group;
 pub use mqtt::serve as serve_mqtt;
 pub use websocket::Purpose;
 pub use websocket::serve as serve_websocket;
+pub use whep::Admitted;
 pub use whep::router as whep_router;
 
 /// The largest signalling message that is read. A Chromium offer with all its codecs is about 8 KiB;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Query, Request, State, WebSocketUpgrade};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE};
@@ -9,14 +10,14 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::{Json, RequestExt, Router};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::guard::{Guard, Peer, admit, forget_cookie, peer, receive};
+use super::assets;
+use super::guard::{Guard, admit, receive};
 use super::headers::dress;
 use super::refusal::Refusal;
-use super::{Config, assets};
 use crate::control;
 use crate::control::Control;
 use crate::signalling;
@@ -35,6 +36,19 @@ struct Rooms {
 #[derive(Deserialize)]
 struct Login {
     secret: String,
+    #[serde(default)]
+    keep: Keep,
+}
+
+/// How the login is kept.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Keep {
+    /// By the browser.
+    #[default]
+    Cookie,
+    /// By the page: in a frame of another site a browser keeps no cookie that came by http.
+    Token,
 }
 
 #[derive(Deserialize)]
@@ -45,8 +59,7 @@ struct Which {
 }
 
 /// Everything that is served.
-pub fn router(config: Config, control: Control, reception: Reception) -> Router {
-    let guard = Arc::new(Guard::new(config));
+pub fn router(guard: Arc<Guard>, control: Control, reception: Reception) -> Router {
     let rooms = Rooms { guard: guard.clone(), control, reception: reception.clone() };
     let guarded = Router::new()
         .route("/api/status", get(status))
@@ -73,16 +86,13 @@ pub fn router(config: Config, control: Control, reception: Reception) -> Router 
 
 /// Who is let in sees the viewer, anybody else the question for the secret.
 async fn page(State(rooms): State<Rooms>, request: Request) -> Response {
-    match rooms.guard.access(request.headers(), request.uri(), peer(&request)) {
+    match rooms.guard.access(&request) {
         Ok(_) => assets::viewer_page().respond(request.headers()),
         Err(refusal) => {
             let page = assets::login_page().respond(&HeaderMap::new());
-            let mut response = refusal.respond("/");
+            let mut response = rooms.guard.refuse(&refusal, "/", request.headers());
             response.headers_mut().extend(page.headers().clone());
             *response.body_mut() = page.into_body();
-            if refusal == Refusal::WrongSecret {
-                forget_cookie(&mut response);
-            }
             response
         }
     }
@@ -95,32 +105,33 @@ async fn file(uri: Uri, headers: HeaderMap) -> Response {
     }
 }
 
-async fn login(
-    State(rooms): State<Rooms>,
-    Extension(Peer(peer)): Extension<Peer>,
-    body: Result<Json<Login>, JsonRejection>,
-) -> Response {
-    let login = match body {
+async fn login(State(rooms): State<Rooms>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    // The head is looked at apart from the body, which is read by then.
+    let head = Request::from_parts(parts.clone(), Body::empty());
+    let body: Result<Json<Login>, JsonRejection> = Request::from_parts(parts, body).extract().await;
+    let Login { secret, keep } = match body {
         Ok(Json(login)) => login,
         // Among them 413 for a body that is too long, which keeps its status.
         Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => return rejection.into_response(),
-        Err(_) => return Refusal::BadBody.respond("/api/login"),
+        Err(_) => return rooms.guard.refuse(&Refusal::BadBody, "/api/login", head.headers()),
     };
-    match rooms.guard.unlock(&login.secret, peer.ip()) {
-        Ok(_) => {
-            let mut response = StatusCode::NO_CONTENT.into_response();
-            if let Some(cookie) = rooms.guard.login_cookie() {
-                response.headers_mut().insert(SET_COOKIE, cookie);
-            }
-            response
+    if let Err(refusal) = rooms.guard.unlock(&secret, &head) {
+        return rooms.guard.refuse(&refusal, "/api/login", head.headers());
+    }
+    match (keep, rooms.guard.token(), rooms.guard.cookie(head.headers())) {
+        (Keep::Token, Some(token), _) => {
+            ([(CACHE_CONTROL, "no-store")], Json(json!({ "token": token }))).into_response()
         }
-        Err(refusal) => refusal.respond("/api/login"),
+        (Keep::Cookie, _, Some(cookie)) => (StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response(),
+        // No secret is needed.
+        _ => StatusCode::NO_CONTENT.into_response(),
     }
 }
 
-async fn logout() -> Response {
+async fn logout(State(rooms): State<Rooms>) -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
-    forget_cookie(&mut response);
+    rooms.guard.forget_cookie(&mut response);
     response
 }
 

@@ -13,9 +13,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// After this without a wrong attempt an address begins anew.
 const FORGOTTEN: Duration = Duration::from_secs(15 * 60);
-/// Addresses that are remembered: about 100 KiB. Beyond, the one that was quiet longest is forgotten.
+/// Addresses of a crowd that are remembered: about 100 KiB. Beyond, the one that was quiet longest is forgotten.
 const MOST_ADDRESSES: usize = 1024;
-/// Wrong attempts of all addresses together, at once; and how long each takes to be allowed again.
+/// Wrong attempts of a crowd's addresses together, at once; and how long each takes to be allowed again.
 /// Without it a guesser with a network of machines would have no limit.
 const TOGETHER: f64 = 60.0;
 const TOGETHER_PAUSE: Duration = Duration::from_secs(1);
@@ -31,10 +31,41 @@ pub enum Verdict {
     Wait(Duration),
 }
 
+/// Those whose attempts are counted together, beside the count of each address.
+///
+/// Guessers in one crowd cannot keep another from logging in. So an owner whose board is guessed at by a network of
+/// machines logs in from the board's own network, and a page that guesses in its visitor's browser locks out only pages
+/// like itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crowd {
+    /// The board's own network.
+    Near,
+    /// Any other.
+    Far,
+    /// Pages of other sites, wherever their browser is.
+    Pages,
+}
+
+impl Crowd {
+    /// That of `sender`, who has reached the board at `ours`.
+    pub fn of(sender: IpAddr, ours: IpAddr) -> Self {
+        let is_private = match sender.to_canonical() {
+            IpAddr::V4(sender) => sender.is_private() || sender.is_link_local() || sender.is_loopback(),
+            IpAddr::V6(sender) => {
+                let is_own_network = ours.is_ipv6() && network(sender.into()) == network(ours);
+                sender.is_unique_local() || sender.is_unicast_link_local() || sender.is_loopback() || is_own_network
+            }
+        };
+        if is_private { Self::Near } else { Self::Far }
+    }
+}
+
 /// Wrong attempts so far.
 #[derive(Debug)]
 pub struct Attempts {
-    ledger: Mutex<Ledger>,
+    near: Mutex<Ledger>,
+    far: Mutex<Ledger>,
+    pages: Mutex<Ledger>,
 }
 
 #[derive(Debug)]
@@ -57,15 +88,21 @@ struct Record {
 impl Attempts {
     /// None so far.
     pub fn new(now: Instant) -> Self {
-        Self { ledger: Mutex::new(Ledger { addresses: HashMap::new(), allowance: TOGETHER, since: now }) }
+        let ledger = || Mutex::new(Ledger { addresses: HashMap::new(), allowance: TOGETHER, since: now });
+        Self { near: ledger(), far: ledger(), pages: ledger() }
     }
 
     /// Looks at one attempt from `sender`, unless it has to wait.
     ///
     /// Done under one lock, so that attempts in parallel are not looked at before the first is noted.
-    pub fn attempt(&self, sender: IpAddr, now: Instant, is_right: impl FnOnce() -> bool) -> Verdict {
+    pub fn attempt(&self, crowd: Crowd, sender: IpAddr, now: Instant, is_right: impl FnOnce() -> bool) -> Verdict {
         let sender = network(sender);
-        let mut ledger = self.ledger.lock().expect("nobody panics with it");
+        let ledger = match crowd {
+            Crowd::Near => &self.near,
+            Crowd::Far => &self.far,
+            Crowd::Pages => &self.pages,
+        };
+        let mut ledger = ledger.lock().expect("lock is never poisoned: no panic while held");
         ledger.refill(now);
         let record = ledger.addresses.get(&sender).filter(|record| !record.is_old(now));
         let pause = record.map_or(Duration::ZERO, |record| record.open_at.saturating_duration_since(now));
@@ -132,8 +169,8 @@ impl Record {
     }
 }
 
-/// What counts as one sender: an IPv6 host has a whole /64 to itself (RFC 4291, section 2.5.1).
-fn network(address: IpAddr) -> IpAddr {
+/// What counts as one sender or crowd of connections: an IPv6 host has a whole /64 to itself (RFC 4291, section 2.5.1).
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => {
@@ -151,7 +188,7 @@ mod tests {
     const AWAY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
 
     fn wrong(attempts: &Attempts, sender: IpAddr, now: Instant) -> Verdict {
-        attempts.attempt(sender, now, || false)
+        attempts.attempt(Crowd::Far, sender, now, || false)
     }
 
     #[test]
@@ -164,13 +201,17 @@ mod tests {
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
             let pause = Duration::from_secs(seconds);
             assert_eq!(wrong(&attempts, AWAY, now), Verdict::Wait(pause));
-            assert_eq!(attempts.attempt(AWAY, now, || true), Verdict::Wait(pause), "the right one waits too");
-            assert_eq!(attempts.attempt(HOME, now, || true), Verdict::Right);
+            assert_eq!(
+                attempts.attempt(Crowd::Far, AWAY, now, || true),
+                Verdict::Wait(pause),
+                "the right one waits too"
+            );
+            assert_eq!(attempts.attempt(Crowd::Far, HOME, now, || true), Verdict::Right);
             now += pause;
             assert_eq!(wrong(&attempts, AWAY, now), Verdict::Wrong);
         }
         now += LONGEST_PAUSE;
-        assert_eq!(attempts.attempt(AWAY, now, || true), Verdict::Right);
+        assert_eq!(attempts.attempt(Crowd::Far, AWAY, now, || true), Verdict::Right);
         assert_eq!(wrong(&attempts, AWAY, now), Verdict::Wrong);
         assert_eq!(wrong(&attempts, AWAY, now), Verdict::Wait(LONGEST_PAUSE), "a right one forgives nothing");
         now += FORGOTTEN + LONGEST_PAUSE;
@@ -181,13 +222,13 @@ mod tests {
     fn many_addresses_together_are_slowed_too_but_not_whoever_knew_the_secret() {
         let now = Instant::now();
         let attempts = Attempts::new(now);
-        assert_eq!(attempts.attempt(HOME, now, || true), Verdict::Right);
+        assert_eq!(attempts.attempt(Crowd::Far, HOME, now, || true), Verdict::Right);
         let verdicts: Vec<_> =
             (0..100u16).map(|n| wrong(&attempts, Ipv6Addr::new(0x2001, 0xdb8, 0, n, 0, 0, 0, 1).into(), now)).collect();
         assert_eq!(verdicts.iter().filter(|verdict| **verdict == Verdict::Wrong).count(), TOGETHER as usize);
-        assert_eq!(attempts.attempt(AWAY, now, || true), Verdict::Wait(TOGETHER_PAUSE));
-        assert_eq!(attempts.attempt(HOME, now, || true), Verdict::Right);
-        assert_eq!(attempts.attempt(AWAY, now + TOGETHER_PAUSE, || true), Verdict::Right);
+        assert_eq!(attempts.attempt(Crowd::Far, AWAY, now, || true), Verdict::Wait(TOGETHER_PAUSE));
+        assert_eq!(attempts.attempt(Crowd::Far, HOME, now, || true), Verdict::Right);
+        assert_eq!(attempts.attempt(Crowd::Far, AWAY, now + TOGETHER_PAUSE, || true), Verdict::Right);
     }
 
     #[test]
@@ -198,7 +239,7 @@ mod tests {
             now += TOGETHER_PAUSE;
             wrong(&attempts, Ipv6Addr::new(0x2001, 0xdb8, 0, n, 0, 0, 0, 1).into(), now);
         }
-        assert!(attempts.ledger.lock().unwrap().addresses.len() <= MOST_ADDRESSES);
+        assert!(attempts.far.lock().unwrap().addresses.len() <= MOST_ADDRESSES);
     }
 
     #[test]
@@ -209,5 +250,33 @@ mod tests {
             (0..5u16).map(|n| wrong(&attempts, Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, n).into(), now)).last();
         assert_eq!(last, Some(Verdict::Wait(FIRST_PAUSE)));
         assert_eq!(network("::ffff:192.0.2.1".parse().unwrap()), HOME);
+    }
+
+    #[test]
+    fn a_network_of_guessers_elsewhere_does_not_keep_the_owner_at_home_from_logging_in() {
+        let now = Instant::now();
+        let attempts = Attempts::new(now);
+        for n in 0..100u16 {
+            wrong(&attempts, Ipv6Addr::new(0x2001, 0xdb8, 0, n, 0, 0, 0, 1).into(), now);
+        }
+        assert_eq!(attempts.attempt(Crowd::Far, AWAY, now, || true), Verdict::Wait(TOGETHER_PAUSE));
+        for crowd in [Crowd::Near, Crowd::Pages] {
+            assert_eq!(attempts.attempt(crowd, HOME, now, || true), Verdict::Right, "{crowd:?}");
+        }
+    }
+
+    #[test]
+    fn the_board_s_own_network_is_told_by_its_addresses() {
+        let of = |sender: &str, ours: &str| Crowd::of(sender.parse().unwrap(), ours.parse().unwrap());
+        for sender in ["192.168.1.7", "10.1.2.3", "172.20.0.1", "169.254.1.1", "127.0.0.1", "::1", "fe80::1", "fd00::1"]
+        {
+            assert_eq!(of(sender, "192.168.1.2"), Crowd::Near, "{sender}");
+        }
+        assert_eq!(of("::ffff:192.168.1.7", "::ffff:192.168.1.2"), Crowd::Near);
+        assert_eq!(of("2001:db8:1:2::7", "2001:db8:1:2::1"), Crowd::Near);
+        for (sender, ours) in [("2001:db8:1:3::7", "2001:db8:1:2::1"), ("198.51.100.1", "192.168.1.2")] {
+            assert_eq!(of(sender, ours), Crowd::Far, "{sender}");
+        }
+        assert_eq!(of("::ffff:198.51.100.1", "::ffff:192.168.1.2"), Crowd::Far);
     }
 }

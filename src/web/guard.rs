@@ -1,35 +1,41 @@
-//! Who may do what: the secret as Bearer, cookie or token, and the names and origins that are ours.
+//! Who may do what: the secret, a cookie or a session, and the names and pages that are ours.
 
-use std::net::IpAddr;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use axum::extract::{Query, Request, State};
-use axum::http::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
-use axum::http::{HeaderMap, HeaderValue, Method, Uri};
+use axum::extract::{Request, State};
+use axum::http::header::{ORIGIN, SET_COOKIE, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use ring::hmac;
 use ring::rand::SystemRandom;
-use serde::Deserialize;
 
-use super::Config;
-use super::attempts::{Attempts, Verdict};
-use super::cookie::{Cookies, Worth};
-use super::origin;
-use super::origin::Sender;
+use super::attempts::{Attempts, Crowd, Verdict};
+use super::credential::{Credential, SIGNAL, names_basic};
+use super::key::BoardKey;
+use super::origin::{Names, Sender};
 use super::refusal::Refusal;
+use super::session::{Reach, Sessions, TOKEN_LIFE, Worth};
+use super::tally::Tally;
+use super::{Config, assets, origin};
+use crate::signalling::Admitted;
 
 /// The time for a request's body and its answer. A snapshot may have to start a camera first.
 const REQUEST: Duration = Duration::from_secs(30);
 
-/// The path whose upgrade gives a WebSocket; it alone takes the secret as `?token=`.
-pub const SIGNAL: &str = "/api/signal";
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The other end of a request's connection.
+/// The two ends of a request's connection.
 #[derive(Clone, Copy, Debug)]
-pub struct Peer(pub SocketAddr);
+pub struct Peer {
+    /// Who sent it.
+    pub address: SocketAddr,
+    /// Where it reached us.
+    pub ours: SocketAddr,
+}
 
 /// What a request may do, for those that serve it.
 ///
@@ -47,33 +53,30 @@ pub struct Guard {
     /// `None` where no secret is needed.
     lock: Option<Lock>,
     attempts: Attempts,
-    config: Config,
+    names: Names,
+    tally: Tally,
 }
 
 #[derive(Debug)]
 struct Lock {
-    cookies: Cookies,
+    sessions: Sessions,
     /// Of this process: both sides of a comparison are signed with it, which takes the same time for all guesses
     /// and does not tell the secret's length.
     key: hmac::Key,
     expected: hmac::Tag,
 }
 
-#[derive(Deserialize)]
-struct Token {
-    token: Option<String>,
-}
-
 impl Guard {
-    /// What `config` asks for.
-    pub fn new(config: Config) -> Self {
+    /// What `config` asks for, at a listener's `port`. What has to outlive a restart is kept in `state`.
+    pub fn new(config: &Config, port: u16, state: Option<&Path>) -> Self {
         let lock = config.secret.as_ref().map(|secret| {
             let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
                 .expect("the kernel's random numbers do not fail once the system is up");
             let expected = hmac::sign(&key, secret.reveal().as_bytes());
-            Lock { cookies: Cookies::new(secret), key, expected }
+            Lock { sessions: Sessions::new(&BoardKey::open(state), secret), key, expected }
         });
-        Self { lock, attempts: Attempts::new(Instant::now()), config }
+        let now = Instant::now();
+        Self { lock, attempts: Attempts::new(now), names: Names::new(config, port), tally: Tally::new() }
     }
 
     /// Whether a secret is needed.
@@ -81,65 +84,137 @@ impl Guard {
         self.lock.is_some()
     }
 
-    /// Other origins whose pages may use this board.
-    pub fn allowed_origins(&self) -> &[String] {
-        &self.config.allowed_origins
+    /// The names and pages that are ours.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// What was refused.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// What a request may do.
-    pub fn access(&self, headers: &HeaderMap, uri: &Uri, peer: IpAddr) -> Result<Access, Refusal> {
+    pub fn access(&self, request: &Request) -> Result<Access, Refusal> {
         let Some(lock) = &self.lock else { return Ok(Access::Owner) };
-        if let Some(token) = bearer(headers).or_else(|| query_token(uri)) {
-            return self.unlock(&token, peer);
+        let (headers, now) = (request.headers(), SystemTime::now());
+        // What a browser adds by itself is no word of a foreign page. A page that is opened by its link is none.
+        let is_foreign = self.names.sender(headers) == Sender::Foreign && !origin::is_opened(headers).unwrap_or(false);
+        let cookie = lock.sessions.judge_cookies(headers, now).filter(|_| !is_foreign);
+        // Nobody can guess a code that is made with the board's key, so a valid one waits for nothing.
+        if cookie == Some(Worth::Valid) {
+            return Ok(Access::Owner);
         }
-        let cookie = headers.get_all(COOKIE).iter().filter_map(|header| header.to_str().ok());
-        let worth = cookie.map(|header| lock.cookies.judge(header, SystemTime::now()));
-        match worth.into_iter().find(|worth| *worth != Worth::Absent).unwrap_or(Worth::Absent) {
-            Worth::Absent | Worth::Over => Err(Refusal::NoSecret),
-            // A foreign cookie is a guess at the secret like any other. So a valid one waits with the wrong ones
-            // of its address too: otherwise the difference would tell the guesser.
-            worth => self.judge(peer, || worth == Worth::Valid),
+        let Some(given) = Credential::of(request).filter(|given| !is_foreign || given.is_by_page(request.uri().path()))
+        else {
+            return Err(Refusal::NoSecret);
+        };
+        match lock.sessions.judge(given.text(), now) {
+            Worth::Valid => Ok(Access::Owner),
+            Worth::Over => Err(Refusal::NoSecret),
+            Worth::Unknown => self.unlock(given.text(), request),
         }
     }
 
-    /// Tries `secret` at the lock.
-    pub fn unlock(&self, secret: &str, peer: IpAddr) -> Result<Access, Refusal> {
+    /// Tries `secret`, which came with `request`, at the lock.
+    pub fn unlock(&self, secret: &str, request: &Request) -> Result<Access, Refusal> {
         let Some(lock) = &self.lock else { return Ok(Access::Owner) };
-        self.judge(peer, || hmac::verify(&lock.key, secret.as_bytes(), lock.expected.as_ref()).is_ok())
-    }
-
-    /// The `Set-Cookie` value of a login; `None` where no secret is needed.
-    pub fn login_cookie(&self) -> Option<HeaderValue> {
-        let cookie = self.lock.as_ref()?.cookies.issue(SystemTime::now());
-        Some(HeaderValue::from_str(&cookie).expect("digits and letters only"))
-    }
-
-    fn judge(&self, peer: IpAddr, is_right: impl FnOnce() -> bool) -> Result<Access, Refusal> {
-        match self.attempts.attempt(peer, Instant::now(), is_right) {
+        let (address, crowd) = self.guesser(request);
+        let is_right = || hmac::verify(&lock.key, secret.as_bytes(), lock.expected.as_ref()).is_ok();
+        match self.attempts.attempt(crowd, address, Instant::now(), is_right) {
             Verdict::Right => Ok(Access::Owner),
-            Verdict::Wrong => {
-                tracing::warn!("wrong secret");
-                Err(Refusal::WrongSecret)
-            }
+            Verdict::Wrong => Err(Refusal::WrongSecret),
             Verdict::Wait(pause) => Err(Refusal::Wait(pause)),
         }
     }
 
-    /// Whether the request's `Host` and `Origin` are fine.
+    /// Whom a wrong secret is held against.
+    fn guesser(&self, request: &Request) -> (IpAddr, Crowd) {
+        let peer = peer(request);
+        let address = peer.address.ip().to_canonical();
+        // A proxy on this machine adds who asked it, as the last one; only programs of this machine could lie here.
+        let asker = || request.headers().get_all(FORWARDED_FOR).iter().next_back()?.to_str().ok()?.rsplit(',').next();
+        let behind = asker().filter(|_| address.is_loopback()).and_then(|asker| asker.trim().parse::<IpAddr>().ok());
+        let address = behind.unwrap_or(address);
+        let crowd = if self.names.sender(request.headers()) == Sender::Foreign {
+            Crowd::Pages
+        } else {
+            Crowd::of(address, peer.ours.ip())
+        };
+        (address, crowd)
+    }
+
+    /// What a login leaves at the browser that has sent `request`: a `Set-Cookie` value; `None` where no secret is
+    /// needed.
+    pub fn cookie(&self, request: &HeaderMap) -> Option<HeaderValue> {
+        // Only where frames are allowed, since other sites' pages have no other use for it.
+        let is_for_frames = !self.names.origins().is_empty() && origin::is_over_https(request);
+        let reach = if is_for_frames { Reach::Frames } else { Reach::Ours };
+        let cookie = self.lock.as_ref()?.sessions.cookie(reach, SystemTime::now());
+        Some(HeaderValue::from_str(&cookie).expect("digits and letters only"))
+    }
+
+    /// The same for a page that cannot have a cookie: a session that it keeps by itself.
+    pub fn token(&self) -> Option<String> {
+        Some(self.lock.as_ref()?.sessions.issue(TOKEN_LIFE, SystemTime::now()))
+    }
+
+    /// Has the browser drop its cookie.
+    pub fn forget_cookie(&self, response: &mut Response) {
+        for removal in self.lock.iter().flat_map(|lock| lock.sessions.removals()) {
+            let removal = HeaderValue::from_str(&removal).expect("letters and signs only");
+            response.headers_mut().append(SET_COOKIE, removal);
+        }
+    }
+
+    /// The answer to a request that is refused.
+    pub fn refuse(&self, refusal: &Refusal, path: &str, request: &HeaderMap) -> Response {
+        self.tally.count(refusal);
+        let mut response = refusal.respond(path);
+        if matches!(refusal, Refusal::NoSecret | Refusal::WrongSecret) && names_basic(path, request) {
+            let basic = HeaderValue::from_static("Basic realm=\"peercam\", charset=\"UTF-8\"");
+            response.headers_mut().append(WWW_AUTHENTICATE, basic);
+        }
+        let cookie = self.lock.as_ref().and_then(|lock| lock.sessions.judge_cookies(request, SystemTime::now()));
+        if *refusal == Refusal::NoSecret && matches!(cookie, Some(Worth::Unknown | Worth::Over)) {
+            self.forget_cookie(&mut response);
+        }
+        response
+    }
+
+    /// Whether the request came by our name, and from a page that may send it.
     fn provenance(&self, request: &Request) -> Result<(), Refusal> {
         let (headers, path) = (request.headers(), request.uri().path());
+        if let Some(fault) = origin::host_fault(request) {
+            return Err(Refusal::BadHead(fault));
+        }
         // A health check may come under any name; it tells nothing that such a page could use.
-        if self.lock.is_none() && path != "/healthz" && !origin::is_our_host(headers, &self.config.allowed_hosts) {
+        if self.lock.is_none() && path != "/healthz" && !self.names.are_ours(headers) {
             return Err(Refusal::Host);
         }
-        let changes = ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
-        // What a browser adds by itself is nothing to rely on; a Bearer was given to the page by its user.
-        let is_by_token = self.lock.is_some() && path.starts_with("/whep") && bearer(headers).is_some();
-        let is_foreign = origin::sender(headers, &self.config.allowed_origins) == Sender::Foreign;
-        if (changes || path == SIGNAL) && is_foreign && !is_by_token {
-            return Err(Refusal::Origin);
+        if self.names.sender(headers) != Sender::Foreign || self.is_for_foreign_pages(request) {
+            return Ok(());
         }
-        Ok(())
+        let page = headers.get(ORIGIN).and_then(|page| page.to_str().ok());
+        Err(Refusal::Origin(page.map(str::to_owned)))
+    }
+
+    /// Whether it does not matter which page sent it.
+    fn is_for_foreign_pages(&self, request: &Request) -> bool {
+        let (headers, path) = (request.headers(), request.uri().path());
+        // A secret or session was given to the page by its user.
+        if self.lock.is_some() && Credential::of(request).is_some_and(|given| given.is_by_page(path)) {
+            return true;
+        }
+        if !origin::is_safe(request.method()) || path == SIGNAL {
+            return false;
+        }
+        // The question before a request does nothing; the viewer component is for other pages too; and a link may be
+        // anywhere. Whom a frame is shown to is the browser's business, by our `frame-ancestors`.
+        let is_public = path == "/healthz" || assets::find(path.trim_start_matches('/')).is_some();
+        let is_link = origin::is_opened(headers).unwrap_or(false)
+            && (!origin::is_frame(headers) || path == "/" || !self.names.origins().is_empty());
+        request.method() == Method::OPTIONS || is_public || is_link
     }
 }
 
@@ -147,53 +222,31 @@ impl Guard {
 pub async fn receive(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     if let Err(refusal) = guard.provenance(&request) {
-        tracing::info!(path, ?refusal, "request refused");
-        return refusal.respond(&path);
+        return guard.refuse(&refusal, &path, request.headers());
     }
     match tokio::time::timeout(REQUEST, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => Refusal::Slow.respond(&path),
+        Err(_) => guard.refuse(&Refusal::Slow, &path, &HeaderMap::new()),
     }
 }
 
 /// Lets requests pass that may do something, and notes what.
 pub async fn admit(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
-    // A browser asks beforehand, and without the secret, what it may send (Fetch, section 3.2.2).
-    if request.method() == Method::OPTIONS {
-        return next.run(request).await;
-    }
-    match guard.access(request.headers(), request.uri(), peer(&request)) {
+    match guard.access(&request) {
         Ok(access) => {
+            if guard.is_locked() || guard.names.sender(request.headers()) != Sender::Foreign {
+                request.extensions_mut().insert(Admitted);
+            }
             request.extensions_mut().insert(access);
             next.run(request).await
         }
-        Err(refusal) => {
-            let mut response = refusal.respond(request.uri().path());
-            if refusal == Refusal::WrongSecret && bearer(request.headers()).is_none() {
-                forget_cookie(&mut response);
-            }
-            response
-        }
+        // A browser asks beforehand, and without the secret, what it may send (Fetch, section 3.2.2).
+        Err(Refusal::NoSecret) if request.method() == Method::OPTIONS => next.run(request).await,
+        Err(refusal) => guard.refuse(&refusal, request.uri().path(), request.headers()),
     }
 }
 
-/// Has the browser drop a cookie of an earlier secret, so that it is not taken for a guess with each request.
-pub fn forget_cookie(response: &mut Response) {
-    let cookie = HeaderValue::from_str(&Cookies::remove()).expect("letters and signs only");
-    response.headers_mut().insert(SET_COOKIE, cookie);
-}
-
-/// The address of a request's sender.
-pub fn peer(request: &Request) -> IpAddr {
-    let Peer(address) = request.extensions().get().expect("the listener notes it at each request");
-    address.ip()
-}
-
-fn bearer(headers: &HeaderMap) -> Option<String> {
-    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
-}
-
-fn query_token(uri: &Uri) -> Option<String> {
-    (uri.path() == SIGNAL).then(|| Query::<Token>::try_from_uri(uri).ok()?.0.token)?
+/// The two ends of a request's connection.
+pub fn peer(request: &Request) -> Peer {
+    *request.extensions().get().expect("the listener notes it at each request")
 }

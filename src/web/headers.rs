@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_SECURITY_POLICY,
-    ORIGIN, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD,
+    CONTENT_SECURITY_POLICY, ORIGIN, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::assets;
+use super::credential::is_for_programs;
 use super::guard::Guard;
-use super::origin;
 use super::origin::Sender;
 
 /// What a page of another origin may send along.
@@ -21,36 +22,54 @@ const REQUEST_HEADERS: &str = "Authorization, Content-Type, If-Match";
 /// What it may see (draft-ietf-wish-whep, section 4; Retry-After so that it knows how long to wait).
 const RESPONSE_HEADERS: &str = "Location, ETag, Link, Accept-Post, Accept-Patch, Retry-After";
 
+/// Who may put an answer into a page without being able to read it, as an image, say (Fetch, section 3.7).
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+/// Which pages of other origins may read an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Readers {
+    /// None.
+    Nobody,
+    /// The one that asks, and with what its browser adds by itself.
+    Allowed(HeaderValue),
+    /// Any, but without what its browser would add.
+    Anybody,
+}
+
 /// Adds the headers to every answer, and answers the question that a browser asks before a foreign page's request.
 pub async fn dress(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
-    let readers = readers(&guard, &request);
+    let sender = guard.names().sender(request.headers());
+    let readers = readers(&guard, &request, sender);
+    let is_component = assets::find(request.uri().path().trim_start_matches('/')).is_some();
     let is_question =
         request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-    let mut response = match (&readers, is_question) {
-        (Some(_), true) => preflight(),
-        _ => next.run(request).await,
-    };
+    let mut response = if is_question && readers != Readers::Nobody { preflight() } else { next.run(request).await };
     let headers = response.headers_mut();
-    if let Some(readers) = readers {
-        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, readers);
+    // Any page may show what the viewer component is made of, and nothing else.
+    let is_shared = is_component || sender == Sender::Allowed;
+    let policy = if is_shared { "cross-origin" } else { "same-origin" };
+    headers.insert(RESOURCE_POLICY, HeaderValue::from_static(policy));
+    if let Readers::Allowed(page) = &readers {
+        headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, page.clone());
+    } else if readers == Readers::Anybody {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    }
+    if readers != Readers::Nobody {
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(RESPONSE_HEADERS));
         headers.append(VARY, HeaderValue::from_static("Origin"));
     }
-    protect(headers, guard.allowed_origins());
+    protect(headers, guard.names().origins());
     response
 }
 
-/// Which pages may read the answer besides our own.
-///
-/// WHEP's is for any page where a secret protects it: the page has to send the Bearer itself, and no cookie comes
+/// What takes a Bearer is for any page where a secret protects it: the page has to send that itself, and no cookie comes
 /// along. Without a secret any page that the user of this machine opens could watch, so only allowed ones may.
-fn readers(guard: &Guard, request: &Request) -> Option<HeaderValue> {
-    if request.uri().path().starts_with("/whep") && guard.is_locked() {
-        return Some(HeaderValue::from_static("*"));
-    }
-    match origin::sender(request.headers(), guard.allowed_origins()) {
-        Sender::Allowed => request.headers().get(ORIGIN).cloned(),
-        Sender::NoPage | Sender::Ours | Sender::Foreign => None,
+fn readers(guard: &Guard, request: &Request, sender: Sender) -> Readers {
+    match (sender, request.headers().get(ORIGIN)) {
+        (Sender::Allowed, Some(page)) => Readers::Allowed(page.clone()),
+        _ if guard.is_locked() && is_for_programs(request.uri().path()) => Readers::Anybody,
+        _ => Readers::Nobody,
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{Request, Uri};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service;
@@ -75,7 +75,14 @@ async fn accept(
     Ok((stream, peer, permit))
 }
 
-async fn converse(stream: TcpStream, peer: SocketAddr, router: Router, group: Group) {
+async fn converse(stream: TcpStream, address: SocketAddr, router: Router, group: Group) {
+    let peer = match stream.local_addr() {
+        Ok(ours) => Peer { address, ours },
+        Err(error) => {
+            tracing::debug!(%error, "a connection was gone before it was served");
+            return;
+        }
+    };
     // Signalling is small messages to and fro, which Nagle's algorithm would hold back by up to 40 ms.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection was gone before it was served");
@@ -84,7 +91,8 @@ async fn converse(stream: TcpStream, peer: SocketAddr, router: Router, group: Gr
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(peer);
+        tidy(request.uri_mut());
         router.call(request)
     });
     let connection = http1::Builder::new()
@@ -105,6 +113,23 @@ async fn converse(stream: TcpStream, peer: SocketAddr, router: Router, group: Gr
     if let Err(error) = ended {
         // The remote's fault, and not worth a line each on a board that is scanned all day.
         tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// Takes doubled slashes out of the path, which addresses get that are put together of a base and a path.
+fn tidy(uri: &mut Uri) {
+    if !uri.path().contains("//") {
+        return;
+    }
+    let path =
+        uri.path().split('/').filter(|part| !part.is_empty()).fold(String::new(), |path, part| path + "/" + part);
+    // A slash at the end says what a relative address in the answer is relative to.
+    let end = if uri.path().ends_with('/') { "/" } else { "" };
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = format!("{path}{end}{query}").parse().ok();
+    if let Ok(tidy) = Uri::from_parts(parts) {
+        *uri = tidy;
     }
 }
 

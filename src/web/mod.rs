@@ -7,17 +7,21 @@
 mod api;
 mod assets;
 mod attempts;
-mod cookie;
+mod credential;
 mod guard;
 mod headers;
+mod key;
 mod listener;
 mod origin;
 mod refusal;
+mod session;
+mod tally;
 #[cfg(test)]
 mod tests;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -25,6 +29,7 @@ use tokio::net::TcpListener;
 use crate::control::Control;
 use crate::secret::Secret;
 use crate::signalling::Reception;
+use guard::Guard;
 
 pub use guard::Access;
 
@@ -163,10 +168,13 @@ impl Front {
         self.listener.local_addr().unwrap_or(self.config.listen)
     }
 
-    /// Serves in the reception's group, until that stops.
-    pub fn serve(self, control: Control, reception: Reception) {
+    /// Serves in the reception's group, until that stops. What has to outlive a restart is kept in `state`.
+    pub fn serve(self, control: Control, reception: Reception, state: Option<&Path>) {
         let group = reception.group.clone();
-        let router = api::router(self.config, control, reception);
+        let guard = Arc::new(Guard::new(&self.config, self.address().port(), state));
+        let (telling, stop) = (guard.clone(), group.clone());
+        group.spawn(async move { telling.tally().tell_each_minute(&stop).await });
+        let router = api::router(guard, control, reception);
         group.spawn(listener::serve(self.listener, router, group.clone()));
     }
 }

@@ -2,38 +2,35 @@
 //!
 //! Without a secret, a page from anywhere could be served under a name that it makes lead here (DNS rebinding),
 //! and then read everything: so `Host` has to be one of ours. With or without, a page from anywhere can send
-//! requests that carry the viewer's cookie: so `Origin`, where it comes along, has to be ours or an allowed one.
+//! requests that carry the viewer's cookie: so the page that sends them has to be ours or an allowed one.
+//!
+//! Behind a reverse proxy the browser and the board know different names. What the proxy says of the browser's
+//! (`X-Forwarded-Host`, `Forwarded`) is taken to recognise our own page, whoever says it: a page of another origin cannot
+//! set these fields, neither on a WebSocket nor without asking first (Fetch, section 4.8), and who is no browser has no
+//! cookie to misuse. It never stands in for `Host` against DNS rebinding, since a page can set it for its own origin.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use axum::http::header::{HOST, ORIGIN};
-use axum::http::{HeaderMap, Uri};
+use axum::extract::Request;
+use axum::http::header::{FORWARDED, HOST, ORIGIN, REFERER};
+use axum::http::{HeaderMap, HeaderName, Method, Uri, Version};
 
-/// The name or address in `Host: name:port`, without the brackets of IPv6; `None` where that is malformed.
-fn host_name(host: &str) -> Option<&str> {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split_once(']')?.0,
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    };
-    (!name.is_empty()).then_some(name)
-}
+use super::Config;
 
-/// Whether `Host` names this very machine or is in `allowed`.
-pub fn is_our_host(headers: &HeaderMap, allowed: &[String]) -> bool {
-    let Some(name) = headers.get(HOST).and_then(|host| host_name(host.to_str().ok()?)) else { return false };
-    let name = name.trim_end_matches('.');
-    let is_loopback = match name.parse::<IpAddr>() {
-        Ok(address) => address.is_loopback(),
-        // RFC 6761, section 6.3: names under localhost never leave the machine.
-        Err(_) => name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost"),
-    };
-    is_loopback || allowed.iter().any(|host| host.eq_ignore_ascii_case(name))
-}
+/// How the page that sends a request relates to us, as its browser says (Fetch Metadata). Browsers say it to addresses by
+/// https and on loopback only.
+const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+/// What the browser wants with the answer.
+const MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+/// Where it will be shown or used.
+const DESTINATION: HeaderName = HeaderName::from_static("sec-fetch-dest");
+/// The `Host` that a proxy was asked for.
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {
-    /// No page (or an old browser's same-origin page): there is no `Origin`.
+    /// No page, as far as can be told.
     NoPage,
     /// Our own page.
     Ours,
@@ -43,18 +40,118 @@ pub enum Sender {
     Foreign,
 }
 
-/// Whose page sent the request.
-pub fn sender(headers: &HeaderMap, allowed: &[String]) -> Sender {
-    let Some(origin) = headers.get(ORIGIN) else { return Sender::NoPage };
-    let Ok(origin) = origin.to_str() else { return Sender::Foreign };
-    let authority = origin.split_once("://").map(|(_, authority)| authority);
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    match (authority, host) {
-        // Only the authority is compared: behind a proxy that speaks TLS the schemes differ.
-        (Some(authority), Some(host)) if authority.eq_ignore_ascii_case(host) => Sender::Ours,
-        _ if allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) => Sender::Allowed,
-        _ => Sender::Foreign,
+/// The names that the board goes by, and the origins that may use it.
+#[derive(Debug)]
+pub struct Names {
+    hosts: Vec<String>,
+    origins: Vec<String>,
+    /// Whether browsers leave out the port when they ask the board itself.
+    is_default_port: bool,
+}
+
+impl Names {
+    /// As configured, for a board that listens at `port`.
+    pub fn new(config: &Config, port: u16) -> Self {
+        Self {
+            hosts: config.allowed_hosts.clone(),
+            origins: config.allowed_origins.clone(),
+            is_default_port: [80, 443].contains(&port),
+        }
     }
+
+    /// Other origins whose pages may use this board.
+    pub fn origins(&self) -> &[String] {
+        &self.origins
+    }
+
+    /// Whether all names by which the request says that it reached us are of this very machine or allowed.
+    pub fn are_ours(&self, headers: &HeaderMap) -> bool {
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+        host.into_iter().chain(forwarded_hosts(headers)).all(|host| self.is_ours(host)) && host.is_some()
+    }
+
+    fn is_ours(&self, host: &str) -> bool {
+        let Some((name, _)) = split(host) else { return false };
+        let name = name.trim_end_matches('.');
+        let is_loopback = match name.parse::<IpAddr>() {
+            Ok(address) => address.is_loopback(),
+            // RFC 6761, section 6.3: names under localhost never leave the machine.
+            Err(_) => name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost"),
+        };
+        is_loopback || self.hosts.iter().any(|host| host.eq_ignore_ascii_case(name))
+    }
+
+    /// Whose page sent the request.
+    pub fn sender(&self, headers: &HeaderMap) -> Sender {
+        let site = word(headers, &SITE);
+        let is_elsewhere = matches!(site, Some("cross-site" | "same-site"));
+        let page = match headers.get(ORIGIN) {
+            Some(origin) => origin.to_str().ok(),
+            // Links, images and frames bring no Origin. Their page can hide its address, but not take another one.
+            None if is_elsewhere => word(headers, &REFERER).and_then(origin_of),
+            None => return Sender::NoPage,
+        };
+        let Some(page) = page else { return Sender::Foreign };
+        if site == Some("same-origin") || self.is_own_page(page, headers, is_elsewhere) {
+            Sender::Ours
+        } else if self.origins.iter().any(|allowed| without_default_port(allowed) == without_default_port(page)) {
+            Sender::Allowed
+        } else {
+            Sender::Foreign
+        }
+    }
+
+    /// Only names and ports are compared: behind a proxy that speaks TLS the schemes differ.
+    fn is_own_page(&self, origin: &str, headers: &HeaderMap, is_elsewhere: bool) -> bool {
+        let Some((_, page)) = origin.split_once("://") else { return false };
+        let is_same = |host: &str, may_lack_port: bool| {
+            // nginx's `$host` has no port. Other ports of the name get its cookies anyway.
+            let lacks_port = may_lack_port && !is_elsewhere && split(host).is_some_and(|(_, port)| port.is_none());
+            let page = if lacks_port { split(page).map(|(name, _)| name) } else { Some(page) };
+            let host = if lacks_port { split(host).map(|(name, _)| name) } else { Some(host) };
+            page.zip(host).is_some_and(|(page, host)| page.eq_ignore_ascii_case(host))
+        };
+        word(headers, &HOST).is_some_and(|host| is_same(host, !self.is_default_port))
+            || forwarded_hosts(headers).any(|host| is_same(host, true))
+    }
+}
+
+/// What is wrong with the names in the request's head, which nothing that counts on them could trust then
+/// (RFC 9112, section 3.2).
+pub fn host_fault(request: &Request) -> Option<&'static str> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (host, another) = (hosts.next(), hosts.next());
+    if another.is_some() {
+        return Some("the request has more than one `Host`");
+    }
+    if host.is_none() && request.version() >= Version::HTTP_11 {
+        return Some("the request has no `Host`");
+    }
+    let target = request.uri().authority().map(|authority| authority.as_str());
+    let contradicts =
+        target.zip(host).is_some_and(|(target, host)| !target.as_bytes().eq_ignore_ascii_case(host.as_bytes()));
+    contradicts.then_some("the request's target names another host than its `Host`")
+}
+
+/// Whether a person opens the address in a window, tab or frame, rather than a page or script that uses it;
+/// `None` where the browser does not say, or none sent the request.
+pub fn is_opened(headers: &HeaderMap) -> Option<bool> {
+    word(headers, &MODE).map(|mode| mode == "navigate")
+}
+
+/// Whether the address is opened within another page.
+pub fn is_frame(headers: &HeaderMap) -> bool {
+    matches!(word(headers, &DESTINATION), Some("iframe" | "frame" | "embed" | "object"))
+}
+
+/// Whether the page that sends this was fetched by https, whatever lies between it and us.
+pub fn is_over_https(headers: &HeaderMap) -> bool {
+    word(headers, &ORIGIN).is_some_and(|origin| origin.starts_with("https://"))
+}
+
+/// Whether a method is one that changes nothing (RFC 9110, section 9.2.1).
+pub fn is_safe(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS].contains(method)
 }
 
 /// Whether `text` is a scheme and an authority and nothing else (RFC 6454, section 6.2).
@@ -70,24 +167,65 @@ pub fn is_host(text: &str) -> bool {
     is_name || text.parse::<Ipv6Addr>().is_ok()
 }
 
+/// The name or address in `name:port`, without the brackets of IPv6, and the port; `None` where that is malformed.
+fn split(host: &str) -> Option<(&str, Option<&str>)> {
+    let (name, port) = match host.strip_prefix('[') {
+        Some(rest) => {
+            let (name, rest) = rest.split_once(']')?;
+            (name, rest.strip_prefix(':'))
+        }
+        None => host.rsplit_once(':').map_or((host, None), |(name, port)| (name, Some(port))),
+    };
+    (!name.is_empty()).then_some((name, port))
+}
+
+/// The hosts that proxies say they were asked for, from the outermost on (RFC 7239, section 5.3).
+fn forwarded_hosts(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let lines = |name| headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
+    let by_convention = lines(FORWARDED_HOST).flat_map(|line| line.split(',')).map(str::trim);
+    let pairs = lines(FORWARDED).flat_map(|line| line.split([',', ';'])).filter_map(|pair| pair.split_once('='));
+    let by_standard = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case("host"));
+    by_convention.chain(by_standard.map(|(_, host)| host.trim().trim_matches('"')))
+}
+
+fn without_default_port(origin: &str) -> String {
+    let origin = origin.to_ascii_lowercase();
+    let port = if origin.starts_with("https:") { ":443" } else { ":80" };
+    origin.strip_suffix(port).map(str::to_owned).unwrap_or(origin)
+}
+
+/// The origin of a page's address.
+fn origin_of(address: &str) -> Option<&str> {
+    let (scheme, rest) = address.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    Some(&address[..scheme.len() + 3 + authority.len()])
+}
+
+fn word<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok()
+}
+
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
+    use axum::body::Body;
 
     use super::*;
 
-    fn headers(host: &str, origin: Option<&str>) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(HOST, HeaderValue::from_str(host).unwrap());
-        if let Some(origin) = origin {
-            headers.insert(ORIGIN, HeaderValue::from_str(origin).unwrap());
-        }
-        headers
+    const BROWSER: [(&str, &str); 2] = [("host", "127.0.0.1:8080"), ("origin", "http://127.0.0.1:8080")];
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
+    fn names(port: u16) -> Names {
+        let allowed_origins = vec!["https://home.example".into(), "https://Odd.example:443".into()];
+        let config = Config { allowed_hosts: vec!["camera.example".into()], allowed_origins, ..Config::default() };
+        Names::new(&config, port)
     }
 
     #[test]
     fn only_names_of_this_machine_and_allowed_ones_are_ours() {
-        let allowed = ["camera.example".to_owned()];
+        let names = names(8080);
         for ours in [
             "localhost:8080",
             "LOCALHOST",
@@ -97,7 +235,7 @@ mod tests {
             "a.localhost",
             "Camera.Example:443",
         ] {
-            assert!(is_our_host(&headers(ours, None), &allowed), "{ours}");
+            assert!(names.are_ours(&headers(&[("host", ours)])), "{ours}");
         }
         for other in [
             "evil.example",
@@ -109,26 +247,109 @@ mod tests {
             ":80",
             "",
         ] {
-            assert!(!is_our_host(&headers(other, None), &allowed), "{other}");
+            assert!(!names.are_ours(&headers(&[("host", other)])), "{other}");
         }
-        assert!(!is_our_host(&HeaderMap::new(), &allowed));
+        assert!(!names.are_ours(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_name_that_a_proxy_or_a_page_adds_cannot_make_a_foreign_one_ours() {
+        let names = names(8080);
+        for name in ["x-forwarded-host", "forwarded"] {
+            let add = |host: &str| if name == "forwarded" { format!("for=1;host=\"{host}\"") } else { host.to_owned() };
+            let cases = [
+                ("evil.example", "localhost", false),
+                ("localhost:8080", "evil.example", false),
+                ("localhost:8080", "camera.example", true),
+            ];
+            for (host, added, expected) in cases {
+                let sent = headers(&[("host", host), (name, &add(added))]);
+                assert_eq!(names.are_ours(&sent), expected, "{sent:?}");
+            }
+        }
+        assert!(!names.are_ours(&headers(&[("host", "localhost"), ("x-forwarded-host", "localhost, evil.example")])));
     }
 
     #[test]
     fn a_page_is_ours_by_host_and_port() {
-        let allowed = ["https://home.example".to_owned()];
         let cases = [
             (None, Sender::NoPage),
             (Some("http://127.0.0.1:8080"), Sender::Ours),
             (Some("https://127.0.0.1:8080"), Sender::Ours),
             (Some("http://127.0.0.1:8081"), Sender::Foreign),
             (Some("https://home.example"), Sender::Allowed),
+            (Some("https://odd.example"), Sender::Allowed),
             (Some("https://home.example.evil"), Sender::Foreign),
             (Some("null"), Sender::Foreign),
         ];
         for (origin, expected) in cases {
-            assert_eq!(sender(&headers("127.0.0.1:8080", origin), &allowed), expected, "{origin:?}");
+            let sent: Vec<_> = [BROWSER[0]].into_iter().chain(origin.map(|origin| ("origin", origin))).collect();
+            assert_eq!(names(8080).sender(&headers(&sent)), expected, "{origin:?}");
         }
+    }
+
+    /// What proxies make of a browser's request to http://cam.example:21000, and to https://cam.example.
+    #[test]
+    fn behind_a_proxy_our_own_page_is_known_by_what_the_proxy_passes_on() {
+        let odd_port = ("origin", "http://cam.example:21000");
+        let tls = ("origin", "https://cam.example");
+        let upstream = ("host", "127.0.0.1:8080");
+        for sent in [
+            &[odd_port, ("host", "cam.example:21000")][..],
+            &[odd_port, ("host", "cam.example")],
+            &[odd_port, upstream, ("x-forwarded-host", "cam.example:21000")],
+            &[odd_port, upstream, ("x-forwarded-host", "cam.example")],
+            &[odd_port, upstream, ("x-forwarded-host", "cam.example, inner.example")],
+            &[odd_port, upstream, ("forwarded", "for=192.0.2.1;host=\"cam.example:21000\";proto=http, for=10.0.0.1")],
+            &[tls, ("host", "cam.example")],
+            &[tls, ("host", "cam.example"), ("sec-fetch-site", "same-origin")],
+            &[tls, upstream, ("sec-fetch-site", "same-origin")],
+            &[tls, ("host", "cam.example"), ("sec-fetch-site", "cross-site")],
+        ] {
+            assert_eq!(names(8080).sender(&headers(sent)), Sender::Ours, "{sent:?}");
+        }
+        for sent in [
+            &[odd_port, upstream][..],
+            &[odd_port, ("host", "cam.example:21001")],
+            &[odd_port, upstream, ("x-forwarded-host", "cam.example:21001")],
+            &[odd_port, ("host", "cam.example"), ("sec-fetch-site", "same-site")],
+            &[("origin", "http://evil.example"), ("host", "cam.example")],
+        ] {
+            assert_eq!(names(8080).sender(&headers(sent)), Sender::Foreign, "{sent:?}");
+        }
+        // A browser that asks the board itself says no port where that is the default: another one is another page.
+        assert_eq!(names(80).sender(&headers(&[odd_port, ("host", "cam.example")])), Sender::Foreign);
+    }
+
+    #[test]
+    fn without_an_origin_the_browser_s_word_for_the_page_counts() {
+        let host = ("host", "127.0.0.1:8080");
+        let referer = |address| ("referer", address);
+        let cases = [
+            (vec![("sec-fetch-site", "none")], Sender::NoPage),
+            (vec![("sec-fetch-site", "same-origin")], Sender::NoPage),
+            (vec![("sec-fetch-site", "cross-site")], Sender::Foreign),
+            (vec![("sec-fetch-site", "same-site")], Sender::Foreign),
+            (vec![("sec-fetch-site", "cross-site"), referer("https://home.example/")], Sender::Allowed),
+            (vec![("sec-fetch-site", "cross-site"), referer("https://home.example.evil/")], Sender::Foreign),
+            (vec![("sec-fetch-site", "cross-site"), referer("https://evil/?https://home.example/")], Sender::Foreign),
+        ];
+        for (mut sent, expected) in cases {
+            sent.push(host);
+            assert_eq!(names(8080).sender(&headers(&sent)), expected, "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_that_contradicts_itself_has_a_fault() {
+        let request = |target: &str, hosts: &[&str]| {
+            let request = Request::builder().uri(target);
+            let request = hosts.iter().fold(request, |request, host| request.header("host", *host));
+            host_fault(&request.body(Body::empty()).unwrap()).is_some()
+        };
+        assert!(!request("/", &["a:1"]) && !request("http://a:1/", &["A:1"]));
+        assert!(request("/", &[]) && request("/", &["a", "a"]) && request("/", &["a", "b"]));
+        assert!(request("http://evil/", &["localhost"]) && request("http://a:2/", &["a:1"]));
     }
 
     #[test]

@@ -8,6 +8,11 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use super::credential::is_whep;
+
+/// Characters of an origin that are quoted: a scheme, a name of DNS's greatest length, and a port.
+const MOST_QUOTED: usize = 270;
+
 /// Why a request is not served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -19,8 +24,10 @@ pub enum Refusal {
     Wait(Duration),
     /// `Host` is not one of this board's names.
     Host,
-    /// A page of another origin.
-    Origin,
+    /// A page of another origin, which this is where it is known.
+    Origin(Option<String>),
+    /// The head of the request contradicts itself; how.
+    BadHead(&'static str),
     /// The request did not end in time.
     Slow,
     /// No such path.
@@ -38,21 +45,23 @@ impl Refusal {
         match self {
             Self::NoSecret | Self::WrongSecret => StatusCode::UNAUTHORIZED,
             Self::Wait(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Host | Self::Origin => StatusCode::FORBIDDEN,
+            Self::Host | Self::Origin(_) => StatusCode::FORBIDDEN,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::NotFound | Self::UnknownCamera(_) => StatusCode::NOT_FOUND,
-            Self::BadBody => StatusCode::BAD_REQUEST,
+            Self::BadBody | Self::BadHead(_) => StatusCode::BAD_REQUEST,
             Self::NoPicture(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
-    fn code(&self) -> &'static str {
+    /// A stable word for programs.
+    pub fn code(&self) -> &'static str {
         match self {
             Self::NoSecret => "secret-needed",
             Self::WrongSecret => "wrong-secret",
             Self::Wait(_) => "too-many-attempts",
             Self::Host => "unknown-host",
-            Self::Origin => "foreign-origin",
+            Self::Origin(_) => "foreign-origin",
+            Self::BadHead(_) => "bad-request",
             Self::Slow => "too-slow",
             Self::NotFound => "not-found",
             Self::BadBody => "bad-body",
@@ -63,11 +72,19 @@ impl Refusal {
 
     fn reason(&self) -> String {
         match self {
-            Self::NoSecret => "this camera has a secret: log in at /, or send `Authorization: Bearer SECRET`".into(),
+            Self::NoSecret => {
+                "this camera has a secret: log in at its page, or send `Authorization: Bearer SECRET`".into()
+            }
             Self::WrongSecret => "that is not the secret of this camera".into(),
             Self::Wait(pause) => format!("too many wrong attempts; try again in {} s", whole_seconds(*pause)),
             Self::Host => "this camera is not known by the name in `Host`; add it to `web.allowed_hosts`".into(),
-            Self::Origin => "a page of another origin may not do this; add it to `web.allowed_origins`".into(),
+            Self::Origin(None) => "a page of another origin may not do this; add it to `web.allowed_origins`".into(),
+            Self::Origin(Some(page)) => format!(
+                "a page of {} may not do this; add that to `web.allowed_origins`. If it is this camera's own page behind a \
+                 reverse proxy, have the proxy pass on `Host` as it came, or `X-Forwarded-Host`",
+                page.chars().take(MOST_QUOTED).collect::<String>()
+            ),
+            Self::BadHead(fault) => (*fault).into(),
             Self::Slow => "the request took too long to come".into(),
             Self::NotFound => "there is nothing at this path".into(),
             Self::BadBody => "the body is not {\"secret\":\"..\"}".into(),
@@ -78,7 +95,7 @@ impl Refusal {
     /// The answer to a request for `path`.
     pub fn respond(&self, path: &str) -> Response {
         let status = self.status();
-        let mut response = if path.starts_with("/whep") {
+        let mut response = if is_whep(path) {
             let problem = json!({
                 "type": "about:blank",
                 "title": status.canonical_reason().unwrap_or("Refused"),

@@ -9,12 +9,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, post};
+use axum::{Extension, Router};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
@@ -37,9 +37,13 @@ const RETRY_AFTER: &str = "5";
 /// The WHEP endpoint and its resources.
 pub fn router(reception: Reception) -> Router {
     let whep = Whep { shared: Arc::new(Shared { reception, resources: Mutex::default() }) };
+    // Players put a slash behind the addresses that they are given.
+    let endpoint = post(create).head(describe).options(describe).fallback(not_allowed);
     Router::new()
-        .route("/whep", post(create).head(describe).options(describe).fallback(not_allowed))
+        .route("/whep", endpoint.clone())
+        .route("/whep/", endpoint)
         .route("/whep/{id}", any(resource))
+        .route("/whep/{id}/", any(resource))
         .layer(DefaultBodyLimit::max(MOST_BYTES))
         .with_state(whep)
 }
@@ -79,10 +83,19 @@ struct Wanted {
     camera: Option<String>,
 }
 
+/// A mark of requests that were let in. Only with it an endpoint's description names servers, whose credentials are
+/// nobody else's business (RFC 9725, section 4.6).
+#[derive(Clone, Copy, Debug)]
+pub struct Admitted;
+
 /// `OPTIONS` and `HEAD` of the endpoint.
-async fn describe() -> Response {
-    (StatusCode::OK, [(ACCEPT_POST, SDP), (header::CONTENT_TYPE, SDP), (header::ALLOW, "POST, OPTIONS, HEAD")])
-        .into_response()
+async fn describe(State(whep): State<Whep>, admitted: Option<Extension<Admitted>>) -> Response {
+    let headers = [(ACCEPT_POST, SDP), (header::CONTENT_TYPE, SDP), (header::ALLOW, "POST, OPTIONS, HEAD")];
+    let mut response = (StatusCode::OK, headers).into_response();
+    if admitted.is_some() {
+        whep.name_servers(&mut response);
+    }
+    response
 }
 
 async fn not_allowed() -> Response {
@@ -90,7 +103,13 @@ async fn not_allowed() -> Response {
     ([(header::ALLOW, "POST, OPTIONS, HEAD")], problem(StatusCode::METHOD_NOT_ALLOWED, text)).into_response()
 }
 
-async fn create(State(whep): State<Whep>, Query(wanted): Query<Wanted>, headers: HeaderMap, body: Bytes) -> Response {
+async fn create(
+    State(whep): State<Whep>,
+    Query(wanted): Query<Wanted>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     if !is_type(&headers, SDP) {
         return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send the offer with Content-Type: application/sdp");
     }
@@ -103,7 +122,7 @@ async fn create(State(whep): State<Whep>, Query(wanted): Query<Wanted>, headers:
     }
     line.to_device.try_send(Signal::Offer { sdp: offer.clone(), camera: None }).ok();
     match tokio::time::timeout(ANSWER_WITHIN, outcome(&mut line.to_viewer)).await {
-        Ok(Some(Signal::Answer { sdp })) => whep.created(line, offer, sdp),
+        Ok(Some(Signal::Answer { sdp })) => whep.created(&uri, line, offer, sdp),
         Ok(Some(Signal::Error { code, reason })) => refused(code, &reason),
         Ok(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "the call ended without an answer"),
         Err(_) => problem(StatusCode::GATEWAY_TIMEOUT, "the board did not answer in time; try again"),
@@ -121,8 +140,11 @@ async fn outcome(to_viewer: &mut mpsc::Receiver<Signal>) -> Option<Signal> {
 }
 
 impl Whep {
-    fn created(&self, line: Line, offer: String, answer: String) -> Response {
+    fn created(&self, endpoint: &Uri, line: Line, offer: String, answer: String) -> Response {
         let id = line.viewer.as_str().to_owned();
+        // Relative, since behind a reverse proxy the endpoint has another path than here.
+        let folder = if endpoint.path().ends_with('/') { "" } else { "whep/" };
+        let location = format!("{folder}{id}");
         let negotiated = Negotiated { offer, generation: 1 };
         let etag = negotiated.etag();
         let resource = Arc::new(Resource {
@@ -132,7 +154,7 @@ impl Whep {
         });
         self.shared.resources().insert(id.clone(), resource.clone());
         let (whep, mut to_viewer) = (self.clone(), line.to_viewer);
-        let (location, name) = (format!("/whep/{id}"), id);
+        let name = id;
         self.shared.reception.group.spawn(async move {
             while let Some(signal) = outcome(&mut to_viewer).await {
                 let waiting = resource.waiting.lock().expect("nobody panics with it").take();
@@ -151,11 +173,15 @@ impl Whep {
             (ACCEPT_PATCH, FRAGMENT.into()),
         ];
         let mut response = (StatusCode::CREATED, headers, answer).into_response();
+        self.name_servers(&mut response);
+        response
+    }
+
+    fn name_servers(&self, response: &mut Response) {
         let servers = self.shared.reception.servers.for_viewer();
         for link in servers.iter().flat_map(links).filter_map(|link| HeaderValue::from_str(&link).ok()) {
             response.headers_mut().append(header::LINK, link);
         }
-        response
     }
 }
 

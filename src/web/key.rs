@@ -1,0 +1,121 @@
+//! The board's own key: 32 random bytes in the state directory, made at the first start that needs them.
+//!
+//! Sessions are signed with it, so that what a browser sends says nothing about the secret (see [`super::session`]).
+//! A key that cannot be read is replaced, and one that cannot be kept lasts until the restart: people have to log in
+//! again then, but the service starts, and nothing is ever signed with a key that somebody could know.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
+use ring::hmac;
+
+use crate::durable;
+
+/// The file's name in the state directory.
+const FILE: &str = "session-key";
+/// As many as HMAC-SHA256 takes in full strength (RFC 2104, section 3).
+const BYTES: usize = 32;
+
+/// A key that nobody but this board knows.
+pub struct BoardKey([u8; BYTES]);
+
+impl fmt::Debug for BoardKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl BoardKey {
+    /// The one kept in `state`, or a new one, which is kept there if that is possible.
+    pub fn open(state: Option<&Path>) -> Self {
+        let Some(file) = state.map(|directory| directory.join(FILE)) else {
+            tracing::warn!("there is no state directory: who logs in has to do so again after a restart");
+            return Self::random();
+        };
+        match read(&file) {
+            Ok(key) => return Self(key),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(%error, file = %file.display(), "cannot be read; a new key ends all logins");
+                // It may be a directory, which no file can replace.
+                if let Err(error) = durable::set_aside(&file) {
+                    tracing::debug!(%error, "the unreadable key stays where it is");
+                }
+            }
+        }
+        let key = Self::random();
+        if let Err(error) = durable::write(&file, &key.0) {
+            tracing::warn!(%error, file = %file.display(), "cannot be kept: logins end with the next restart");
+        }
+        key
+    }
+
+    /// A new one.
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+
+    /// The key for one purpose. Who knows it cannot tell the others.
+    pub fn derive(&self, purpose: &[u8]) -> hmac::Key {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &self.0);
+        hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&key, purpose).as_ref())
+    }
+}
+
+fn read(file: &Path) -> io::Result<[u8; BYTES]> {
+    // A pipe would make the start wait for ever.
+    if !fs::metadata(file)?.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(file)?.take(BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    bytes.try_into().map_err(|_| io::Error::other(format!("it does not have {BYTES} bytes")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn sample(key: &BoardKey) -> Vec<u8> {
+        hmac::sign(&key.derive(b"test"), b"text").as_ref().to_vec()
+    }
+
+    #[test]
+    fn the_key_is_made_once_and_only_the_owner_can_read_it() {
+        let root = tempfile::tempdir().unwrap();
+        let state = root.path().join("state");
+        let first = sample(&BoardKey::open(Some(&state)));
+        assert_eq!(sample(&BoardKey::open(Some(&state))), first);
+        assert_ne!(sample(&BoardKey::open(Some(&root.path().join("other")))), first);
+        assert_eq!(fs::metadata(state.join(FILE)).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn an_unreadable_key_is_replaced_and_never_keeps_the_board_from_starting() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join(FILE);
+        for content in ["", "short", "longer than thirty-two bytes, by far"] {
+            fs::write(&file, content).unwrap();
+            let made = sample(&BoardKey::open(Some(root.path())));
+            assert_eq!(sample(&BoardKey::open(Some(root.path()))), made, "{content:?}");
+            assert_eq!(fs::read_to_string(root.path().join("session-key.bad")).unwrap(), content);
+        }
+        let odd = tempfile::tempdir().unwrap();
+        fs::create_dir_all(odd.path().join(FILE).join("within")).unwrap();
+        let made = sample(&BoardKey::open(Some(odd.path())));
+        assert_eq!(sample(&BoardKey::open(Some(odd.path()))), made);
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_kept_is_another_one_each_time() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("state"), "a file where the directory should be").unwrap();
+        let state = root.path().join("state");
+        assert_ne!(sample(&BoardKey::open(Some(&state))), sample(&BoardKey::open(Some(&state))));
+        assert_ne!(sample(&BoardKey::open(None)), sample(&BoardKey::open(None)));
+    }
+}
