@@ -1,4 +1,5 @@
 /** The board's own page: one viewer over the whole window, and a choice where the board has several cameras. */
+import { keepLogin, keptLogin } from './kept-login.js';
 import { Notices } from './notices.js';
 import './peercam-viewer.js';
 
@@ -10,6 +11,9 @@ const viewer = document.createElement('peercam-viewer');
 const wanted = new URLSearchParams(location.search).get('camera');
 if (wanted) viewer.camera = wanted;
 for (const attribute of ['autoplay', 'controls']) viewer.toggleAttribute(attribute, true);
+if (keptLogin()) viewer.token = keptLogin();
+// The board does not take it any more: the next page is to ask for the secret.
+viewer.addEventListener('login', () => keepLogin(null));
 rememberVolume();
 const notices = new Notices();
 document.body.append(notices.element, viewer);
@@ -29,7 +33,10 @@ function begin() {
 
 /** What the board says of itself; `null` where it says nothing. Shows its notices. */
 async function askStatus() {
-  const status = await fetch('/api/status')
+  const token = keptLogin();
+  // The first keeps the browser from asking for user and password when the login has ended.
+  const headers = { 'X-Requested-With': 'XMLHttpRequest', ...(token && { Authorization: `Bearer ${token}` }) };
+  const status = await fetch('api/status', { headers })
     .then((response) => (response.ok ? response.json() : null))
     .catch(() => null);
   if (status) notices.show(status.notices ?? []);

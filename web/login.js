@@ -1,4 +1,8 @@
-/** Trades the secret for a cookie. Wrong attempts are slowed down by the board; the page only says how long. */
+/**
+ * Trades the secret for a cookie, or where the browser keeps none for a session that the page keeps. Wrong attempts are
+ * slowed down by the board; the page only says how long.
+ */
+import { keepLogin, keptLogin } from './kept-login.js';
 
 const form = document.querySelector('form');
 const field = document.querySelector('#secret');
@@ -13,9 +17,11 @@ form.addEventListener('submit', async (event) => {
   event.preventDefault();
   enter.disabled = true;
   say('');
-  const answer = await post(field.value.trim());
+  const secret = field.value.trim();
+  const answer = await post({ secret });
   if (answer?.status === 204) {
-    location.replace('/');
+    if (!(await isLetIn())) await keepByPage(secret);
+    enterPage();
     return;
   }
   if (answer?.status === 429) await wait(Number(answer.headers.get('Retry-After')) || USUAL_WAIT_S);
@@ -36,9 +42,32 @@ show.addEventListener('click', () => {
 });
 
 /** @returns {Promise<Response | null>}  `null` where the board cannot be reached. */
-function post(secret) {
+function post(login) {
   const headers = { 'Content-Type': 'application/json' };
-  return fetch('/api/login', { method: 'POST', headers, body: JSON.stringify({ secret }) }).catch(() => null);
+  return fetch('api/login', { method: 'POST', headers, body: JSON.stringify(login) }).catch(() => null);
+}
+
+/** Whether a request like those of the viewer is let in. */
+async function isLetIn() {
+  const token = keptLogin();
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  const answer = await fetch('api/signal', { method: 'POST', headers }).catch(() => null);
+  // It takes no POST; that it says so is what is asked for.
+  return answer?.status === 405;
+}
+
+async function keepByPage(secret) {
+  const answer = await post({ secret, keep: 'token' });
+  keepLogin((await answer?.json().catch(() => null))?.token ?? null);
+}
+
+/** Shows the viewer in place of the question: asked for its page, the board would not know of a login that is kept here. */
+function enterPage() {
+  document.title = 'Camera';
+  document.querySelector('meta[name="color-scheme"]').content = 'dark';
+  document.body.className = 'watching';
+  document.body.replaceChildren();
+  import('./index.js');
 }
 
 function wrong() {
@@ -61,3 +90,6 @@ function say(text, kind = '') {
   message.textContent = text;
   message.className = `message ${kind}`;
 }
+
+// Who followed a link from another site may be logged in: a browser sends the cookie with requests of this page only.
+if (await isLetIn()) enterPage();

@@ -47,7 +47,7 @@ export class PeercamViewer extends HTMLElement {
     super();
     this.#session = new Session(this.#view.video, {
       connect: () => this.transport?.(this) ?? new SocketSignalling(this.src, { camera: this.camera, token: this.token }),
-      isLoginNeeded: () => this.#isLoginNeeded(),
+      whyRefused: () => this.#whyRefused(),
       configuration: () => this.configuration,
     });
     this.#session.addEventListener('state', () => this.#situationChanged());
@@ -61,9 +61,10 @@ export class PeercamViewer extends HTMLElement {
     this.#controls.showSituation(this.#session.situation);
   }
 
-  /** The address of the board's signalling; that of the page's own host if the attribute is missing. */
+  /** The address of the board's signalling; that of the board which this module came from if the attribute is missing. */
   get src() {
-    const address = new URL(this.getAttribute('src') ?? '/api/signal', document.baseURI);
+    const given = this.getAttribute('src');
+    const address = given === null ? new URL('api/signal', import.meta.url) : new URL(given, document.baseURI);
     address.protocol = address.protocol.replace('http', 'ws');
     return address.href;
   }
@@ -146,7 +147,7 @@ export class PeercamViewer extends HTMLElement {
   /** What the button over the missing picture does. */
   act() {
     if (this.state !== 'login') this.play();
-    else if (this.dispatchEvent(new Event('login', { cancelable: true }))) location.assign(new URL('/', this.#http()));
+    else if (this.dispatchEvent(new Event('login', { cancelable: true }))) location.assign(new URL('..', this.#http()));
   }
 
   /** Takes a key that was pressed elsewhere on the page, as if the component had the focus. */
@@ -257,17 +258,18 @@ export class PeercamViewer extends HTMLElement {
     return this.src.replace(/^ws/, 'http');
   }
 
-  async #isLoginNeeded() {
-    // Another transport has its own ways to be let in.
-    if (this.transport) return false;
-    try {
-      const headers = this.token ? { Authorization: `Bearer ${this.token}` } : {};
-      const { status } = await fetch(new URL('/api/status', this.#http()), { headers, credentials: 'include' });
-      return status === 401;
-    } catch {
-      // Not reachable, or of another origin: then it is just not known.
-      return false;
-    }
+  /**
+   * Why the board has refused its WebSocket, which no browser tells a page: a request of another kind is refused for the
+   * same reason. `null` where it is not known: the board is away, or another transport has its own ways to be let in.
+   */
+  async #whyRefused() {
+    if (this.transport) return null;
+    const headers = this.token ? { Authorization: `Bearer ${this.token}` } : {};
+    const ask = (credentials) => fetch(this.#http(), { method: 'POST', headers, credentials }).catch(() => null);
+    // An answer that is for just any page a browser shows only where no cookies went along.
+    const answer = (await ask('include')) ?? (await ask('omit'));
+    const refusal = await answer?.json().catch(() => null);
+    return refusal?.code ? refusal : null;
   }
 }
 

@@ -14,7 +14,8 @@ import { StatisticsReader } from './statistics.js';
 /**
  * @typedef {'idle' | 'connecting' | 'live' | 'waiting' | 'stalled' | 'offline' | 'refused' | 'login' | 'paused'} State
  *   idle: nothing asked for yet; waiting: the board's camera gives no picture; stalled: connected, and yet no frames;
- *   offline: the board cannot be reached, tried again at `retryAt`; refused: the board does not want this viewer now;
+ *   offline: the board cannot be reached, tried again at `retryAt`; refused: the board does not want this viewer now, tried
+ *   again at `retryAt` unless that is `null`;
  *   login: it wants its secret; paused: stopped by the viewer, or because nobody looks.
  *
  * @typedef {{state: State, reason: string, code: string, retryAt: number | null}} Situation
@@ -46,6 +47,11 @@ const SETTLED_MS = 3000;
 const FIRST_PINGS = 5;
 const FIRST_PING_MS = 100;
 const PING_MS = 2000;
+
+/** Refusals that the secret ends. */
+const LOGIN = new Set(['secret-needed', 'wrong-secret']);
+/** Refusals that only somebody's doing ends, at the browser or at the board. */
+const FINAL = new Set(['no-common-codec', 'foreign-origin', 'unknown-host']);
 
 /** Errors that concern one message and leave the conversation as it is. */
 const HARMLESS = new Set(['bad-candidate', 'bad-message']);
@@ -86,7 +92,8 @@ export class Session extends EventTarget {
    * @param {HTMLVideoElement} video  Gets the stream.
    * @param {object} options
    * @param {() => import('./signalling-socket.js').Signalling} options.connect  Opens a new signalling connection.
-   * @param {() => Promise<boolean>} options.isLoginNeeded  Asked when signalling could not be opened.
+   * @param {() => Promise<{code: string, reason: string} | null>} options.whyRefused  Asked when signalling could not be
+   *   opened: the board's words for it, where it was refused.
    * @param {() => RTCConfiguration} options.configuration
    */
   constructor(video, options) {
@@ -228,6 +235,8 @@ export class Session extends EventTarget {
       console.warn(`peercam: the board reports ${code}: ${reason}`);
     } else if (code === 'no-picture') {
       this.#retry('waiting', reason, { code });
+    } else if (FINAL.has(code)) {
+      this.#giveUp({ code, reason });
     } else if (restarting || code === 'internal') {
       this.#retry('offline', reason);
     } else {
@@ -240,9 +249,20 @@ export class Session extends EventTarget {
     // without signalling no new path can be sought. The board itself goes on sending until the old connection is closed.
     const cause = reason || (opened ? 'The connection to the board was lost.' : 'The board does not answer.');
     this.#retry('offline', cause, { again });
-    // A browser does not tell why a WebSocket was refused, so it is asked for in another way.
-    if (opened || !(await this.#options.isLoginNeeded())) return;
-    if (['offline', 'connecting'].includes(this.situation.state)) this.stop('', 'login');
+    if (opened) return;
+    const { state } = this.situation;
+    const refusal = await this.#options.whyRefused();
+    // Meanwhile it may have been stopped, or the next attempt may have come to something.
+    if (!refusal || this.situation.state !== state) return;
+    if (LOGIN.has(refusal.code)) this.stop('', 'login');
+    else if (FINAL.has(refusal.code)) this.#giveUp(refusal);
+    else this.#retry('refused', refusal.reason, { code: refusal.code });
+  }
+
+  /** Trying again would come to the same until somebody has changed something. */
+  #giveUp({ code, reason }) {
+    this.#end(code);
+    this.#tell('refused', reason, { code });
   }
 
   #hear(message) {

@@ -16,15 +16,32 @@ const WORDS = {
   paused: { tone: 'quiet', word: 'Paused', title: 'Paused', sign: 'pause', action: 'Play' },
 };
 
-/** What some reasons are called, where there is something better than the state's own words. */
+/**
+ * What some reasons are called, where there is something better than the state's own words, and what to do where the page
+ * knows it better than the board. Those that stay are not tried again until a person says so.
+ */
 const REASONS = {
   'too-many-viewers': { word: 'Full', title: 'Too many are watching' },
   'unknown-camera': { word: 'No camera', title: 'There is no such camera' },
   dismissed: { word: 'Ended', title: 'An operator ended this' },
-  'no-common-codec': { word: 'Not playable', title: 'This browser cannot play the camera' },
+  'no-common-codec': { word: 'Not playable', title: 'This browser cannot play the camera', reason: withoutCodec(), stays: true },
+  'foreign-origin': { word: 'Not allowed', title: 'The camera does not know this page', stays: true },
+  'unknown-host': { word: 'Not allowed', title: 'The camera does not know this address', stays: true },
   private: { tone: 'quiet', word: 'Private', title: 'Privacy is on' },
   'not-authorised': { word: 'Not allowed', title: 'This user may not watch' },
 };
+
+/** What helps a browser that plays no H.264. */
+function withoutCodec() {
+  if (!navigator.userAgent.includes('Firefox/')) {
+    return 'The camera sends H.264, which this browser lacks. Use another one, such as Chrome, Edge or Safari.';
+  }
+  return (
+    'Firefox plays H.264 with its OpenH264 plugin, which it fetches about a minute after its first start: see ' +
+    'about:addons, Plugins. Debian switches it off: set media.gmp-gmpopenh264.enabled to true in about:config. ' +
+    'Or use another browser.'
+  );
+}
 
 /** States in which there is no connection, and so nothing to be seen in the video. */
 const BLANK = new Set(['idle', 'offline', 'refused', 'login', 'paused']);
@@ -41,12 +58,14 @@ export class SituationView {
 
   /** @param {import('./session.js').Situation} situation */
   show({ state, reason, code, retryAt }) {
-    const { tone, word, title, sign, action } = { ...WORDS[state], ...REASONS[code] };
+    const words = { reason, ...WORDS[state], ...REASONS[code] };
+    const { tone, word, title, sign, action } = words;
     const { pill, veil, stage, announcement } = this.#view;
     clearInterval(this.#countdown);
     pill.dataset.tone = tone;
     pill.firstChild.data = word;
-    this.#beside((state === 'offline' || state === 'refused') && retryAt === null ? 'trying now' : '');
+    const isTrying = (state === 'offline' || state === 'refused') && retryAt === null && !words.stays;
+    this.#beside(isTrying ? 'trying now' : '');
     // There is nothing to count where its return will be noticed.
     if (Number.isFinite(retryAt)) {
       const count = () => this.#beside(`retrying in ${Math.max(1, Math.ceil((retryAt - performance.now()) / 1000))} s`);
@@ -66,11 +85,11 @@ export class SituationView {
     veil.querySelector('.sign').hidden = !sign;
     veil.querySelector('.spinner').hidden = Boolean(sign);
     veil.querySelector('h2').textContent = title;
-    veil.querySelector('p').textContent = reason;
+    veil.querySelector('p').textContent = words.reason;
     veil.querySelector('.action').textContent = action;
     veil.querySelector('.action').hidden = !action;
     // Written only when it is news, since a screen reader reads it out each time.
-    const news = [title || word, reason].filter(Boolean).join('. ');
+    const news = [title || word, words.reason].filter(Boolean).join('. ');
     if (announcement.textContent !== news) announcement.textContent = news;
   }
 

@@ -24,7 +24,7 @@ macro_rules! embed {
 }
 
 /// All files. A test holds the list against the directory.
-static ASSETS: [Asset; 27] = embed![
+static ASSETS: [Asset; 28] = embed![
     "chevron.svg",
     "clock.js",
     "controls.js",
@@ -34,6 +34,7 @@ static ASSETS: [Asset; 27] = embed![
     "index.html",
     "index.js",
     "jitter-target.js",
+    "kept-login.js",
     "lip-sync.js",
     "login.html",
     "login.js",

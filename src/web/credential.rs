@@ -53,13 +53,10 @@ impl Credential {
         Query::<Token>::try_from_uri(request.uri()).ok()?.0.token.map(Self::Token)
     }
 
-    /// Whether a page has put it there itself, so that it does not matter whose page that is.
-    pub fn is_by_page(&self, path: &str) -> bool {
-        match self {
-            Self::Bearer(_) => is_for_programs(path),
-            Self::Token(_) => true,
-            Self::Basic(_) => false,
-        }
+    /// Whether it does not matter whose page sends it to `path`: the page has put it there itself, and its browser has
+    /// asked beforehand whether it may.
+    pub fn is_for_any_page(&self, path: &str) -> bool {
+        matches!(self, Self::Bearer(_)) && is_for_programs(path)
     }
 
     /// The secret or session.

@@ -105,7 +105,8 @@ impl Guard {
         if cookie == Some(Worth::Valid) {
             return Ok(Access::Owner);
         }
-        let Some(given) = Credential::of(request).filter(|given| !is_foreign || given.is_by_page(request.uri().path()))
+        let Some(given) =
+            Credential::of(request).filter(|given| !is_foreign || given.is_for_any_page(request.uri().path()))
         else {
             return Err(Refusal::NoSecret);
         };
@@ -202,8 +203,8 @@ impl Guard {
     /// Whether it does not matter which page sent it.
     fn is_for_foreign_pages(&self, request: &Request) -> bool {
         let (headers, path) = (request.headers(), request.uri().path());
-        // A secret or session was given to the page by its user.
-        if self.lock.is_some() && Credential::of(request).is_some_and(|given| given.is_by_page(path)) {
+        // It was given to the page by its user.
+        if self.lock.is_some() && Credential::of(request).is_some_and(|given| given.is_for_any_page(path)) {
             return true;
         }
         if !origin::is_safe(request.method()) || path == SIGNAL {

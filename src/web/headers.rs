@@ -13,7 +13,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::assets;
-use super::credential::is_for_programs;
+use super::credential::{SIGNAL, is_for_programs};
 use super::guard::Guard;
 use super::origin::Sender;
 
@@ -65,10 +65,12 @@ pub async fn dress(State(guard): State<Arc<Guard>>, request: Request, next: Next
 
 /// What takes a Bearer is for any page where a secret protects it: the page has to send that itself, and no cookie comes
 /// along. Without a secret any page that the user of this machine opens could watch, so only allowed ones may.
+/// Why its WebSocket is refused any page may know.
 fn readers(guard: &Guard, request: &Request, sender: Sender) -> Readers {
+    let path = request.uri().path();
     match (sender, request.headers().get(ORIGIN)) {
         (Sender::Allowed, Some(page)) => Readers::Allowed(page.clone()),
-        _ if guard.is_locked() && is_for_programs(request.uri().path()) => Readers::Anybody,
+        _ if path == SIGNAL || guard.is_locked() && is_for_programs(path) => Readers::Anybody,
         _ => Readers::Nobody,
     }
 }

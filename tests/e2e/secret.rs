@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, ORIGIN};
-use reqwest::{Client, StatusCode};
+use reqwest::{Client, StatusCode, Url};
 use tokio_tungstenite::tungstenite;
 
 use crate::board::{Board, VIEWERS};
@@ -52,9 +52,9 @@ async fn every_path_that_shows_something_wants_the_secret_and_guessing_is_slow()
     assert_eq!(whep(None).send().await?.status(), 401);
     let created = whep(Some(SECRET)).send().await?;
     assert_eq!(created.status(), 201);
-    let session = format!("{}{}", board.url, created.headers()["Location"].to_str()?);
-    assert_eq!(client.delete(&session).send().await?.status(), 401, "knowing a session is not enough");
-    assert_eq!(client.delete(&session).bearer_auth(SECRET).send().await?.status(), 200);
+    let session = Url::parse(&board.url)?.join(created.headers()["Location"].to_str()?)?;
+    assert_eq!(client.delete(session.clone()).send().await?.status(), 401, "knowing a session is not enough");
+    assert_eq!(client.delete(session).bearer_auth(SECRET).send().await?.status(), 200);
 
     let mut answers = vec![];
     let began = Instant::now();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use reqwest::Client;
+use reqwest::{Client, Url};
 use rtc::ice::mdns::MulticastDnsMode;
 use rtc::interceptor::{ReceiverReportBuilder, Registry, Slot};
 use rtc::rtp_transceiver::rtp_sender::RtpCodecKind;
@@ -68,7 +68,7 @@ impl Headless {
         let location = response.headers().get("Location").and_then(|place| place.to_str().ok()).map(str::to_owned);
         let answer = response.text().await?;
         ensure!(status == 201, "WHEP answered {status}: {answer}");
-        let session = format!("{url}{}", location.context("no Location")?);
+        let session = Url::parse(url)?.join(&location.context("no Location")?)?.to_string();
         connection.set_remote_description(RTCSessionDescription::answer(answer)?).await?;
         let connected = states.wait_for(|state| *state == RTCPeerConnectionState::Connected);
         tokio::time::timeout(CONNECT_LIMIT, connected).await.context("the viewer did not connect")??;

@@ -13,7 +13,7 @@ use gstreamer_video::prelude::*;
 use gstreamer_webrtc as gst_webrtc;
 use peercam::camera::time_code;
 use peercam::media::Resolution;
-use reqwest::Client;
+use reqwest::{Client, Url};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
@@ -94,7 +94,7 @@ impl Player {
         let sdp = gst_sdp::SDPMessage::parse_buffer(answer.as_bytes())?;
         let answer = gst_webrtc::WebRTCSessionDescription::new(gst_webrtc::WebRTCSDPType::Answer, sdp);
         applied(&webrtc, "set-remote-description", &answer).await?;
-        Ok(Self { pipeline, seen, session: format!("{url}{}", location.context("no Location")?) })
+        Ok(Self { pipeline, seen, session: Url::parse(url)?.join(&location.context("no Location")?)?.to_string() })
     }
 
     /// Waits for the first picture.

@@ -166,7 +166,8 @@ function situation({ availability, status }, camera) {
   if (availability === 'offline') return { tone: 'bad', words: 'Offline' };
   if (availability !== 'online') return { tone: 'quiet', words: 'Not known at the moment' };
   const { state, reason, mode } = camera;
-  const viewers = status?.viewers?.count;
+  // The board's own count is of all its cameras.
+  const viewers = status?.viewers?.list?.filter((viewer) => viewer.camera === camera.name).length;
   const words = [
     state === 'waiting' && reason ? sentence(reason) : (STATES[state] ?? 'Online'),
     mode?.width > 0 && `${mode.width} × ${mode.height}`,
