@@ -268,7 +268,7 @@ impl Resource {
                 session.offer = offer;
                 session.generation += 1;
                 let headers = [(header::CONTENT_TYPE, FRAGMENT.to_owned()), (header::ETAG, session.etag())];
-                (StatusCode::OK, headers, fragment::of_answer(&sdp)).into_response()
+                (StatusCode::OK, headers, fragment.answered(&sdp)).into_response()
             }
             Ok(Ok(Signal::Error { code, reason })) => refused(code, &reason),
             Ok(_) => problem(StatusCode::NOT_FOUND, "the session has ended"),
