@@ -105,11 +105,16 @@ export class Peer {
 
   /** Makes an offer and sends it; on a connection that has one already, an ICE restart. */
   offer() {
+    if (this.#answered) this.connection.restartIce();
+    this.renegotiate();
+  }
+
+  /** Makes an offer and sends it, on the path that there is. */
+  renegotiate() {
     this.#applied = this.#offer().catch((error) => this.#fail(error));
   }
 
   async #offer() {
-    if (this.#answered) this.connection.restartIce();
     const offer = withStereo(await this.connection.createOffer());
     performance.mark(MARKS.offer);
     // Sent first: applying it takes milliseconds which the board can use. The order stays right, since candidates come

@@ -208,8 +208,11 @@ export class Session extends EventTarget {
 
   #receive(message) {
     if (message.type === 'answer' || message.type === 'candidate') {
-      this.peer.receive(message);
-      if (message.type === 'answer' && this.#restartedAt === null) this.#deadline = performance.now() + STEP_MS;
+      const taken = this.peer.receive(message);
+      if (message.type !== 'answer') return;
+      if (this.#connectedAt === null) this.#deadline = performance.now() + STEP_MS;
+      // A further answer may bring sound, which the page has a control for.
+      else taken.then(() => this.dispatchEvent(new Event('state')));
     } else if (message.type === 'ice-servers') {
       this.peer.useServers(message.servers);
     } else if (message.type === 'error') {
@@ -274,6 +277,8 @@ export class Session extends EventTarget {
       this.#camera = { state: message.state, reason: message.reason ?? '' };
       if (message.state === 'live') this.#cameraBackAt = now;
       this.#watch();
+    } else if (message.type === 'event' && message.event === 'sound') {
+      this.#soundChanged(message.on);
     } else if (message.type === 'event' && message.event === 'viewers') {
       this.#viewers = message.viewers;
     } else if (message.type === 'event' && message.event === 'identify') {
@@ -283,6 +288,12 @@ export class Session extends EventTarget {
     } else if (message.type === 'error') {
       console.warn(`peercam: the board did not understand: ${message.reason}`);
     }
+  }
+
+  /** Sound that the board did not have when it answered is heard after another offer. */
+  #soundChanged(on) {
+    const canAsk = this.#signalling?.isOpen && this.peer.isAnswered && this.#restartedAt === null;
+    if (on && canAsk && !this.peer.hasAudio) this.peer.renegotiate();
   }
 
   // The connection and its frames.

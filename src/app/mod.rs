@@ -1,6 +1,7 @@
 //! Opens the rooms, joins them, and closes them in the reverse order.
 
 mod finding;
+mod sound;
 
 use std::future::Future;
 use std::io::IsTerminal;
@@ -257,8 +258,12 @@ fn open(
     let names: Vec<_> = cameras.iter().map(|(name, _)| name.as_str()).collect();
     let privacy = control::privacy_of_sound(&settings, &names);
     let microphone = Microphone::open_with(config.audio.clone(), &config.cameras, privacy, &groups.cameras);
-    let sources =
-        cameras.iter().map(|(name, camera)| source(name, camera, microphone.as_ref(), &groups.cameras)).collect();
+    let has_sound = sound::watch(microphone.as_ref(), &groups.cameras);
+    let sources = cameras.iter().map(|(name, camera)| Source {
+        audio: microphone.as_ref().map(Microphone::feed),
+        ..source(name, camera, has_sound.clone(), &groups.cameras)
+    });
+    let sources = sources.collect();
     let (calls, incoming) = mpsc::channel(CALLS);
     let servers = Servers::new(&config.ice, &config.device_id());
     let (desk, orders) = Desk::new(ORDERS);
@@ -322,7 +327,7 @@ fn tools(config: &Config, root: &Path, management: Management, group: &Group) ->
 }
 
 /// A camera as the viewers' room sees it: the two rooms do not know each other.
-fn source(name: &str, camera: &Camera, microphone: Option<&Microphone>, group: &Group) -> Source {
+fn source(name: &str, camera: &Camera, has_sound: watch::Receiver<bool>, group: &Group) -> Source {
     let mut statuses = camera.status();
     let (picture, pictures) = watch::channel(picture_of(&statuses.borrow_and_update()));
     let stop = group.clone();
@@ -340,7 +345,8 @@ fn source(name: &str, camera: &Camera, microphone: Option<&Microphone>, group: &
     Source {
         name: name.to_owned(),
         video: camera.feed(),
-        audio: microphone.map(Microphone::feed),
+        audio: None,
+        has_sound,
         profile: camera.profile(),
         picture: pictures,
     }

@@ -66,6 +66,12 @@ impl Sound {
         Ok(graph)
     }
 
+    /// Whether [`open`](Self::open) would find something. Blocks.
+    pub(super) fn is_there(&mut self, config: &AudioConfig) -> bool {
+        // A device of a given name may be one that ALSA does not list, such as a plugin's.
+        config.capture != "auto" || !device::microphones().is_empty() || self.without() == Without::Tone
+    }
+
     fn without(&mut self) -> Without {
         *self.without.get_or_insert_with(|| {
             let shows_test = |camera: &Config| match Source::parse(&camera.source) {

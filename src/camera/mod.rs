@@ -28,6 +28,7 @@ mod trial;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -337,6 +338,7 @@ pub struct Microphone {
     status: watch::Receiver<Status>,
     config: watch::Receiver<AudioConfig>,
     actor: mpsc::UnboundedSender<Command<AudioConfig>>,
+    sound: Arc<Mutex<Sound>>,
 }
 
 impl Microphone {
@@ -357,10 +359,11 @@ impl Microphone {
         let (status, statuses) =
             watch::channel(Status { name: "microphone".into(), device: config.capture.clone(), ..Status::default() });
         let (sender, inbox) = mpsc::unbounded_channel();
-        let mut sound = Sound::new(cameras);
+        let sound = Arc::new(Mutex::new(Sound::new(cameras)));
+        let opened = sound.clone();
         let (settings, configs) = watch::channel(config);
         let actor = Actor {
-            open: Box::new(move |config| sound.open(config)),
+            open: Box::new(move |config| opened.lock().unwrap_or_else(PoisonError::into_inner).open(config)),
             sink: Sink { feed: feed.clone(), profile: None },
             settings,
             privacy,
@@ -369,7 +372,7 @@ impl Microphone {
             group: group.clone(),
         };
         group.spawn(actor.run());
-        Some(Self { feed, status: statuses, config: configs, actor: sender })
+        Some(Self { sound, feed, status: statuses, config: configs, actor: sender })
     }
 
     /// The Opus packets of 20 ms.
@@ -380,6 +383,13 @@ impl Microphone {
     /// What it is doing, now and as it changes.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+
+    /// Whether there is something to hear with, as far as can be told without opening it. Blocks for some milliseconds.
+    pub fn is_there(&self) -> bool {
+        let config = self.config.borrow().clone();
+        // What a panic in a driver's library leaves behind is sound: one decision, made or not.
+        self.sound.lock().unwrap_or_else(PoisonError::into_inner).is_there(&config)
     }
 
     /// The configuration in effect.

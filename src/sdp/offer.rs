@@ -179,7 +179,7 @@ impl Offer {
         &self.served.video.what
     }
 
-    /// How to send Opus; `None` where the offer has no use for sound, or the board has none.
+    /// How to send Opus; `None` where the offer has no section for it.
     pub fn audio(&self) -> Option<&Media> {
         self.served.audio.as_ref().map(|audio| &audio.what)
     }
@@ -247,14 +247,12 @@ impl Served {
         // Two streams of one payload type could not be told apart (RFC 9143, section 9.1).
         let opus = codec::opus(section, known.map(|known| known.what.payload_type))
             .filter(|opus| opus.payload_type != self.video.what.payload_type);
-        match opus {
-            Some(opus) if section.wants() && board.has_sound && is_first => {
-                self.audio = Some(At { index: at, what: opus.clone() });
-                Verdict::Sent(opus)
-            }
-            Some(opus) => Verdict::Silent(opus),
-            None => Verdict::Rejected,
+        let Some(opus) = opus else { return Verdict::Rejected };
+        if is_first {
+            // The stack has a track for it in any case, so that a further offer can bring sound.
+            self.audio = Some(At { index: at, what: opus.clone() });
         }
+        if is_first && section.wants() && board.has_sound { Verdict::Sent(opus) } else { Verdict::Silent(opus) }
     }
 }
 

@@ -71,6 +71,11 @@ pub enum Reply<'a> {
 pub enum Event<'a> {
     /// Whether there is a picture.
     Camera(&'a Picture),
+    /// Whether the board has sound. A viewer that gets it inactive makes another offer to hear it.
+    Sound {
+        /// Whether it has.
+        on: bool,
+    },
     /// How many are watching.
     Viewers {
         /// This viewer included.

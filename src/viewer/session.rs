@@ -69,6 +69,7 @@ enum Woken {
     Video(Arc<Frame>),
     Audio(Arc<Frame>),
     PictureChanged,
+    SoundChanged,
     CountChanged,
     Outcome(Outcome),
     Notice(Notice),
@@ -128,6 +129,7 @@ impl Session {
                 Woken::Video(frame) => self.send_video(&frame).await,
                 Woken::Audio(frame) => self.send_audio(&frame).await,
                 Woken::PictureChanged => self.tell_picture(&picture).await,
+                Woken::SoundChanged => self.tell_sound().await,
                 Woken::CountChanged => self.tell_count(&count).await,
                 Woken::Outcome(outcome) => self.tell_text(&Commands::message(outcome)).await,
                 Woken::Notice(Notice::Identify(time)) => self.tell_identify(time).await,
@@ -169,6 +171,7 @@ impl Session {
             signal = self.call.incoming.recv(), if self.is_line_open => Woken::Signal(signal),
             // With the sender gone there is nothing more to tell; the arm is off then.
             Ok(()) = picture.changed() => Woken::PictureChanged,
+            Ok(()) = self.source.has_sound.changed() => Woken::SoundChanged,
             Ok(()) = count.changed() => Woken::CountChanged,
             outcome = self.commands.outcome() => Woken::Outcome(outcome),
             Some(notice) = self.notices.recv() => Woken::Notice(notice),
@@ -215,7 +218,7 @@ impl Session {
             self.say(Signal::Answer { sdp: answer }).await;
             return Action::Wait;
         }
-        let board = Board { profile: *self.source.profile.borrow(), has_sound: self.source.audio.is_some() };
+        let board = Board { profile: *self.source.profile.borrow(), has_sound: *self.source.has_sound.borrow() };
         let result = match &mut self.peer {
             Some(peer) => {
                 // An ICE restart begins a new generation of candidates.
@@ -300,6 +303,7 @@ impl Session {
             PeerEvent::Closed => self.happened(Event::Closed),
             PeerEvent::ControlOpened => {
                 self.tell_picture(picture).await;
+                self.tell_sound().await;
                 self.tell_count(count).await
             }
             PeerEvent::KeyFrameWanted => {
@@ -360,6 +364,11 @@ impl Session {
     async fn tell_picture(&mut self, picture: &watch::Receiver<Picture>) -> Action {
         let picture = picture.borrow().clone();
         self.tell(&Reply::Event(Told::Camera(&picture))).await
+    }
+
+    async fn tell_sound(&mut self) -> Action {
+        let on = *self.source.has_sound.borrow();
+        self.tell(&Reply::Event(Told::Sound { on })).await
     }
 
     async fn tell_count(&mut self, count: &watch::Receiver<usize>) -> Action {

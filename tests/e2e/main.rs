@@ -28,5 +28,6 @@ mod loss;
 mod missing_package;
 mod notices;
 mod secret;
+mod sound;
 mod watching;
 mod whep;
