@@ -6,9 +6,13 @@
 //! can know, or the relay that we asked, goes on.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
+
+use tokio::sync::Notify;
+use webrtc::runtime::AsyncUdpSocket;
 
 use super::checks::Checks;
 use super::handshake::{Handshake, Verdict};
@@ -21,9 +25,24 @@ const MOST_PROVED: usize = 16;
 #[derive(Debug, Default)]
 pub struct Guard {
     handshake: Mutex<Handshake>,
+    /// When the handshake's last flight is due may have changed.
+    changed: Notify,
+    /// By which that flight went, and to where.
+    way: Mutex<Option<(Arc<dyn AsyncUdpSocket>, SocketAddr)>>,
     checks: Mutex<Checks>,
     /// The name by which checks address us, followed by a colon (RFC 8445, section 7.2.2).
     name: Mutex<Option<String>>,
+}
+
+/// What becomes of a datagram of the stack's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    /// It is sent.
+    Sent,
+    /// It is sent, and [`Guard::remember`] learns by which way: it belongs to the handshake.
+    Remembered,
+    /// It is not.
+    HeldBack,
 }
 
 /// What one socket knows of the addresses that it talks with.
@@ -54,7 +73,7 @@ impl Guard {
         self.handshake.lock().expect(UNPOISONED).complete();
     }
 
-    /// Whether a datagram of the stack's goes out.
+    /// What becomes of a datagram of the stack's.
     pub fn sends(
         &self,
         addresses: &Addresses,
@@ -62,23 +81,48 @@ impl Guard {
         to: SocketAddr,
         datagram: &[u8],
         now: Instant,
-    ) -> bool {
+    ) -> Sending {
         if stun::is_message(datagram) {
             match [datagram[0], datagram[1]] {
                 stun::BINDING_SUCCESS | stun::ALLOCATE_REQUEST => addresses.prove(to),
                 // Without a name it asks a STUN server of ours.
                 stun::BINDING_REQUEST if stun::attribute(datagram, stun::USERNAME).is_some() => {
-                    return addresses.has_proved(to)
-                        || self.checks.lock().expect(UNPOISONED).admit(from, to, datagram.len(), now);
+                    let admits = || self.checks.lock().expect(UNPOISONED).admit(from, to, datagram.len(), now);
+                    return if addresses.has_proved(to) || admits() { Sending::Sent } else { Sending::HeldBack };
                 }
                 _ => {}
             }
         }
         let content = stun::content(datagram);
-        if is_dtls(content) {
-            self.handshake.lock().expect(UNPOISONED).sent(content, datagram, now);
+        if is_dtls(content) && self.handshake.lock().expect(UNPOISONED).sent(content, datagram, now) {
+            return Sending::Remembered;
         }
-        true
+        Sending::Sent
+    }
+
+    /// A datagram of the handshake goes by this way.
+    pub fn remember(&self, socket: &Arc<dyn AsyncUdpSocket>, to: SocketAddr) {
+        *self.way.lock().expect(UNPOISONED) = Some((socket.clone(), to));
+        self.changed.notify_one();
+    }
+
+    /// Sends our last flight of the handshake once more whenever it is due. Cancelling it loses one datagram at most.
+    pub async fn repeat(&self) -> Infallible {
+        loop {
+            let due = self.handshake.lock().expect(UNPOISONED).due();
+            tokio::select! {
+                biased;
+                () = self.changed.notified() => continue,
+                () = sleep_until(due) => {}
+            }
+            let flight = self.handshake.lock().expect(UNPOISONED).repeat(Instant::now());
+            let way = self.way.lock().expect(UNPOISONED).clone();
+            let Some((socket, to)) = way else { continue };
+            for datagram in flight {
+                let sent = socket.send_to(&datagram, to).await;
+                tracing::trace!(?sent, "a flight of the handshake is repeated");
+            }
+        }
     }
 
     /// What becomes of a datagram that came.
@@ -88,7 +132,12 @@ impl Guard {
         }
         let content = stun::content(datagram);
         if is_dtls(content) {
-            return self.handshake.lock().expect(UNPOISONED).received(content, now);
+            let verdict = self.handshake.lock().expect(UNPOISONED).received(content, now);
+            // What is discarded may be a repeat, which calls for ours.
+            if verdict == Verdict::Discard {
+                self.changed.notify_one();
+            }
+            return verdict;
         }
         Verdict::Give
     }
@@ -106,11 +155,6 @@ impl Guard {
         let asked = stun::attribute(datagram, stun::USERNAME);
         let is_check = datagram.starts_with(&stun::BINDING_REQUEST);
         is_check && name.as_ref().zip(asked).is_some_and(|(name, asked)| asked.starts_with(name.as_bytes()))
-    }
-
-    /// Calls `send` with each datagram of our last flight.
-    pub fn repeat(&self, send: impl FnMut(&Vec<u8>)) {
-        self.handshake.lock().expect(UNPOISONED).flight().iter().for_each(send);
     }
 }
 
@@ -130,6 +174,13 @@ impl Addresses {
 
     fn has_proved(&self, address: SocketAddr) -> bool {
         self.proved.lock().expect(UNPOISONED).contains(&address)
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -158,7 +209,8 @@ mod tests {
         }
 
         fn send(&self, to: &str, datagram: &[u8]) -> bool {
-            self.0.sends(&self.1, address("192.0.2.1:5000"), address(to), datagram, Instant::now())
+            let from = address("192.0.2.1:5000");
+            self.0.sends(&self.1, from, address(to), datagram, Instant::now()) != Sending::HeldBack
         }
 
         fn is_given(&self, from: &str, datagram: &[u8]) -> bool {

@@ -4,7 +4,8 @@
 //!
 //! - Each handshake packet that comes switches its retransmission timer off, also one that it has had before. A peer
 //!   that misses our flight repeats its own, and ours is never sent again. So a repeat is not given to the stack, whose
-//!   timer goes on, and is answered with the flight that the peer is missing (RFC 6347, section 4.2.4).
+//!   timer goes on, and is answered with the flight that the peer is missing (RFC 6347, section 4.2.4). Before the
+//!   stack's first second is over, what the board has sent as client is repeated without being asked, too.
 //! - It acts on records that are not authenticated: on a ChangeCipherSpec of any epoch, and on malformed ones by a fatal
 //!   alert. Such records are discarded (RFC 6347, section 4.1.2.7), and after the handshake all but application data
 //!   and alerts of its own epoch.
@@ -33,8 +34,11 @@ const MOST_FRAGMENTS: usize = 256;
 
 /// Pause between two answers to repeats. Chromium's first repeat comes after 50 ms, in several datagrams.
 const PAUSE: Duration = Duration::from_millis(40);
-/// Answers to repeats: BoringSSL gives up after twelve.
-const MOST_REPEATS: usize = 32;
+/// The pause after which a client's flight is repeated, twice as long each time. The path is known to work, and is
+/// seldom longer; libwebrtc begins with 50 ms. RFC 6347, section 4.2.4.1 has a second for paths of which nothing is known.
+const FIRST_REPEAT: Duration = Duration::from_millis(100);
+/// Repeats in all: the stack's eight of each of two flights with three between, and BoringSSL's twelve.
+const MOST_REPEATS: usize = 64;
 /// Datagrams of a flight of ours. The largest, with our one small certificate, is one.
 const MOST_DATAGRAMS: usize = 4;
 
@@ -45,8 +49,6 @@ pub enum Verdict {
     Give,
     /// It is discarded.
     Discard,
-    /// It is discarded, and [`Handshake::flight`] is sent once more.
-    Repeat,
 }
 
 /// One connection's handshake.
@@ -71,15 +73,19 @@ struct Flight {
     /// The number of its first message; `None` where all are encrypted.
     first: Option<u16>,
     sent: Option<Instant>,
+    /// When it is to be sent once more.
+    due: Option<Instant>,
+    pause: Duration,
 }
 
 impl Handshake {
-    /// Takes note of a datagram of ours: its DTLS records, and all of it as it goes to the wire.
-    pub fn sent(&mut self, records: &[u8], datagram: &[u8], now: Instant) {
-        let Some(records) = read(records) else { return };
+    /// Takes note of a datagram of ours: its DTLS records, and all of it as it goes to the wire. Whether it belongs to
+    /// the handshake.
+    pub fn sent(&mut self, records: &[u8], datagram: &[u8], now: Instant) -> bool {
+        let Some(records) = read(records) else { return false };
         let is_part = records.iter().any(|record| matches!(record.kind, HANDSHAKE | CHANGE_CIPHER_SPEC));
         if !is_part || self.is_complete {
-            return;
+            return false;
         }
         let messages = || records.iter().flat_map(Record::messages);
         self.is_client |= messages().any(|message| message.kind == CLIENT_HELLO);
@@ -88,12 +94,15 @@ impl Handshake {
         let is_repeat = first.is_some() && first <= self.flight.first;
         if is_answer || is_repeat || self.flight.datagrams.is_empty() {
             self.answered = self.heard;
-            self.flight = Flight { first, ..Flight::default() };
+            self.flight = Flight { first, pause: FIRST_REPEAT, ..Flight::default() };
         }
         self.flight.sent = Some(now);
+        // A server's flight is called for by the client's repeats.
+        self.flight.due = self.is_client.then_some(now + FIRST_REPEAT);
         if self.flight.datagrams.len() < MOST_DATAGRAMS {
             self.flight.datagrams.push(datagram.to_vec());
         }
+        true
     }
 
     /// Judges the DTLS records that came in one datagram.
@@ -104,7 +113,7 @@ impl Handshake {
         if self.is_complete {
             // Only the server sends last, so that only it can be missed (RFC 6347, section 4.2.4).
             return match is_of_handshake {
-                true if !self.is_client => self.repeat(now),
+                true if !self.is_client => self.missed(now),
                 _ if records.iter().all(Record::is_of_connection) => Verdict::Give,
                 _ => Verdict::Discard,
             };
@@ -116,7 +125,7 @@ impl Handshake {
         let highest = messages().map(|message| message.number).max();
         let is_plain = records.iter().all(|record| record.epoch == 0);
         if highest.is_some() && highest <= self.answered && is_plain {
-            return self.repeat(now);
+            return self.missed(now);
         }
         self.bytes += size;
         self.fragments += messages().count();
@@ -127,20 +136,31 @@ impl Handshake {
         Verdict::Give
     }
 
-    fn repeat(&mut self, now: Instant) -> Verdict {
-        let is_early = self.flight.sent.is_some_and(|sent| now.saturating_duration_since(sent) < PAUSE);
-        if is_early || self.repeats == MOST_REPEATS {
-            return Verdict::Discard;
+    /// The peer has missed our last flight.
+    fn missed(&mut self, now: Instant) -> Verdict {
+        if self.flight.sent.is_none_or(|sent| now.saturating_duration_since(sent) >= PAUSE) {
+            self.flight.due = Some(now);
+        }
+        Verdict::Discard
+    }
+
+    /// When [`repeat`](Self::repeat) has something to send.
+    pub fn due(&self) -> Option<Instant> {
+        self.flight.due.filter(|_| self.repeats < MOST_REPEATS)
+    }
+
+    /// Our last flight, when it is due to be sent once more. Its very bytes may go again: they are the same records under
+    /// the same numbers, so that a nonce encrypts nothing else, and a peer that has them discards them as replayed
+    /// (RFC 6347, section 4.1.2.6).
+    pub fn repeat(&mut self, now: Instant) -> Vec<Vec<u8>> {
+        if self.due().is_none_or(|due| now < due) {
+            return Vec::new();
         }
         self.repeats += 1;
         self.flight.sent = Some(now);
-        Verdict::Repeat
-    }
-
-    /// Our last flight. Its very bytes may go again: they are the same records under the same numbers, so that a nonce
-    /// encrypts nothing else, and a peer that has them discards them as replayed (RFC 6347, section 4.1.2.6).
-    pub fn flight(&self) -> &[Vec<u8>] {
-        &self.flight.datagrams
+        self.flight.pause *= 2;
+        self.flight.due = (self.is_client && !self.is_complete).then_some(now + self.flight.pause);
+        self.flight.datagrams.clone()
     }
 
     /// Media can flow: both sides have finished.
@@ -251,6 +271,11 @@ mod tests {
             self.0.received(records, self.1 + Duration::from_millis(at))
         }
 
+        /// What is repeated by then.
+        fn repeated(&mut self, at: u64) -> Vec<Vec<u8>> {
+            self.0.repeat(self.1 + Duration::from_millis(at))
+        }
+
         /// A client that has sent its second flight, as the board usually is.
         fn client() -> Self {
             let mut at = Self::new();
@@ -264,16 +289,31 @@ mod tests {
     #[test]
     fn a_peer_that_repeats_its_flight_gets_ours_again_and_the_stack_s_timer_goes_on() {
         let mut at = At::client();
-        let ours = at.0.flight().to_vec();
-        assert_eq!(at.receive(&message(SERVER_HELLO, 0), 60), Verdict::Repeat);
-        assert_eq!(at.0.flight(), ours);
-        assert_eq!(at.receive(&message(CERTIFICATE, 1), 61), Verdict::Discard, "one answer is enough");
-        assert_eq!(at.receive(&message(SERVER_HELLO, 0), 160), Verdict::Repeat);
+        let ours = [message(CERTIFICATE, 1), finish()].concat();
+        assert_eq!(at.receive(&message(SERVER_HELLO, 0), 60), Verdict::Discard);
+        assert_eq!(at.repeated(60), std::slice::from_ref(&ours));
+        assert_eq!(at.receive(&message(CERTIFICATE, 1), 61), Verdict::Discard);
+        assert!(at.repeated(61).is_empty(), "one answer is enough");
+        assert_eq!(at.receive(&message(SERVER_HELLO, 0), 160), Verdict::Discard);
+        assert_eq!(at.repeated(160), [ours]);
         // The stack's own repeat, under new record numbers, takes the place of the first.
         let again = [message(CERTIFICATE, 1), finish(), record(ALERT, 1, &[0; 20])].concat();
         at.send(&again, 1011);
-        assert_eq!(at.0.flight(), [again]);
-        assert_eq!(at.receive(&finish(), 1050), Verdict::Give);
+        assert_eq!(at.repeated(1111), [again]);
+        assert_eq!(at.receive(&finish(), 1150), Verdict::Give);
+    }
+
+    #[test]
+    fn a_client_repeats_its_flight_ever_more_rarely_until_it_is_answered_or_the_handshake_is_complete() {
+        let mut at = At::new();
+        at.send(&message(CLIENT_HELLO, 0), 0);
+        let times: Vec<_> = (0..1000).filter(|millis| !at.repeated(*millis).is_empty()).collect();
+        assert_eq!(times, [100, 300, 700]);
+        at.receive(&message(SERVER_HELLO, 0), 1000);
+        at.send(&finish(), 1001);
+        assert_eq!(at.repeated(1101), [finish()]);
+        at.0.complete();
+        assert_eq!(at.0.due(), None);
     }
 
     #[test]
@@ -282,8 +322,8 @@ mod tests {
         at.send(&message(CLIENT_HELLO, 0), 0);
         assert_eq!(at.receive(&message(HELLO_VERIFY_REQUEST, 0), 10), Verdict::Give);
         at.send(&message(CLIENT_HELLO, 1), 11);
-        assert_eq!(at.receive(&message(HELLO_VERIFY_REQUEST, 0), 100), Verdict::Repeat);
-        assert_eq!(at.0.flight(), [message(CLIENT_HELLO, 1)]);
+        assert_eq!(at.receive(&message(HELLO_VERIFY_REQUEST, 0), 60), Verdict::Discard);
+        assert_eq!(at.repeated(60), [message(CLIENT_HELLO, 1)]);
         assert_eq!(at.receive(&message(SERVER_HELLO, 1), 110), Verdict::Give);
         assert_eq!(at.receive(&message(SERVER_HELLO, 1), 160), Verdict::Give, "its second part may have been lost");
         assert_eq!(at.receive(&message(CERTIFICATE, 2), 161), Verdict::Give);
@@ -295,8 +335,9 @@ mod tests {
         assert_eq!(at.receive(&message(CLIENT_HELLO, 0), 0), Verdict::Give);
         at.send(&message(SERVER_HELLO, 0), 1);
         at.send(&message(CERTIFICATE, 1), 1);
-        assert_eq!(at.receive(&message(CLIENT_HELLO, 0), 100), Verdict::Repeat);
-        assert_eq!(at.0.flight(), [message(SERVER_HELLO, 0), message(CERTIFICATE, 1)]);
+        assert_eq!(at.0.due(), None, "the client calls for it");
+        assert_eq!(at.receive(&message(CLIENT_HELLO, 0), 100), Verdict::Discard);
+        assert_eq!(at.repeated(100), [message(SERVER_HELLO, 0), message(CERTIFICATE, 1)]);
     }
 
     #[test]
@@ -308,16 +349,16 @@ mod tests {
         assert_eq!(server.receive(&theirs, 10), Verdict::Give);
         server.send(&finish(), 11);
         server.0.complete();
-        for repeat in [&theirs, &record(HANDSHAKE, 1, &[FINISHED; 40])] {
-            assert_eq!(server.receive(repeat, 100), Verdict::Repeat);
-            server.1 += Duration::from_secs(1);
+        for (repeat, at) in [(&theirs, 100), (&record(HANDSHAKE, 1, &[FINISHED; 40]), 1000)] {
+            assert_eq!(server.receive(repeat, at), Verdict::Discard);
+            assert_eq!(server.repeated(at), [finish()]);
         }
-        assert_eq!(server.0.flight(), [finish()]);
 
         let mut client = At::client();
         client.receive(&finish(), 20);
         client.0.complete();
         assert_eq!(client.receive(&finish(), 100), Verdict::Discard);
+        assert!(client.repeated(1000).is_empty());
     }
 
     #[test]
@@ -364,8 +405,10 @@ mod tests {
         assert!(flood(&record(APPLICATION_DATA, 1, &[0; 1200])) <= MOST_BYTES);
         assert!(flood(&record(HANDSHAKE, 1, &[])) <= MOST_BYTES);
         let mut at = At::client();
-        let answers =
-            (0..1000).filter(|second| at.receive(&message(SERVER_HELLO, 0), second * 1000) == Verdict::Repeat);
+        let answers = (0..1000).filter(|second| {
+            at.receive(&message(SERVER_HELLO, 0), second * 1000);
+            !at.repeated(second * 1000).is_empty()
+        });
         assert_eq!(answers.count(), MOST_REPEATS);
     }
 }

@@ -8,14 +8,13 @@
 //! name that is slow to resolve and holds up everything ([`names`]), relays that refuse without a word ([`relay`]), and
 //! connections that live on when dropped.
 
+mod build;
 mod checks;
 mod codecs;
 mod events;
 mod guard;
 mod handshake;
 mod interfaces;
-#[cfg(test)]
-mod joins;
 mod link;
 mod names;
 mod relay;
@@ -29,20 +28,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use rtc::ice::mdns::MulticastDnsMode;
-use rtc::interceptor::{NackResponderBuilder, Registry, SenderReportBuilder, Slot};
 use tokio::sync::{Notify, mpsc};
 use webrtc::peer_connection::crypto::{self, SignatureScheme};
 use webrtc::peer_connection::{
-    PeerConnection, PeerConnectionBuilder, RTCCertificate, RTCConfigurationBuilder, RTCIceCandidateInit, RTCIceServer,
-    RTCSessionDescription, SettingEngineBuilder,
+    PeerConnection, RTCCertificate, RTCConfigurationBuilder, RTCIceCandidateInit, RTCIceServer, RTCSessionDescription,
 };
 
 use crate::ice::Servers;
 use crate::sdp::{self, Board, Offer, Ours};
 use crate::signalling::Candidate;
 use crate::tasks::Group;
-use checks::CHECK_INTERVAL;
 use events::{Control, Teller};
 use guard::Guard;
 use interfaces::Interfaces;
@@ -50,23 +45,10 @@ use link::Link;
 use names::Names;
 use relay::{Answers, Relay, Search};
 use rtp::RtpClock;
-use runtime::GroupRuntime;
 
 pub use events::Event;
 pub use link::LinkStatistics;
 pub use rtp::Track;
-
-/// Checks per candidate pair: at [`CHECK_INTERVAL`], ten seconds for a viewer's candidates to find a way. [`checks`] lets
-/// few of them go.
-const CHECKS: u16 = 500;
-
-/// Silence after which the path counts as interrupted, and after which more it counts as lost.
-/// Together seven seconds: well within ten a vanished viewer is freed, and an outage of five is survived.
-const DISCONNECTED: Duration = Duration::from_secs(3);
-/// See [`DISCONNECTED`].
-const FAILED: Duration = Duration::from_secs(4);
-/// Pause between consent checks (RFC 7675, section 5.1 has 5 s; this notices an interruption sooner).
-const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
 /// How long an answer waits for the board's own host candidates. They need no network and come within a millisecond,
 /// but on a busy board their task may be kept from running far longer; without one in its answer a WHEP viewer, who is
@@ -78,9 +60,6 @@ const NEXT_CANDIDATE: Duration = Duration::from_millis(1);
 /// How long an answer that is all a viewer gets waits for candidates from STUN and TURN servers: two round trips to
 /// a relay on another continent.
 const ALL_CANDIDATES: Duration = Duration::from_millis(500);
-
-/// Packets kept for retransmission: two seconds at 2 Mbit/s, twice what is ever answered.
-const KEPT_PACKETS: u16 = 512;
 
 /// Messages of a viewer that may wait on its data channel; a viewer that sends more is made to wait by SCTP.
 const MESSAGES: usize = 16;
@@ -183,7 +162,7 @@ impl Stack {
         };
 
         let interfaces = Interfaces::default();
-        let builder = self.builder(&offer, link, answers, guard.clone(), interfaces.clone())?;
+        let builder = build::builder(self, &offer, link, answers, guard.clone(), interfaces.clone())?;
         let connection = builder.with_handler(Arc::new(teller)).build().await?;
         let mut peer = Peer {
             connection: Arc::new(connection),
@@ -211,41 +190,6 @@ impl Stack {
         }
         let answer = peer.settle(offer).await?;
         Ok((peer, answer))
-    }
-
-    fn builder(
-        &self,
-        offer: &Offer,
-        link: Link,
-        answers: Arc<Answers>,
-        guard: Arc<Guard>,
-        interfaces: Interfaces,
-    ) -> Result<PeerConnectionBuilder<Interfaces>, Error> {
-        let settings = SettingEngineBuilder::new()
-            .with_multicast_dns_mode(MulticastDnsMode::Disabled)
-            .with_ice_connection_attempts(Some(CHECK_INTERVAL), Some(CHECKS))
-            .with_ice_timeouts(Some(DISCONNECTED), Some(FAILED), Some(KEEP_ALIVE))
-            .with_include_loopback_candidate(true)
-            .with_discard_local_candidates_during_ice_restart(true)
-            .build();
-        let configuration = RTCConfigurationBuilder::new()
-            .with_certificates(vec![self.certificate.clone()])
-            .with_ice_servers(of_the_crate(&self.servers))
-            .build();
-        let (group, names) = (self.group.clone(), self.names.clone());
-        let runtime = GroupRuntime::new(group, offer.video().payload_type, names, answers, guard);
-        let registry = Registry::new()
-            .with(Slot::NackResponder, NackResponderBuilder::new().with_size(KEPT_PACKETS).build())
-            .with(Slot::SenderReport, SenderReportBuilder::new().build())
-            // On the wire's side of the NACK responder (4000) and of the sender reports (11000).
-            .with(Slot::from(3_900), link);
-        Ok(PeerConnectionBuilder::new()
-            .with_configuration(configuration)
-            .with_media_engine(codecs::media_engine(offer)?)
-            .with_setting_engine(settings)
-            .with_interceptor_registry(registry)
-            .with_runtime(Arc::new(runtime))
-            .with_udp_addrs(vec![interfaces]))
     }
 }
 
@@ -410,11 +354,12 @@ impl Peer {
             let event = match self.early.pop_front() {
                 Some(event) => event,
                 None => tokio::select! {
-                    biased;
-                    event = self.events.recv() => event.unwrap_or(Event::Closed),
-                    () = self.key_frame_wanted.notified() => Event::KeyFrameWanted,
-                    Some(message) = self.messages.recv() => Event::Message(message),
-                },
+                        biased;
+                        event = self.events.recv() => event.unwrap_or(Event::Closed),
+                        () = self.key_frame_wanted.notified() => Event::KeyFrameWanted,
+                        Some(message) = self.messages.recv() => Event::Message(message),
+                never = self.guard.repeat() => match never {},
+                    },
             };
             let Event::Candidate(Some(candidate)) = event else { return event };
             if let Some(candidate) = self.told(candidate) {
@@ -458,62 +403,4 @@ impl Drop for Peer {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::ToSocketAddrs;
-
-    use super::*;
-    use crate::media::H264Profile;
-
-    /// As Chromium makes it when a page has asked for abs-capture-time, cut down to what is read.
-    const BOARD: Board = Board { profile: H264Profile::CONSTRAINED_BASELINE, has_sound: true };
-
-    const OFFER: &str = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1\r\n\
-        m=video 9 UDP/TLS/RTP/SAVPF 109 110\r\nc=IN IP4 0.0.0.0\r\na=ice-ufrag:abcd\r\n\
-        a=ice-pwd:abcdefghijklmnopqrstuvwx\r\na=fingerprint:sha-256 \
-        A9:61:8B:C1:D6:B0:0E:F5:C7:EE:89:0D:49:3B:57:4E:50:A6:D9:A2:3F:2C:8D:6F:A5:F3:91:1C:0B:28:BE:9F\r\n\
-        a=setup:actpass\r\na=mid:0\r\na=recvonly\r\na=rtcp-mux\r\n\
-        a=extmap:5 http://www.webrtc.org/experiments/rtp-hdrext/playout-delay\r\n\
-        a=extmap:13 http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time\r\n\
-        a=rtpmap:109 H264/90000\r\na=rtcp-fb:109 nack\r\na=rtcp-fb:109 nack pli\r\n\
-        a=fmtp:109 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f\r\n\
-        a=rtpmap:110 rtx/90000\r\na=fmtp:110 apt=109\r\n\
-        m=audio 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=ice-ufrag:abcd\r\n\
-        a=ice-pwd:abcdefghijklmnopqrstuvwx\r\na=fingerprint:sha-256 \
-        A9:61:8B:C1:D6:B0:0E:F5:C7:EE:89:0D:49:3B:57:4E:50:A6:D9:A2:3F:2C:8D:6F:A5:F3:91:1C:0B:28:BE:9F\r\n\
-        a=setup:actpass\r\na=mid:1\r\na=recvonly\r\na=rtcp-mux\r\na=rtpmap:111 opus/48000/2\r\n";
-
-    #[tokio::test]
-    async fn an_answer_has_what_was_offered_and_the_board_s_addresses() {
-        let group = Group::new();
-        let stack = Stack::new(Servers::default(), group.clone()).unwrap();
-        let (peer, answer) = stack.answer(OFFER, BOARD, Later::Trickled).await.unwrap();
-        for line in [
-            "a=extmap:5 http://www.webrtc.org/experiments/rtp-hdrext/playout-delay",
-            "a=extmap:13 http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time",
-            "a=rtpmap:109 H264/90000",
-            "a=fmtp:110 apt=109",
-            "a=rtcp-fb:109 nack pli",
-            "a=msid:peercam video",
-            "a=msid:peercam audio",
-        ] {
-            assert!(answer.lines().any(|have| have == line), "no {line} in {answer}");
-        }
-        // Loopback only where the machine has nothing else.
-        let bound: Vec<_> = Interfaces::default().to_socket_addrs().unwrap().map(|one| one.ip()).collect();
-        let candidates: Vec<_> =
-            answer.lines().filter_map(|line| sdp::Candidate::read(line.strip_prefix("a=")?).ok()?).collect();
-        assert_eq!(candidates.iter().map(|candidate| candidate.address).collect::<Vec<_>>(), bound, "{answer}");
-        assert!(!answer.contains(".local"), "{answer}");
-        drop(peer);
-        assert!(group.close(Duration::from_secs(2)).await, "a connection that is dropped is closed");
-    }
-
-    #[tokio::test]
-    async fn an_extension_that_was_not_offered_is_not_answered() {
-        let group = Group::new();
-        let stack = Stack::new(Servers::default(), group.clone()).unwrap();
-        let offer = OFFER.replace("abs-capture-time", "something-else");
-        let (_peer, answer) = stack.answer(&offer, BOARD, Later::Trickled).await.unwrap();
-        assert!(!answer.contains("a=extmap:13"), "{answer}");
-    }
-}
+mod tests;

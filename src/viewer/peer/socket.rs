@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
 
-use super::guard::{Addresses, Guard};
+use super::guard::{Addresses, Guard, Sending};
 use super::handshake::Verdict;
 use super::relay::Answers;
 
@@ -71,15 +71,6 @@ impl FrameSocket {
         }
     }
 
-    /// Sends our last flight of the handshake once more. What the kernel does not take at once is lost, as on any path.
-    fn repeat(&self, cx: &mut Context<'_>, destination: SocketAddr) {
-        self.guard.repeat(|contents| {
-            let transmit = Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };
-            let sent = self.socket.poll_send(cx, &transmit);
-            tracing::trace!(?sent, "the viewer missed a flight of the handshake");
-        });
-    }
-
     fn flush(&self, cx: &mut Context<'_>, held: &mut Held) -> Poll<io::Result<()>> {
         let Some(destination) = held.to else { return Poll::Ready(Ok(())) };
         let segment_size = (held.bytes.len() > held.size).then_some(held.size);
@@ -133,8 +124,10 @@ impl AsyncUdpSocket for FrameSocket {
         // RTP, which is nearly all, needs no look; the clock is read for the rest only.
         if transmit.contents.first().is_some_and(|first| *first < 128) {
             let (from, now) = (self.socket.local_addr()?, Instant::now());
-            if !self.guard.sends(&self.addresses, from, transmit.destination, transmit.contents, now) {
-                return Poll::Ready(Ok(size));
+            match self.guard.sends(&self.addresses, from, transmit.destination, transmit.contents, now) {
+                Sending::Sent => {}
+                Sending::Remembered => self.guard.remember(&self.socket, transmit.destination),
+                Sending::HeldBack => return Poll::Ready(Ok(size)),
             }
         }
         let mut held = self.held.lock().expect("nobody panics with it");
@@ -174,13 +167,10 @@ impl AsyncUdpSocket for FrameSocket {
         for (buffer, meta) in buffers.iter().zip(meta.iter_mut()).take(received) {
             let datagram = &buffer[..meta.len.min(buffer.len())];
             self.answers.see(datagram);
-            match self.guard.receives(&self.addresses, meta.addr, datagram, Instant::now()) {
-                Verdict::Give => continue,
-                Verdict::Discard => {}
-                Verdict::Repeat => self.repeat(cx, meta.addr),
+            if self.guard.receives(&self.addresses, meta.addr, datagram, Instant::now()) == Verdict::Discard {
+                // The driver passes over a datagram without a length.
+                meta.len = 0;
             }
-            // The driver passes over a datagram without a length.
-            meta.len = 0;
         }
         Poll::Ready(Ok(received))
     }

@@ -1,218 +1,29 @@
 //! Tests of whole connections in this process: a viewer made of the crate joins our stack, or the bare crate, over a
 //! network that loses datagrams and has strangers in it.
 
-use std::future::Future;
-use std::io::{self, IoSliceMut};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, ready};
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
 use rtc::peer_connection::transport::RTCDtlsRole;
 use rtc::rtp_transceiver::rtp_sender::RtpCodecKind;
-use tokio::sync::mpsc;
 use webrtc::data_channel::{DataChannel, DataChannelEvent};
-use webrtc::peer_connection::{
-    MediaEngine, PeerConnectionEventHandler, RTCIceGatheringState, RTCPeerConnectionState, SettingEngine,
-};
+use webrtc::peer_connection::RTCSessionDescription;
 use webrtc::rtp_transceiver::{RTCRtpTransceiverDirection, RTCRtpTransceiverInit};
-use webrtc::runtime::{
-    AsyncInterval, AsyncTcpListener, AsyncTcpStream, AsyncUdpSocket, JoinHandle, RecvMeta, Runtime, TokioRuntime,
-    Transmit,
-};
+use webrtc::runtime::TokioRuntime;
 
-use super::socket::FrameSocket;
-use super::*;
+use super::super::guard::Guard;
+use super::super::{Event, Later, Peer, Stack};
+use super::network::{Bare, Happening, Network, ViewerRuntime};
+use crate::ice::Servers;
 use crate::media::H264Profile;
+use crate::sdp::Board;
+use crate::tasks::Group;
 
 const BOARD: Board = Board { profile: H264Profile::CONSTRAINED_BASELINE, has_sound: true };
 
 /// How long a join may take: what a player waits.
 const PATIENCE: Duration = Duration::from_secs(12);
-
-/// A network between a viewer and the rest, which loses a share of what passes either way.
-#[derive(Debug)]
-struct Network {
-    loss: f64,
-    chance: Mutex<SmallRng>,
-    /// What the viewer sends by.
-    sockets: Mutex<Vec<Arc<dyn AsyncUdpSocket>>>,
-}
-
-impl Network {
-    fn new(loss: f64, seed: u64) -> Arc<Self> {
-        Arc::new(Self { loss, chance: Mutex::new(SmallRng::seed_from_u64(seed)), sockets: Mutex::default() })
-    }
-
-    fn loses(&self) -> bool {
-        self.chance.lock().unwrap().random_bool(self.loss)
-    }
-
-    /// Sends a datagram from the viewer's own address, as somebody who forges it can.
-    async fn forge(&self, contents: &[u8], destination: SocketAddr) {
-        let sockets = self.sockets.lock().unwrap().clone();
-        let is_same_family = |socket: &Arc<dyn AsyncUdpSocket>| {
-            socket.local_addr().is_ok_and(|local| local.is_ipv4() == destination.is_ipv4())
-        };
-        for socket in sockets.into_iter().filter(is_same_family) {
-            let transmit = Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };
-            std::future::poll_fn(|cx| socket.poll_send(cx, &transmit)).await.unwrap();
-        }
-    }
-}
-
-#[derive(Debug)]
-struct LossySocket(Arc<dyn AsyncUdpSocket>, Arc<Network>);
-
-impl AsyncUdpSocket for LossySocket {
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
-    }
-
-    fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
-        if self.1.loses() {
-            return Poll::Ready(Ok(transmit.contents.len()));
-        }
-        self.0.poll_send(cx, transmit)
-    }
-
-    fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        buffers: &mut [IoSliceMut<'_>],
-        meta: &mut [RecvMeta],
-    ) -> Poll<io::Result<usize>> {
-        let received = ready!(self.0.poll_recv(cx, buffers, meta))?;
-        meta.iter_mut().take(received).filter(|_| self.1.loses()).for_each(|meta| meta.len = 0);
-        Poll::Ready(Ok(received))
-    }
-}
-
-/// The viewer's runtime. With a guard it stands for a stack whose DTLS keeps to the RFC; the bare crate's does not.
-#[derive(Debug)]
-struct ViewerRuntime(Arc<Network>, Option<Arc<Guard>>);
-
-type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-impl Runtime for ViewerRuntime {
-    fn spawn(&self, future: Later<'static, ()>) -> Box<dyn JoinHandle> {
-        TokioRuntime.spawn(future)
-    }
-    fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        let socket = TokioRuntime.wrap_udp_socket(socket)?;
-        self.0.sockets.lock().unwrap().push(socket.clone());
-        let socket = Arc::new(LossySocket(socket, self.0.clone()));
-        Ok(match &self.1 {
-            Some(guard) => Arc::new(FrameSocket::new(socket, 127, Arc::default(), guard.clone())),
-            None => socket,
-        })
-    }
-    fn wrap_tcp_listener(&self, listener: TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {
-        TokioRuntime.wrap_tcp_listener(listener)
-    }
-    fn connect_tcp<'a>(&'a self, remote: SocketAddr) -> Later<'a, io::Result<Arc<dyn AsyncTcpStream>>> {
-        TokioRuntime.connect_tcp(remote)
-    }
-    fn resolve_host<'a>(&'a self, host: &'a str) -> Later<'a, io::Result<Vec<SocketAddr>>> {
-        TokioRuntime.resolve_host(host)
-    }
-    fn sleep(&self, duration: Duration) -> Later<'static, ()> {
-        TokioRuntime.sleep(duration)
-    }
-    fn interval(&self, period: Duration) -> Box<dyn AsyncInterval> {
-        TokioRuntime.interval(period)
-    }
-    fn block_on(&self, future: Pin<Box<dyn Future<Output = ()> + '_>>) {
-        TokioRuntime.block_on(future);
-    }
-}
-
-/// What happens at a connection of the bare crate.
-enum Happening {
-    Gathered,
-    Connected,
-    Closed,
-    Channel(Arc<dyn DataChannel>),
-}
-
-struct Handler(mpsc::UnboundedSender<Happening>);
-
-#[async_trait::async_trait]
-impl PeerConnectionEventHandler for Handler {
-    async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
-        if state == RTCIceGatheringState::Complete {
-            self.0.send(Happening::Gathered).ok();
-        }
-    }
-    async fn on_connection_state_change(&self, state: RTCPeerConnectionState) {
-        match state {
-            RTCPeerConnectionState::Connected => self.0.send(Happening::Connected).ok(),
-            RTCPeerConnectionState::Failed | RTCPeerConnectionState::Closed => self.0.send(Happening::Closed).ok(),
-            _ => None,
-        };
-    }
-    async fn on_data_channel(&self, channel: Arc<dyn DataChannel>) {
-        self.0.send(Happening::Channel(channel)).ok();
-    }
-}
-
-/// A connection of the bare crate.
-struct Bare {
-    connection: Arc<dyn PeerConnection>,
-    happenings: mpsc::UnboundedReceiver<Happening>,
-}
-
-impl Bare {
-    async fn new(runtime: Arc<dyn Runtime>, settings: SettingEngine) -> Self {
-        let (sender, happenings) = mpsc::unbounded_channel();
-        let mut engine = MediaEngine::default();
-        engine.register_default_codecs().unwrap();
-        let connection = PeerConnectionBuilder::new()
-            .with_media_engine(engine)
-            .with_setting_engine(settings)
-            .with_handler(Arc::new(Handler(sender)))
-            .with_runtime(runtime)
-            .with_udp_addrs(vec![Interfaces::default()])
-            .build()
-            .await
-            .unwrap();
-        Self { connection: Arc::new(connection), happenings }
-    }
-
-    fn settings() -> SettingEngineBuilder {
-        SettingEngineBuilder::new()
-            .with_multicast_dns_mode(MulticastDnsMode::Disabled)
-            .with_ice_connection_attempts(Some(CHECK_INTERVAL), Some(CHECKS))
-            .with_include_loopback_candidate(true)
-    }
-
-    /// Waits until something happens.
-    async fn wait_for<T>(&mut self, mut wanted: impl FnMut(Happening) -> Option<T>) -> Option<T> {
-        while let Some(happening) = self.happenings.recv().await {
-            if let Some(found) = wanted(happening) {
-                return Some(found);
-            }
-        }
-        None
-    }
-
-    async fn described(&mut self, description: RTCSessionDescription) -> String {
-        self.connection.set_local_description(description).await.unwrap();
-        self.wait_for(|happening| matches!(happening, Happening::Gathered).then_some(())).await;
-        self.connection.local_description().await.unwrap().sdp
-    }
-}
-
-#[allow(clippy::disallowed_methods, reason = "the runtime ends with its test")]
-impl Drop for Bare {
-    fn drop(&mut self) {
-        let connection = self.connection.clone();
-        tokio::spawn(async move { connection.close().await.ok() });
-    }
-}
 
 /// What a viewer says of the DTLS handshake (RFC 5763, section 5).
 const MAY_BEGIN: &str = "a=setup:actpass";
@@ -229,7 +40,7 @@ struct Viewer {
 impl Viewer {
     async fn new(network: Arc<Network>, setup: &str) -> Self {
         let guard = Arc::new(Guard::default());
-        let runtime = Arc::new(ViewerRuntime(network.clone(), Some(guard.clone())));
+        let runtime = Arc::new(ViewerRuntime(network.clone(), guard.clone()));
         let mut bare = Bare::new(runtime, Bare::settings().build()).await;
         let direction = RTCRtpTransceiverDirection::Recvonly;
         let init = RTCRtpTransceiverInit { direction, streams: vec![], send_encodings: vec![] };
@@ -239,6 +50,9 @@ impl Viewer {
         let offer = bare.described(offer).await;
         guard.earned(1_000_000);
         guard.answered(&offer);
+        let repeating = guard.clone();
+        #[allow(clippy::disallowed_methods, reason = "the runtime ends with its test")]
+        tokio::spawn(async move { repeating.repeat().await });
         Self { bare, network, channel, offer: offer.replace(MAY_BEGIN, setup) }
     }
 
@@ -286,7 +100,7 @@ async fn join(
     viewer: &Viewer,
     meanwhile: impl AsyncFnOnce(&[SocketAddr]),
 ) -> Option<(Peer, Vec<SocketAddr>, Duration)> {
-    let (mut peer, answer) = stack.answer(&viewer.offer, BOARD, super::Later::InAnswer).await.unwrap();
+    let (mut peer, answer) = stack.answer(&viewer.offer, BOARD, Later::InAnswer).await.unwrap();
     let began = Instant::now();
     let addresses = viewer.take(&answer).await;
     tokio::select! {

@@ -1,0 +1,62 @@
+//! Tests of the boundary: answers here, whole connections in [`joins`].
+
+mod joins;
+mod network;
+
+use std::net::ToSocketAddrs;
+
+use super::*;
+use crate::media::H264Profile;
+
+/// As Chromium makes it when a page has asked for abs-capture-time, cut down to what is read.
+const BOARD: Board = Board { profile: H264Profile::CONSTRAINED_BASELINE, has_sound: true };
+
+const OFFER: &str = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1\r\n\
+    m=video 9 UDP/TLS/RTP/SAVPF 109 110\r\nc=IN IP4 0.0.0.0\r\na=ice-ufrag:abcd\r\n\
+    a=ice-pwd:abcdefghijklmnopqrstuvwx\r\na=fingerprint:sha-256 \
+    A9:61:8B:C1:D6:B0:0E:F5:C7:EE:89:0D:49:3B:57:4E:50:A6:D9:A2:3F:2C:8D:6F:A5:F3:91:1C:0B:28:BE:9F\r\n\
+    a=setup:actpass\r\na=mid:0\r\na=recvonly\r\na=rtcp-mux\r\n\
+    a=extmap:5 http://www.webrtc.org/experiments/rtp-hdrext/playout-delay\r\n\
+    a=extmap:13 http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time\r\n\
+    a=rtpmap:109 H264/90000\r\na=rtcp-fb:109 nack\r\na=rtcp-fb:109 nack pli\r\n\
+    a=fmtp:109 level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f\r\n\
+    a=rtpmap:110 rtx/90000\r\na=fmtp:110 apt=109\r\n\
+    m=audio 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=ice-ufrag:abcd\r\n\
+    a=ice-pwd:abcdefghijklmnopqrstuvwx\r\na=fingerprint:sha-256 \
+    A9:61:8B:C1:D6:B0:0E:F5:C7:EE:89:0D:49:3B:57:4E:50:A6:D9:A2:3F:2C:8D:6F:A5:F3:91:1C:0B:28:BE:9F\r\n\
+    a=setup:actpass\r\na=mid:1\r\na=recvonly\r\na=rtcp-mux\r\na=rtpmap:111 opus/48000/2\r\n";
+
+#[tokio::test]
+async fn an_answer_has_what_was_offered_and_the_board_s_addresses() {
+    let group = Group::new();
+    let stack = Stack::new(Servers::default(), group.clone()).unwrap();
+    let (peer, answer) = stack.answer(OFFER, BOARD, Later::Trickled).await.unwrap();
+    for line in [
+        "a=extmap:5 http://www.webrtc.org/experiments/rtp-hdrext/playout-delay",
+        "a=extmap:13 http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time",
+        "a=rtpmap:109 H264/90000",
+        "a=fmtp:110 apt=109",
+        "a=rtcp-fb:109 nack pli",
+        "a=msid:peercam video",
+        "a=msid:peercam audio",
+    ] {
+        assert!(answer.lines().any(|have| have == line), "no {line} in {answer}");
+    }
+    // Loopback only where the machine has nothing else.
+    let bound: Vec<_> = Interfaces::default().to_socket_addrs().unwrap().map(|one| one.ip()).collect();
+    let candidates: Vec<_> =
+        answer.lines().filter_map(|line| sdp::Candidate::read(line.strip_prefix("a=")?).ok()?).collect();
+    assert_eq!(candidates.iter().map(|candidate| candidate.address).collect::<Vec<_>>(), bound, "{answer}");
+    assert!(!answer.contains(".local"), "{answer}");
+    drop(peer);
+    assert!(group.close(Duration::from_secs(2)).await, "a connection that is dropped is closed");
+}
+
+#[tokio::test]
+async fn an_extension_that_was_not_offered_is_not_answered() {
+    let group = Group::new();
+    let stack = Stack::new(Servers::default(), group.clone()).unwrap();
+    let offer = OFFER.replace("abs-capture-time", "something-else");
+    let (_peer, answer) = stack.answer(&offer, BOARD, Later::Trickled).await.unwrap();
+    assert!(!answer.contains("a=extmap:13"), "{answer}");
+}
