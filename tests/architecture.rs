@@ -60,7 +60,7 @@ const CONFINED: [(&str, &[&str]); 5] = [
     ("viewer/peer", &["webrtc", "rtc"]),
     ("mdns/", &["mdns_sd"]),
     ("mqtt/wire", &["rumqttc"]),
-    ("mqtt/", &["rustls", "rustls_native_certs"]),
+    ("mqtt/", &["rustls", "rustls_native_certs", "x509_parser"]),
 ];
 
 /// More lines than this before its tests, and a file most likely holds two things.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use super::intake::{Ended, Task};
 use super::lamp::Lamp;
@@ -29,7 +30,6 @@ use crate::command::SetControl;
 use crate::command::SetVideo;
 use crate::command::Snapshot;
 use crate::command::What;
-use crate::mqtt;
 use crate::mqtt::Broker;
 use crate::tasks::Group;
 use crate::upkeep;
@@ -38,8 +38,9 @@ use crate::upkeep::Pending;
 use crate::upkeep::Settings;
 use crate::upkeep::Upkeep;
 
-/// What a packet needs besides a picture: its topic and properties, with room to spare.
-const ENVELOPE: usize = 1024;
+/// How long the broker may take to say that it has a picture: a second or two on a slow uplink, and within the
+/// command's 8 s after a picture for which a cold camera needs 5 s.
+const PUBLISHING: Duration = Duration::from_millis(2500);
 
 /// How long a board shows itself unless the command says otherwise: somebody walks past the shelf.
 const IDENTIFY: Duration = Duration::from_secs(10);
@@ -339,10 +340,6 @@ impl Effects {
         match (wanted.to.unwrap_or_default(), self.broker()) {
             (Destination::Result, _) => result["jpeg"] = STANDARD.encode(&jpeg).into(),
             (Destination::Topic, None) => return Err("there is no broker; use \"to\":\"result\"".into()),
-            (Destination::Topic, Some(_)) if jpeg.len() + ENVELOPE > mqtt::MOST_BYTES => {
-                let most = mqtt::MOST_BYTES - ENVELOPE;
-                return Err(format!("the picture has {} bytes and at most {most} are published", jpeg.len()));
-            }
             // It was closed while the picture was on its way; the broker was told to forget the one before.
             (Destination::Topic, Some(_)) if camera.status().borrow().state == camera::State::Private => {
                 return Err("privacy is on".into());
@@ -350,7 +347,11 @@ impl Effects {
             (Destination::Topic, Some(broker)) => {
                 let topic = broker.topics().snapshot(name);
                 result["topic"] = topic.clone().into();
-                broker.retain(topic, jpeg);
+                let there = timeout(PUBLISHING, broker.retain_there(topic, jpeg)).await;
+                match there {
+                    Ok(told) => told.map_err(|why| format!("the picture was not published: {why}"))?,
+                    Err(_) => result["warning"] = "the broker has not said so far that it has the picture".into(),
+                }
             }
         }
         Ok(Some(result))

@@ -149,7 +149,7 @@ impl Control {
             cameras,
             microphone: parts.microphone.as_ref().map(MicrophoneStatus::of),
             viewers: Watching::of(&parts.viewers),
-            broker: parts.broker.as_ref().map(|broker| BrokerStatus::from(&*broker.state().borrow())),
+            broker: parts.broker.as_ref().map(BrokerStatus::of),
             telemetry: parts.gauges.read(),
         }
     }

@@ -81,10 +81,7 @@ fn tell(broker: &Broker, due: &Due) {
         return;
     }
     let payload = Bytes::from(serde_json::to_vec(&due.outcome).expect("an outcome is plain JSON"));
-    match &due.pending.reply {
-        Some(reply) => broker.answer(reply, payload),
-        None => broker.publish(broker.topics().outcome(), payload),
-    }
+    broker.answer(due.pending.reply.as_ref(), broker.topics().outcome(), payload, None);
 }
 
 fn log(due: &Due) {

@@ -169,16 +169,17 @@ impl Watching {
 pub struct BrokerStatus {
     /// `connecting`, `online` or `offline`.
     pub state: &'static str,
-    /// Why it is offline.
+    /// Why it is offline; what the broker does not do where it is online.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-impl From<&mqtt::State> for BrokerStatus {
-    fn from(state: &mqtt::State) -> Self {
-        match state {
+impl BrokerStatus {
+    /// That of `broker`.
+    pub fn of(broker: &mqtt::Broker) -> Self {
+        match &*broker.state().borrow() {
             mqtt::State::Connecting => Self { state: "connecting", reason: None },
-            mqtt::State::Online => Self { state: "online", reason: None },
+            mqtt::State::Online => Self { state: "online", reason: broker.limits().in_words() },
             mqtt::State::Offline { reason } => Self { state: "offline", reason: Some(reason.clone()) },
         }
     }

@@ -18,6 +18,9 @@ pub struct Config {
     pub version: Version,
     /// What all topics begin with.
     pub prefix: String,
+    /// Which client the board is to the broker; `peercam-` and the device's id where this is `None`, and what the
+    /// broker gives where it is empty.
+    pub client_id: Option<String>,
     /// Who the board is to the broker.
     pub user: Option<String>,
     /// The user's password.
@@ -40,6 +43,7 @@ impl Default for Config {
             url: None,
             version: Version::default(),
             prefix: "peercam".into(),
+            client_id: None,
             user: None,
             password: None,
             password_file: None,
@@ -103,11 +107,18 @@ impl Config {
     /// A topic has at most 65535 bytes, of which nobody needs many for this.
     const LONGEST_PREFIX: usize = 128;
 
+    /// As AWS IoT has it. A broker has to take 23 letters and digits (MQTT 5, section 3.1.3.1), and may take more.
+    const LONGEST_CLIENT_ID: usize = 128;
+
     /// The keys whose values cannot be, each with what is wrong and what is allowed.
     pub fn check(&self) -> Vec<(&'static str, String)> {
         let mut wrong = Vec::new();
         if let Some(fault) = self.prefix_fault() {
             wrong.push(("prefix", fault.into()));
+        }
+        let is_plain = |id: &String| id.len() <= Self::LONGEST_CLIENT_ID && id.chars().all(|c| c.is_ascii_graphic());
+        if self.client_id.as_ref().is_some_and(|id| !is_plain(id)) {
+            wrong.push(("client_id", "is not at most 128 ASCII letters, digits and signs without a blank".into()));
         }
         if !Self::KEEP_ALIVE.contains(&self.keep_alive) {
             let (least, most) = (Self::KEEP_ALIVE.start(), Self::KEEP_ALIVE.end());
@@ -151,6 +162,16 @@ impl Config {
         }
     }
 
+    /// Which client the device is to the broker. The broker ends the connection of an earlier client of that name.
+    pub fn client_id(&self, device: &str) -> String {
+        self.client_id.clone().unwrap_or_else(|| format!("peercam-{device}"))
+    }
+
+    /// Whether the broker gives the client id.
+    pub fn leaves_client_id(&self) -> bool {
+        self.client_id.as_ref().is_some_and(String::is_empty)
+    }
+
     /// See [`Config::keep_alive`].
     pub fn keep_alive(&self) -> Duration {
         Duration::from_secs(self.keep_alive.into())
@@ -183,6 +204,19 @@ mod tests {
             assert!(faults(&format!("prefix = \"{prefix}\""))[0].starts_with("prefix: "), "{prefix}");
         }
         assert_eq!(faults("prefix = \"home/cameras\""), [""; 0]);
+    }
+
+    #[test]
+    fn a_client_id_is_what_brokers_take_and_may_be_left_to_them() {
+        for id in ["a b", "ü", "a\\u0000", "a\\n", &"x".repeat(129)] {
+            let said = faults(&format!("client_id = \"{id}\""));
+            assert!(said.len() == 1 && said[0].starts_with("client_id: is not"), "{id}: {said:?}");
+        }
+        for (id, given) in [("", ""), ("frontdoor1", "frontdoor1"), ("d:org:type:7", "d:org:type:7")] {
+            assert_eq!(faults(&format!("client_id = \"{id}\"")), [""; 0]);
+            assert_eq!(Config { client_id: Some(id.into()), ..Config::default() }.client_id("door"), given);
+        }
+        assert_eq!(Config::default().client_id("door"), "peercam-door");
     }
 
     #[test]

@@ -6,26 +6,36 @@
 mod actor;
 mod check;
 mod config;
+mod limits;
 mod outage;
 mod outbox;
 mod pauses;
 mod probe;
+mod rivals;
+mod session;
 mod subscriptions;
+mod suspects;
+mod terms;
 mod tls;
 mod topics;
+mod trust;
 mod url;
 mod wire;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::tasks::Group;
 use actor::Actor;
 use outage::Outage;
 use outbox::Outbox;
+use rivals::Rivals;
 use subscriptions::Subscriptions;
+use suspects::Suspects;
+use terms::Terms;
 
 pub use config::{Config, Version};
+pub use limits::Limits;
 pub use probe::probe;
 pub use topics::Topics;
 pub use url::{Scheme, Url, UrlError};
@@ -79,13 +89,14 @@ const UNREAD: usize = 1024;
 pub struct Broker {
     topics: Topics,
     state: watch::Receiver<State>,
+    limits: watch::Receiver<Limits>,
     actor: mpsc::UnboundedSender<Order>,
 }
 
 #[derive(Debug)]
 enum Order {
-    Publish { topic: String, payload: Bytes, correlation: Option<Bytes> },
-    Retain { topic: String, payload: Bytes },
+    Publish { topic: String, payload: Bytes, correlation: Option<Bytes>, instead: Option<Bytes> },
+    Retain { topic: String, payload: Bytes, heard: Option<oneshot::Sender<Result<(), String>>> },
     Subscribe { filter: String, messages: mpsc::Sender<Message> },
 }
 
@@ -100,20 +111,38 @@ impl Broker {
         self.state.clone()
     }
 
-    /// Publishes once, at QoS 1. Without a connection it is kept for a few seconds, then dropped.
-    pub fn publish(&self, topic: String, payload: Bytes) {
-        self.actor.send(Order::Publish { topic, payload, correlation: None }).ok();
+    /// What the broker does not do, as far as it turned out on this connection.
+    pub fn limits(&self) -> Limits {
+        self.limits.borrow().clone()
     }
 
-    /// Publishes an answer where it is wanted.
-    pub fn answer(&self, reply: &Reply, payload: Bytes) {
-        let correlation = reply.correlation.clone();
-        self.actor.send(Order::Publish { topic: reply.topic.clone(), payload, correlation }).ok();
+    /// Publishes once. Without a connection it is kept for a few seconds, then dropped.
+    pub fn publish(&self, topic: String, payload: Bytes) {
+        self.actor.send(Order::Publish { topic, payload, correlation: None, instead: None }).ok();
+    }
+
+    /// Publishes an answer: where it is wanted, else on `topic`. Where the broker does not take it because it is too
+    /// large, `instead` is published in its place.
+    pub fn answer(&self, reply: Option<&Reply>, topic: String, payload: Bytes, instead: Option<Bytes>) {
+        let correlation = reply.and_then(|reply| reply.correlation.clone());
+        let topic = reply.map_or(topic, |reply| reply.topic.clone());
+        self.actor.send(Order::Publish { topic, payload, correlation, instead }).ok();
     }
 
     /// Makes `payload` the retained message of `topic`, now and after each connection. An empty one removes it.
     pub fn retain(&self, topic: String, payload: Bytes) {
-        self.actor.send(Order::Retain { topic, payload }).ok();
+        self.actor.send(Order::Retain { topic, payload, heard: None }).ok();
+    }
+
+    /// The same, and waits until the broker has it, however long that takes.
+    ///
+    /// # Errors
+    ///
+    /// Why the broker does not take it.
+    pub async fn retain_there(&self, topic: String, payload: Bytes) -> Result<(), String> {
+        let (heard, told) = oneshot::channel();
+        self.actor.send(Order::Retain { topic, payload, heard: Some(heard) }).ok();
+        told.await.unwrap_or_else(|_| Err("the board is shutting down".into()))
     }
 
     /// The messages of `filter`, from now on and through all connections. Who does not read them loses the newest.
@@ -130,28 +159,30 @@ impl Broker {
         let url = config.url.clone()?;
         let topics = Topics::new(&config.prefix, device);
         let (state, states) = watch::channel(State::default());
+        let (limits, known_limits) = watch::channel(Limits::default());
         // Unbounded for those who publish, who must never wait; the actor takes orders at once and bounds what it keeps.
         let (orders, inbox) = mpsc::unbounded_channel();
         let actor = Actor {
             config: config.clone(),
             url,
-            client_id: client_id(device),
+            client_id: config.client_id(device),
             topics: topics.clone(),
             orders: inbox,
             state,
+            limits,
             group: group.clone(),
             outbox: Outbox::default(),
             subscriptions: Subscriptions::default(),
+            awaited: Vec::new(),
             outage: Outage::default(),
+            terms: Terms::default(),
+            suspects: Suspects::default(),
+            rivals: Rivals::default(),
+            told: Limits::default(),
             tls: None,
             has_warned_of_check: false,
         };
         group.spawn(actor.run());
-        Some(Self { topics, state: states, actor: orders })
+        Some(Self { topics, state: states, limits: known_limits, actor: orders })
     }
-}
-
-/// Who the device is to the broker, which ends the connection of an earlier client of the same name.
-fn client_id(device: &str) -> String {
-    format!("peercam-{device}")
 }

@@ -23,11 +23,11 @@ impl Outage {
     /// An attempt failed, or the connection was lost. Whether that is worth a warning.
     pub fn failed(&mut self, failure: &Failure, now: Instant) -> bool {
         let since = *self.since.get_or_insert(now);
+        let kind = failure.kind.in_short();
         let is_flapping = self.back_at.is_some_and(|back| since - back < SETTLED);
-        let is_known = self.said == Some(failure.kind)
-            || is_flapping && self.before == Some(failure.kind) && now - since < SETTLED;
+        let is_known = self.said == Some(kind) || is_flapping && self.before == Some(kind) && now - since < SETTLED;
         if !is_known {
-            self.said = Some(failure.kind);
+            self.said = Some(kind);
         }
         !is_known
     }

@@ -25,8 +25,10 @@ pub struct Once {
     pub topic: String,
     /// What.
     pub payload: Bytes,
-    /// What shall tell the receiver which question it answers.
+    /// What tells the receiver which question it answers.
     pub correlation: Option<Bytes>,
+    /// What is said in its place where the broker does not take it.
+    pub instead: Option<Bytes>,
     /// When it was said.
     pub since: Instant,
 }
@@ -57,6 +59,19 @@ pub struct Outbox {
 /// The size of the packet that this becomes, at most.
 pub fn packet_size(topic: &str, payload: &Bytes, correlation: Option<&Bytes>) -> usize {
     topic.len() + payload.len() + correlation.map_or(0, Bytes::len) + PACKET_REST
+}
+
+impl Once {
+    /// The size of its packet, at most.
+    pub fn bytes(&self) -> usize {
+        packet_size(&self.topic, &self.payload, self.correlation.as_ref())
+    }
+
+    /// What is said in its place, if anything.
+    pub fn instead(self) -> Option<Self> {
+        let payload = self.instead?;
+        Some(Self { payload, instead: None, ..self })
+    }
 }
 
 impl Outbox {
@@ -127,24 +142,68 @@ impl Outbox {
         self.waiting.push_front(item);
     }
 
-    /// The item handed over the longest ago has this number.
-    pub fn sent(&mut self, number: u16) {
-        if let Some(item) = self.handed.pop_front() {
-            self.sent.insert(number, item);
+    /// The item handed over the longest ago has this number. It is returned where that is 0: nobody acknowledges it.
+    pub fn sent(&mut self, number: u16) -> Option<Item> {
+        let item = self.handed.pop_front()?;
+        if number == 0 {
+            self.settled(&item);
+            return Some(item);
         }
+        self.sent.insert(number, item);
+        None
+    }
+
+    /// What the broker has not acknowledged.
+    pub fn open(&self) -> impl Iterator<Item = &Item> {
+        self.sent.values().chain(&self.handed)
+    }
+
+    /// Whether a newer value of this topic is to go out.
+    pub fn has_newer(&self, topic: &str) -> bool {
+        self.waiting.iter().any(|item| matches!(item, Item::Kept(other) if other == topic))
+    }
+
+    /// Says the retained value of a topic once more.
+    pub fn repeat(&mut self, topic: String) {
+        self.enqueue(topic);
+    }
+
+    /// Gives up what is open and has at least `bytes`: what is said once is replaced by what it has for that case,
+    /// and a retained topic is forgotten.
+    pub fn give_up(&mut self, bytes: usize) {
+        let open = std::mem::take(&mut self.sent).into_values().chain(self.handed.drain(..));
+        let open: Vec<_> = open.collect();
+        for item in open {
+            match item {
+                Item::Kept(topic) if packet_size(&topic, &self.value(&topic), None) >= bytes => {
+                    self.kept.remove(&topic);
+                }
+                Item::Once(once) if once.bytes() >= bytes => self.handed.extend(once.instead().map(Item::Once)),
+                item => self.handed.push_back(item),
+            }
+        }
+    }
+
+    /// Forgets a retained topic, here and not at the broker.
+    pub fn forget(&mut self, topic: &str) {
+        self.kept.remove(topic);
     }
 
     /// The broker has the item with this number, which is returned.
     pub fn acknowledged(&mut self, number: u16) -> Option<Item> {
         let item = self.sent.remove(&number)?;
-        if let Item::Kept(topic) = &item
+        self.settled(&item);
+        Some(item)
+    }
+
+    fn settled(&mut self, item: &Item) {
+        if let Item::Kept(topic) = item
             && self.kept.get(topic).is_some_and(Bytes::is_empty)
-            && !self.waiting.contains(&item)
+            && !self.waiting.contains(item)
         {
             // It is removed at the broker; there is nothing to say of it at the next connection.
             self.kept.remove(topic);
         }
-        Some(item)
     }
 
     /// Whether the broker has everything.
@@ -166,7 +225,7 @@ impl Outbox {
 
     fn exceeds(&self) -> bool {
         let sizes = self.waiting.iter().filter_map(|item| match item {
-            Item::Once(once) => Some(packet_size(&once.topic, &once.payload, once.correlation.as_ref())),
+            Item::Once(once) => Some(once.bytes()),
             Item::Kept(_) | Item::Check(_) => None,
         });
         let (count, bytes) = sizes.fold((0, 0), |(count, bytes), size| (count + 1, bytes + size));
@@ -186,7 +245,7 @@ mod tests {
 
     fn once(text: &str) -> Once {
         let payload = Bytes::copy_from_slice(text.as_bytes());
-        Once { topic: "event".into(), payload, correlation: None, since: Instant::now() }
+        Once { topic: "event".into(), payload, correlation: None, instead: None, since: Instant::now() }
     }
 
     fn all(outbox: &mut Outbox) -> Vec<String> {
@@ -260,6 +319,33 @@ mod tests {
         outbox.keep("status".into(), "1".into());
         outbox.start_over("availability");
         assert_eq!(all(&mut outbox), ["status=1", "a", "c", "d"]);
+    }
+
+    #[test]
+    fn what_is_too_large_is_replaced_where_it_was_said_once_and_forgotten_where_it_was_kept() {
+        let mut outbox = Outbox::default();
+        outbox.keep("picture".into(), "x".repeat(9000).into());
+        outbox.keep("status".into(), "1".into());
+        outbox.say(Once { instead: Some("too large".into()), ..once(&"x".repeat(9000)) });
+        outbox.say(once(&"y".repeat(9000)));
+        for number in 1..5 {
+            let item = outbox.next(8).unwrap();
+            outbox.handed(item);
+            outbox.sent(number);
+        }
+        outbox.give_up(9000);
+        outbox.start_over("");
+        assert_eq!(all(&mut outbox), ["status=1", "too large"]);
+    }
+
+    #[test]
+    fn what_nobody_acknowledges_is_done_when_it_went_out() {
+        let mut outbox = Outbox::default();
+        outbox.say(once("a"));
+        let item = outbox.next(1).unwrap();
+        outbox.handed(item);
+        assert!(outbox.next(1).is_none());
+        assert!(outbox.sent(0).is_some() && outbox.is_empty());
     }
 
     #[test]

@@ -14,6 +14,9 @@ const REFUSED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 /// While a certificate is out of its time: once it is in its time, TLS is up within 10 s.
 const CLOCK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
+/// While another client has our name: each return ends the other's connection, and the other's return ours.
+const RIVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
 /// The clock was set, rather than slewed: a time daemon corrects less than this by and by.
 const JUMP: Duration = Duration::from_secs(2);
 
@@ -23,12 +26,13 @@ pub struct Pauses {
     away: Backoff,
     refused: Backoff,
     clock: Backoff,
+    rival: Backoff,
 }
 
 impl Default for Pauses {
     fn default() -> Self {
         let backoff = |(first, most)| Backoff::new(first, most);
-        Self { away: backoff(AWAY), refused: backoff(REFUSED), clock: backoff(CLOCK) }
+        Self { away: backoff(AWAY), refused: backoff(REFUSED), clock: backoff(CLOCK), rival: backoff(RIVAL) }
     }
 }
 
@@ -36,9 +40,10 @@ impl Pauses {
     /// The pause after an attempt that failed so.
     pub fn after(&mut self, kind: Kind) -> Duration {
         match kind {
-            Kind::Away => self.away.pause(),
-            Kind::Refused => self.refused.pause(),
+            Kind::Away | Kind::Closed => self.away.pause(),
+            Kind::Refused | Kind::Objected => self.refused.pause(),
             Kind::Clock => self.clock.pause(),
+            Kind::Rival => self.rival.pause(),
         }
     }
 }
@@ -87,9 +92,12 @@ mod tests {
     #[test]
     fn pauses_stay_within_what_each_kind_of_failure_allows() {
         let mut pauses = Pauses::default();
-        for (kind, first, most) in
-            [(Kind::Away, 250, 2_000), (Kind::Refused, 1_000, 30_000), (Kind::Clock, 1_000, 5_000)]
-        {
+        for (kind, first, most) in [
+            (Kind::Away, 250, 2_000),
+            (Kind::Refused, 1_000, 30_000),
+            (Kind::Clock, 1_000, 5_000),
+            (Kind::Rival, 1_000, 30_000),
+        ] {
             let all: Vec<_> = (0..10).map(|_| pauses.after(kind).as_millis()).collect();
             assert!(all[0] <= first && all.iter().all(|pause| *pause <= most), "{kind:?}: {all:?}");
             assert!(*all.last().unwrap() >= most * 3 / 4, "{kind:?}: {all:?}");

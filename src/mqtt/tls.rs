@@ -5,10 +5,14 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 use super::config::Config;
+use super::trust::Trust;
 
 /// What TLS needs, read from its files, which may have changed since the last time. Takes milliseconds and blocks.
 ///
@@ -16,12 +20,14 @@ use super::config::Config;
 ///
 /// The key, the file, and what is wrong with it.
 pub fn load(config: &Config) -> Result<Arc<ClientConfig>, String> {
-    // Named rather than taken from the process: whoever else uses rustls may have installed another one, or none.
+    // Named rather than taken from the process: another user of rustls may have installed another one, or none.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let trust = trust(config.ca_file.as_deref(), &provider)?;
     let versions = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("TLS cannot be used: {error}"))?;
-    let trusting = versions.with_root_certificates(roots(config.ca_file.as_deref())?);
+    // `Trust` leaves every check to rustls and webpki, but for a certificate that was put into `ca_file` itself.
+    let trusting = versions.dangerous().with_custom_certificate_verifier(Arc::new(trust));
     let (Some(certificate), Some(key)) = (&config.certificate_file, &config.key_file) else {
         return Ok(Arc::new(trusting.with_no_client_auth()));
     };
@@ -32,27 +38,36 @@ pub fn load(config: &Config) -> Result<Arc<ClientConfig>, String> {
     shown.map(Arc::new).map_err(|error| format!("mqtt.key_file {}: {error}", key.display()))
 }
 
-fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
+fn trust(file: Option<&Path>, provider: &Arc<CryptoProvider>) -> Result<Trust, String> {
+    let mut authorities = RootCertStore::empty();
     let Some(file) = file else {
         let found = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(found.certs);
-        return match roots.is_empty() {
+        authorities.add_parsable_certificates(found.certs);
+        return match authorities.is_empty() {
             true => Err("the platform trusts nobody: install ca-certificates, or set mqtt.ca_file".into()),
-            false => Ok(roots),
+            false => Trust::new(authorities, Vec::new(), provider),
         };
     };
-    for certificate in certificates("mqtt.ca_file", file)? {
-        roots.add(certificate).map_err(|error| format!("mqtt.ca_file {}: {error}", file.display()))?;
+    let wrong = |what: String| format!("mqtt.ca_file {}: {what}", file.display());
+    let known = certificates("mqtt.ca_file", file)?;
+    for certificate in &known {
+        // One that cannot vouch for others may still be the broker's own.
+        if let Err(error) = authorities.add(certificate.clone())
+            && X509Certificate::from_der(certificate).is_err()
+        {
+            return Err(wrong(error.to_string()));
+        }
     }
-    Ok(roots)
+    Trust::new(authorities, known, provider).map_err(wrong)
 }
 
 fn certificates(key: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let wrong = |what: String| format!("{key} {}: {what}", file.display());
     let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match read {
-        Ok(certificates) if certificates.is_empty() => Err(wrong("has no certificate in PEM".into())),
+        Ok(certificates) if certificates.is_empty() => Err(wrong(
+            "has no certificate in PEM; one in DER becomes PEM by `openssl x509 -inform der -in … -out …`".into(),
+        )),
         Ok(certificates) => Ok(certificates),
         Err(error) => Err(wrong(error.to_string())),
     }

@@ -61,6 +61,7 @@ pub struct Listeners {
     acl: Option<String>,
     settings: String,
     authority: Option<Arc<Authority>>,
+    files: Vec<(&'static str, PathBuf)>,
 }
 
 impl Default for Listeners {
@@ -73,8 +74,8 @@ impl Listeners {
     /// These ways in.
     pub fn of(kinds: &[Listener]) -> Self {
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let (users, settings) = (Vec::new(), String::new());
-        Self { kinds: kinds.to_vec(), address, users, acl: None, settings, authority: None }
+        let (users, settings, files) = (Vec::new(), String::new(), Vec::new());
+        Self { kinds: kinds.to_vec(), address, users, acl: None, settings, authority: None, files }
     }
 
     /// Listens there instead of at 127.0.0.1.
@@ -97,6 +98,12 @@ impl Listeners {
     pub fn setting(mut self, line: &str) -> Self {
         self.settings += line;
         self.settings.push('\n');
+        self
+    }
+
+    /// A copy of `path` in place of one of its files: `ca.pem`, `server.pem`, `server.key`.
+    pub fn with_file(mut self, name: &'static str, path: &Path) -> Self {
+        self.files.push((name, path.to_owned()));
         self
     }
 
@@ -259,7 +266,7 @@ impl Broker {
     }
 
     fn write_files(&self) -> Result<()> {
-        let Listeners { kinds, address, users, acl, settings, authority } = &self.listeners;
+        let Listeners { kinds, address, users, acl, settings, authority, files } = &self.listeners;
         // It would give up root for a user who cannot read this directory. Others than root are not asked.
         let mut text = format!("user root\npersistence false\nlog_type all\nlog_timestamp false\n{settings}");
         text += &format!("allow_anonymous {}\n", users.is_empty());
@@ -301,6 +308,9 @@ impl Broker {
                 }
             };
             authority.write(self.directory.path(), *address)?;
+        }
+        for (name, path) in files {
+            fs::copy(path, self.file(name)).with_context(|| path.display().to_string())?;
         }
         Ok(())
     }

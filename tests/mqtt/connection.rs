@@ -29,14 +29,15 @@ const AVAILABILITY: &str = "peercam/door/availability";
 const DEVICE: &str = "[device]\nid = \"door\"\n";
 
 /// A device's connection within this process, for what needs many of them or a look inside.
-struct Device {
-    broker: mqtt::Broker,
+pub struct Device {
+    /// Its connection.
+    pub broker: mqtt::Broker,
     group: Group,
 }
 
 impl Device {
     /// Connects as `name` with a table `[mqtt]`.
-    fn open(name: &str, table: &str) -> Result<Self> {
+    pub fn open(name: &str, table: &str) -> Result<Self> {
         let config = Config::parse(table).map_err(|mistakes| anyhow::anyhow!("{mistakes:?}"))?;
         let group = Group::new();
         let broker = mqtt::Broker::open(&config.mqtt, name, &group).context("the table has no url")?;
@@ -44,12 +45,12 @@ impl Device {
     }
 
     /// The same to an address, without encryption or password.
-    fn open_at(name: &str, address: SocketAddr, more: &str) -> Result<Self> {
+    pub fn open_at(name: &str, address: SocketAddr, more: &str) -> Result<Self> {
         Self::open(name, &format!("[mqtt]\nurl = \"mqtt://{address}\"\n{more}"))
     }
 
     /// Waits for a state; how long that took.
-    async fn wait_for(&self, what: &str, is_wanted: impl Fn(&State) -> bool) -> Result<Duration> {
+    pub async fn wait_for(&self, what: &str, is_wanted: impl Fn(&State) -> bool) -> Result<Duration> {
         let (begun, mut state) = (Instant::now(), self.broker.state());
         let reached = timeout(LIMIT, state.wait_for(|state| is_wanted(state))).await;
         let last = self.broker.state().borrow().clone();
@@ -57,11 +58,13 @@ impl Device {
         Ok(begun.elapsed())
     }
 
-    async fn online(&self) -> Result<Duration> {
+    /// Waits until it is online; how long that took.
+    pub async fn online(&self) -> Result<Duration> {
         self.wait_for("online", |state| *state == State::Online).await
     }
 
-    async fn offline(&self) -> Result<String> {
+    /// Waits until it is offline; why it is.
+    pub async fn offline(&self) -> Result<String> {
         self.wait_for("offline", |state| matches!(state, State::Offline { .. })).await?;
         match self.broker.state().borrow().clone() {
             State::Offline { reason } => Ok(reason),
@@ -69,7 +72,8 @@ impl Device {
         }
     }
 
-    async fn close(self) -> Result<()> {
+    /// Says goodbye.
+    pub async fn close(self) -> Result<()> {
         ensure!(self.group.close(Duration::from_secs(2)).await, "it does not end");
         Ok(())
     }

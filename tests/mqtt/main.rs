@@ -27,13 +27,16 @@ mod site;
 #[path = "../harness/starvation.rs"]
 mod starvation;
 
+mod certificates;
 mod commands;
 mod connection;
 mod home;
 mod hosted;
+mod limits;
 mod operating;
 mod relay;
 mod restart;
+mod scripted;
 mod signalling;
 mod status;
 mod viewer;

@@ -5,15 +5,43 @@ use std::io;
 
 use rustls::CertificateError;
 
+use crate::mqtt::trust::Distrust;
+
+/// For brokers of either version.
+pub const BAD_PASSWORD: &str =
+    "the broker does not accept this user and password: see mqtt.user and mqtt.password_file";
+
+/// See [`BAD_PASSWORD`].
+pub const BAD_CLIENT_ID: &str = "the broker does not accept this board's client id: set mqtt.client_id, to at most 23 \
+                                 letters and digits or to what the broker expects, or to \"\" to be given one";
+
 /// What has to change before an attempt can succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The broker has to be there, and the network.
     Away,
+    /// The connection was closed without a word: the broker or the network went, or it was asked for what the broker
+    /// does not allow. MQTT 3.1.1 has no words for that, and some brokers do not use those of MQTT 5.
+    Closed,
+    /// The broker closed the connection and said that it does not allow what it was asked for.
+    Objected,
+    /// Another client with the same client id has to go, or to be renamed.
+    Rival,
     /// Somebody has to change something, here or at the broker.
     Refused,
     /// The clock has to be set, most likely.
     Clock,
+}
+
+impl Kind {
+    /// The same for those who are only told whether somebody has to do something.
+    pub fn in_short(self) -> Self {
+        match self {
+            Self::Closed => Self::Away,
+            Self::Objected => Self::Refused,
+            kind => kind,
+        }
+    }
 }
 
 /// Why there is no connection.
@@ -31,6 +59,16 @@ impl Failure {
         Self { kind: Kind::Away, reason: reason.into() }
     }
 
+    /// The other side closed the connection and said nothing.
+    pub fn closed() -> Self {
+        Self { kind: Kind::Closed, reason: "the connection was closed".into() }
+    }
+
+    /// The broker does not allow what it was asked for last.
+    pub fn objected(reason: impl Into<String>) -> Self {
+        Self { kind: Kind::Objected, reason: reason.into() }
+    }
+
     /// The broker does not want it so.
     pub fn refused(reason: impl Into<String>) -> Self {
         Self { kind: Kind::Refused, reason: reason.into() }
@@ -45,36 +83,32 @@ impl Failure {
         }
         // What a WebSocket's handshake complains of has no cause in the network: another path, a proxy, no broker.
         match causes(error).find_map(|cause| cause.downcast_ref::<io::Error>()) {
+            Some(io) if is_closing(io) => Self::closed(),
             Some(io) => Self::away(in_words(io)),
             None => Self::refused(format!("what answers there is no broker: {error}")),
         }
     }
 
     fn of_tls(error: &rustls::Error) -> Self {
-        use CertificateError as Wrong;
-        let clock = |reason: &str| Self { kind: Kind::Clock, reason: reason.into() };
         match error {
-            rustls::Error::InvalidCertificate(Wrong::NotValidYet | Wrong::NotValidYetContext { .. }) => {
-                clock("the broker's certificate is not valid yet, or this board's clock is wrong")
-            }
-            rustls::Error::InvalidCertificate(Wrong::Expired | Wrong::ExpiredContext { .. }) => {
-                clock("the broker's certificate has expired, or this board's clock is wrong")
-            }
-            // The latter: by somebody of the same name as one who is trusted.
-            rustls::Error::InvalidCertificate(Wrong::UnknownIssuer | Wrong::BadSignature) => {
-                Self::refused("the broker's certificate is signed by nobody whom this board trusts: set mqtt.ca_file")
-            }
-            rustls::Error::InvalidCertificate(Wrong::NotValidForName | Wrong::NotValidForNameContext { .. }) => {
-                Self::refused("the broker's certificate is for another name than the one in mqtt.url")
-            }
-            rustls::Error::InvalidCertificate(wrong) => {
-                Self::refused(format!("the broker's certificate cannot be trusted: {wrong}"))
-            }
+            rustls::Error::InvalidCertificate(wrong) => match distrust(wrong) {
+                Some(Distrust { is_of_time: true, reason }) => Self { kind: Kind::Clock, reason: reason.clone() },
+                Some(Distrust { is_of_time: false, reason }) => Self::refused(reason),
+                None => Self::refused(format!("the broker's certificate cannot be trusted: {wrong}")),
+            },
             rustls::Error::AlertReceived(alert) => Self::refused(format!(
                 "the broker ended TLS ({alert:?}): does it want a certificate (mqtt.certificate_file), or another one?"
             )),
             other => Self::refused(format!("what answers there does not speak TLS with this board: {other}")),
         }
+    }
+}
+
+/// What [`crate::mqtt::trust`] said.
+fn distrust(error: &CertificateError) -> Option<&Distrust> {
+    match error {
+        CertificateError::Other(other) => other.0.downcast_ref(),
+        _ => None,
     }
 }
 
@@ -91,13 +125,21 @@ fn cause_of<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'st
     }
 }
 
-fn in_words(error: &io::Error) -> String {
+/// Whether an error is the other side's end, in whichever way the network tells of it.
+fn is_closing(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
     match error.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-            "the connection was closed".into()
-        }
-        kind if error.raw_os_error().is_some() => kind.to_string(),
-        _ => error.to_string(),
+        Kind::UnexpectedEof | Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe => true,
+        // Within a packet, as `tokio-util` says it, without a kind.
+        Kind::Other => error.get_ref().is_some_and(|inner| inner.to_string() == "bytes remaining on stream"),
+        _ => false,
+    }
+}
+
+fn in_words(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(_) => error.kind().to_string(),
+        None => error.to_string(),
     }
 }
 
@@ -112,11 +154,10 @@ mod tests {
 
     #[test]
     fn a_certificate_out_of_its_time_is_the_clocks_and_another_is_the_operators() {
-        assert_eq!(tls(CertificateError::NotValidYet.into()).kind, Kind::Clock);
-        assert_eq!(tls(CertificateError::Expired.into()).kind, Kind::Clock);
-        let unknown = tls(CertificateError::UnknownIssuer.into());
-        assert_eq!(unknown.kind, Kind::Refused);
-        assert!(unknown.reason.contains("mqtt.ca_file"), "{}", unknown.reason);
+        let distrust = |is_of_time| Distrust { is_of_time, reason: "as it is".into() };
+        assert_eq!(tls(distrust(true).into()), Failure { kind: Kind::Clock, reason: "as it is".into() });
+        assert_eq!(tls(distrust(false).into()), Failure::refused("as it is"));
+        assert_eq!(tls(CertificateError::UnknownIssuer.into()).kind, Kind::Refused);
     }
 
     #[test]
@@ -124,6 +165,7 @@ mod tests {
         let refused = io::Error::from_raw_os_error(111);
         assert_eq!(Failure::of_transport(&refused), Failure::away("connection refused"));
         let reset = io::Error::from_raw_os_error(104);
-        assert_eq!(Failure::of_transport(&reset), Failure::away("the connection was closed"));
+        assert_eq!(Failure::of_transport(&reset), Failure::closed());
+        assert_eq!(Failure::of_transport(&io::Error::other("bytes remaining on stream")), Failure::closed());
     }
 }

@@ -9,7 +9,8 @@ use rumqttc::v5::mqttbytes::v5::{
 use rumqttc::v5::mqttbytes::{Error, QoS};
 use rumqttc::v5::{AsyncClient, ConnectionError, MqttOptions, StateError};
 
-use super::{Dial, Event, Failure, Fate, Message, NotTaken, OFFLINE, SLOTS, WINDOW};
+use super::{Accepted, Delivery, Dial, Event, Failure, Kind, Message, NotTaken, OFFLINE, SLOTS, WINDOW};
+use super::{failure, quoted};
 use crate::mqtt::{MOST_BYTES, Reply};
 
 pub fn options(dial: &Dial<'_>) -> MqttOptions {
@@ -27,8 +28,8 @@ pub fn options(dial: &Dial<'_>) -> MqttOptions {
     if let Some(user) = &dial.config.user {
         options.set_credentials(user, dial.config.password.as_ref().map_or("", |password| password.reveal()));
     }
-    if let Some(topic) = dial.will {
-        options.set_last_will(LastWill::new(topic, OFFLINE, QoS::AtLeastOnce, true, None));
+    if let Some((topic, delivery)) = dial.will {
+        options.set_last_will(LastWill::new(topic, OFFLINE, qos(delivery), delivery.is_retained, None));
     }
     options
 }
@@ -37,13 +38,17 @@ pub fn publish(
     client: &AsyncClient,
     topic: &str,
     payload: &Bytes,
-    fate: Fate,
+    delivery: Delivery,
     correlation: Option<&Bytes>,
 ) -> Result<(), NotTaken> {
     let properties = PublishProperties { correlation_data: correlation.cloned(), ..PublishProperties::default() };
-    let is_kept = fate == Fate::Kept;
-    let taken = client.try_publish_with_properties(topic, QoS::AtLeastOnce, is_kept, payload.clone(), properties);
+    let (qos, is_retained) = (qos(delivery), delivery.is_retained);
+    let taken = client.try_publish_with_properties(topic, qos, is_retained, payload.clone(), properties);
     taken.map_err(|_| NotTaken)
+}
+
+fn qos(delivery: Delivery) -> QoS {
+    if delivery.is_acknowledged { QoS::AtLeastOnce } else { QoS::AtMostOnce }
 }
 
 pub fn subscribe(client: &AsyncClient, filters: &[String]) -> Result<(), NotTaken> {
@@ -59,15 +64,28 @@ pub fn event(event: rumqttc::v5::Event) -> Option<Event> {
             let said = accepted.properties.as_ref();
             let window = said.and_then(|said| said.receive_max).unwrap_or(WINDOW).clamp(1, WINDOW);
             let most_bytes = said.and_then(|said| said.max_packet_size).map(|bytes| bytes as usize);
-            Some(Event::Accepted { window: window.into(), most_bytes })
+            // What is not said is allowed (section 3.2.2.3).
+            let allows = |value: Option<u8>| value != Some(0);
+            let best = Delivery {
+                is_acknowledged: allows(said.and_then(|said| said.max_qos)),
+                is_retained: allows(said.and_then(|said| said.retain_available)),
+            };
+            let has_wildcards = allows(said.and_then(|said| said.wildcard_subscription_available));
+            let client_id = said.and_then(|said| said.assigned_client_identifier.clone());
+            Some(Event::Accepted(Accepted { window: window.into(), most_bytes, best, has_wildcards, client_id }))
         }
         Incoming(Packet::SubAck(answer)) => {
-            let is_granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
-            Some(Event::Granted(answer.return_codes.iter().map(is_granted).collect()))
+            let said = answer.properties.as_ref().and_then(|said| said.reason_string.as_deref());
+            let granted = |code: &SubscribeReasonCode| match code {
+                SubscribeReasonCode::Success(_) => Ok(()),
+                code => Err(with_reason(format!("{code:?}"), said)),
+            };
+            Some(Event::Granted(answer.return_codes.iter().map(granted).collect()))
         }
         Incoming(Packet::PubAck(ack)) => {
             let is_fine = matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers);
-            let refusal = (!is_fine).then(|| format!("{:?}", ack.reason));
+            let said = ack.properties.as_ref().and_then(|said| said.reason_string.as_deref());
+            let refusal = (!is_fine).then(|| with_reason(format!("{:?}", ack.reason), said));
             Some(Event::Acknowledged { number: ack.pkid, refusal })
         }
         Incoming(Packet::Publish(publish)) => Some(message(publish).map_or(Event::Alive, Event::Came)),
@@ -89,12 +107,21 @@ fn message(publish: Publish) -> Option<Message> {
     Some(Message { topic, payload: publish.payload, is_retained: publish.retain, reply })
 }
 
-pub fn failure(error: ConnectionError) -> Failure {
+/// The server that a broker named when it closed the connection (section 4.13).
+pub fn other_server<'e>(events: impl IntoIterator<Item = &'e rumqttc::v5::Event>) -> Option<String> {
+    events.into_iter().find_map(|event| match event {
+        rumqttc::v5::Event::Incoming(Packet::Disconnect(told)) => told.properties.as_ref()?.server_reference.clone(),
+        _ => None,
+    })
+}
+
+/// Why the connection ended. `elsewhere` is [`other_server`].
+pub fn failure(error: ConnectionError, elsewhere: Option<&str>) -> Failure {
     match error {
         ConnectionError::Timeout(_) => Failure::away(format!("no answer within {:?}", super::DIAL_LIMIT)),
         ConnectionError::ConnectionRefused(code) => refusal(code),
         ConnectionError::NotConnAck(_) => Failure::refused("what answers there is no broker"),
-        ConnectionError::MqttState(state) => of_state(state),
+        ConnectionError::MqttState(state) => of_state(state, elsewhere),
         other => Failure::of_transport(&other),
     }
 }
@@ -102,32 +129,29 @@ pub fn failure(error: ConnectionError) -> Failure {
 fn refusal(code: ConnectReturnCode) -> Failure {
     use ConnectReturnCode as Code;
     match code {
-        Code::BadUserNamePassword | Code::NotAuthorized => {
-            Failure::refused("the broker does not accept this user and password: see mqtt.user and mqtt.password_file")
-        }
+        Code::BadUserNamePassword | Code::NotAuthorized => Failure::refused(failure::BAD_PASSWORD),
         Code::RefusedProtocolVersion | Code::UnsupportedProtocolVersion => {
             Failure::refused("the broker does not speak MQTT 5: set mqtt.version = \"3.1.1\"")
         }
-        Code::BadClientId | Code::ClientIdentifierNotValid => {
-            Failure::refused("the broker does not accept this client's name: set a shorter or simpler device.id")
+        Code::BadClientId | Code::ClientIdentifierNotValid => Failure::refused(failure::BAD_CLIENT_ID),
+        Code::ServiceUnavailable | Code::ServerUnavailable | Code::ServerBusy => {
+            Failure::away("the broker is not ready")
         }
-        Code::ServiceUnavailable | Code::ServerUnavailable => Failure::away("the broker is not ready"),
+        Code::RetainNotSupported => Failure::objected("the broker keeps no retained messages"),
+        Code::QoSNotSupported => Failure::objected("the broker takes QoS 0 only"),
+        Code::UseAnotherServer | Code::ServerMoved => Failure::refused(moved(None)),
+        Code::TopicNameInvalid => {
+            Failure::refused("the broker does not take the topic of the last will: see mqtt.prefix and device.id")
+        }
         other => Failure::refused(format!("the broker refuses: {other:?}")),
     }
 }
 
-fn of_state(error: StateError) -> Failure {
+fn of_state(error: StateError, elsewhere: Option<&str>) -> Failure {
     match error {
-        StateError::ServerDisconnect { reason_code: DisconnectReasonCode::SessionTakenOver, .. } => {
-            Failure::refused("another client came with the name of this one: each device needs a device.id of its own")
-        }
-        StateError::ServerDisconnect {
-            reason_code: DisconnectReasonCode::ServerShuttingDown | DisconnectReasonCode::KeepAliveTimeout,
-            ..
-        } => Failure::away("the broker has closed the connection"),
         StateError::ServerDisconnect { reason_code, reason_string } => {
-            let said = reason_string.map(|said| format!(", {said:?}")).unwrap_or_default();
-            Failure::refused(format!("the broker has closed the connection: {reason_code:?}{said}"))
+            let said = with_reason(format!("{reason_code:?}"), reason_string.as_deref());
+            of_disconnect(reason_code, &format!("the broker has closed the connection: {said}"), elsewhere)
         }
         StateError::Deserialization(Error::Io(error)) => Failure::of_transport(&error),
         StateError::Deserialization(Error::PayloadSizeLimitExceeded { pkt_size, max }) => {
@@ -135,23 +159,60 @@ fn of_state(error: StateError) -> Failure {
         }
         StateError::Io(error) => Failure::of_transport(&error),
         StateError::AwaitPingResp => Failure::away("the broker does not answer any more"),
-        StateError::ConnectionAborted => Failure::away("the connection was closed"),
+        StateError::ConnectionAborted => Failure::closed(),
         other => Failure::away(format!("the broker sent what is no MQTT 5: {other}")),
+    }
+}
+
+fn of_disconnect(code: DisconnectReasonCode, said: &str, elsewhere: Option<&str>) -> Failure {
+    use DisconnectReasonCode as Code;
+    match code {
+        Code::SessionTakenOver => Failure { kind: Kind::Rival, reason: said.into() },
+        Code::ServerShuttingDown | Code::ServerBusy | Code::KeepAliveTimeout | Code::MaximumConnectTime => {
+            Failure::away("the broker has closed the connection")
+        }
+        Code::UseAnotherServer | Code::ServerMoved => Failure::refused(moved(elsewhere)),
+        Code::NotAuthorized
+        | Code::TopicFilterInvalid
+        | Code::TopicNameInvalid
+        | Code::PacketTooLarge
+        | Code::QuotaExceeded
+        | Code::PayloadFormatInvalid
+        | Code::RetainNotSupported
+        | Code::QoSNotSupported
+        | Code::WildcardSubscriptionsNotSupported => Failure::objected(said),
+        _ => Failure::refused(said),
+    }
+}
+
+fn moved(elsewhere: Option<&str>) -> String {
+    match elsewhere {
+        Some(server) => format!("the broker sends its clients to {}: set mqtt.url to that server", quoted(server)),
+        None => "the broker sends its clients to another server: set mqtt.url to that one".into(),
+    }
+}
+
+fn with_reason(code: String, said: Option<&str>) -> String {
+    match said {
+        Some(said) => format!("{code}, {}", quoted(said)),
+        None => code,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Kind;
     use super::*;
 
     #[test]
     fn the_brokers_reasons_say_what_to_do() {
         let disconnect = |reason_code| StateError::ServerDisconnect { reason_code, reason_string: None };
+        let failure = |error| failure(error, None);
         let taken_over = failure(ConnectionError::MqttState(disconnect(DisconnectReasonCode::SessionTakenOver)));
-        assert!(taken_over.kind == Kind::Refused && taken_over.reason.contains("device.id"), "{taken_over:?}");
+        assert_eq!(taken_over.kind, Kind::Rival);
         let leaving = failure(ConnectionError::MqttState(disconnect(DisconnectReasonCode::ServerShuttingDown)));
         assert_eq!(leaving.kind, Kind::Away);
+        let too_large = failure(ConnectionError::MqttState(disconnect(DisconnectReasonCode::PacketTooLarge)));
+        assert_eq!(too_large.kind, Kind::Objected);
         let version = failure(ConnectionError::ConnectionRefused(ConnectReturnCode::UnsupportedProtocolVersion));
         assert!(version.kind == Kind::Refused && version.reason.contains("3.1.1"), "{version:?}");
     }

@@ -38,16 +38,20 @@ const SLOTS: u16 = 2 * WINDOW;
 /// Requests handed to `rumqttc` that it has not taken yet: a whole window, subscriptions, and the goodbye.
 const REQUESTS: usize = 2 * WINDOW as usize;
 
+/// Letters of a reason that are repeated: a broker chose them.
+const LONGEST_REASON: usize = 200;
+
 /// What is needed to connect.
 pub struct Dial<'a> {
     /// Version, user and keep-alive.
     pub config: &'a Config,
     /// Where to.
     pub url: &'a Url,
-    /// Who we are to the broker. Whoever comes with the same name later takes our place.
+    /// Who we are to the broker, which gives our place to a later client of the same name. Where this is empty the
+    /// broker gives a name.
     pub client_id: &'a str,
-    /// The topic where `offline` is retained when we vanish.
-    pub will: Option<&'a str>,
+    /// The topic where `offline` is published when we vanish, and how.
+    pub will: Option<(&'a str, Delivery)>,
     /// For encrypted URLs.
     pub tls: Option<Arc<ClientConfig>>,
 }
@@ -56,15 +60,10 @@ pub struct Dial<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The broker took us.
-    Accepted {
-        /// Publications that it takes before it has acknowledged the first of them.
-        window: usize,
-        /// The largest packet that it takes, where it said so.
-        most_bytes: Option<usize>,
-    },
-    /// It has answered a subscription: for each filter, whether it is granted.
-    Granted(Vec<bool>),
-    /// The publication handed over the longest ago went out under this number.
+    Accepted(Accepted),
+    /// It has answered a subscription: for each filter, why it is not granted where it is not.
+    Granted(Vec<Result<(), String>>),
+    /// The publication handed over the longest ago went out under this number, which is 0 where none is acknowledged.
     Sent(u16),
     /// It has the publication with this number.
     Acknowledged {
@@ -81,13 +80,41 @@ pub enum Event {
     Alive,
 }
 
-/// What becomes of a publication at the broker.
+/// What the broker said when it took us (MQTT 5, section 3.2.2.3); MQTT 3.1.1 has no words for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Publications that it takes before it has acknowledged the first of them.
+    pub window: usize,
+    /// The largest packet that it takes, in bytes, where it said so.
+    pub most_bytes: Option<usize>,
+    /// What publications may have.
+    pub best: Delivery,
+    /// Whether a filter may have wildcards.
+    pub has_wildcards: bool,
+    /// The name that it gave us.
+    pub client_id: Option<String>,
+}
+
+/// How the broker delivers a publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It is passed on to those who are there.
-    PassedOn,
-    /// And kept for those who come later, in place of the one before.
-    Kept,
+pub struct Delivery {
+    /// Whether it acknowledges it (QoS 1) or not (QoS 0).
+    pub is_acknowledged: bool,
+    /// Whether it is kept for those who come later, in place of the one before.
+    pub is_retained: bool,
+}
+
+impl Delivery {
+    /// What is wanted of a broker.
+    pub const BEST: Self = Self { is_acknowledged: true, is_retained: true };
+
+    /// What both allow.
+    pub fn within(self, other: Self) -> Self {
+        Self {
+            is_acknowledged: self.is_acknowledged && other.is_acknowledged,
+            is_retained: self.is_retained && other.is_retained,
+        }
+    }
 }
 
 /// It is not taken now; nothing was sent.
@@ -111,11 +138,21 @@ impl Line {
         match dial.config.version {
             Version::Five => {
                 let (client, poll) = rumqttc::v5::AsyncClient::new(five::options(dial), REQUESTS);
-                let events = stream::unfold(poll, |mut poll| async move {
+                let keep_alive = dial.config.keep_alive();
+                let events = stream::unfold(poll, move |mut poll| async move {
                     loop {
                         let event = match contained(poll.poll()).await {
-                            Ok(Ok(event)) => five::event(event).map(Ok),
-                            Ok(Err(error)) => Some(Err(five::failure(error))),
+                            Ok(Ok(event)) => {
+                                // A broker that wants none (0) would be asked for a sign of life without a pause.
+                                if poll.options.keep_alive().is_zero() {
+                                    poll.options.set_keep_alive(keep_alive);
+                                }
+                                five::event(event).map(Ok)
+                            }
+                            Ok(Err(error)) => {
+                                let elsewhere = five::other_server(&poll.state.events);
+                                Some(Err(five::failure(error, elsewhere.as_deref())))
+                            }
                             Err(failure) => Some(Err(failure)),
                         };
                         if let Some(event) = event {
@@ -150,18 +187,18 @@ impl Line {
         self.events.next().await.unwrap_or_else(|| Err(Failure::away("the connection has ended")))
     }
 
-    /// Hands a publication over, at QoS 1.
+    /// Hands a publication over.
     pub fn publish(
         &self,
         topic: &str,
         payload: &Bytes,
-        fate: Fate,
+        delivery: Delivery,
         correlation: Option<&Bytes>,
     ) -> Result<(), NotTaken> {
         match &self.requests {
-            Requests::Five(client) => five::publish(client, topic, payload, fate, correlation),
+            Requests::Five(client) => five::publish(client, topic, payload, delivery, correlation),
             // MQTT 3.1.1 has no place for correlation data.
-            Requests::ThreeOneOne(client) => three::publish(client, topic, payload, fate),
+            Requests::ThreeOneOne(client) => three::publish(client, topic, payload, delivery),
         }
     }
 
@@ -195,6 +232,11 @@ fn network() -> NetworkOptions {
     options.set_tcp_nodelay(true);
     options.set_connection_timeout(DIAL_LIMIT.as_secs());
     options
+}
+
+/// What a broker said besides its reason, as a part of a message.
+fn quoted(said: &str) -> String {
+    format!("{:?}", said.chars().take(LONGEST_REASON).collect::<String>())
 }
 
 /// The host as `rumqttc` wants it: a WebSocket's is a whole URL.

@@ -6,7 +6,8 @@ use rumqttc::{
     SubscribeFilter, SubscribeReasonCode,
 };
 
-use super::{Dial, Event, Failure, Fate, Message, NotTaken, OFFLINE, SLOTS, WINDOW};
+use super::failure;
+use super::{Accepted, Delivery, Dial, Event, Failure, Message, NotTaken, OFFLINE, SLOTS, WINDOW};
 use crate::mqtt::MOST_BYTES;
 
 pub fn options(dial: &Dial<'_>) -> MqttOptions {
@@ -18,15 +19,18 @@ pub fn options(dial: &Dial<'_>) -> MqttOptions {
     if let Some(user) = &dial.config.user {
         options.set_credentials(user, dial.config.password.as_ref().map_or("", |password| password.reveal()));
     }
-    if let Some(topic) = dial.will {
-        options.set_last_will(LastWill::new(topic, OFFLINE, QoS::AtLeastOnce, true));
+    if let Some((topic, delivery)) = dial.will {
+        options.set_last_will(LastWill::new(topic, OFFLINE, qos(delivery), delivery.is_retained));
     }
     options
 }
 
-pub fn publish(client: &AsyncClient, topic: &str, payload: &Bytes, fate: Fate) -> Result<(), NotTaken> {
-    let is_kept = fate == Fate::Kept;
-    client.try_publish(topic, QoS::AtLeastOnce, is_kept, payload.to_vec()).map_err(|_| NotTaken)
+pub fn publish(client: &AsyncClient, topic: &str, payload: &Bytes, delivery: Delivery) -> Result<(), NotTaken> {
+    client.try_publish(topic, qos(delivery), delivery.is_retained, payload.to_vec()).map_err(|_| NotTaken)
+}
+
+fn qos(delivery: Delivery) -> QoS {
+    if delivery.is_acknowledged { QoS::AtLeastOnce } else { QoS::AtMostOnce }
 }
 
 pub fn subscribe(client: &AsyncClient, filters: &[String]) -> Result<(), NotTaken> {
@@ -38,10 +42,19 @@ pub fn subscribe(client: &AsyncClient, filters: &[String]) -> Result<(), NotTake
 pub fn event(event: rumqttc::Event) -> Option<Event> {
     use rumqttc::Event::{Incoming, Outgoing as Sent};
     match event {
-        Incoming(Packet::ConnAck(_)) => Some(Event::Accepted { window: WINDOW.into(), most_bytes: None }),
+        Incoming(Packet::ConnAck(_)) => Some(Event::Accepted(Accepted {
+            window: WINDOW.into(),
+            most_bytes: None,
+            best: Delivery::BEST,
+            has_wildcards: true,
+            client_id: None,
+        })),
         Incoming(Packet::SubAck(answer)) => {
-            let is_granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
-            Some(Event::Granted(answer.return_codes.iter().map(is_granted).collect()))
+            let granted = |code: &SubscribeReasonCode| match code {
+                SubscribeReasonCode::Success(_) => Ok(()),
+                SubscribeReasonCode::Failure => Err("0x80".to_owned()),
+            };
+            Some(Event::Granted(answer.return_codes.iter().map(granted).collect()))
         }
         Incoming(Packet::PubAck(ack)) => Some(Event::Acknowledged { number: ack.pkid, refusal: None }),
         Incoming(Packet::Publish(publish)) => Some(Event::Came(Message {
@@ -71,11 +84,12 @@ pub fn failure(error: ConnectionError) -> Failure {
 fn refusal(code: ConnectReturnCode) -> Failure {
     match code {
         ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized => {
-            Failure::refused("the broker does not accept this user and password: see mqtt.user and mqtt.password_file")
+            Failure::refused(failure::BAD_PASSWORD)
         }
         ConnectReturnCode::RefusedProtocolVersion => Failure::refused("the broker does not speak MQTT 3.1.1"),
         ConnectReturnCode::BadClientId => {
-            Failure::refused("the broker does not accept this client's name: set a shorter or simpler device.id")
+            // Mosquitto says the same where the keep-alive is above its `max_keepalive`.
+            Failure::refused(format!("{}; or a lower mqtt.keep_alive", failure::BAD_CLIENT_ID))
         }
         ConnectReturnCode::ServiceUnavailable | ConnectReturnCode::Success => Failure::away("the broker is not ready"),
     }
@@ -86,12 +100,9 @@ fn of_state(error: StateError) -> Failure {
         StateError::Deserialization(rumqttc::Error::PayloadSizeLimitExceeded(bytes)) => {
             Failure::refused(format!("the broker sent a packet of {bytes} bytes; {MOST_BYTES} are allowed"))
         }
-        StateError::Io(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {
-            Failure::away("the connection was closed")
-        }
-        StateError::Io(error) => Failure::of_transport(&error),
+        StateError::Deserialization(rumqttc::Error::Io(error)) | StateError::Io(error) => Failure::of_transport(&error),
         StateError::AwaitPingResp => Failure::away("the broker does not answer any more"),
-        StateError::ConnectionAborted => Failure::away("the connection was closed"),
+        StateError::ConnectionAborted => Failure::closed(),
         other => Failure::away(format!("the broker sent what is no MQTT 3.1.1: {other}")),
     }
 }

@@ -1,22 +1,29 @@
-//! The task that keeps the connection: connects, subscribes, publishes, checks, and begins anew.
+//! The task that keeps the connection: connects, subscribes, publishes, checks, and begins again.
+
+mod learning;
+mod publishing;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use rustls::ClientConfig;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep_until, timeout};
 
-use super::check::{SelfCheck, Verdict};
+use super::check::Verdict;
 use super::config::Config;
+use super::limits::Limits;
 use super::outage::Outage;
-use super::outbox::{Item, Once, Outbox, packet_size};
+use super::outbox::Outbox;
 use super::pauses::{Clocks, Pauses};
+use super::rivals::Rivals;
+use super::session::Session;
 use super::subscriptions::Subscriptions;
+use super::suspects::{Open, Request, Suspects};
+use super::terms::Terms;
 use super::topics::Topics;
 use super::url::Url;
-use super::wire::{Dial, Event, Failure, Fate, Kind, Line, OFFLINE, ONLINE};
+use super::wire::{Accepted, Dial, Event, Failure, Kind, Line, OFFLINE, ONLINE};
 use super::{MOST_BYTES, Message, Order, State, tls};
 use crate::tasks::Group;
 
@@ -26,9 +33,6 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// How often a pause looks whether the clock was set.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long the broker may take from its acceptance of us to that of our subscriptions.
-const SUBSCRIBING: Duration = Duration::from_secs(5);
-
 /// How long the goodbye may take: what is waiting, `offline`, and its acknowledgement.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -36,15 +40,24 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub struct Actor {
     pub config: Config,
     pub url: Url,
+    /// Who we are; where the configuration leaves that to the broker, the name that it gave.
     pub client_id: String,
     pub topics: Topics,
     pub orders: mpsc::UnboundedReceiver<Order>,
     pub state: watch::Sender<State>,
+    pub limits: watch::Sender<Limits>,
     pub group: Group,
     pub outbox: Outbox,
     pub subscriptions: Subscriptions,
+    /// Those who want to know whether the broker has the newest value of a retained topic.
+    pub awaited: Vec<(String, oneshot::Sender<Result<(), String>>)>,
     pub outage: Outage,
-    /// Read anew after a refusal: a file may be another one by then.
+    pub terms: Terms,
+    pub suspects: Suspects,
+    pub rivals: Rivals,
+    /// What was said of the broker's limits, on earlier connections too.
+    pub told: Limits,
+    /// Read again after a refusal: a file may be another one by then.
     pub tls: Option<Arc<ClientConfig>>,
     /// Whether it was said that messages to oneself do not come back.
     pub has_warned_of_check: bool,
@@ -54,24 +67,18 @@ pub struct Actor {
 enum End {
     /// We said goodbye, or were told to stop before there was somebody to say it to.
     Stopped,
+    /// The next attempt is another one, and is made at once.
+    Again,
+    /// It failed, and the next one is another, after a pause: there is nothing to tell of so far.
+    Differently(Kind),
     /// It failed, after having been online for this long.
     Failed(Failure, Option<Duration>),
 }
 
-/// What belongs to one connection.
-struct Session {
-    line: Line,
-    /// Filters of subscriptions that the broker has not answered, in their order.
-    asked: std::collections::VecDeque<Vec<String>>,
-    window: usize,
-    most_bytes: usize,
-    /// Since when the broker has accepted us.
-    accepted: Option<Instant>,
-    /// Since when it has accepted our subscriptions.
-    online: Option<Instant>,
-    check: SelfCheck,
-    /// Whether it was said that the broker does not pass on what is published.
-    has_warned_of_refusal: bool,
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure, None)
+    }
 }
 
 impl Actor {
@@ -82,12 +89,19 @@ impl Actor {
         loop {
             match self.connection().await {
                 End::Stopped => break,
+                End::Again if self.group.is_stopped() => break,
+                End::Again => {}
+                End::Differently(kind) => {
+                    if !self.pause(pauses.after(kind), &mut pauses).await {
+                        break;
+                    }
+                }
                 End::Failed(failure, online) => {
-                    if online.is_some_and(|span| span > SETTLED) {
+                    if online.is_some_and(|span| span > SETTLED) && failure.kind != Kind::Rival {
                         pauses = Pauses::default();
                     }
                     self.tell_of(&failure);
-                    if failure.kind != Kind::Away {
+                    if failure.kind.in_short() != Kind::Away {
                         self.tls = None;
                     }
                     let pause = pauses.after(failure.kind);
@@ -105,18 +119,9 @@ impl Actor {
     async fn connection(&mut self) -> End {
         let line = match self.dial().await {
             Ok(line) => line,
-            Err(failure) => return End::Failed(failure, None),
+            Err(failure) => return failure.into(),
         };
-        let mut session = Session {
-            line,
-            asked: std::collections::VecDeque::new(),
-            window: 0,
-            most_bytes: MOST_BYTES,
-            accepted: None,
-            online: None,
-            check: SelfCheck::new(self.config.keep_alive(), Instant::now()),
-            has_warned_of_refusal: false,
-        };
+        let mut session = Session::new(line, self.config.keep_alive(), Instant::now());
         let group = self.group.clone();
         loop {
             let deadline = session.deadline();
@@ -127,20 +132,21 @@ impl Actor {
                 }
                 event = session.line.next() => match event {
                     Ok(event) => self.take(event, &mut session),
-                    Err(failure) => Err(failure),
+                    Err(failure) => Err(failure.into()),
                 },
-                Some(order) = self.orders.recv() => {
-                    self.obey(order, Some(&mut session));
-                    Ok(())
-                }
+                Some(order) = self.orders.recv() => self.obey(order, Some(&mut session)).map_err(End::from),
                 () = sleep_until(deadline.into()), if session.accepted.is_some() => {
-                    self.look(&mut session)
+                    self.look(&mut session).map_err(End::from)
                 }
             };
-            if let Err(failure) = ended {
-                return End::Failed(failure, session.online.map(|since| since.elapsed()));
+            match ended {
+                Ok(()) => self.hand_over(&mut session),
+                Err(End::Failed(failure, _)) => return self.failed(failure, session),
+                Err(end) => {
+                    session.leave().await;
+                    return end;
+                }
             }
-            self.hand_over(&mut session);
         }
     }
 
@@ -153,47 +159,101 @@ impl Actor {
             self.tls = Some(loaded.map_err(Failure::refused)?);
         }
         let will = self.topics.availability();
+        let delivery = self.terms.delivery();
         let Self { config, url, client_id, tls, .. } = self;
-        Ok(Line::dial(&Dial { config, url, client_id, will: Some(&will), tls: tls.clone() }))
+        Ok(Line::dial(&Dial { config, url, client_id, will: Some((&will, delivery)), tls: tls.clone() }))
     }
 
     /// Takes what happened on the line.
-    fn take(&mut self, event: Event, session: &mut Session) -> Result<(), Failure> {
+    fn take(&mut self, event: Event, session: &mut Session) -> Result<(), End> {
         let now = Instant::now();
-        session.check.heard(now);
+        if let Some(check) = &mut session.check {
+            check.heard(now);
+        }
         match event {
-            Event::Accepted { window, most_bytes } => {
-                session.accepted = Some(now);
-                session.window = window;
-                session.most_bytes = most_bytes.unwrap_or(MOST_BYTES).min(MOST_BYTES);
-                let own = self.topics.self_check();
-                let filters = std::iter::once(own.as_str()).chain(self.subscriptions.filters());
-                let filters: Vec<_> = filters.map(str::to_owned).collect();
-                session.ask(filters)?;
-            }
-            Event::Granted(granted) => {
-                for (filter, _) in session.asked.pop_front().iter().flatten().zip(&granted).filter(|(_, is)| !**is) {
-                    tracing::warn!(filter, "the broker's access list does not allow this subscription");
-                }
-                if session.online.is_none() {
-                    session.online = Some(now);
-                    session.check = SelfCheck::new(self.config.keep_alive(), now);
-                    self.now_online();
+            Event::Accepted(accepted) => return self.accepted(accepted, session, now),
+            Event::Granted(granted) => self.granted(granted, session, now)?,
+            Event::Sent(number) => {
+                if let Some(item) = self.outbox.sent(number) {
+                    session.went_out(self.open(&item), now);
+                    self.done(item, None, session, now);
                 }
             }
-            Event::Sent(number) => self.outbox.sent(number),
             Event::Acknowledged { number, refusal } => {
-                let item = self.outbox.acknowledged(number);
-                if let Some(Item::Check(_)) = item {
-                    session.check.acknowledged(now);
-                }
-                if let (Some(reason), Some(item)) = (refusal, item) {
-                    session.tell_of_refusal(&item, &reason, &self.topics);
+                if let Some(item) = self.outbox.acknowledged(number) {
+                    let Open { request, bytes } = self.open(&item);
+                    self.suspects.answered(&request, bytes);
+                    self.done(item, refusal, session, now);
                 }
             }
             Event::Came(message) => self.came(message, session),
             Event::Alive | Event::Ended => {}
         }
+        Ok(())
+    }
+
+    fn accepted(&mut self, accepted: Accepted, session: &mut Session, now: Instant) -> Result<(), End> {
+        session.accepted = Some(now);
+        session.is_careful = self.suspects.is_careful(now);
+        if !self.terms.accepted() {
+            return Err(End::Again);
+        }
+        session.window = accepted.window;
+        session.most_bytes = accepted.most_bytes.unwrap_or(MOST_BYTES).min(MOST_BYTES);
+        session.delivery = self.terms.delivery().within(accepted.best);
+        session.has_wildcards = accepted.has_wildcards;
+        if let Some(given) = accepted.client_id {
+            tracing::info!(client_id = given, "the broker gave this board a client id");
+            // Under the same name the broker knows that the connection before is over, and does not publish its will.
+            self.client_id = given;
+        }
+        let most_bytes = session.most_bytes.min(self.suspects.most_bytes(now).unwrap_or(MOST_BYTES));
+        self.limits.send_replace(Limits { most_bytes, lacks: Vec::new() });
+        if !session.delivery.is_retained {
+            self.lack(Limits::NO_RETAINED.into());
+        }
+        if !session.delivery.is_acknowledged {
+            self.lack(Limits::NO_ACKNOWLEDGEMENT.into());
+        }
+        let own = self.topics.self_check();
+        if self.suspects.is_barred(&Request::Publication(own.clone()), now) {
+            self.without_check(session, "it hangs up when this board publishes there");
+        }
+        let filters: Vec<_> = self.subscriptions.filters().map(str::to_owned).collect();
+        for filter in filters {
+            self.want(filter, session, now);
+        }
+        if session.check.is_some() {
+            // Last: where the broker allows only one of them not, it is most likely this one.
+            self.want(own, session, now);
+        }
+        session.ask()?;
+        self.if_answered(session, now);
+        Ok(())
+    }
+
+    /// All subscriptions are answered, or none is left to ask for.
+    fn if_answered(&mut self, session: &mut Session, now: Instant) {
+        if session.online.is_none() && session.has_asked_all() {
+            session.begin_checks(self.config.keep_alive(), now);
+            self.now_online();
+        }
+    }
+
+    fn granted(
+        &mut self,
+        granted: Vec<Result<(), String>>,
+        session: &mut Session,
+        now: Instant,
+    ) -> Result<(), Failure> {
+        for (filter, granted) in session.asked.pop_front().into_iter().flatten().zip(granted) {
+            self.suspects.answered(&Request::Messages(filter.clone()), filter.len());
+            if let Err(why) = granted {
+                self.not_granted(&filter, &why, session);
+            }
+        }
+        session.ask()?;
+        self.if_answered(session, now);
         Ok(())
     }
 
@@ -208,8 +268,13 @@ impl Actor {
 
     fn came(&mut self, message: Message, session: &mut Session) {
         if message.topic == self.topics.self_check() {
-            if session.check.came(&message.payload, Instant::now()) {
+            let check = session.check.as_mut();
+            if check.is_some_and(|check| check.came(&message.payload, Instant::now())) {
                 self.has_warned_of_check = false;
+                if self.config.leaves_client_id() {
+                    // To the broker an earlier connection was another client's, whose last will may come at any time.
+                    self.outbox.repeat(self.topics.availability());
+                }
             }
             return;
         }
@@ -217,70 +282,17 @@ impl Actor {
         self.subscriptions.give(&message);
     }
 
-    /// Does what the handles want.
-    fn obey(&mut self, order: Order, session: Option<&mut Session>) {
-        match order {
-            Order::Publish { topic, payload, correlation } => {
-                if fits(&topic, &payload, correlation.as_ref(), MOST_BYTES) {
-                    self.outbox.say(Once { topic, payload, correlation, since: Instant::now() });
-                }
-            }
-            Order::Retain { topic, payload } => {
-                if fits(&topic, &payload, None, MOST_BYTES) {
-                    self.outbox.keep(topic, payload);
-                }
-            }
-            Order::Subscribe { filter, messages } => {
-                // One before the broker has taken us is asked for with all others then.
-                if let Some(session) = session.filter(|session| session.accepted.is_some())
-                    && session.ask(vec![filter.clone()]).is_err()
-                {
-                    tracing::warn!(filter, "too many subscriptions at once; this one begins with the next connection");
-                }
-                self.subscriptions.add(filter, messages);
-            }
-        }
-    }
-
-    /// Hands over what may go out.
-    fn hand_over(&mut self, session: &mut Session) {
-        if session.online.is_none() {
-            return;
-        }
-        while let Some(item) = self.outbox.next(session.window) {
-            let own;
-            let kept;
-            let (topic, payload, fate, correlation) = match &item {
-                Item::Once(once) => (&once.topic, &once.payload, Fate::PassedOn, once.correlation.as_ref()),
-                Item::Kept(topic) => {
-                    kept = self.outbox.value(topic);
-                    (topic, &kept, Fate::Kept, None)
-                }
-                Item::Check(payload) => {
-                    own = self.topics.self_check();
-                    (&own, payload, Fate::PassedOn, None)
-                }
-            };
-            if !fits(topic, payload, correlation, session.most_bytes) {
-                continue;
-            }
-            match session.line.publish(topic, payload, fate, correlation) {
-                Ok(()) => self.outbox.handed(item),
-                Err(_) => {
-                    self.outbox.not_taken(item);
-                    break;
-                }
-            }
-        }
-    }
-
     /// Looks whether the connection is still good for something.
     fn look(&mut self, session: &mut Session) -> Result<(), Failure> {
         if session.online.is_none() {
-            let is_late = Instant::now() >= session.deadline();
-            return if is_late { Err(Failure::away("the broker does not answer a subscription")) } else { Ok(()) };
+            let filters = || session.asked.iter().flatten().cloned().collect::<Vec<_>>().join(", ");
+            return match Instant::now() >= session.deadline() {
+                true => Err(Failure::away(format!("the broker does not answer a subscription to {}", filters()))),
+                false => Ok(()),
+            };
         }
-        match session.check.look(Instant::now()) {
+        let Some(check) = &mut session.check else { return Ok(()) };
+        match check.look(Instant::now()) {
             Verdict::Fine => Ok(()),
             Verdict::Send(payload) => {
                 self.outbox.check(payload);
@@ -322,7 +334,8 @@ impl Actor {
             let next = end.min(Instant::now() + CLOCK_INTERVAL);
             tokio::select! {
                 () = group.stopped() => return false,
-                Some(order) = self.orders.recv() => self.obey(order, None),
+                // Without a session nothing of it can fail.
+                Some(order) = self.orders.recv() => drop(self.obey(order, None)),
                 () = sleep_until(next.into()) => {}
             }
             let now = Clocks::read();
@@ -342,7 +355,9 @@ impl Actor {
             return;
         }
         while let Ok(order) = self.orders.try_recv() {
-            self.obey(order, Some(&mut *session));
+            if self.obey(order, Some(&mut *session)).is_err() {
+                break;
+            }
         }
         self.outbox.keep(self.topics.availability(), OFFLINE.into());
         let said = timeout(GOODBYE, async {
@@ -353,7 +368,7 @@ impl Actor {
                     has_hung_up = session.line.hang_up().is_ok();
                 }
                 match session.line.next().await? {
-                    Event::Ended => return Ok::<(), Failure>(()),
+                    Event::Ended => return Ok::<(), End>(()),
                     event => self.take(event, session)?,
                 }
             }
@@ -362,43 +377,4 @@ impl Actor {
             tracing::debug!("the broker did not hear our goodbye");
         }
     }
-}
-
-impl Session {
-    /// When to look whether it is still good for something.
-    fn deadline(&self) -> Instant {
-        match (self.accepted, self.online) {
-            (Some(accepted), None) => accepted + SUBSCRIBING,
-            _ => self.check.deadline(),
-        }
-    }
-
-    fn ask(&mut self, filters: Vec<String>) -> Result<(), Failure> {
-        let too_many = |_| Failure::away("the MQTT client takes no more subscriptions");
-        self.line.subscribe(&filters).map_err(too_many)?;
-        self.asked.push_back(filters);
-        Ok(())
-    }
-
-    fn tell_of_refusal(&mut self, item: &Item, reason: &str, topics: &Topics) {
-        let topic = match item {
-            Item::Once(once) => once.topic.clone(),
-            Item::Kept(topic) => topic.clone(),
-            // It is told of where it does not come back.
-            Item::Check(_) => return,
-        };
-        if !std::mem::replace(&mut self.has_warned_of_refusal, true) {
-            let own = topics.availability();
-            tracing::warn!(topic, reason, own, "the broker does not pass on what is published");
-        }
-    }
-}
-
-/// Whether a packet may be that large; a larger one would cost the connection.
-fn fits(topic: &str, payload: &Bytes, correlation: Option<&Bytes>, most: usize) -> bool {
-    let bytes = packet_size(topic, payload, correlation);
-    if bytes > most {
-        tracing::warn!(topic, bytes, most, "too large a message for the broker; it is not published");
-    }
-    bytes <= most
 }

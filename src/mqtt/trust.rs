@@ -1,0 +1,483 @@
+//! Which certificate of a broker is taken, and why another one is not, in words that say how to make a good one.
+//!
+//! A certificate that stands in `ca_file` itself is taken where its name and its dates are right: who put it there has
+//! compared it, so nobody needs to vouch for it. This is how people run a broker with one certificate that signed
+//! itself. Any other certificate has to be vouched for as rustls and webpki want it.
+
+use std::error::Error;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rustls::CertificateError;
+use rustls::DigitallySignedStruct;
+use rustls::OtherError;
+use rustls::RootCertStore;
+use rustls::SignatureScheme;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_name;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::crypto::{verify_tls12_signature, verify_tls13_signature, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::server::ParsedCertificate;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::oid_registry::OID_PKCS1_SHA1WITHRSA;
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::{X509Name, X509Version};
+
+/// Bits of an RSA key below which no signature is taken (NIST SP 800-131A); the TLS library has the same bound.
+const LEAST_RSA_BITS: usize = 2048;
+
+/// Letters of a name in a certificate that are repeated in a message: whoever answers chose them.
+const LONGEST_NAME: usize = 80;
+
+/// Names of a certificate that are repeated in a message, for the same reason.
+const MOST_NAMES: usize = 4;
+
+/// Decides whether the certificate that a broker shows is taken.
+#[derive(Debug)]
+pub struct Trust {
+    /// `None` where nobody may vouch for others.
+    authorities: Option<Arc<WebPkiServerVerifier>>,
+    /// What `ca_file` holds.
+    known: Vec<CertificateDer<'static>>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// Why a certificate is not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Distrust {
+    /// Whether it would be taken at another time, or with the right clock.
+    pub is_of_time: bool,
+    /// For people: what is wrong and what to do.
+    pub reason: String,
+}
+
+impl fmt::Display for Distrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl Error for Distrust {}
+
+impl From<Distrust> for rustls::Error {
+    fn from(distrust: Distrust) -> Self {
+        CertificateError::Other(OtherError(Arc::new(distrust))).into()
+    }
+}
+
+impl Trust {
+    /// Trusts those whom `authorities` vouch for, and each certificate that is one of `known` itself.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the authorities.
+    pub fn new(
+        authorities: RootCertStore,
+        known: Vec<CertificateDer<'static>>,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, String> {
+        let verifier = match authorities.is_empty() {
+            true => None,
+            false => {
+                let builder = WebPkiServerVerifier::builder_with_provider(authorities.into(), provider.clone());
+                Some(builder.build().map_err(|error| error.to_string())?)
+            }
+        };
+        Ok(Self { authorities: verifier, known, algorithms: provider.signature_verification_algorithms })
+    }
+
+    fn is_known(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.known.iter().any(|known| known.as_ref() == certificate.as_ref())
+    }
+}
+
+impl ServerCertVerifier for Trust {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let vouched = match &self.authorities {
+            Some(verifier) => {
+                verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now).map(drop)
+            }
+            None => Err(CertificateError::UnknownIssuer.into()),
+        };
+        let Ok((_, certificate)) = X509Certificate::from_der(end_entity) else {
+            return vouched.map(|()| ServerCertVerified::assertion());
+        };
+        let shown = Shown { encoded: end_entity, certificate, host: server_name, now };
+        let fault = match vouched {
+            _ if shown.has_weak_key() => Some(shown.weak_key()),
+            Ok(()) => None,
+            Err(_) if self.is_known(end_entity) => shown.fault_of_time().or_else(|| shown.fault_of_name()),
+            Err(refused) => Some(shown.fault(&refused)),
+        };
+        match fault {
+            None => Ok(ServerCertVerified::assertion()),
+            Some(distrust) => Err(distrust.into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    /// webpki does not read a certificate of version 1, of which here only the key is needed.
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        match X509Certificate::from_der(certificate) {
+            Ok((_, read)) if read.version() == X509Version::V1 && self.is_known(certificate) => {
+                let key = SubjectPublicKeyInfoDer::from(read.public_key().raw);
+                verify_tls13_signature_with_raw_key(message, &key, signed, &self.algorithms)
+            }
+            _ => verify_tls13_signature(message, certificate, signed, &self.algorithms),
+        }
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// A certificate as a broker shows it.
+struct Shown<'c> {
+    encoded: &'c CertificateDer<'c>,
+    certificate: X509Certificate<'c>,
+    /// The host of `mqtt.url`.
+    host: &'c ServerName<'c>,
+    now: UnixTime,
+}
+
+impl Shown<'_> {
+    /// Why it is not taken, after webpki refused it. What is wrong in the certificate itself comes before who signed
+    /// it: making it anew is the way out then.
+    fn fault(&self, refused: &rustls::Error) -> Distrust {
+        use CertificateError as Wrong;
+        if self.certificate.version() == X509Version::V1 {
+            let what = "is of version 1, which has no subjectAltName: ";
+            return distrust(format!("{what}{}", self.how_to_make_one()));
+        }
+        if let Some(distrust) = self.fault_of_time() {
+            return distrust;
+        }
+        let rustls::Error::InvalidCertificate(wrong) = refused else {
+            return distrust(format!("cannot be trusted: {refused}"));
+        };
+        match wrong {
+            Wrong::NotValidYet | Wrong::NotValidYetContext { .. } | Wrong::Expired | Wrong::ExpiredContext { .. } => {
+                Distrust {
+                    is_of_time: true,
+                    reason: "the certificate of who signed the broker's is not valid yet or has expired, or this \
+                             board's clock is wrong"
+                        .into(),
+                }
+            }
+            Wrong::NotValidForName | Wrong::NotValidForNameContext { .. } => {
+                self.fault_of_name().unwrap_or_else(|| distrust(format!("cannot be trusted: {wrong}")))
+            }
+            _ if self.is_signed_by_sha1() => distrust(format!(
+                "is signed by way of SHA-1, which is not safe any more: make a new one with `openssl … -sha256`{}",
+                self.alternatives()
+            )),
+            // The latter: by somebody of the same name as one who is trusted.
+            Wrong::UnknownIssuer | Wrong::BadSignature => self.unknown_issuer(),
+            _ if self.certificate.is_ca() => distrust(
+                "says that it is an authority (CA:TRUE), as `openssl req -x509` makes it: set mqtt.ca_file to a copy \
+                 of this very certificate, or have it sign another one for the broker"
+                    .into(),
+            ),
+            Wrong::InvalidPurpose | Wrong::InvalidPurposeContext { .. } => distrust(format!(
+                "is not for servers (its extendedKeyUsage lacks serverAuth): {}",
+                self.how_to_make_one()
+            )),
+            other => distrust(format!("cannot be trusted: {other}")),
+        }
+    }
+
+    fn fault_of_time(&self) -> Option<Distrust> {
+        let (from, until) = (self.certificate.validity().not_before, self.certificate.validity().not_after);
+        let now = i64::try_from(self.now.as_secs()).unwrap_or(i64::MAX);
+        let what = if now < from.timestamp() {
+            format!("is not valid yet, but from {} on", from.to_datetime().date())
+        } else if now > until.timestamp() {
+            format!("has expired on {}", until.to_datetime().date())
+        } else {
+            return None;
+        };
+        let reason = format!("the broker's certificate {what}, or this board's clock is wrong");
+        Some(Distrust { is_of_time: true, reason })
+    }
+
+    /// Whether it is for another host. Where there is no subjectAltName the common name counts, which only matters
+    /// for a certificate that is known: webpki has refused all others by then.
+    fn fault_of_name(&self) -> Option<Distrust> {
+        let names = self.names();
+        if names.is_empty() {
+            let common = self.common_name();
+            if common.as_deref().is_some_and(|common| self.is_host(common)) && self.is_alone() {
+                return None;
+            }
+            let what = "has no subjectAltName (its common name does not count): ";
+            return Some(distrust(format!("{what}{}", self.how_to_make_one())));
+        }
+        let parsed = ParsedCertificate::try_from(self.encoded);
+        if parsed.is_ok_and(|parsed| verify_server_name(&parsed, self.host).is_ok()) {
+            return None;
+        }
+        let host = self.host.to_str();
+        let hint = match names.iter().any(|name| self.is_host(name.trim_start_matches("DNS:"))) {
+            true => "; an address has to stand there as an IP address and not as a name",
+            false => "",
+        };
+        Some(distrust(format!(
+            "is for another name than the one in mqtt.url: for {}, not for {host}{hint}. {}",
+            shortened(&names.join(", "), LONGEST_NAME * MOST_NAMES),
+            capitalised(&self.how_to_make_one())
+        )))
+    }
+
+    /// Whether nobody but itself stands behind it: then its common name was compared with the rest of it.
+    fn is_alone(&self) -> bool {
+        self.certificate.issuer() == self.certificate.subject()
+    }
+
+    fn unknown_issuer(&self) -> Distrust {
+        distrust(if self.is_alone() {
+            "is signed by nobody whom this board trusts, but by itself: set mqtt.ca_file to a copy of it".into()
+        } else {
+            format!(
+                "is signed by nobody whom this board trusts: set mqtt.ca_file to the certificate of {}, or have the \
+                 broker send those between",
+                shortened(&self.certificate.issuer().to_string(), LONGEST_NAME)
+            )
+        })
+    }
+
+    fn has_weak_key(&self) -> bool {
+        self.rsa_bits().is_some_and(|bits| bits < LEAST_RSA_BITS)
+    }
+
+    fn weak_key(&self) -> Distrust {
+        let bits = self.rsa_bits().unwrap_or_default();
+        let what = format!("has an RSA key of {bits} bits, and less than {LEAST_RSA_BITS} are not safe: ");
+        distrust(format!("{what}{}", self.how_to_make_one()))
+    }
+
+    fn rsa_bits(&self) -> Option<usize> {
+        match self.certificate.public_key().parsed() {
+            Ok(PublicKey::RSA(key)) => Some(key.key_size()),
+            _ => None,
+        }
+    }
+
+    fn is_signed_by_sha1(&self) -> bool {
+        self.certificate.signature_algorithm.algorithm == OID_PKCS1_SHA1WITHRSA
+    }
+
+    /// The hosts that its subjectAltName has, as `openssl` writes them.
+    fn names(&self) -> Vec<String> {
+        let Ok(Some(extension)) = self.certificate.subject_alternative_name() else { return Vec::new() };
+        let written = |name: &GeneralName<'_>| match name {
+            GeneralName::DNSName(name) => Some(format!("DNS:{name}")),
+            GeneralName::IPAddress(bytes) => address(bytes).map(|address| format!("IP:{address}")),
+            _ => None,
+        };
+        extension.value.general_names.iter().filter_map(written).take(MOST_NAMES).collect()
+    }
+
+    fn common_name(&self) -> Option<String> {
+        common_name(self.certificate.subject())
+    }
+
+    fn is_host(&self, name: &str) -> bool {
+        match self.host {
+            ServerName::DnsName(host) => host.as_ref().eq_ignore_ascii_case(name),
+            ServerName::IpAddress(host) => name.parse::<IpAddr>().is_ok_and(|name| name == IpAddr::from(*host)),
+            _ => false,
+        }
+    }
+
+    /// What `subjectAltName` has to say for this host.
+    fn wanted(&self) -> String {
+        match self.host {
+            ServerName::IpAddress(_) => format!("IP:{}", self.host.to_str()),
+            _ => format!("DNS:{}", self.host.to_str()),
+        }
+    }
+
+    /// The way to a certificate that is taken, by the way in which this one seems to be made.
+    fn how_to_make_one(&self) -> String {
+        let (host, wanted) = (self.host.to_str(), self.wanted());
+        match self.is_alone() {
+            true => format!(
+                "make one with `openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj \"/CN={host}\" -addext \
+                 \"subjectAltName={wanted}\" -keyout server.key -out server.crt` and set mqtt.ca_file to a copy of it"
+            ),
+            false => format!(
+                "have it signed again by `openssl x509 -req … -extfile names.txt`, where names.txt has the line \
+                 `subjectAltName={wanted}`{}",
+                self.alternatives()
+            ),
+        }
+    }
+
+    fn alternatives(&self) -> &'static str {
+        "; docs/operating.md has all the lines"
+    }
+}
+
+fn distrust(what: String) -> Distrust {
+    Distrust { is_of_time: false, reason: format!("the broker's certificate {what}") }
+}
+
+fn common_name(name: &X509Name<'_>) -> Option<String> {
+    name.iter_common_name().next()?.as_str().ok().map(str::to_owned)
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+    }
+}
+
+/// Text of a stranger for a message: at most `most` letters, and none that a terminal obeys.
+fn shortened(text: &str, most: usize) -> String {
+    let clean: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).take(most).collect();
+    if text.chars().count() > most { format!("{clean}…") } else { clean }
+}
+
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn params(names: &[&str]) -> CertificateParams {
+        let mut params =
+            CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+        params.not_before = (SystemTime::now() - DAY).into();
+        params.not_after = (SystemTime::now() + DAY).into();
+        params
+    }
+
+    /// What is said of a certificate for `host`, where `known` is in `ca_file`.
+    fn judged(known: &rcgen::Certificate, shown: &rcgen::Certificate, host: &str) -> Result<(), Distrust> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut authorities = RootCertStore::empty();
+        authorities.add(known.der().clone()).unwrap();
+        let trust = Trust::new(authorities, vec![known.der().clone()], &provider).unwrap();
+        let host = ServerName::try_from(host.to_owned()).unwrap();
+        match trust.verify_server_cert(shown.der(), &[], &host, &[], UnixTime::now()) {
+            Ok(_) => Ok(()),
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(other))) => {
+                Err(other.0.downcast_ref::<Distrust>().expect("each refusal is in words").clone())
+            }
+            Err(other) => panic!("not in words: {other}"),
+        }
+    }
+
+    fn alone(params: &CertificateParams) -> rcgen::Certificate {
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn one_that_is_in_the_file_itself_is_taken_where_name_and_dates_are_right() {
+        let mut made = params(&["broker.example", "192.0.2.7"]);
+        made.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let good = alone(&made);
+        assert_eq!(judged(&good, &good, "broker.example"), Ok(()));
+        assert_eq!(judged(&good, &good, "192.0.2.7"), Ok(()));
+        let other = judged(&good, &good, "other.example").unwrap_err();
+        assert!(!other.is_of_time && other.reason.contains("another name"), "{other}");
+        assert!(other.reason.contains("DNS:broker.example") && other.reason.contains("DNS:other.example"), "{other}");
+
+        made.not_after = (SystemTime::now() - DAY / 2).into();
+        let old = alone(&made);
+        let expired = judged(&old, &old, "broker.example").unwrap_err();
+        assert!(expired.is_of_time && expired.reason.contains("has expired on 20"), "{expired}");
+    }
+
+    #[test]
+    fn its_twin_by_another_key_is_not_taken() {
+        let mut made = params(&["broker.example"]);
+        made.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        made.distinguished_name.push(rcgen::DnType::CommonName, "broker.example");
+        let (known, twin) = (alone(&made), alone(&made));
+        let refused = judged(&known, &twin, "broker.example").unwrap_err();
+        assert!(refused.reason.contains("a copy of this very certificate"), "{refused}");
+        made.is_ca = IsCa::NoCa;
+        let (known, twin) = (alone(&made), alone(&made));
+        let refused = judged(&known, &twin, "broker.example").unwrap_err();
+        assert!(refused.reason.contains("signed by nobody"), "{refused}");
+    }
+
+    #[test]
+    fn a_common_name_counts_only_in_a_certificate_that_is_in_the_file() {
+        let mut made = params(&[]);
+        made.distinguished_name.push(rcgen::DnType::CommonName, "broker.example");
+        made.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let known = made.self_signed(&key).unwrap();
+        assert_eq!(judged(&known, &known, "broker.example"), Ok(()));
+        assert!(judged(&known, &known, "other.example").unwrap_err().reason.contains("no subjectAltName"));
+        let issuer = Issuer::new(made.clone(), key);
+        let mut signed = params(&[]);
+        signed.distinguished_name.push(rcgen::DnType::CommonName, "broker.example");
+        signed.distinguished_name.push(rcgen::DnType::OrganizationName, "home");
+        let signed = signed.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
+        let refused = judged(&known, &signed, "broker.example").unwrap_err();
+        assert!(
+            refused.reason.contains("no subjectAltName") && refused.reason.contains("DNS:broker.example"),
+            "{refused}"
+        );
+
+        let mut client = params(&["broker.example"]);
+        client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let client = client.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
+        assert!(judged(&known, &client, "broker.example").unwrap_err().reason.contains("not for servers"));
+    }
+
+    #[test]
+    fn an_address_among_the_names_is_said_to_be_in_the_wrong_place() {
+        let mut made = params(&[]);
+        made.subject_alt_names = vec![rcgen::SanType::DnsName("192.0.2.7".try_into().unwrap())];
+        let known = alone(&made);
+        let refused = judged(&known, &known, "192.0.2.7").unwrap_err();
+        assert!(refused.reason.contains("has to stand there as an IP address"), "{refused}");
+        assert!(refused.reason.contains("subjectAltName=IP:192.0.2.7"), "{refused}");
+    }
+
+    #[test]
+    fn what_a_stranger_puts_into_a_name_is_cut_and_cannot_steer_a_terminal() {
+        assert_eq!(shortened("a\u{1b}[31m\nb", 4), "a?[3…");
+        assert_eq!(shortened("ab", 2), "ab");
+    }
+}

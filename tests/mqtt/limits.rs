@@ -1,0 +1,229 @@
+//! Brokers that do less than a board would like: as people set them up, and as clouds have them.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::try_join_all;
+use peercam::mqtt::{Limits, State};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::board::Board;
+use crate::broker::{Broker, Listener, Listeners};
+use crate::connection::Device;
+use crate::scripted::{Scripted, packet};
+
+const VERSIONS: [&str; 2] = ["5", "3.1.1"];
+
+const ROOT: &str = "peercam/door";
+
+/// Board and its configuration behind a broker, with a version.
+async fn board(broker: &Broker, version: &str) -> Result<Board> {
+    Board::start(&format!("[device]\nid = \"door\"\n{}version = \"{version}\"", broker.table(Listener::Plain))).await
+}
+
+fn connections(broker: &Broker) -> Result<usize> {
+    Ok(broker
+        .log()?
+        .lines()
+        .filter(|line| line.contains("New client connected") && line.contains("peercam-door"))
+        .count())
+}
+
+/// Sends a command and gives its last outcome.
+async fn outcome(client: &mut crate::broker::Client, id: &str, command: &Value) -> Result<Value> {
+    client.publish(&format!("{ROOT}/command"), command.to_string()).await?;
+    let is_last = |message: &crate::broker::Received| {
+        message.json().is_ok_and(|outcome| outcome["id"] == id && outcome["status"] != "executing")
+    };
+    client.next_where(&format!("{ROOT}/outcome"), is_last).await?.json()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_keeps_nothing_and_refuses_a_retained_will_is_used_without() -> Result<()> {
+    for version in VERSIONS {
+        let broker = Broker::start(Listeners::default().setting("retain_available false")).await?;
+        let mut client = broker.client().await?;
+        client.subscribe(&format!("{ROOT}/#")).await?;
+        let begun = Instant::now();
+        let mut board = board(&broker, version).await?;
+        let availability = format!("{ROOT}/availability");
+        client.next_where(&availability, |message| message.text() == "online").await?;
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        let status = outcome(&mut client, "1", &json!({ "id": "1", "command": "get-status" })).await?;
+        let told = status["result"]["broker"]["reason"].as_str().unwrap_or_default();
+        assert!(told.contains("no retained messages"), "{version}: {status}");
+        let log = board.log()?;
+        assert_eq!(log.matches("no retained messages").count(), 1, "{version}: {log}");
+        assert!(!log.contains("no connection to the broker"), "{version}: {log}");
+        board.kill()?;
+        client.next_where(&availability, |message| message.text() == "offline").await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_for_the_broker_is_sent_once_at_most_and_its_command_fails_with_the_size() -> Result<()> {
+    for version in VERSIONS {
+        let broker = Broker::start(Listeners::default().setting("max_packet_size 20000")).await?;
+        let mut client = broker.client().await?;
+        client.subscribe(&format!("{ROOT}/#")).await?;
+        let board = board(&broker, version).await?;
+        client.next_where(&format!("{ROOT}/availability"), |message| message.text() == "online").await?;
+        for (id, to) in [("1", "topic"), ("2", "result"), ("3", "topic"), ("4", "result")] {
+            let command = json!({ "id": id, "command": "snapshot", "args": { "to": to } });
+            let failed = outcome(&mut client, id, &command).await?;
+            let reason = failed["reason"].as_str().unwrap_or_default();
+            assert!(failed["status"] == "failed" && reason.contains(" bytes"), "{version}, {to}: {failed}");
+            ensure!(version == "3.1.1" || reason.contains("20000") || reason.contains("18976"), "{failed}");
+        }
+        let good = outcome(&mut client, "5", &json!({ "id": "5", "command": "get-status" })).await?;
+        assert_eq!(good["status"], "successful", "{good}");
+        // The first picture showed that it is too large; nothing of its size went out again.
+        let most = if version == "5" { 1 } else { 2 };
+        assert!(connections(&broker)? <= most, "{version}: {}", connections(&broker)?);
+        let told = good["result"]["broker"]["reason"].as_str().unwrap_or_default();
+        assert!(told.contains("bytes at most"), "{version}: {good}");
+        drop(board);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_that_the_access_list_forbids_are_named() -> Result<()> {
+    let acl =
+        format!("topic read {ROOT}/command\ntopic write {ROOT}/availability\ntopic readwrite {ROOT}/self-check\n");
+    let broker = Broker::start(Listeners::default().acl(&acl)).await?;
+    for version in VERSIONS {
+        let device = Device::open("door", &format!("{}version = \"{version}\"", broker.table(Listener::Plain)))?;
+        let _viewers = device.broker.subscribe(device.broker.topics().from_viewers());
+        device.broker.retain(device.broker.topics().status(), "{}".into());
+        device.online().await?;
+        // Only MQTT 5 tells what becomes of a publication.
+        let words: &[&str] = if version == "5" { &["status"] } else { &[] };
+        lacks(&device, words).await?;
+        device.close().await?;
+    }
+    Ok(())
+}
+
+/// Waits until the limits name all of these.
+async fn lacks(device: &Device, words: &[&str]) -> Result<Limits> {
+    let deadline = Instant::now() + Duration::from_secs(15);
+    loop {
+        let limits = device.broker.limits();
+        let said = limits.in_words().unwrap_or_default();
+        if words.iter().all(|word| said.contains(word)) {
+            return Ok(limits);
+        }
+        ensure!(Instant::now() < deadline, "{words:?} are not in: {said}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_hangs_up_on_one_topic_is_used_without_it() -> Result<()> {
+    let forbidden =
+        [("subscribe", "self-check"), ("subscribe", "command"), ("publish", "status"), ("publish", "self-check")];
+    let cases = VERSIONS.into_iter().flat_map(|version| forbidden.map(|(what, topic)| (version, what, topic)));
+    try_join_all(cases.map(async |(version, what, topic)| {
+        let cloud = Scripted::start(move |sent| match sent {
+            packet::SUBSCRIBE if what == "subscribe" => Some(topic),
+            packet::PUBLISH if what == "publish" => Some(topic),
+            _ => None,
+        })
+        .await?;
+        let device = Device::open_at("door", cloud.address, &format!("version = \"{version}\""))?;
+        let _commands = device.broker.subscribe(device.broker.topics().command());
+        device.broker.retain(device.broker.topics().status(), "{}".into());
+        lacks(&device, &[topic]).await.with_context(|| format!("{version}, {what} {topic}"))?;
+        device.online().await?;
+        let settled = cloud.accepted();
+        ensure!(settled <= 6, "{version}, {what} {topic}: {settled} connections");
+        // It has settled: more than the longest pause brings no further connection.
+        sleep(Duration::from_secs(3)).await;
+        ensure!(cloud.accepted() == settled, "{version}, {what} {topic}");
+        device.close().await
+    }))
+    .await
+    .map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_boards_of_one_id_are_told_of_it_and_come_back_more_and_more_slowly() -> Result<()> {
+    try_join_all(VERSIONS.map(async |version| {
+        let broker = Broker::start(Listeners::default()).await?;
+        let table = format!("{}version = \"{version}\"", broker.table(Listener::Plain));
+        let twins = [Device::open("door", &table)?, Device::open("door", &table)?];
+        // Either sees the state of the other's end; each is told by and by.
+        for twin in &twins {
+            let is_told = |state: &State| match state {
+                State::Offline { reason } => reason.contains("\"peercam-door\"") && reason.contains("device.id"),
+                _ => false,
+            };
+            twin.wait_for("the reason", is_told).await?;
+        }
+        let before = connections(&broker)?;
+        sleep(Duration::from_secs(6)).await;
+        let turns = connections(&broker)? - before;
+        ensure!(turns <= 6, "{version}: {turns} turns in 6 s");
+        let [one, other] = twins;
+        one.close().await?;
+        other.close().await
+    }))
+    .await
+    .map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_broker_wants_in_its_acceptance_is_kept_to() -> Result<()> {
+    // Receive maximum 1, maximum QoS 0, no retained messages, no wildcards, topic alias maximum 0, server keep-alive 0,
+    // a client id, 200 bytes at most.
+    let wishes: &[u8] =
+        &[0x21, 0, 1, 0x24, 0, 0x25, 0, 0x28, 0, 0x22, 0, 0, 0x13, 0, 0, 0x12, 0, 2, b'x', b'7', 0x27, 0, 0, 0, 200];
+    let modest = Scripted::start(|_| None).await?;
+    modest.accept_with(wishes);
+    let device = Device::open_at("door", modest.address, "client_id = \"\"")?;
+    let _viewers = device.broker.subscribe(device.broker.topics().from_viewers());
+    device.online().await?;
+    device.broker.retain(device.broker.topics().status(), "y".repeat(1000).into());
+    device.broker.retain(device.broker.topics().home_assistant(), "small".into());
+    let limits = lacks(&device, &["no retained messages", "QoS 0", "wildcards", "200 bytes"]).await?;
+    assert_eq!(limits.most_bytes, 200);
+    modest.wait_for("home-assistant").await?;
+    // Pings without a pause would end it: rumqttc takes a second one before the first is answered for a dead broker.
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(modest.accepted(), 1);
+    for (flags, topic, bytes) in modest.published() {
+        assert!(flags & 0b111 == 0 && bytes <= 200, "{topic}: flags {flags:#b}, {bytes} bytes");
+        assert!(!topic.ends_with("/status"), "1000 bytes were sent");
+    }
+    device.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_client_id_and_another_server_are_said_in_words() -> Result<()> {
+    for (version, answer, words) in [
+        ("3.1.1", &[0x20, 2, 0, 2][..], &["mqtt.client_id", "mqtt.keep_alive"][..]),
+        ("5", &[0x20, 3, 0, 0x85, 0], &["mqtt.client_id"]),
+        ("5", &[0x20, 3, 0, 0x9d, 0], &["another server", "mqtt.url"]),
+        ("5", &[0x20, 3, 0, 0, 0, 0xe0, 8, 0x9c, 6, 0x1c, 0, 3, b'b', b'.', b'c'], &["\"b.c\"", "mqtt.url"]),
+        ("5", &[], &["mqtt.version", "peercam-door", "door/availability"]),
+        ("3.1.1", &[], &["mqtt.version", "peercam-door", "door/availability"]),
+    ] {
+        let broker = Scripted::answering(answer).await?;
+        let device = Device::open_at("door", broker.address, &format!("version = \"{version}\""))?;
+        let reason = device.offline().await?;
+        assert!(words.iter().all(|word| reason.contains(word)), "{version}, {answer:?}: {reason}");
+        device.close().await?;
+    }
+    let only = Scripted::start(|_| None).await?;
+    for (table, sent) in [("client_id = \"frontdoor1\"", "frontdoor1"), ("client_id = \"\"", ""), ("", "peercam-door")]
+    {
+        let device = Device::open_at("door", only.address, table)?;
+        device.online().await?;
+        assert_eq!(only.client_ids().last().map(String::as_str), Some(sent), "{table}");
+        device.close().await?;
+    }
+    Ok(())
+}
