@@ -1,12 +1,12 @@
 //! What this board has and what would be used, with what to do about what is wrong.
 
 use std::fmt;
-use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use crate::board::{Gauges, Throttling};
 use crate::camera::{self, AudioConfig, Config, Survey};
 use crate::config;
 use crate::mdns;
@@ -19,8 +19,10 @@ const PLAUSIBLE: u64 = 1_704_067_200;
 /// A Raspberry Pi slows down at 80 °C; others are near their limits too.
 const HOT: f64 = 80.0;
 
+const MIB: u64 = 1024 * 1024;
+
 /// Less free memory than this and the kernel soon kills something: one 720p encoder takes about 40 MB.
-const TIGHT_MIB: u64 = 64;
+const TIGHT: u64 = 64 * MIB;
 
 /// How one thing stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -96,11 +98,18 @@ pub fn survey(cameras: &[Config], audio: &AudioConfig) -> Report {
     devices(&survey, &mut items);
     encoders(&survey, &mut items);
     uses(&survey, &mut items);
-    items.extend([network(), clock(), memory()]);
-    items.extend(temperature());
-    items.extend(throttling());
+    items.push(network());
     let level = items.iter().map(|item| item.level).max().unwrap_or(Level::Ok);
     Report { level, items, survey }
+}
+
+/// Looks at what the kernel tells below `root`, which is `/` but for tests, of the board itself.
+pub fn board(root: &Path) -> Vec<Item> {
+    let figures = Gauges::new(root.to_owned(), None).read();
+    let mut items = vec![clock(root), memory(figures.memory.available)];
+    items.extend(figures.temperature.map(temperature));
+    items.extend(figures.throttling.as_ref().map(throttling));
+    items
 }
 
 /// Tries the broker, as this device would use it. Takes some seconds at most; `None` where none is configured.
@@ -223,75 +232,53 @@ fn network() -> Item {
     }
 }
 
-fn clock() -> Item {
+fn clock(root: &Path) -> Item {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     if seconds < PLAUSIBLE {
         let advice = "connect to a network with a time server; TLS and links need the right time";
         return item("clock", Level::Problem, "the clock was never set", Some(advice));
     }
     // systemd-timesyncd touches this file when it is synchronised.
-    let is_synchronised = Path::new("/run/systemd/timesync/synchronized").exists();
+    let is_synchronised = root.join("run/systemd/timesync/synchronized").exists();
     let found = if is_synchronised { "set, and kept by systemd-timesyncd" } else { "set" };
     item("clock", Level::Ok, found, None)
 }
 
-fn memory() -> Item {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    match mebibytes(&text, "MemAvailable:") {
-        Some(free) if free < TIGHT_MIB => item(
-            "memory",
-            Level::Warning,
-            format!("{free} MiB free"),
-            Some("stop other programs, or lower the resolution"),
-        ),
-        Some(free) => item("memory", Level::Ok, format!("{free} MiB free"), None),
-        None => item("memory", Level::Ok, "unknown", None),
+fn memory(available: Option<u64>) -> Item {
+    let Some(bytes) = available else { return item("memory", Level::Ok, "unknown", None) };
+    let found = format!("{} MiB free", bytes / MIB);
+    match bytes < TIGHT {
+        true => item("memory", Level::Warning, found, Some("stop other programs, or lower the resolution")),
+        false => item("memory", Level::Ok, found, None),
     }
 }
 
-/// A line of /proc/meminfo, which counts in KiB.
-fn mebibytes(text: &str, key: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib / 1024)
-}
-
-fn temperature() -> Option<Item> {
-    let zones = fs::read_dir("/sys/class/thermal").ok()?.flatten();
-    let milli = zones.filter_map(|zone| fs::read_to_string(zone.path().join("temp")).ok()?.trim().parse::<f64>().ok());
-    let degrees = milli.reduce(f64::max)? / 1000.0;
+fn temperature(degrees: f64) -> Item {
     let found = format!("{degrees:.0} °C");
-    Some(match degrees >= HOT {
+    match degrees >= HOT {
         true => item("temperature", Level::Warning, found, Some("cool the board: it slows down when it is hot")),
         false => item("temperature", Level::Ok, found, None),
-    })
+    }
 }
 
-/// The Raspberry Pi's firmware tells what it suffers from as bits (`vcgencmd get_throttled`).
-fn throttling() -> Option<Item> {
-    let path = "/sys/devices/platform/soc/soc:firmware/get_throttled";
-    let bits = u32::from_str_radix(fs::read_to_string(path).ok()?.trim().trim_start_matches("0x"), 16).ok()?;
-    Some(throttled(bits))
-}
-
-fn throttled(bits: u32) -> Item {
-    // Bits 0 to 3 are about now, 16 to 19 about some time since the start.
-    let suffered: Vec<_> =
-        [(0, "too little voltage"), (1, "its clock is capped"), (2, "it is throttled"), (3, "it is too warm")]
-            .into_iter()
-            .filter_map(|(bit, what)| match (bits >> bit & 1, bits >> (bit + 16) & 1) {
-                (1, _) => Some(format!("{what} (now)")),
-                (0, 1) => Some(format!("{what} (earlier)")),
-                _ => None,
-            })
-            .collect();
+fn throttling(told: &Throttling) -> Item {
+    let suffered = told.since_start.iter().map(|what| {
+        let words = match *what {
+            "under-voltage" => "too little voltage",
+            "frequency-capped" => "its clock is capped",
+            "throttled" => "it is throttled",
+            "soft-temperature-limit" => "it is too warm",
+            other => other,
+        };
+        format!("{words} ({})", if told.now.contains(what) { "now" } else { "earlier" })
+    });
+    let suffered: Vec<_> = suffered.collect();
     match suffered.is_empty() {
         true => item("throttling", Level::Ok, "none", None),
-        false => item(
-            "throttling",
-            Level::Warning,
-            suffered.join(", "),
-            Some("use a stronger power supply and cool the board"),
-        ),
+        false => {
+            let advice = "use a stronger power supply and cool the board";
+            item("throttling", Level::Warning, suffered.join(", "), Some(advice))
+        }
     }
 }
 
@@ -319,16 +306,33 @@ mod tests {
     }
 
     #[test]
-    fn throttling_tells_now_from_earlier() {
-        assert_eq!(throttled(0).level, Level::Ok);
-        assert_eq!(throttled(0x5_0005).found, "too little voltage (now), it is throttled (now)");
-        assert_eq!(throttled(0x5_0000).found, "too little voltage (earlier), it is throttled (earlier)");
-    }
-
-    #[test]
-    fn memory_is_read_from_what_the_kernel_writes() {
-        let text = "MemTotal:       24601648 kB\nMemFree:          123 kB\nMemAvailable:    2048000 kB\n";
-        assert_eq!(mebibytes(text, "MemAvailable:"), Some(2000));
-        assert_eq!(mebibytes(text, "MemNothing:"), None);
+    fn the_board_is_looked_at_where_each_kind_of_it_tells_what_it_suffers_from() {
+        let pi4 = ("sys/devices/platform/soc/soc:firmware/get_throttled", "50005\n");
+        let pi5 = ("sys/devices/platform/soc@107c000000/soc@107c000000:firmware/get_throttled", "0x50000\n");
+        let volt = ("sys/class/hwmon/hwmon2/name", "rpi_volt\n");
+        let cases = [
+            (vec![pi4], "too little voltage (now), it is throttled (now)", Level::Warning),
+            (vec![pi5], "too little voltage (earlier), it is throttled (earlier)", Level::Warning),
+            (vec![volt, ("sys/class/hwmon/hwmon2/in0_lcrit_alarm", "1\n")], "too little voltage (now)", Level::Warning),
+            (vec![volt, ("sys/class/hwmon/hwmon2/in0_lcrit_alarm", "0\n")], "none", Level::Ok),
+        ];
+        for (files, found, level) in cases {
+            let root = tempfile::tempdir().unwrap();
+            let memory = ("proc/meminfo", "MemTotal:       24601648 kB\nMemAvailable:    40960 kB\n");
+            let heat = ("sys/class/thermal/thermal_zone0/temp", "81000\n");
+            for (file, text) in files.iter().chain(&[memory, heat]) {
+                std::fs::create_dir_all(root.path().join(file).parent().unwrap()).unwrap();
+                std::fs::write(root.path().join(file), text).unwrap();
+            }
+            let items = board(root.path());
+            let of = |topic: &str| items.iter().find(|item| item.topic == topic).unwrap();
+            assert_eq!((of("throttling").found.as_str(), of("throttling").level), (found, level), "{files:?}");
+            assert_eq!((of("memory").found.as_str(), of("memory").level), ("40 MiB free", Level::Warning));
+            assert_eq!((of("temperature").found.as_str(), of("temperature").level), ("81 °C", Level::Warning));
+        }
+        assert!(
+            board(Path::new("/nowhere")).iter().all(|item| item.topic != "throttling"),
+            "a board that does not tell"
+        );
     }
 }

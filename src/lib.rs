@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`media`] | the vocabulary: frames, and the [`media::Feed`] they travel on |
 //! | [`camera`] | devices become encoded frames; the only room that knows GStreamer, V4L2 and ALSA |
+//! | [`board`] | figures of the board itself: temperature, throttling, processor, memory, disk, Wi-Fi |
 //! | [`signalling`] | how a browser reaches us: WebSocket, WHEP and MQTT become [`signalling::Call`]s |
 //! | [`ice`] | STUN and TURN servers, and the credentials that each side gets |
 //! | [`sdp`] | session descriptions: what an offer asks for, and the answer to it |
@@ -35,6 +36,7 @@
 compile_error!("on 64-bit Arm peercam wants AES instructions to be used: add `--cfg aes_armv8` to RUSTFLAGS");
 
 pub mod app;
+pub mod board;
 pub mod camera;
 pub mod command;
 pub mod config;

@@ -118,6 +118,7 @@ async fn examine(file: Option<&Path>, is_json: bool) -> anyhow::Result<()> {
     let places = Places::from_environment();
     config.settle_password(&places)?;
     let mut report = doctor::survey(&config.cameras, &config.audio);
+    doctor::board(&places.root()).into_iter().for_each(|item| report.add(item));
     report.add(doctor::name(&config));
     let broker = doctor::broker(&config.mqtt, &config.device_id()).await;
     broker.into_iter().chain(doctor::notices(&places.root())).for_each(|item| report.add(item));

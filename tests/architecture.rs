@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room (a file or folder of `src/`), and the rooms it may name outside its tests.
-const ROOMS: [(&str, &[&str]); 24] = [
+const ROOMS: [(&str, &[&str]); 25] = [
     ("main", &["app", "config", "doctor", "provision", "start"]),
     ("start", &["command", "config", "tasks", "upkeep"]), // of command the Origin type only
     (
         "app",
         &[
+            "board",
             "camera",
             "command",
             "config",
@@ -32,10 +33,11 @@ const ROOMS: [(&str, &[&str]); 24] = [
         ],
     ),
     ("config", &["camera", "control", "durable", "home", "ice", "mdns", "mqtt", "secret", "viewer", "web"]), // of rooms with I/O the Config types only
-    ("control", &["camera", "command", "media", "mqtt", "notices", "tasks", "upkeep", "viewer"]),
-    ("doctor", &["camera", "config", "mdns", "mqtt", "notices"]),
+    ("control", &["board", "camera", "command", "media", "mqtt", "notices", "tasks", "upkeep", "viewer"]),
+    ("doctor", &["board", "camera", "config", "mdns", "mqtt", "notices"]),
     ("web", &["control", "durable", "secret", "signalling", "tasks", "viewer"]),
     ("viewer", &["command", "ice", "media", "sdp", "signalling", "tasks"]),
+    ("board", &[]),
     ("camera", &["media", "tasks"]),
     ("signalling", &["command", "ice", "mqtt", "tasks"]),
     ("ice", &["secret"]),

@@ -18,6 +18,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, reload};
 
+use crate::board::Gauges;
 use crate::camera;
 use crate::camera::Camera;
 use crate::camera::Microphone;
@@ -27,7 +28,6 @@ use crate::command::Desk;
 use crate::config::{Config, LogConfig, LogFormat, Places};
 use crate::control;
 use crate::control::Control;
-use crate::control::Gauges;
 use crate::control::Parts;
 use crate::control::Tools;
 use crate::doctor;
@@ -308,6 +308,7 @@ fn tools(config: &Config, root: &Path, management: Management, group: &Group) ->
             let broker = doctor::broker(&config.mqtt, &config.device_id()).await;
             group.spawn_blocking(move || {
                 let mut report = doctor::survey(&config.cameras, &config.audio);
+                doctor::board(&below).into_iter().for_each(|item| report.add(item));
                 report.add(doctor::name(&config));
                 broker.into_iter().chain(doctor::notices(&below)).for_each(|item| report.add(item));
                 // Nobody may be waiting any more.

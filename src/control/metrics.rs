@@ -2,7 +2,8 @@
 
 use std::fmt::Display;
 
-use super::{Status, Telemetry};
+use super::Status;
+use crate::board::Telemetry;
 use crate::camera;
 use crate::camera::State;
 
@@ -49,11 +50,8 @@ pub fn write(status: &Status, encoded: &[(&str, u64)], is_healthy: bool) -> Stri
     page.single("peercam_viewer_tasks", "gauge", "Tasks that run for viewers; 1 without any.", viewers.tasks);
     page.single("peercam_viewers_admitted_total", "counter", "Calls that became viewers.", totals.admitted);
     page.single("peercam_viewers_refused_total", "counter", "Calls that were refused.", totals.refused);
-    let sum = |gone: u64, of: fn(&crate::viewer::Summary) -> u64| gone + viewers.list.iter().map(of).sum::<u64>();
-    let frames = sum(totals.frames, |viewer| viewer.frames);
-    page.single("peercam_frames_sent_total", "counter", "Video frames, counted once for each viewer.", frames);
-    let retransmitted = sum(totals.retransmitted, |viewer| viewer.retransmitted);
-    page.single("peercam_packets_retransmitted_total", "counter", "RTP packets sent again.", retransmitted);
+    page.single("peercam_frames_sent_total", "counter", "Video frames, counted once for each viewer.", totals.frames);
+    page.single("peercam_packets_retransmitted_total", "counter", "RTP packets sent again.", totals.retransmitted);
     page.single("peercam_sent_bits_per_second", "gauge", "To all viewers together.", viewers.bitrate);
     page.text
 }
@@ -79,7 +77,7 @@ fn board(page: &mut Page, told: &Telemetry) {
     let signal = told.wifi.as_ref().map(|wifi| f64::from(wifi.signal));
     gauge("wifi_signal_dbm", "At which the access point is heard.", signal);
     if let Some(throttling) = &told.throttling {
-        let names = super::telemetry::THROTTLING;
+        let names = crate::board::THROTTLING;
         let now = names.map(|name| (labels(&[("reason", name)]), u8::from(throttling.now.contains(&name))));
         page.family("peercam_throttled", "gauge", "1 for what slows the board down now.", now);
     }

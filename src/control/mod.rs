@@ -13,7 +13,6 @@ mod news;
 mod ptz;
 mod report;
 mod status;
-mod telemetry;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -23,6 +22,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
+use crate::board::Gauges;
 use crate::camera;
 use crate::camera::Camera;
 use crate::camera::Microphone;
@@ -45,7 +45,6 @@ pub use report::report_back;
 pub use status::{
     AudioSettings, BrokerStatus, CameraStatus, MicrophoneStatus, Status, Versions, VideoSettings, Watching,
 };
-pub use telemetry::{Cpu, Disk, Gauges, Memory, Telemetry, Throttling, Wifi};
 
 /// How often frames are looked for. Below the shortest time that health speaks of.
 const LOOK: Duration = Duration::from_secs(1);

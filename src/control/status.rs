@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::board::Telemetry;
 use crate::camera;
 use crate::camera::Camera;
 use crate::camera::Microphone;
@@ -11,8 +12,6 @@ use crate::mqtt;
 use crate::notices::Notice;
 use crate::viewer;
 use crate::viewer::Viewers;
-
-use super::telemetry::Telemetry;
 
 /// The whole of it. Nothing in it is a secret, an address or a session description; notices are what others wrote.
 #[derive(Clone, Debug, Serialize)]

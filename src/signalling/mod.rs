@@ -119,6 +119,9 @@ pub enum Way {
 }
 
 impl Way {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::WebSocket, Self::Whep, Self::Mqtt];
+
     /// Who comes over HTTP has passed its guard and holds the secret. The broker lets viewers pass whom it would not
     /// let command: that is what its access control is for, and it knows topics only, not data channels.
     fn rights(self) -> Rights {

@@ -2,6 +2,7 @@
 //!
 //! [`Viewers`] admits calls up to a limit and runs a session for each.
 
+mod admission;
 mod config;
 mod control_channel;
 mod peer;
@@ -10,8 +11,8 @@ mod session;
 mod state;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -22,6 +23,7 @@ use crate::ice::Servers;
 use crate::media::{Bitrate, Feed, H264Profile};
 use crate::signalling::{Call, Refusal, Signal, ViewerId, Way};
 use crate::tasks::Group;
+use admission::Taken;
 use control_channel::Commands;
 use progress::Progress;
 use session::{Notice, Session};
@@ -96,7 +98,7 @@ pub struct Summary {
     pub withheld: u64,
 }
 
-/// Counts since the process began.
+/// Counts since the process began. What sessions count is of those that have ended.
 #[derive(Debug, Default)]
 struct Counters {
     admitted: AtomicU64,
@@ -114,17 +116,17 @@ pub struct Totals {
     pub admitted: u64,
     /// Calls refused because too many were watching or the camera is unknown.
     pub refused: u64,
-    /// Video frames sent, counted once per viewer, of viewers that have left.
+    /// Video frames sent, counted once per viewer.
     pub frames: u64,
-    /// RTP payload bytes sent to viewers that have left.
+    /// RTP payload bytes sent.
     pub bytes: u64,
-    /// Packets repeated for viewers that have left.
+    /// Packets repeated.
     pub retransmitted: u64,
-    /// Key frames asked for by viewers that have left.
+    /// Key frames asked for.
     pub key_frames_wanted: u64,
 }
 
-/// Notices that wait for a session, which takes each within milliseconds.
+/// Notices that wait for a session, which takes each within milliseconds. The last place is for its end.
 const NOTICES: usize = 4;
 
 /// A handle to all viewers. A clone is the same viewers.
@@ -138,6 +140,8 @@ struct Shared {
     sources: Vec<Source>,
     stack: peer::Stack,
     sessions: Mutex<HashMap<ViewerId, Member>>,
+    /// Sessions that gave their place away and have not ended yet.
+    leaving: AtomicUsize,
     /// Takes the commands of viewers that may give some.
     desk: Desk,
     count: watch::Sender<usize>,
@@ -162,7 +166,7 @@ impl Viewers {
     pub fn open(
         config: &Config,
         sources: Vec<Source>,
-        mut calls: mpsc::Receiver<Call>,
+        calls: mpsc::Receiver<Call>,
         desk: Desk,
         group: &Group,
     ) -> Result<Self, Error> {
@@ -172,6 +176,7 @@ impl Viewers {
                 sources,
                 stack: peer::Stack::new(config.servers.clone(), group.clone())?,
                 sessions: Mutex::default(),
+                leaving: AtomicUsize::new(0),
                 desk,
                 count: watch::channel(0).0,
                 counters: Counters::default(),
@@ -180,16 +185,19 @@ impl Viewers {
             }),
         };
         let (admitting, stop) = (viewers.clone(), group.clone());
-        group.spawn(async move {
-            loop {
-                let call = tokio::select! {
-                    biased;
-                    () = stop.stopped() => break,
-                    call = calls.recv() => call,
-                };
-                let Some(call) = call else { break };
-                admitting.admit(call);
-            }
+        group.keep("admission of viewers", calls, move |calls| {
+            let (admitting, stop) = (admitting.clone(), stop.clone());
+            Box::pin(async move {
+                loop {
+                    let call = tokio::select! {
+                        biased;
+                        () = stop.stopped() => break,
+                        call = calls.recv() => call,
+                    };
+                    let Some(call) = call else { break };
+                    admitting.admit(call);
+                }
+            })
         });
         Ok(viewers)
     }
@@ -207,15 +215,9 @@ impl Viewers {
         };
         let progress = Arc::new(Progress::new(call.way, source.name.clone()));
         let (notices, noticed) = mpsc::channel(NOTICES);
-        {
-            let mut sessions = shared.sessions.lock().expect("nobody panics with it");
-            if sessions.len() >= shared.max {
-                drop(sessions);
-                let reason = format!("{} viewers are watching, which is the limit; try again later", shared.max);
-                return self.refuse(&call, Refusal::TooManyViewers, reason);
-            }
-            sessions.insert(call.viewer.clone(), Member { progress: progress.clone(), notices });
-            shared.count.send_replace(sessions.len());
+        if !self.take_place(&call, Member { progress: progress.clone(), notices }) {
+            let reason = format!("all {} places are taken, which is the limit; try again later", shared.max);
+            return self.refuse(&call, Refusal::TooManyViewers, reason);
         }
         shared.counters.admitted.fetch_add(1, Ordering::Relaxed);
         let place = Place { viewer: call.viewer.clone(), shared: shared.clone(), progress: progress.clone() };
@@ -229,6 +231,29 @@ impl Viewers {
         });
     }
 
+    /// Returns whether there was a place. A call that has to give its own away is told so and ends.
+    fn take_place(&self, call: &Call, member: Member) -> bool {
+        let shared = &self.shared;
+        let mut sessions = shared.sessions();
+        let (viewers, taken): (Vec<_>, Vec<Taken>) =
+            sessions.iter().map(|(viewer, member)| (viewer.clone(), member.progress.taken())).unzip();
+        match admission::place(shared.max, &taken, call.way) {
+            admission::Place::Free => {}
+            // As many may be on their way out as may be there: who does not take his goodbye stays for a while.
+            admission::Place::Of(at) if shared.leaving.load(Ordering::Relaxed) < shared.max => {
+                if let Some(member) = sessions.remove(&viewers[at]) {
+                    shared.leaving.fetch_add(1, Ordering::Relaxed);
+                    // Never full: see `identify`.
+                    member.notices.try_send(Notice::GivesWay).ok();
+                }
+            }
+            admission::Place::Of(_) | admission::Place::None => return false,
+        }
+        sessions.insert(call.viewer.clone(), member);
+        shared.count.send_replace(sessions.len());
+        true
+    }
+
     fn refuse(&self, call: &Call, code: Refusal, reason: String) {
         self.shared.counters.refused.fetch_add(1, Ordering::Relaxed);
         tracing::info!(viewer = %call.viewer, way = ?call.way, reason, "viewer refused");
@@ -238,14 +263,14 @@ impl Viewers {
 
     /// Who is there at the moment.
     pub fn list(&self) -> Vec<Summary> {
-        let sessions = self.shared.sessions.lock().expect("nobody panics with it");
+        let sessions = self.shared.sessions();
         sessions.iter().map(|(viewer, member)| member.progress.summary(viewer)).collect()
     }
 
     /// Ends the conversation of the viewer that [`list`](Self::list) calls `viewer`, and tells it why. Returns whether
     /// there is one.
     pub fn dismiss(&self, viewer: &str, reason: &str) -> bool {
-        let sessions = self.shared.sessions.lock().expect("nobody panics with it");
+        let sessions = self.shared.sessions();
         let found = sessions.iter().find(|(id, _)| id.to_string() == viewer);
         // Full where it was dismissed before and has not got that far.
         found.map(|(_, member)| member.notices.try_send(Notice::Dismissed(reason.to_owned())).ok()).is_some()
@@ -253,9 +278,9 @@ impl Viewers {
 
     /// Has the pages of all viewers show for this long that it is their board which is sought.
     pub fn identify(&self, time: Duration) {
-        let sessions = self.shared.sessions.lock().expect("nobody panics with it");
-        for member in sessions.values() {
-            // One that has four notices waiting has other worries.
+        let sessions = self.shared.sessions();
+        for member in sessions.values().filter(|member| member.notices.capacity() > 1) {
+            // One that has three notices waiting has other worries.
             member.notices.try_send(Notice::Identify(time)).ok();
         }
     }
@@ -277,16 +302,26 @@ impl Viewers {
 
     /// Counts since the process began.
     pub fn totals(&self) -> Totals {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        // Held, so that a session that ends meanwhile is counted once.
+        let sessions = self.shared.sessions();
+        let sum = |ended: &AtomicU64, of: fn(&Progress) -> u64| {
+            ended.load(Ordering::Relaxed) + sessions.values().map(|member| of(&member.progress)).sum::<u64>()
+        };
         let counters = &self.shared.counters;
         Totals {
-            admitted: read(&counters.admitted),
-            refused: read(&counters.refused),
-            frames: read(&counters.frames),
-            bytes: read(&counters.bytes),
-            retransmitted: read(&counters.retransmitted),
-            key_frames_wanted: read(&counters.key_frames_wanted),
+            admitted: counters.admitted.load(Ordering::Relaxed),
+            refused: counters.refused.load(Ordering::Relaxed),
+            frames: sum(&counters.frames, |progress| progress.frames.load(Ordering::Relaxed)),
+            bytes: sum(&counters.bytes, Progress::bytes),
+            retransmitted: sum(&counters.retransmitted, Progress::retransmitted),
+            key_frames_wanted: sum(&counters.key_frames_wanted, Progress::key_frames_wanted),
         }
+    }
+}
+
+impl Shared {
+    fn sessions(&self) -> MutexGuard<'_, HashMap<ViewerId, Member>> {
+        self.sessions.lock().expect("lock is never poisoned: no panic while held")
     }
 }
 
@@ -299,15 +334,16 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut sessions = self.shared.sessions.lock().expect("nobody panics with it");
-        sessions.remove(&self.viewer);
+        let (counters, progress) = (&self.shared.counters, &self.progress);
+        let mut sessions = self.shared.sessions();
+        counters.frames.fetch_add(progress.frames.load(Ordering::Relaxed), Ordering::Relaxed);
+        counters.retransmitted.fetch_add(progress.retransmitted(), Ordering::Relaxed);
+        counters.bytes.fetch_add(progress.bytes(), Ordering::Relaxed);
+        counters.key_frames_wanted.fetch_add(progress.key_frames_wanted(), Ordering::Relaxed);
+        if sessions.remove(&self.viewer).is_none() {
+            self.shared.leaving.fetch_sub(1, Ordering::Relaxed);
+        }
         self.shared.count.send_replace(sessions.len());
-        drop(sessions);
-        let (counters, summary) = (&self.shared.counters, self.progress.summary(&self.viewer));
-        counters.frames.fetch_add(summary.frames, Ordering::Relaxed);
-        counters.retransmitted.fetch_add(summary.retransmitted, Ordering::Relaxed);
-        counters.bytes.fetch_add(self.progress.bytes(), Ordering::Relaxed);
-        counters.key_frames_wanted.fetch_add(self.progress.key_frames_wanted(), Ordering::Relaxed);
     }
 }
 
@@ -315,3 +351,6 @@ impl Drop for Place {
 fn milliseconds(span: Duration) -> f64 {
     span.as_secs_f64() * 1000.0
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
+use super::admission::Taken;
 use super::peer::LinkStatistics;
 use super::state::State;
 use super::{Summary, milliseconds};
@@ -38,6 +39,13 @@ impl Progress {
         }
     }
 
+    /// The place that it takes.
+    pub fn taken(&self) -> Taken {
+        let state = *self.state.lock().expect("lock is never poisoned: no panic while held");
+        let is_finished = matches!(state, State::Watching | State::Interrupted);
+        Taken { way: self.way, unfinished: (!is_finished).then(|| self.since.elapsed()) }
+    }
+
     /// As status lists it.
     pub fn summary(&self, viewer: &ViewerId) -> Summary {
         let link = self.link.get();
@@ -52,7 +60,7 @@ impl Progress {
             skipped: self.skipped.load(Ordering::Relaxed),
             rtt_ms: link.and_then(|link| link.rtt()).map(milliseconds),
             loss: link.map(|link| link.loss()).unwrap_or_default(),
-            retransmitted: link.map(|link| link.retransmitted()).unwrap_or_default(),
+            retransmitted: self.retransmitted(),
             withheld: link.map(|link| link.withheld()).unwrap_or_default(),
         }
     }
@@ -60,6 +68,11 @@ impl Progress {
     /// RTP payload bytes sent so far.
     pub fn bytes(&self) -> u64 {
         self.link.get().map(|link| link.bytes()).unwrap_or_default()
+    }
+
+    /// Packets sent again so far.
+    pub fn retransmitted(&self) -> u64 {
+        self.link.get().map(|link| link.retransmitted()).unwrap_or_default()
     }
 
     /// Key frames it asked for so far.

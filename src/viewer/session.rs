@@ -31,6 +31,8 @@ pub enum Notice {
     Identify(Duration),
     /// The conversation ends, for this reason.
     Dismissed(String),
+    /// It is not connected yet, and another call has got its place.
+    GivesWay,
 }
 
 /// How a conversation ends.
@@ -136,6 +138,7 @@ impl Session {
                 Woken::Notice(Notice::Dismissed(reason)) => {
                     break Parting { reason: reason.into(), code: Some(Farewell::Dismissed) };
                 }
+                Woken::Notice(Notice::GivesWay) => Action::Part("others wait and no path was found yet; call again"),
                 Woken::Late => self.happened(Event::TooLate),
                 Woken::Tick => {
                     let now = self.progress.bytes();
@@ -165,6 +168,8 @@ impl Session {
         tokio::select! {
             biased;
             () = stop.stopped() => Woken::Stopping,
+            // Before all that comes from the viewer, which may be a flood.
+            Some(notice) = self.notices.recv() => Woken::Notice(notice),
             frame = self.video.next(), if is_streaming => Woken::Video(frame),
             frame = next_of(&mut self.audio), if is_streaming => Woken::Audio(frame),
             event = event_of(&mut self.peer) => Woken::Peer(event),
@@ -174,7 +179,6 @@ impl Session {
             Ok(()) = self.source.has_sound.changed() => Woken::SoundChanged,
             Ok(()) = count.changed() => Woken::CountChanged,
             outcome = self.commands.outcome() => Woken::Outcome(outcome),
-            Some(notice) = self.notices.recv() => Woken::Notice(notice),
             () = sleep_until(deadline) => Woken::Late,
             _ = ticks.tick() => Woken::Tick,
         }

@@ -14,9 +14,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use super::*;
+use crate::board::Gauges;
 use crate::command::Desk;
 use crate::control::Parts;
-use crate::control::{Gauges, StatusConfig};
+use crate::control::StatusConfig;
 use crate::ice::Servers;
 use crate::notices::Notices;
 use crate::signalling::{Call, Reception, Signal};

@@ -23,7 +23,7 @@ const LOAD_UNIT: f64 = 65_536.0;
 /// What the Raspberry Pi's firmware tells by a bit each: from bit 0 on as it is now, from bit 16 on as it was at some
 /// time since the start (`vcgencmd get_throttled` in Raspberry Pi's documentation; raspberrypi/linux,
 /// drivers/firmware/raspberrypi.c).
-pub(super) const THROTTLING: [&str; 4] = ["under-voltage", "frequency-capped", "throttled", "soft-temperature-limit"];
+pub const THROTTLING: [&str; 4] = ["under-voltage", "frequency-capped", "throttled", "soft-temperature-limit"];
 
 /// Figures of the board at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -170,9 +170,12 @@ impl Gauges {
 
     /// What slows the board down now, and did earlier; `None` where it does not tell.
     pub fn throttling(&self) -> Option<Throttling> {
-        // The node is called `soc` up to the Raspberry Pi 4 and `soc@107c000000` on the 5.
+        // It is `soc:firmware` up to the Raspberry Pi 4 and `soc@107c000000:firmware` on the 5. Later kernels leave the
+        // file out (raspberrypi/linux: deprecated since 4.19); what they still tell comes below.
         let nodes = self.entries("sys/devices/platform").filter(|node| name(node).starts_with("soc"));
-        let firmware = nodes.flat_map(|node| entries(&node)).filter(|node| name(node).ends_with(":firmware"));
+        let buses = self.entries("sys/bus/platform/devices");
+        let firmware = nodes.flat_map(|node| entries(&node)).chain(buses);
+        let firmware = firmware.filter(|node| name(node).ends_with("firmware"));
         let bits = firmware.filter_map(|node| line(&node.join("get_throttled"))).find_map(|text| {
             let digits = text.trim_start_matches("0x");
             u32::from_str_radix(digits, 16).ok()
@@ -196,7 +199,7 @@ impl Gauges {
 
     /// Percent of the board's and of a core's time, since the last time that it was asked for.
     fn cpu(&self, now: Instant) -> (Option<f64>, Option<f64>) {
-        let mut last = self.last.lock().expect("nobody panics with it");
+        let mut last = self.last.lock().expect("lock is never poisoned: no panic while held");
         let Some(since) = last.at.map(|at| now.saturating_duration_since(at)).filter(|since| *since >= WINDOW) else {
             if last.at.is_none() {
                 *last = Last { at: Some(now), spent: self.spent(), shares: (None, None) };
@@ -335,11 +338,13 @@ mod tests {
     fn throttling_tells_now_from_earlier() {
         let pi4 = "sys/devices/platform/soc/soc:firmware/get_throttled";
         let pi5 = "sys/devices/platform/soc@107c000000/soc@107c000000:firmware/get_throttled";
+        let bus = "sys/bus/platform/devices/firmware/get_throttled";
         let cases = [
             (vec![(pi4, "0\n")], vec![], vec![]),
             (vec![(pi4, "50005\n")], vec!["under-voltage", "throttled"], vec!["under-voltage", "throttled"]),
             (vec![(pi5, "0x80000\n")], vec![], vec!["soft-temperature-limit"]),
             (vec![(pi4, "2")], vec!["frequency-capped"], vec!["frequency-capped"]),
+            (vec![(bus, "0x1")], vec!["under-voltage"], vec!["under-voltage"]),
             (
                 vec![("sys/class/hwmon/hwmon1/name", "rpi_volt\n"), ("sys/class/hwmon/hwmon1/in0_lcrit_alarm", "1\n")],
                 vec!["under-voltage"],
