@@ -157,10 +157,13 @@ impl Sender {
         self.put(text, None, outcomes.clone());
     }
 
-    /// Whether one more refusal may be told. It counts as one.
-    pub fn may_tell(&mut self) -> bool {
-        self.note_refusal();
-        self.refusals.is_within(Instant::now())
+    /// Whether the sender may be told of a mistake that is seen before it comes here. It counts as a command.
+    pub fn may_be_told(&mut self) -> bool {
+        let takes = self.takes(Lane::Ordinary, Instant::now());
+        if !takes {
+            self.note_refusal();
+        }
+        takes
     }
 
     /// Whether it goes on sending far more than is taken of it. Where the sender is a connection, that is ended.
@@ -180,7 +183,8 @@ impl Sender {
                 }
             }
             Err(Refused::TooMany) => {
-                if !self.may_tell() {
+                self.note_refusal();
+                if !self.refusals.is_within(Instant::now()) {
                     return;
                 }
                 Outcome::failed(parse::id_of(text), TOO_MANY)

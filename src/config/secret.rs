@@ -357,6 +357,33 @@ mod tests {
     }
 
     #[test]
+    fn however_the_kept_secret_is_damaged_the_board_has_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let places = places(directory.path());
+        let file = places.state.clone().unwrap().join(STATE);
+        let mut another = 0;
+        for seed in 0..500_u32 {
+            open_to_the_network().settle_secret(&places).unwrap();
+            let mut bytes = fs::read(&file).unwrap();
+            // A third each: some bytes of any value, an end that is missing, zeros to the end.
+            let mut numbers = (1..).map(|number: u32| seed.wrapping_mul(7919).wrapping_add(number * 104_729) >> 3);
+            let mut below = |most: usize| numbers.next().unwrap() as usize % most;
+            let at = below(bytes.len());
+            match seed % 3 {
+                0 => (0..=below(4)).for_each(|_| bytes[below(20)] = below(256) as u8),
+                1 => bytes.truncate(at),
+                _ => bytes[at..].fill(0),
+            }
+            fs::write(&file, bytes).unwrap();
+            let mut config = open_to_the_network();
+            let origin = config.settle_secret(&places).unwrap();
+            another += u32::from(matches!(origin, SecretOrigin::Made { instead: Some(_), .. }));
+            assert!(config.web.secret.is_some_and(|secret| secret.reveal().len() >= 8), "{seed}: {origin:?}");
+        }
+        assert!((250..500).contains(&another), "{another} were set aside");
+    }
+
+    #[test]
     fn a_secret_is_made_for_one_start_where_neither_the_old_one_can_be_read_nor_another_kept() {
         let directory = tempfile::tempdir().unwrap();
         // A file where the directory should be fails for root too, unlike missing rights.

@@ -52,7 +52,7 @@ impl Commands {
                 // Those that are refused at once, as most of a flood are, cost no task.
                 pass_on(self.broker.clone(), message.reply, coming, &self.group);
             }
-            Err(reason) if sender.may_tell() => {
+            Err(reason) if sender.may_be_told() => {
                 tracing::info!(reason, "a command was refused");
                 say(&self.broker, None, Outcome::failed(command::id_of(&message.payload), reason));
             }

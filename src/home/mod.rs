@@ -301,7 +301,7 @@ impl Home {
                 let outcomes = self.values.hand_in(command.to_string().into());
                 self.pass_on(outcomes);
             }
-            Err(reason) if self.values.may_tell() => {
+            Err(reason) if self.values.may_be_told() => {
                 tracing::info!(id, reason, "a home automation's value is no command");
                 tell(&self.broker, &Outcome::failed(id, reason));
             }

@@ -108,7 +108,7 @@ impl Commands {
     pub fn take(&mut self, text: &str) -> bool {
         match self.rights {
             Rights::Manage => self.sender.hand_in_among(text.as_bytes(), &self.outcomes),
-            Rights::Watch if self.sender.may_tell() => {
+            Rights::Watch if self.sender.may_be_told() => {
                 let reason = "this viewer may watch only; send commands to the command topic";
                 // Who sends more than the channel takes loses the answers.
                 self.outcomes.try_send(Outcome::failed(command::id_of(text.as_bytes()), reason)).ok();

@@ -23,6 +23,8 @@ mod coming_and_going;
 mod commands;
 mod configuration;
 mod control_channel;
+mod floods;
+mod kept;
 mod leaks;
 mod loss;
 mod missing_package;

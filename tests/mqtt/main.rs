@@ -30,6 +30,7 @@ mod starvation;
 mod certificates;
 mod commands;
 mod connection;
+mod floods;
 mod home;
 mod hosted;
 mod limits;

@@ -1,0 +1,134 @@
+//! An owner beside floods of commands, by a WebSocket and by a viewer's data channel.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::board::{Board, VIEWERS};
+use crate::browser::Browser;
+use crate::caller::Caller;
+use crate::socket::Socket;
+
+/// How soon the owner's command is carried out, whoever else sends what.
+const SOON: Duration = Duration::from_secs(1);
+
+/// The owner, with a WebSocket for commands.
+struct Owner {
+    socket: Socket,
+    commands: u32,
+}
+
+impl Owner {
+    async fn of(board: &Board) -> Result<Self> {
+        let socket = Socket::open_at(&format!("{}?for=commands", board.signal_url()), None).await?;
+        Ok(Self { socket, commands: 0 })
+    }
+
+    /// What came of a command, and after how long.
+    async fn asks(&mut self, command: &str, arguments: Value) -> Result<(Value, Duration)> {
+        self.commands += 1;
+        let id = format!("owner-{}", self.commands);
+        let began = Instant::now();
+        self.socket.say(json!({ "type": "command", "id": id, "command": command, "args": arguments })).await?;
+        loop {
+            let outcome = self.socket.hear(&["outcome"]).await?;
+            ensure!(outcome["id"] == id, "{outcome}");
+            if outcome["status"] != "executing" {
+                return Ok((outcome, began.elapsed()));
+            }
+        }
+    }
+
+    /// Sixteen commands, each of which is carried out soon. Returns how long the slowest took.
+    async fn is_heard(&mut self) -> Result<Duration> {
+        let mut slowest = Duration::ZERO;
+        for round in 0..8 {
+            for (command, arguments) in [("privacy", json!({ "on": round % 2 == 0 })), ("get-config", json!({}))] {
+                let (outcome, took) = self.asks(command, arguments).await.with_context(|| format!("round {round}"))?;
+                ensure!(outcome["status"] == "successful", "round {round}: {outcome}");
+                ensure!(took <= SOON, "round {round}: {command} took {took:?}");
+                slowest = slowest.max(took);
+            }
+            sleep(Duration::from_millis(300)).await;
+        }
+        Ok(slowest)
+    }
+}
+
+/// Opens sockets and sends commands on each, as fast as it can, until the board closes it. Returns how many it sent.
+async fn flood(url: String) -> u64 {
+    let (began, mut sent) = (Instant::now(), 0);
+    while began.elapsed() < Duration::from_secs(4) {
+        let Ok(mut socket) = Socket::open_at(&url, None).await else { break };
+        loop {
+            let command = json!({ "type": "command", "id": format!("f{sent}"), "command": "get-status" });
+            if socket.say(command).await.is_err() {
+                break;
+            }
+            sent += 1;
+        }
+    }
+    sent
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_owner_is_heard_beside_floods_on_other_websockets_which_are_closed() -> Result<()> {
+    let board = Board::start("").await?;
+    let mut owner = Owner::of(&board).await?;
+    let url = format!("{}?for=commands", board.signal_url());
+    let floods: Vec<_> = (0..4).map(|_| tokio::spawn(flood(url.clone()))).collect();
+    let slowest = owner.is_heard().await?;
+    let mut sent = 0;
+    for flood in floods {
+        sent += flood.await?;
+    }
+    println!("{sent} commands by four senders; 16 of 16 carried out, the slowest after {slowest:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_viewer_whose_data_channel_floods_is_parted_with_and_the_owner_is_heard() -> Result<()> {
+    let (board, browser) = (Board::start("").await?, Browser::start().await?);
+    let caller = Caller::new(&browser, &board).await?;
+    caller.join().await?;
+    caller.wait_until("the channel", "control.readyState === 'open'").await?;
+    let mut owner = Owner::of(&board).await?;
+    let begins = "window.sent = 0;
+         window.flood = setInterval(() => {
+             for (let count = 0; count < 20 && control.readyState === 'open'; count++) {
+                 control.send(JSON.stringify({ type: 'command', id: `f${sent++}`, command: 'get-status' }));
+             }
+         }, 10);
+         return true;";
+    caller.ask::<bool>(begins).await?;
+    let slowest = owner.is_heard().await?;
+    board.wait_for_count(VIEWERS, 0).await?;
+    let sent: u64 = caller.ask("clearInterval(flood); return sent").await?;
+    println!("{sent} commands by a data channel; 16 of 16 carried out, the slowest after {slowest:?}");
+    ensure!(board.log()?.contains("commands came without end"), "the log does not say why the viewer is gone");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_may_apply_a_configuration_and_name_no_files_in_it() -> Result<()> {
+    let board = Board::start("").await?;
+    let mut owner = Owner::of(&board).await?;
+    for (toml, fault) in [
+        (
+            "[mqtt]\nurl = \"mqtt://127.0.0.1:9\"\nuser = \"u\"\npassword_file = \"/etc/hostname\"",
+            "`mqtt.password_file`",
+        ),
+        ("[web]\nsecret_file = \"/etc/hostname\"", "`web.secret_file`"),
+        ("[[ice.servers]]\nurls = \"turn:127.0.0.1\"\nsecret_file = \"/dev/zero\"", "`ice.servers`"),
+        ("[audio]\ncapture = \"tee:default,/tmp/peercam-was-here,raw\"", "`audio.capture`"),
+    ] {
+        let (outcome, _) = owner.asks("apply-config", json!({ "toml": toml })).await?;
+        let reason = outcome["reason"].as_str().context("it was applied")?;
+        ensure!(reason.contains(fault) && reason.contains("only the configuration file"), "{outcome}");
+    }
+    let (config, _) = owner.asks("get-config", json!({})).await?;
+    ensure!(config.pointer("/result/from") == Some(&json!("file")), "{config}");
+    Ok(())
+}

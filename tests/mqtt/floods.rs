@@ -1,0 +1,178 @@
+//! Operators beside floods through the broker, by clients that do nothing else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use crate::board::Board;
+use crate::broker::{Broker, Client, Listener, Listeners};
+
+const TABLES: &str = "[device]\nid = \"door\"\n[home_assistant]\nenabled = true\n";
+const COMMAND: &str = "peercam/door/command";
+
+/// Messages that a flood sends each 10 ms.
+const BATCH: u32 = 50;
+
+/// How soon an operator's command is carried out, whoever else sends what.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Publishes until it is dropped: 5,000 messages a second, as far as the machine has room for them.
+struct Flood {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU32>,
+    task: JoinHandle<()>,
+}
+
+impl Flood {
+    async fn begin(broker: &Broker, topic: &'static str, payload: fn(u32) -> String) -> Result<Self> {
+        let client = broker.client().await?;
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+        let task = tokio::spawn(run(client, topic, payload, stop.clone(), sent.clone()));
+        sleep(Duration::from_millis(500)).await;
+        Ok(Self { stop, sent, task })
+    }
+
+    async fn end(self) -> Result<u32> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await?;
+        Ok(self.sent.load(Ordering::Relaxed))
+    }
+}
+
+async fn run(
+    mut client: Client,
+    topic: &'static str,
+    payload: fn(u32) -> String,
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU32>,
+) {
+    while !stop.load(Ordering::Relaxed) {
+        for _ in 0..BATCH {
+            let number = sent.fetch_add(1, Ordering::Relaxed);
+            if client.send(topic, payload(number)).await.is_err() {
+                return;
+            }
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// An operator with an answer topic of his own.
+struct Operator {
+    client: Client,
+    commands: u32,
+}
+
+impl Operator {
+    async fn of(broker: &Broker) -> Result<Self> {
+        let mut client = broker.client().await?;
+        client.subscribe("replies/owner").await?;
+        client.subscribe("peercam/door/availability").await?;
+        client.subscribe("peercam/door/home-assistant").await?;
+        client.next_where("peercam/door/availability", |message| message.text() == "online").await?;
+        // Values are taken once the entities are announced.
+        client.next_on("peercam/door/home-assistant").await?;
+        Ok(Self { client, commands: 0 })
+    }
+
+    /// What came of a command, and after how long.
+    async fn asks(&mut self, command: &str, arguments: Value) -> Result<(Value, Duration)> {
+        self.commands += 1;
+        let id = format!("owner-{}", self.commands);
+        let text = json!({ "id": id, "command": command, "args": arguments }).to_string();
+        let began = Instant::now();
+        self.client.request(COMMAND, text, "replies/owner", b"").await?;
+        loop {
+            let is_its = |message: &crate::broker::Received| message.json().is_ok_and(|outcome| outcome["id"] == id);
+            let outcome = self.client.next_where("replies/owner", is_its).await?.json()?;
+            if outcome["status"] != "executing" {
+                return Ok((outcome, began.elapsed()));
+            }
+        }
+    }
+}
+
+/// Sixteen commands of an operator beside a flood on `topic`.
+async fn operator_is_heard_beside(topic: &'static str, payload: fn(u32) -> String) -> Result<()> {
+    let broker = Broker::start(Listeners::default().setting("set_tcp_nodelay true")).await?;
+    let mut board = Board::start(&format!("{TABLES}{}", broker.table(Listener::Plain))).await?;
+    let mut operator = Operator::of(&broker).await?;
+    let flood = Flood::begin(&broker, topic, payload).await?;
+    let began = Instant::now();
+    let mut slowest = Duration::ZERO;
+    for round in 0..8 {
+        let hide = json!({ "on": round % 2 == 0 });
+        for (command, arguments) in [("privacy", hide), ("get-config", json!({}))] {
+            let (outcome, took) = operator.asks(command, arguments).await.with_context(|| format!("round {round}"))?;
+            ensure!(outcome["status"] == "successful", "round {round}: {outcome}");
+            ensure!(took <= SOON, "round {round}: {command} took {took:?}");
+            slowest = slowest.max(took);
+        }
+        sleep(Duration::from_millis(300)).await;
+    }
+    let lasted = began.elapsed();
+    let sent = flood.end().await?;
+    println!("{topic}: {sent} messages in {lasted:?}; 16 of 16 carried out, the slowest after {slowest:?}");
+    ensure!(board.runs()?, "the board has ended");
+    let status = board.status().await?;
+    ensure!(status["privacy"] == false, "{status:#}");
+    let lines = board.log()?.lines().count();
+    ensure!(lines < 500, "the flood has written {lines} lines into the log");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_are_heard_beside_a_flood_of_commands() -> Result<()> {
+    operator_is_heard_beside(COMMAND, |number| format!(r#"{{"id":"f{number}","command":"get-status"}}"#)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_are_heard_beside_a_flood_of_commands_that_change_the_camera() -> Result<()> {
+    operator_is_heard_beside(COMMAND, |number| {
+        let bitrate = 500 + number % 500;
+        format!(r#"{{"id":"f{number}","command":"set-video","args":{{"bitrate":{bitrate}}}}}"#)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_are_heard_beside_a_flood_of_texts_that_are_no_commands() -> Result<()> {
+    operator_is_heard_beside(COMMAND, |number| format!("{{\"privacy\": {number}, [[[")).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_are_heard_beside_a_flood_of_home_automation_s_values() -> Result<()> {
+    operator_is_heard_beside("peercam/door/set/main_bitrate", |number| format!("{}", 500 + number % 500)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_are_heard_beside_a_flood_of_values_that_no_entity_has() -> Result<()> {
+    operator_is_heard_beside("peercam/door/set/nothing", |number| number.to_string()).await
+}
+
+/// Who shares the topic with a flood and has no answer topic cannot be told apart from it, but is heard where it matters.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn privacy_is_carried_out_beside_a_flood_of_the_same_topic() -> Result<()> {
+    let broker = Broker::start(Listeners::default().setting("set_tcp_nodelay true")).await?;
+    let board = Board::start(&format!("{TABLES}{}", broker.table(Listener::Plain))).await?;
+    let mut owner = broker.client().await?;
+    let flood =
+        Flood::begin(&broker, COMMAND, |number| format!(r#"{{"id":"f{number}","command":"get-status"}}"#)).await?;
+    for round in 0..8 {
+        let is_on = round % 2 == 0;
+        let text = json!({ "id": format!("p{round}"), "command": "privacy", "args": { "on": is_on } }).to_string();
+        let began = Instant::now();
+        owner.publish(COMMAND, text).await?;
+        while board.status().await?["privacy"] != is_on {
+            ensure!(began.elapsed() <= SOON, "round {round}: not within {SOON:?}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+    flood.end().await?;
+    Ok(())
+}
