@@ -60,15 +60,18 @@ impl Notices {
         let (following, root, stop) = (notices.clone(), root.to_owned(), group.clone());
         // The first look at once, so that what was wrong before the start is in the log of the start.
         following.take(left(&root));
-        group.spawn(async move {
-            let mut looks = tokio::time::interval(LOOK);
-            loop {
-                tokio::select! {
-                    biased;
-                    () = stop.stopped() => break,
-                    _ = looks.tick() => following.take(left(&root)),
+        group.keep("notices", following, move |following| {
+            let (stop, root) = (stop.clone(), root.clone());
+            Box::pin(async move {
+                let mut looks = tokio::time::interval(LOOK);
+                loop {
+                    tokio::select! {
+                        biased;
+                        () = stop.stopped() => break,
+                        _ = looks.tick() => following.take(left(&root)),
+                    }
                 }
-            }
+            })
         });
         notices
     }

@@ -24,7 +24,7 @@ const MOST_PAUSE: Duration = Duration::from_secs(30);
 const WORKS: Duration = Duration::from_secs(60);
 
 /// Characters of a panic's message that are logged; the place in the source says the rest.
-const MOST_MESSAGE: usize = 300;
+pub const MOST_MESSAGE: usize = 300;
 
 /// Tasks that are told to stop together and waited for together.
 ///

@@ -5,8 +5,10 @@ mod sound;
 
 use std::future::Future;
 use std::io::IsTerminal;
+use std::panic;
 use std::path::Path;
 use std::pin::pin;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -39,6 +41,7 @@ use crate::signalling;
 use crate::signalling::Reception;
 use crate::start::Start;
 use crate::systemd;
+use crate::tasks;
 use crate::tasks::Group;
 use crate::upkeep::Reentry;
 use crate::upkeep::Settings;
@@ -79,6 +82,7 @@ pub fn start_logging(config: &LogConfig) -> LogLevel {
         LogFormat::Auto | LogFormat::Text => lines.with_ansi(to_terminal).boxed(),
     };
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+    panic::set_hook(Box::new(log_panic));
     LogLevel(Box::new(move |wanted| {
         let wanted = LogConfig { level: wanted.to_owned(), ..LogConfig::default() };
         if let Some((_, mistake)) = wanted.check().into_iter().next() {
@@ -86,6 +90,15 @@ pub fn start_logging(config: &LogConfig) -> LogLevel {
         }
         level.reload(EnvFilter::new(&wanted.level)).map_err(|error| error.to_string())
     }))
+}
+
+/// Says where a panic was, as a line of the log like others. What became of its task is said by the task's group.
+fn log_panic(panic: &panic::PanicHookInfo) {
+    let place = panic.location().map(ToString::to_string);
+    let thread = thread::current();
+    let what = panic.payload_as_str().unwrap_or_default();
+    let what: String = what.chars().take(tasks::MOST_MESSAGE).collect();
+    tracing::error!(place, thread = thread.name(), what, "panic");
 }
 
 /// Changes how much is logged, or says what is wrong with what is wanted.
@@ -212,11 +225,14 @@ async fn serve(mut config: Config, places: &Places, management: Management, grou
     front.serve(control.clone(), reception, places.state.as_deref());
     let alive = control.clone();
     let stop = groups.front.clone();
-    groups.front.spawn(async move {
-        tokio::select! {
-            () = stop.stopped() => {}
-            () = systemd::feed_watchdog(|| alive.liveness()) => {}
-        }
+    groups.front.keep("the watchdog's feeder", alive, move |alive| {
+        let stop = stop.clone();
+        Box::pin(async move {
+            tokio::select! {
+                () = stop.stopped() => {}
+                () = systemd::feed_watchdog(|| alive.liveness()) => {}
+            }
+        })
     });
     control::report_back(&upkeep, broker, &groups.front);
     systemd::ready();
@@ -274,6 +290,7 @@ fn open(
         device: config.device_id(),
         cameras,
         microphone,
+        has_sound,
         viewers,
         broker: broker.clone(),
         gauges: Gauges::new(root.clone(), places.state.clone()),
@@ -286,7 +303,11 @@ fn open(
     if let Some(broker) = broker {
         let statuses = control.statuses();
         home::open(&config.home_assistant, &config.device_id(), broker.clone(), desk.clone(), statuses, &groups.front);
-        groups.front.spawn(signalling::serve_mqtt(broker, reception.clone(), config.viewers.max));
+        // As many again as may watch: those that give their place away to others still have to be told.
+        let (reception, most) = (reception.clone(), 2 * config.viewers.max);
+        groups.front.keep("viewers by the broker", (broker, reception), move |(broker, reception)| {
+            Box::pin(signalling::serve_mqtt(broker.clone(), reception.clone(), most))
+        });
     }
     control.take_orders(desk, orders, tools(config, &root, management, &groups.front), &groups.front);
     Ok((reception, control))
@@ -329,28 +350,39 @@ fn tools(config: &Config, root: &Path, management: Management, group: &Group) ->
 
 /// A camera as the viewers' room sees it: the two rooms do not know each other.
 fn source(name: &str, camera: &Camera, has_sound: watch::Receiver<bool>, group: &Group) -> Source {
-    let mut statuses = camera.status();
-    let (picture, pictures) = watch::channel(picture_of(&statuses.borrow_and_update()));
-    let stop = group.clone();
-    group.spawn(async move {
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.stopped() => break,
-                changed = statuses.changed() => if changed.is_err() { break },
-            }
-            let now = picture_of(&statuses.borrow_and_update());
-            picture.send_if_modified(|before| (*before != now).then(|| *before = now).is_some());
-        }
-    });
     Source {
         name: name.to_owned(),
         video: camera.feed(),
         audio: None,
         has_sound,
         profile: camera.profile(),
-        picture: pictures,
+        picture: follow("news of the camera", camera.status(), picture_of, group),
     }
+}
+
+/// What `of` makes of the values of `from`, as it changes.
+fn follow<T, U>(task: &str, mut from: watch::Receiver<T>, of: fn(&T) -> U, group: &Group) -> watch::Receiver<U>
+where
+    T: Send + Sync + 'static,
+    U: PartialEq + Send + Sync + 'static,
+{
+    let (to, followed) = watch::channel(of(&from.borrow_and_update()));
+    let stop = group.clone();
+    group.keep(task, (from, to), move |(from, to)| {
+        let stop = stop.clone();
+        Box::pin(async move {
+            loop {
+                tokio::select! {
+                    biased;
+                    () = stop.stopped() => break,
+                    changed = from.changed() => if changed.is_err() { break },
+                }
+                let now = of(&from.borrow_and_update());
+                to.send_if_modified(|before| (*before != now).then(|| *before = now).is_some());
+            }
+        })
+    });
+    followed
 }
 
 fn picture_of(status: &camera::Status) -> Picture {

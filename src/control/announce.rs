@@ -26,14 +26,16 @@ impl Control {
     /// Tells the broker from now on, until `group` stops: of each change at once, and of figures each `interval`.
     pub(super) fn announce(&self, broker: Broker, interval: Duration, group: &Group) {
         self.follow_all(group);
-        let (control, stop) = (self.clone(), group.clone());
-        group.spawn(async move {
-            let announcer = Announcer::new(control, broker, interval);
-            tokio::select! {
-                biased;
-                () = stop.stopped() => {}
-                () = announcer.run() => {}
-            }
+        let stop = group.clone();
+        group.keep("status and events by the broker", (self.clone(), broker), move |(control, broker)| {
+            let (announcer, stop) = (Announcer::new(control.clone(), broker.clone(), interval), stop.clone());
+            Box::pin(async move {
+                tokio::select! {
+                    biased;
+                    () = stop.stopped() => {}
+                    () = announcer.run() => {}
+                }
+            })
         });
     }
 
@@ -49,6 +51,7 @@ impl Control {
             self.follow(microphone.status(), group);
             self.follow(microphone.configs(), group);
         }
+        self.follow(parts.has_sound.clone(), group);
         self.follow(parts.viewers.count(), group);
         self.follow(parts.notices.changes(), group);
         self.follow(parts.local_name.clone(), group);

@@ -57,6 +57,8 @@ pub struct Parts {
     pub cameras: Vec<(String, Camera)>,
     /// `None` where sound is off.
     pub microphone: Option<Microphone>,
+    /// Whether there is sound at the moment.
+    pub has_sound: watch::Receiver<bool>,
     /// Who watches.
     pub viewers: Viewers,
     /// Whom changes are told; `None` where none is configured.
@@ -116,16 +118,19 @@ impl Control {
         if let Some(broker) = broker {
             control.announce(broker, interval, group);
         }
-        let (looking, stop) = (control.clone(), group.clone());
-        group.spawn(async move {
-            let mut ticks = tokio::time::interval(LOOK);
-            loop {
-                tokio::select! {
-                    biased;
-                    () = stop.stopped() => break,
-                    _ = ticks.tick() => looking.observe(),
+        let stop = group.clone();
+        group.keep("health", control.clone(), move |control| {
+            let stop = stop.clone();
+            Box::pin(async move {
+                let mut ticks = tokio::time::interval(LOOK);
+                loop {
+                    tokio::select! {
+                        biased;
+                        () = stop.stopped() => break,
+                        _ = ticks.tick() => control.observe(),
+                    }
                 }
-            }
+            })
         });
         control
     }
@@ -146,6 +151,7 @@ impl Control {
             privacy: cameras.iter().all(|camera| camera.source.state == camera::State::Private),
             notices: parts.notices.list(),
             cameras,
+            sound: *parts.has_sound.borrow(),
             microphone: parts.microphone.as_ref().map(MicrophoneStatus::of),
             viewers: Watching::of(&parts.viewers),
             broker: parts.broker.as_ref().map(BrokerStatus::of),
@@ -197,7 +203,7 @@ impl Control {
     /// Which camera gives no frames, and why.
     pub fn health(&self) -> Result<(), String> {
         let now = Instant::now();
-        let pulses = self.shared.pulses.lock().expect("nobody panics with it");
+        let pulses = self.shared.pulses.lock().expect("lock is never poisoned: no panic while held");
         for ((name, camera), pulse) in self.shared.parts.cameras.iter().zip(pulses.iter()) {
             pulse.health(&look(camera, now), now).map_err(|reason| format!("camera {name}: {reason}"))?;
         }
@@ -212,7 +218,7 @@ impl Control {
     /// Which camera is stuck.
     pub fn liveness(&self) -> Result<(), String> {
         let now = Instant::now();
-        let pulses = self.shared.pulses.lock().expect("nobody panics with it");
+        let pulses = self.shared.pulses.lock().expect("lock is never poisoned: no panic while held");
         let stuck = self.shared.parts.cameras.iter().zip(pulses.iter()).find(|(_, pulse)| !pulse.is_alive(now));
         stuck.map_or(Ok(()), |((name, _), _)| Err(format!("camera {name} gives no frames and does not say why")))
     }
@@ -266,7 +272,7 @@ impl Control {
 
     fn observe(&self) {
         let now = Instant::now();
-        let mut pulses = self.shared.pulses.lock().expect("nobody panics with it");
+        let mut pulses = self.shared.pulses.lock().expect("lock is never poisoned: no panic while held");
         for ((_, camera), pulse) in self.shared.parts.cameras.iter().zip(pulses.iter_mut()) {
             pulse.observe(&look(camera, now), now);
         }

@@ -13,12 +13,15 @@ use crate::upkeep::{Due, OnTrial, Upkeep};
 
 /// Begins once the page is served; `broker` is there if one is configured.
 pub fn report_back(upkeep: &Upkeep, broker: Option<Broker>, group: &Group) {
-    let (upkeep, stop) = (upkeep.clone(), group.clone());
-    group.spawn(async move {
-        tokio::select! {
-            () = stop.stopped() => {}
-            () = report(&upkeep, broker.as_ref()) => {}
-        }
+    let stop = group.clone();
+    group.keep("outcomes after a restart", (upkeep.clone(), broker), move |(upkeep, broker)| {
+        let stop = stop.clone();
+        Box::pin(async move {
+            tokio::select! {
+                () = stop.stopped() => {}
+                () = report(upkeep, broker.as_ref()) => {}
+            }
+        })
     });
 }
 

@@ -34,6 +34,8 @@ pub struct Status {
     pub privacy: bool,
     /// Each camera, in the configured order.
     pub cameras: Vec<CameraStatus>,
+    /// Whether who calls now gets sound with the picture.
+    pub sound: bool,
     /// The microphone, unless sound is off in the configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub microphone: Option<MicrophoneStatus>,

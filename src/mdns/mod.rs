@@ -91,15 +91,18 @@ impl Announcement {
             }
         };
         let (told, name) = watch::channel(None);
-        let mut presence = Presence { responder, events, told, wanted: wanted.clone(), subject };
+        let presence = Presence { responder, events, told, wanted: wanted.clone(), subject };
         let stop = group.clone();
-        group.spawn(async move {
-            tokio::select! {
-                biased;
-                () = stop.stopped() => {}
-                () = presence.follow() => {}
-            }
-            presence.part().await;
+        group.keep("the name on the network", presence, move |presence| {
+            let stop = stop.clone();
+            Box::pin(async move {
+                tokio::select! {
+                    biased;
+                    () = stop.stopped() => {}
+                    () = presence.follow() => {}
+                }
+                presence.part().await;
+            })
         });
         Some(Self { wanted, name })
     }

@@ -20,10 +20,11 @@ impl Board {
             name: "main".into(),
             video: Feed::new(),
             audio: None,
+            has_sound: watch::channel(false).1,
             profile: watch::channel(H264Profile::CONSTRAINED_BASELINE).1,
             picture: watch::channel(Picture::default()).1,
         };
-        let config = Config { max, servers: Servers::default(), loopback: Loopback::Offered };
+        let config = Config { max, servers: Servers::default() };
         let (calls, incoming) = mpsc::channel(64);
         let viewers = Viewers::open(&config, vec![source], incoming, Desk::new(1).0, &group).unwrap();
         Self { viewers, calls, group }

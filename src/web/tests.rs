@@ -53,6 +53,7 @@ impl Board {
             device: "test".into(),
             cameras: Vec::new(),
             microphone: None,
+            has_sound: watch::channel(false).1,
             viewers,
             broker: None,
             gauges: Gauges::new("/".into(), None),

@@ -104,3 +104,24 @@ async fn a_dismissed_page_says_why_and_stays_away_until_a_person_wants_it_back()
     let () = page.ask("viewer.play()").await?;
     page.wait_for_picture().await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_status_tells_whether_there_is_sound() -> Result<()> {
+    let board = Board::start("").await?;
+    let comes_to = async |is_there: bool| {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while board.status().await?["sound"] != is_there {
+            ensure!(std::time::Instant::now() < deadline, "{:#}", board.status().await?);
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        anyhow::Ok(())
+    };
+    comes_to(true).await.context("the test tone")?;
+    let mut operator = Socket::open_at(&format!("{}?for=commands", board.signal_url()), None).await?;
+    for (id, is_on) in [("1", false), ("2", true)] {
+        ask(&mut operator, id, "set-audio", json!({ "on": is_on })).await?;
+        comes_to(is_on).await?;
+    }
+    ask(&mut operator, "3", "privacy", json!({ "on": true })).await?;
+    comes_to(false).await.context("privacy")
+}

@@ -1,8 +1,11 @@
 //! An owner beside floods of commands, by a WebSocket and by a viewer's data channel.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use peercam::tasks::Group;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -57,20 +60,19 @@ impl Owner {
     }
 }
 
-/// Opens sockets and sends commands on each, as fast as it can, until the board closes it. Returns how many it sent.
-async fn flood(url: String) -> u64 {
-    let (began, mut sent) = (Instant::now(), 0);
+/// Opens sockets and sends commands on each, as fast as it can, until the board closes it.
+async fn flood(url: String, sent: Arc<AtomicU64>) {
+    let began = Instant::now();
     while began.elapsed() < Duration::from_secs(4) {
         let Ok(mut socket) = Socket::open_at(&url, None).await else { break };
         loop {
-            let command = json!({ "type": "command", "id": format!("f{sent}"), "command": "get-status" });
+            let id = format!("f{}", sent.fetch_add(1, Ordering::Relaxed));
+            let command = json!({ "type": "command", "id": id, "command": "get-status" });
             if socket.say(command).await.is_err() {
                 break;
             }
-            sent += 1;
         }
     }
-    sent
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,12 +80,13 @@ async fn the_owner_is_heard_beside_floods_on_other_websockets_which_are_closed()
     let board = Board::start("").await?;
     let mut owner = Owner::of(&board).await?;
     let url = format!("{}?for=commands", board.signal_url());
-    let floods: Vec<_> = (0..4).map(|_| tokio::spawn(flood(url.clone()))).collect();
-    let slowest = owner.is_heard().await?;
-    let mut sent = 0;
-    for flood in floods {
-        sent += flood.await?;
+    let (floods, sent) = (Group::new(), Arc::new(AtomicU64::new(0)));
+    for _ in 0..4 {
+        floods.spawn(flood(url.clone(), sent.clone()));
     }
+    let slowest = owner.is_heard().await?;
+    ensure!(floods.close(Duration::from_secs(10)).await, "the floods do not end");
+    let sent = sent.load(Ordering::Relaxed);
     println!("{sent} commands by four senders; 16 of 16 carried out, the slowest after {slowest:?}");
     Ok(())
 }

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use peercam::tasks::Group;
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::board::Board;
 use crate::broker::{Broker, Client, Listener, Listeners};
+use crate::headless::Headless;
 
 const TABLES: &str = "[device]\nid = \"door\"\n[home_assistant]\nenabled = true\n";
 const COMMAND: &str = "peercam/door/command";
@@ -25,21 +26,22 @@ const SOON: Duration = Duration::from_secs(1);
 struct Flood {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU32>,
-    task: JoinHandle<()>,
+    group: Group,
 }
 
 impl Flood {
     async fn begin(broker: &Broker, topic: &'static str, payload: fn(u32) -> String) -> Result<Self> {
         let client = broker.client().await?;
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
-        let task = tokio::spawn(run(client, topic, payload, stop.clone(), sent.clone()));
+        let group = Group::new();
+        group.spawn(run(client, topic, payload, stop.clone(), sent.clone()));
         sleep(Duration::from_millis(500)).await;
-        Ok(Self { stop, sent, task })
+        Ok(Self { stop, sent, group })
     }
 
     async fn end(self) -> Result<u32> {
         self.stop.store(true, Ordering::Relaxed);
-        self.task.await?;
+        ensure!(self.group.close(Duration::from_secs(5)).await, "the flood does not end");
         Ok(self.sent.load(Ordering::Relaxed))
     }
 }
@@ -174,5 +176,44 @@ async fn privacy_is_carried_out_beside_a_flood_of_the_same_topic() -> Result<()>
         }
     }
     flood.end().await?;
+    Ok(())
+}
+
+/// An offer that nobody stands behind.
+fn offer(number: u32) -> String {
+    let fingerprint = ["A1"; 32].join(":");
+    let sdp = format!(
+        "v=0\r\no=- {number} 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0\r\n\
+         m=video 9 UDP/TLS/RTP/SAVPF 96\r\nc=IN IP4 0.0.0.0\r\na=rtcp-mux\r\na=mid:0\r\na=recvonly\r\na=setup:actpass\r\n\
+         a=ice-ufrag:four\r\na=ice-pwd:0123456789abcdef01234567\r\na=fingerprint:sha-256 {fingerprint}\r\n\
+         a=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1;profile-level-id=42e01f\r\n"
+    );
+    json!({ "type": "offer", "sdp": sdp }).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn offers_by_the_broker_that_never_finish_keep_nobody_out() -> Result<()> {
+    let broker = Broker::start(Listeners::default().setting("set_tcp_nodelay true")).await?;
+    let board = Board::start(&format!("{TABLES}{}", broker.table(Listener::Plain))).await?;
+    Operator::of(&broker).await?;
+    let mut flood = broker.client().await?;
+    let mut joined = Vec::new();
+    for round in 0..3 {
+        for number in 0..60 {
+            let topic = format!("peercam/door/viewer/flood-{round}-{number}/to-device");
+            flood.send(&topic, offer(round * 100 + number)).await?;
+        }
+        board.wait_for_count("/viewers/count", 20).await?;
+        let began = Instant::now();
+        joined.push(Headless::join(&board.url).await.with_context(|| format!("round {round}"))?);
+        println!("round {round}: joined beside 60 unfinished calls after {:?}", began.elapsed());
+    }
+    let status = board.status().await?;
+    let list = status.pointer("/viewers/list").and_then(Value::as_array).context("nobody is listed")?;
+    let watching = list.iter().filter(|viewer| viewer["state"] == "watching").count();
+    ensure!(watching == 3 && list.len() <= 20, "{list:?}");
+    for viewer in joined {
+        viewer.leave().await?;
+    }
     Ok(())
 }
