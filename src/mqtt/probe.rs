@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use super::check::{SelfCheck, Verdict};
 use super::config::Config;
 use super::limits::Limits;
+use super::session::without_a_word;
 use super::topics::Topics;
 use super::wire::{Accepted, Delivery, Dial, Event, Failure, Kind, Line};
 use super::{MOST_BYTES, tls};
@@ -52,15 +53,19 @@ async fn attempt(config: &Config, device: &str) -> Result<(Duration, Limits), Fa
     let topic = topics.self_check();
     let mut limits = Limits::default();
     let mut delivery = Delivery { is_retained: false, ..Delivery::BEST };
-    let mut asked = format!("to take it as {client_id:?}");
+    let mut asked: Option<String> = None;
     let mut sent: Option<(SelfCheck, Instant)> = None;
     loop {
         let patience = sent.as_ref().map_or(LIMIT, |(check, _)| check.deadline() - Instant::now());
         // The end of the patience is no event, but something may be to be said then.
         let event = timeout(patience, line.next()).await.unwrap_or(Ok(Event::Alive));
         let event = event.map_err(|mut failure| {
-            if matches!(failure.kind, Kind::Closed | Kind::Objected) {
-                failure.reason = format!("{} after the broker was asked {asked}", failure.reason);
+            match (&asked, failure.kind) {
+                (Some(asked), Kind::Closed | Kind::Objected) => {
+                    failure.reason = format!("{} after the broker was asked {asked}", failure.reason);
+                }
+                (None, Kind::Closed) => failure.reason = without_a_word(config, url, &client_id, None),
+                _ => {}
             }
             failure
         })?;
@@ -70,7 +75,7 @@ async fn attempt(config: &Config, device: &str) -> Result<(Duration, Limits), Fa
                 delivery = delivery.within(accepted.best);
                 limits = of(&accepted);
                 line.subscribe(std::slice::from_ref(&topic)).map_err(busy)?;
-                asked = format!("for the messages of {topic}");
+                asked = Some(format!("for the messages of {topic}"));
             }
             (Event::Granted(granted), None) => {
                 if let Some(Err(why)) = granted.first() {
@@ -82,7 +87,7 @@ async fn attempt(config: &Config, device: &str) -> Result<(Duration, Limits), Fa
                 let mut check = SelfCheck::new(LIMIT, now);
                 if let Verdict::Send(payload) = check.look(now) {
                     line.publish(&topic, &payload, delivery, None).map_err(busy)?;
-                    asked = format!("to publish on {topic}");
+                    asked = Some(format!("to publish on {topic}"));
                 }
                 sent = Some((check, now));
             }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Actor, End};
 use crate::mqtt::rivals;
-use crate::mqtt::session::{Session, in_words, named};
+use crate::mqtt::session::{Session, in_words, named, without_a_word};
 use crate::mqtt::suspects::{Finding, Open, Request, Suspects};
 use crate::mqtt::terms::Terms;
 use crate::mqtt::wire::{Failure, Kind};
@@ -60,7 +60,8 @@ impl Actor {
                 _ => {}
             }
             if failure.kind == Kind::Closed {
-                failure.reason = self.without_a_word();
+                let will = self.topics.availability();
+                failure.reason = without_a_word(&self.config, &self.url, &self.client_id, Some(&will));
             }
             return End::Failed(failure, None);
         };
@@ -73,16 +74,6 @@ impl Actor {
             self.blame(&mut failure, open, now);
         }
         End::Failed(failure, session.online.map(|since| since.elapsed()))
-    }
-
-    /// What a broker that hangs up instead of an answer to CONNECT may not want.
-    fn without_a_word(&self) -> String {
-        let (id, version, will) = (&self.client_id, self.config.version, self.topics.availability());
-        let tls = if self.url.scheme().is_encrypted() { "" } else { ", expect TLS (mqtts://)" };
-        format!(
-            "the broker closed the connection instead of answering: it may not allow this user, the client id {id:?} or \
-             a last will on {will}, not speak {version} (mqtt.version){tls}, or not be ready"
-        )
     }
 
     /// Finds out what the broker hung up on, and says so.
