@@ -118,7 +118,11 @@ pub fn other_server<'e>(events: impl IntoIterator<Item = &'e rumqttc::v5::Event>
 /// Why the connection ended. `elsewhere` is [`other_server`].
 pub fn failure(error: ConnectionError, elsewhere: Option<&str>) -> Failure {
     match error {
-        ConnectionError::Timeout(_) => Failure::away(format!("no answer within {:?}", super::DIAL_LIMIT)),
+        // A refusal of MQTT 3.1.1 is half a packet of MQTT 5.
+        ConnectionError::Timeout(_) => Failure::away(format!(
+            "no answer within {:?}; a broker that speaks MQTT 3.1.1 only may give none (mqtt.version)",
+            super::DIAL_LIMIT
+        )),
         ConnectionError::ConnectionRefused(code) => refusal(code),
         ConnectionError::NotConnAck(_) => Failure::refused("what answers there is no broker"),
         ConnectionError::MqttState(state) => of_state(state, elsewhere),
