@@ -31,7 +31,7 @@ use x509_parser::x509::{X509Name, X509Version};
 /// Bits of an RSA key below which no signature is taken (NIST SP 800-131A); the TLS library has the same bound.
 const LEAST_RSA_BITS: usize = 2048;
 
-/// Letters of a name in a certificate that are repeated in a message: whoever answers chose them.
+/// Letters of a name in a certificate that are repeated in a message: the one that answers chose them.
 const LONGEST_NAME: usize = 80;
 
 /// Names of a certificate that are repeated in a message, for the same reason.
@@ -168,7 +168,7 @@ struct Shown<'c> {
 
 impl Shown<'_> {
     /// Why it is not taken, after webpki refused it. What is wrong in the certificate itself comes before who signed
-    /// it: making it anew is the way out then.
+    /// it: making another one is the way out then.
     fn fault(&self, refused: &rustls::Error) -> Distrust {
         use CertificateError as Wrong;
         if self.certificate.version() == X509Version::V1 {
