@@ -41,6 +41,8 @@ struct Player {
     kind: Kind,
     /// Whether it restarts ICE.
     restarts: bool,
+    /// Whether it can get sound.
+    hears: bool,
 }
 
 /// How a player is started.
@@ -53,22 +55,24 @@ enum Kind {
 
 /// A player that ends when it has played.
 const fn program(name: &'static str, restarts: bool, words: &'static [&'static str]) -> Player {
-    Player { name, kind: Kind::Program(words), restarts }
+    Player { name, kind: Kind::Program(words), restarts, hears: true }
 }
 
 /// One in a page.
 const fn page(name: &'static str, restarts: bool) -> Player {
-    Player { name, kind: Kind::Page, restarts }
+    Player { name, kind: Kind::Page, restarts, hears: true }
 }
 
 const GSTREAMER: &str = "MADE/gstreamer/debug/gstreamer-player";
 const PYTHON: &str = "MADE/python/bin/python3";
 
-/// All of them. Who does not restart ICE has no call for it.
-const PLAYERS: [Player; 11] = [
+/// All of them. Who does not restart ICE has no call for it. By default `webrtcbin` offers a transport for each stream, of
+/// which WHEP serves one (draft-ietf-wish-whep, "SDP Bundle").
+const PLAYERS: [Player; 12] = [
     program("whepsrc", false, &[GSTREAMER, "whepsrc"]),
     program("whepclientsrc", false, &[GSTREAMER, "whepclientsrc"]),
-    program("webrtcbin", false, &[GSTREAMER, "webrtcbin"]),
+    Player { hears: false, ..program("webrtcbin", false, &[GSTREAMER, "webrtcbin"]) },
+    program("webrtcbin, bundled", false, &[GSTREAMER, "bundled"]),
     program("aiortc", false, &[PYTHON, "-B", "tests/players/play_aiortc.py"]),
     program("libwebrtc", true, &[PYTHON, "-B", "tests/players/play_libwebrtc.py"]),
     program("libdatachannel", false, &["node", "MADE/node/play_libdatachannel.mjs"]),
@@ -141,7 +145,7 @@ async fn play(player: &Player, board: &Board, made: &Path, browser: &mut Option<
     }?;
     ensure!(played.len() == 1 + usize::from(player.restarts), "it has played {played:?}");
     for part in &played {
-        ensure!(part.frames >= ENOUGH && part.sound >= ENOUGH, "it has played {played:?}");
+        ensure!(part.frames >= ENOUGH && (part.sound >= ENOUGH) == player.hears, "it has played {played:?}");
     }
     let joined = board.admitted().await? - before;
     ensure!(joined == 1, "{joined} viewers have joined");
