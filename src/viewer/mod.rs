@@ -7,8 +7,11 @@ mod config;
 mod control_channel;
 mod peer;
 mod progress;
+mod reports;
 mod session;
 mod state;
+mod waits;
+mod wishes;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -75,6 +75,13 @@ impl Progress {
         self.link.get().map(|link| link.retransmitted()).unwrap_or_default()
     }
 
+    /// What its reports and requests say of losses: whether the latest report has some, and how many packets it has asked
+    /// for again.
+    pub fn losses(&self) -> (bool, u64) {
+        let link = self.link.get();
+        link.map(|link| (link.loss() > 0.0, link.retransmitted() + link.withheld())).unwrap_or_default()
+    }
+
     /// Key frames it asked for so far.
     pub fn key_frames_wanted(&self) -> u64 {
         self.link.get().map(|link| link.key_frames_wanted()).unwrap_or_default()

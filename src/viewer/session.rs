@@ -10,7 +10,10 @@ use tokio::sync::{mpsc, watch};
 use super::control_channel::{Commands, Event as Told, Reply, Request};
 use super::peer::{Error, Event as PeerEvent, Later, Peer, Stack};
 use super::progress::Progress;
+use super::reports::{Reports, cut};
 use super::state::{Action, Event, State};
+use super::waits::{event_of, next_of, sleep_until};
+use super::wishes::Wishes;
 use super::{Picture, Source, milliseconds};
 use crate::command::Outcome;
 use crate::media::{Feed, Frame, Subscription};
@@ -59,6 +62,8 @@ pub struct Session {
     /// Held from the call on, so that the camera starts while ICE is still at work. Read from once connected.
     video: Subscription,
     audio: Option<Subscription>,
+    wishes: Wishes,
+    reports: Reports,
     commands: Commands,
     notices: mpsc::Receiver<Notice>,
 }
@@ -106,6 +111,8 @@ impl Session {
             have_candidates_ended: false,
             video,
             audio: None,
+            wishes: Wishes::default(),
+            reports: Reports::default(),
             source,
             commands,
             notices,
@@ -144,6 +151,9 @@ impl Session {
                     let now = self.progress.bytes();
                     self.progress.bitrate.store((now - bytes) * 8, Ordering::Relaxed);
                     bytes = now;
+                    if self.wishes.is_due(Instant::now()) {
+                        self.video.want_key_frame();
+                    }
                     Action::Wait
                 }
             };
@@ -204,7 +214,7 @@ impl Session {
             }
             Signal::Bye { .. } => self.happened(Event::Bye),
             Signal::Error { reason, .. } => {
-                tracing::info!(viewer = %self.call.viewer, reason, "the viewer reports an error");
+                self.reports.tell(&self.call.viewer, &reason, Instant::now());
                 Action::Wait
             }
             // The way in answers this; here it has gone astray and there is nothing to do.
@@ -305,13 +315,16 @@ impl Session {
             PeerEvent::Connected => self.happened(Event::Connected),
             PeerEvent::Disconnected => self.happened(Event::Disconnected),
             PeerEvent::Closed => self.happened(Event::Closed),
+            PeerEvent::Left => self.happened(Event::Bye),
             PeerEvent::ControlOpened => {
                 self.tell_picture(picture).await;
                 self.tell_sound().await;
                 self.tell_count(count).await
             }
             PeerEvent::KeyFrameWanted => {
-                self.video.want_key_frame();
+                if self.wishes.wish(self.progress.losses(), Instant::now()) {
+                    self.video.want_key_frame();
+                }
                 Action::Wait
             }
             PeerEvent::Message(text) => self.on_message(&text).await,
@@ -334,6 +347,9 @@ impl Session {
             return self.happened(Event::Closed);
         }
         self.progress.frames.fetch_add(1, Ordering::Relaxed);
+        if frame.is_key {
+            self.wishes.got(Instant::now());
+        }
         Action::Wait
     }
 
@@ -358,6 +374,9 @@ impl Session {
             Ok(Request::Command {}) if self.commands.take(text) => Action::Wait,
             Ok(Request::Command {}) => Action::Part("commands came without end"),
             Err(error) => {
+                // The error quotes what it could not read.
+                let error = error.to_string();
+                let error = cut(&error, 100);
                 let reason = format!("not a message of this channel ({error}); send {{\"type\":\"ping\",\"sent\":..}}");
                 peer.tell(&Reply::Error { reason }.text()).await;
                 Action::Wait
@@ -424,26 +443,5 @@ fn refusal(error: &Error) -> Refusal {
         Error::NoCommonCodec(_) => Refusal::NoCommonCodec,
         Error::BadCandidate(_) => Refusal::BadCandidate,
         Error::Stack(_) => Refusal::Internal,
-    }
-}
-
-async fn next_of(subscription: &mut Option<Subscription>) -> Arc<Frame> {
-    match subscription {
-        Some(subscription) => subscription.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn event_of(peer: &mut Option<Peer>) -> PeerEvent {
-    match peer {
-        Some(peer) => peer.event().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
     }
 }

@@ -31,6 +31,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Packets kept for retransmission: two seconds at 2 Mbit/s, twice what is ever answered.
 const KEPT_PACKETS: u16 = 512;
 
+/// Bytes of answers that a viewer has not acknowledged: the largest outcome, and as much of what came before it. What
+/// goes beyond is dropped.
+const UNACKNOWLEDGED: usize = 128 * 1024;
+
 /// What all connections of `stack` have in common, for one that answers `offer`.
 pub fn builder(
     stack: &Stack,
@@ -64,5 +68,6 @@ pub fn builder(
         .with_setting_engine(settings)
         .with_interceptor_registry(registry)
         .with_runtime(Arc::new(runtime))
+        .with_data_channel_send_buffer_limit(UNACKNOWLEDGED)
         .with_udp_addrs(vec![interfaces]))
 }

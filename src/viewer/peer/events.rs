@@ -9,7 +9,7 @@ use webrtc::peer_connection::{
     RTCPeerConnectionIceEvent, RTCPeerConnectionState,
 };
 
-use super::guard::Guard;
+use super::guard::{Guard, UNPOISONED};
 use super::relay::Search;
 use crate::signalling::Candidate;
 use crate::tasks::Group;
@@ -28,8 +28,10 @@ pub enum Event {
     Connected,
     /// The path is silent.
     Disconnected,
-    /// The path is lost, or the viewer closed the connection.
+    /// The path is lost.
     Closed,
+    /// The viewer closed the connection.
+    Left,
     /// The viewer opened its data channel.
     ControlOpened,
     /// The viewer cannot decode without a key frame.
@@ -110,10 +112,14 @@ impl PeerConnectionEventHandler for Teller {
 
     async fn on_data_channel(&self, channel: Arc<dyn DataChannel>) {
         let (slot, events, messages) = (self.control.clone(), self.events.clone(), self.messages.clone());
+        let guard = self.guard.clone();
         self.group.spawn(async move {
-            // A viewer may open what it likes; only the one channel is listened to.
-            if channel.label().await.is_ok_and(|label| label == CONTROL) {
-                listen(channel, &slot, &events, &messages).await;
+            // A viewer may open what it likes; only the one channel is listened to, and no other kept.
+            let is_control = channel.label().await.is_ok_and(|label| label == CONTROL);
+            if is_control && slot.lock().expect(UNPOISONED).is_none() {
+                listen(channel, &slot, &events, &messages, &guard).await;
+            } else if let Err(error) = channel.close().await {
+                tracing::trace!(%error, "a data channel that is not listened to was closed already");
             }
         });
     }
@@ -124,8 +130,9 @@ async fn listen(
     slot: &std::sync::Mutex<Option<Arc<dyn DataChannel>>>,
     events: &mpsc::UnboundedSender<Event>,
     messages: &mpsc::Sender<String>,
+    guard: &Guard,
 ) {
-    *slot.lock().expect("nobody panics with it") = Some(channel.clone());
+    *slot.lock().expect(UNPOISONED) = Some(channel.clone());
     let mut is_told = false;
     while let Some(event) = channel.poll().await {
         match event {
@@ -133,8 +140,12 @@ async fn listen(
                 is_told = true;
                 events.send(Event::ControlOpened).ok();
             }
-            DataChannelEvent::OnMessage(message) if message.is_string => {
-                let Ok(text) = String::from_utf8(message.data.to_vec()) else { continue };
+            DataChannelEvent::OnMessage(message) => {
+                let text = String::from_utf8(message.data.to_vec()).ok().filter(|_| message.is_string);
+                let Some(text) = text else {
+                    guard.read(message.data.len());
+                    continue;
+                };
                 if messages.send(text).await.is_err() {
                     break;
                 }
@@ -143,5 +154,5 @@ async fn listen(
             _ => {}
         }
     }
-    *slot.lock().expect("nobody panics with it") = None;
+    *slot.lock().expect(UNPOISONED) = None;
 }

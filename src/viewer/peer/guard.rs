@@ -15,8 +15,9 @@ use tokio::sync::Notify;
 use webrtc::runtime::AsyncUdpSocket;
 
 use super::checks::Checks;
-use super::handshake::{Handshake, Verdict};
+use super::handshake::{Handshake, Sent, Verdict};
 use super::stun;
+use super::unread::Unread;
 
 /// Addresses of a viewer that may be proved at one socket: it moves between a few networks, or a NAT moves it.
 const MOST_PROVED: usize = 16;
@@ -29,6 +30,9 @@ pub struct Guard {
     changed: Notify,
     /// By which that flight went, and to where.
     way: Mutex<Option<(Arc<dyn AsyncUdpSocket>, SocketAddr)>>,
+    /// The viewer has ended the connection.
+    ended: Notify,
+    unread: Mutex<Unread>,
     checks: Mutex<Checks>,
     /// The name by which checks address us, followed by a colon (RFC 8445, section 7.2.2).
     name: Mutex<Option<String>>,
@@ -73,6 +77,16 @@ impl Guard {
         self.handshake.lock().expect(UNPOISONED).complete();
     }
 
+    /// A message of the viewer's, of that many bytes, has been read.
+    pub fn read(&self, bytes: usize) {
+        self.unread.lock().expect(UNPOISONED).read(bytes);
+    }
+
+    /// Waits until the viewer ends the connection.
+    pub async fn ended(&self) {
+        self.ended.notified().await;
+    }
+
     /// What becomes of a datagram of the stack's.
     pub fn sends(
         &self,
@@ -94,8 +108,12 @@ impl Guard {
             }
         }
         let content = stun::content(datagram);
-        if is_dtls(content) && self.handshake.lock().expect(UNPOISONED).sent(content, datagram, now) {
-            return Sending::Remembered;
+        if is_dtls(content) {
+            match self.handshake.lock().expect(UNPOISONED).sent(content, datagram, now) {
+                Sent::Flight => return Sending::Remembered,
+                Sent::End => self.ended.notify_one(),
+                Sent::Other => {}
+            }
         }
         Sending::Sent
     }
@@ -133,6 +151,10 @@ impl Guard {
         let content = stun::content(datagram);
         if is_dtls(content) {
             let verdict = self.handshake.lock().expect(UNPOISONED).received(content, now);
+            let is_admitted = || self.unread.lock().expect(UNPOISONED).admit(content.len(), now);
+            if verdict == Verdict::Give && !is_admitted() {
+                return Verdict::Discard;
+            }
             // What is discarded may be a repeat, which calls for ours.
             if verdict == Verdict::Discard {
                 self.changed.notify_one();
@@ -158,7 +180,8 @@ impl Guard {
     }
 }
 
-const UNPOISONED: &str = "lock is never poisoned: no panic while held";
+/// For locks, which nobody holds who can panic.
+pub const UNPOISONED: &str = "lock is never poisoned: no panic while held";
 
 impl Addresses {
     fn prove(&self, address: SocketAddr) {

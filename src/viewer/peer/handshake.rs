@@ -51,6 +51,18 @@ pub enum Verdict {
     Discard,
 }
 
+/// What a datagram of ours is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// A part of the handshake.
+    Flight,
+    /// The stack's answer to an alert by which the viewer ends the connection (RFC 5246, section 7.2.1), which it has
+    /// proved.
+    End,
+    /// Something else.
+    Other,
+}
+
 /// One connection's handshake.
 #[derive(Debug, Default)]
 pub struct Handshake {
@@ -79,13 +91,15 @@ struct Flight {
 }
 
 impl Handshake {
-    /// Takes note of a datagram of ours: its DTLS records, and all of it as it goes to the wire. Whether it belongs to
-    /// the handshake.
-    pub fn sent(&mut self, records: &[u8], datagram: &[u8], now: Instant) -> bool {
-        let Some(records) = read(records) else { return false };
+    /// Takes note of a datagram of ours: its DTLS records, and all of it as it goes to the wire.
+    pub fn sent(&mut self, records: &[u8], datagram: &[u8], now: Instant) -> Sent {
+        let Some(records) = read(records) else { return Sent::Other };
+        if records.iter().any(|record| (record.kind, record.epoch) == (ALERT, 1)) {
+            return Sent::End;
+        }
         let is_part = records.iter().any(|record| matches!(record.kind, HANDSHAKE | CHANGE_CIPHER_SPEC));
         if !is_part || self.is_complete {
-            return false;
+            return Sent::Other;
         }
         let messages = || records.iter().flat_map(Record::messages);
         self.is_client |= messages().any(|message| message.kind == CLIENT_HELLO);
@@ -102,7 +116,7 @@ impl Handshake {
         if self.flight.datagrams.len() < MOST_DATAGRAMS {
             self.flight.datagrams.push(datagram.to_vec());
         }
-        true
+        Sent::Flight
     }
 
     /// Judges the DTLS records that came in one datagram.
@@ -297,7 +311,7 @@ mod tests {
         assert_eq!(at.receive(&message(SERVER_HELLO, 0), 160), Verdict::Discard);
         assert_eq!(at.repeated(160), [ours]);
         // The stack's own repeat, under new record numbers, takes the place of the first.
-        let again = [message(CERTIFICATE, 1), finish(), record(ALERT, 1, &[0; 20])].concat();
+        let again = [message(CERTIFICATE, 1), finish(), record(APPLICATION_DATA, 1, &[0; 20])].concat();
         at.send(&again, 1011);
         assert_eq!(at.repeated(1111), [again]);
         assert_eq!(at.receive(&finish(), 1150), Verdict::Give);

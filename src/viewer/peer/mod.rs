@@ -22,6 +22,7 @@ mod rtp;
 mod runtime;
 mod socket;
 mod stun;
+mod unread;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -354,12 +355,16 @@ impl Peer {
             let event = match self.early.pop_front() {
                 Some(event) => event,
                 None => tokio::select! {
-                        biased;
-                        event = self.events.recv() => event.unwrap_or(Event::Closed),
-                        () = self.key_frame_wanted.notified() => Event::KeyFrameWanted,
-                        Some(message) = self.messages.recv() => Event::Message(message),
-                never = self.guard.repeat() => match never {},
-                    },
+                            biased;
+                            event = self.events.recv() => event.unwrap_or(Event::Closed),
+                            () = self.key_frame_wanted.notified() => Event::KeyFrameWanted,
+                            () = self.guard.ended() => Event::Left,
+                Some(message) = self.messages.recv() => {
+                    self.guard.read(message.len());
+                    Event::Message(message)
+                }
+                    never = self.guard.repeat() => match never {},
+                        },
             };
             let Event::Candidate(Some(candidate)) = event else { return event };
             if let Some(candidate) = self.told(candidate) {

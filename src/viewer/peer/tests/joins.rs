@@ -150,6 +150,56 @@ async fn five_hundred_joins_come_about_although_a_tenth_is_lost() {
     all_came(&joins(500, MAY_BEGIN).await);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_viewer_that_closes_its_connection_is_gone_at_once() {
+    let (stack, _group) = stack().await;
+    let viewer = Viewer::new(Network::new(0.0, 0), MAY_BEGIN).await;
+    let (mut peer, ..) = join(&stack, &viewer, async |_| {}).await.expect("a join");
+    viewer.bare.connection.close().await.unwrap();
+    let left = waits(&mut peer, |event| matches!(event, Event::Left));
+    tokio::time::timeout(Duration::from_secs(1), left).await.expect("it is known to have left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_one_channel_is_kept_and_the_others_are_closed() {
+    let (stack, _group) = stack().await;
+    let viewer = Viewer::new(Network::new(0.0, 0), MAY_BEGIN).await;
+    let (mut peer, ..) = join(&stack, &viewer, async |_| {}).await.expect("a join");
+    tokio::join!(viewer.say("hello"), hears(&mut peer, "hello"));
+    for label in ["other", "control"] {
+        let channel = viewer.bare.connection.create_data_channel(label, None).await.unwrap();
+        let closed = async {
+            while let Some(event) = channel.poll().await {
+                if matches!(event, DataChannelEvent::OnClose) {
+                    break;
+                }
+            }
+        };
+        let closed = async {
+            tokio::select! { () = closed => {}, () = waits(&mut peer, |_| false) => {} }
+        };
+        tokio::time::timeout(Duration::from_secs(5), closed).await.unwrap_or_else(|_| panic!("{label} stays open"));
+    }
+    tokio::join!(viewer.say("still here"), hears(&mut peer, "still here"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_acknowledges_are_dropped() {
+    let (stack, _group) = stack().await;
+    let viewer = Viewer::new(Network::new(0.0, 0), MAY_BEGIN).await;
+    let (mut peer, ..) = join(&stack, &viewer, async |_| {}).await.expect("a join");
+    tokio::join!(viewer.say("hello"), hears(&mut peer, "hello"));
+    // The viewer's side of the network is gone: nothing comes, nothing goes.
+    viewer.network.cut();
+    let text = "x".repeat(1000);
+    for _ in 0..1000 {
+        peer.tell(&text).await;
+    }
+    let channel = peer.control.lock().unwrap().clone().expect("the channel");
+    let outstanding = channel.outstanding_bytes().await.unwrap();
+    assert!((1000..=128 * 1024).contains(&outstanding), "{outstanding} bytes are kept");
+}
+
 /// A bare connection that answers as our stack did before it had a guard.
 async fn bare_board(offer: &str, role: RTCDtlsRole) -> (Bare, String) {
     let settings = Bare::settings().with_answering_dtls_role(role).build();

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -32,6 +33,7 @@ use super::super::socket::FrameSocket;
 #[derive(Debug)]
 pub struct Network {
     loss: f64,
+    is_cut: AtomicBool,
     chance: Mutex<SmallRng>,
     /// What the viewer sends by.
     sockets: Mutex<Vec<Arc<dyn AsyncUdpSocket>>>,
@@ -39,11 +41,21 @@ pub struct Network {
 
 impl Network {
     pub fn new(loss: f64, seed: u64) -> Arc<Self> {
-        Arc::new(Self { loss, chance: Mutex::new(SmallRng::seed_from_u64(seed)), sockets: Mutex::default() })
+        Arc::new(Self {
+            loss,
+            is_cut: AtomicBool::default(),
+            chance: Mutex::new(SmallRng::seed_from_u64(seed)),
+            sockets: Mutex::default(),
+        })
+    }
+
+    /// Loses all from now on.
+    pub fn cut(&self) {
+        self.is_cut.store(true, Ordering::Relaxed);
     }
 
     fn loses(&self) -> bool {
-        self.chance.lock().unwrap().random_bool(self.loss)
+        self.is_cut.load(Ordering::Relaxed) || self.chance.lock().unwrap().random_bool(self.loss)
     }
 
     /// Sends a datagram from the viewer's own address, as somebody who forges it can.
