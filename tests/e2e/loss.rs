@@ -20,7 +20,7 @@ const SEED: u64 = 0x5eed;
 const JOIN: &str = "
     await prepare();
     const answer = await request('POST', '/whep', { 'Content-Type': SDP }, connection.localDescription.sdp);
-    const host = /^a=candidate:\\S+ 1 udp \\d+ (127\\.0\\.0\\.1) (\\d+) typ host.*$/im;
+    const host = /^a=candidate:\\S+ 1 udp \\d+ ([\\d.]+) (\\d+) typ host.*$/im;
     const [line, address, port] = host.exec(answer.text);
     const others = answer.text.split('\\r\\n').filter((line) => !line.startsWith('a=candidate:')).join('\\r\\n');
     const sdp = others.replace(/^(?=a=ice-ufrag:)/m, `${line.replace(`${address} ${port}`, 'RELAY')}\\r\\n`);
