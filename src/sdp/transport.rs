@@ -84,15 +84,21 @@ impl Transport {
         if sharing.iter().filter(|other| other.has("fingerprint")).any(|other| differs(&other)) {
             return Err("shares its transport with one that has another fingerprint".into());
         }
+        // Those of other sections may be of transports that BUNDLE gives up (RFC 9143, section 7.3.1); but some clients
+        // write all into one section, whichever that is.
         let same = |other: &&Section<'_>| self::credentials(**other).as_ref() == Some(&credentials);
+        let own = candidates([section].iter());
+        let candidates = if own.is_empty() { candidates(sharing.iter().filter(same)) } else { own };
         Ok(Self {
-            candidates: candidates([section].iter().chain(sharing.iter().filter(same))),
+            candidates,
             credentials,
             fingerprint,
             role: role(section)?,
             may_choose: section.first("setup").is_some_and(|word| word.parse() == Ok(Setup::ActPass)),
             is_lite: section.session.has_attribute("ice-lite"),
-            is_trickling: section.all("ice-options").any(|options| options.split(' ').any(|word| word == "trickle")),
+            is_trickling: section
+                .all("ice-options")
+                .any(|options| options.split([' ', ',']).any(|word| word == "trickle")),
         })
     }
 

@@ -60,3 +60,34 @@ async fn an_extension_that_was_not_offered_is_not_answered() {
     let (_peer, answer) = stack.answer(&offer, BOARD, Later::Trickled).await.unwrap();
     assert!(!answer.contains("a=extmap:13"), "{answer}");
 }
+
+/// What tests/offers says of its files, of which the stack has no part.
+#[tokio::test]
+async fn the_stack_takes_what_is_left_of_each_offer() {
+    let group = Group::new();
+    let stack = Stack::new(Servers::default(), group.clone()).unwrap();
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/offers/cases");
+    let mut answered = 0;
+    for file in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        let (offer, expected) = text.split_once("=>\n").unwrap();
+        let offer: Vec<_> = offer.lines().filter(|line| !line.starts_with('#')).collect();
+        let board = Board { has_sound: !text.contains("no sound"), ..BOARD };
+        match stack.answer(&offer.join("\r\n"), board, Later::Trickled).await {
+            Ok((mut peer, answer)) => {
+                let sections = |text: &str| -> Vec<String> {
+                    text.lines().filter(|line| line.starts_with("m=")).map(|line| line.trim_end().into()).collect()
+                };
+                assert_eq!(sections(&answer), sections(expected));
+                let again = peer.negotiate(&offer.join("\r\n"), board).await.unwrap();
+                assert_eq!(sections(&again), sections(expected));
+                answered += 1;
+            }
+            Err(error) => {
+                assert!(expected.starts_with("refused") && expected.contains(&error.to_string()), "{error}")
+            }
+        }
+    }
+    assert!(answered >= 60, "only {answered} were answered");
+    assert!(group.close(Duration::from_secs(5)).await);
+}

@@ -1,0 +1,137 @@
+//! What an answer has to be for its offer to be answered, by RFC 3264, 8829, 8839, 8842 and 9143, read by GStreamer.
+
+use std::collections::HashSet;
+
+use gstreamer_sdp::{SDPMediaRef, SDPMessage};
+
+/// The first value of an attribute, of the section or else of the whole.
+fn value<'a>(message: &'a SDPMessage, media: &'a SDPMediaRef, name: &str) -> Option<&'a str> {
+    media.attribute_val(name).or_else(|| message.attribute_val(name))
+}
+
+fn has(message: &SDPMessage, media: &SDPMediaRef, name: &str) -> bool {
+    value(message, media, name).is_some()
+}
+
+fn formats(media: &SDPMediaRef) -> Vec<&str> {
+    (0..media.formats_len()).filter_map(|at| media.format(at)).collect()
+}
+
+fn attributes<'a>(media: &'a SDPMediaRef, name: &'a str) -> impl Iterator<Item = &'a str> {
+    media.attributes().filter(move |attribute| attribute.key() == name).filter_map(|attribute| attribute.value())
+}
+
+/// Of the section, of the whole, or what is meant without a word (RFC 8866, section 6.7).
+fn direction<'a>(message: &SDPMessage, media: &SDPMediaRef) -> &'a str {
+    let all = ["sendrecv", "sendonly", "recvonly", "inactive"];
+    let own = all.into_iter().find(|name| media.attribute_val(name).is_some());
+    own.or_else(|| all.into_iter().find(|name| message.attribute_val(name).is_some())).unwrap_or("sendrecv")
+}
+
+fn parse(text: &str) -> SDPMessage {
+    gstreamer::init().expect("GStreamer is installed");
+    SDPMessage::parse_buffer(text.as_bytes()).expect("GStreamer reads it")
+}
+
+/// What is wrong with an answer.
+pub fn faults(offer: &str, answer: &str) -> Vec<String> {
+    // Blanks at the ends of lines say nothing, but to GStreamer.
+    let offered: String = offer.lines().map(|line| format!("{}\r\n", line.trim_end())).collect();
+    let (offered, answered) = (parse(&offered), parse(answer));
+    let mut faults = Vec::new();
+    let mut check = |is_right: bool, what: String| {
+        if !is_right {
+            faults.push(what);
+        }
+    };
+    check(answer.ends_with("\r\n"), "it has no end".into());
+    check(offered.medias_len() == answered.medias_len(), "another number of sections".into());
+    let group = |message: &SDPMessage| -> Vec<String> {
+        let groups = message.attributes().filter(|attribute| attribute.key() == "group");
+        let mut groups = groups.filter_map(|attribute| attribute.value()?.strip_prefix("BUNDLE "));
+        let group = groups.next().unwrap_or_default().split_whitespace().map(str::to_owned);
+        assert!(message.attribute_val("version").is_none() && (groups.next().is_none() || answer != offer));
+        group.collect()
+    };
+    let bundled = group(&answered);
+    check(bundled.is_empty() || !group(&offered).is_empty(), "a group that was not offered".into());
+
+    let mut transports = 0;
+    let mut candidates = Vec::new();
+    for (at, (before, after)) in offered.medias().zip(answered.medias()).enumerate() {
+        let mut check = |is_right: bool, what: &str| check(is_right, format!("section {at}: {what}"));
+        check(before.media() == after.media(), "another kind");
+        check(before.proto() == after.proto(), "another protocol");
+        check(before.attribute_val("mid").map(str::trim) == after.attribute_val("mid"), "another tag");
+        check(!formats(after).is_empty(), "no format");
+        check(after.connections_len() == 1, "one c= line");
+        for name in ["ice-ufrag", "ice-pwd", "fingerprint"] {
+            check(has(&answered, after, name), name);
+        }
+        let setup = value(&answered, after, "setup").unwrap_or_default();
+        if after.port() == 0 {
+            continue;
+        }
+        let mid = after.attribute_val("mid").unwrap_or_default();
+        if !bundled.iter().any(|tag| tag == mid) {
+            transports += 1;
+        }
+        match value(&offered, before, "setup").map(str::trim).unwrap_or("active").to_ascii_lowercase().as_str() {
+            "actpass" => check(matches!(setup, "active" | "passive"), "setup"),
+            "active" => check(setup == "passive", "setup"),
+            _ => check(setup == "active", "setup"),
+        }
+        candidates.extend(attributes(after, "candidate").map(str::to_owned));
+        if after.media() == Some("application") {
+            continue;
+        }
+        for format in formats(after) {
+            check(formats(before).contains(&format), "a format that was not offered");
+            check(
+                attributes(after, "rtpmap").any(|map| map.split(' ').next() == Some(format)),
+                "a format without a name",
+            );
+        }
+        let sends = match direction(&offered, before) {
+            "sendrecv" | "recvonly" => ["sendonly", "inactive"],
+            _ => ["inactive", "recvonly"],
+        };
+        let direction = direction(&answered, after);
+        check(sends.contains(&direction), "direction");
+        check(after.attribute_val("msid").is_some() == (direction == "sendonly"), "msid where something is sent");
+        for name in ["rtcp-mux", "rtcp-rsize"] {
+            check(before.attribute_val(name).is_some() || after.attribute_val(name).is_none(), name);
+        }
+        for (name, offered) in
+            attributes(after, "extmap").filter_map(|map| map.split_once(' ').map(|(id, uri)| (uri, id)))
+        {
+            let id = offered.split('/').next();
+            let is_offered = attributes(before, "extmap").any(|map| {
+                map.split_once(' ').is_some_and(|(before, uri)| uri == name && before.split('/').next() == id)
+            });
+            check(is_offered, "an extension that was not offered");
+        }
+        for feedback in attributes(after, "rtcp-fb") {
+            let wanted = feedback.split_once(' ').map(|(_, kind)| kind);
+            let is_offered =
+                attributes(before, "rtcp-fb").any(|line| line.split_once(' ').map(|(_, kind)| kind.trim()) == wanted);
+            check(is_offered, "feedback that was not offered");
+        }
+        for name in ["rid", "simulcast", "crypto", "bundle-only"] {
+            check(after.attribute_val(name).is_none(), name);
+        }
+    }
+    check(
+        transports == usize::from(bundled.is_empty()),
+        format!("{transports} transports beside the group {bundled:?}"),
+    );
+    check(!candidates.is_empty(), "no candidates".into());
+    let priorities: HashSet<_> = candidates.iter().filter_map(|candidate| candidate.split(' ').nth(3)).collect();
+    check(priorities.len() == candidates.len(), "two candidates of one priority".into());
+    check(candidates.iter().all(|candidate| candidate.split(' ').nth(1) == Some("1")), "a second component".into());
+    for tag in &bundled {
+        let is_there = answered.medias().any(|media| media.port() != 0 && media.attribute_val("mid") == Some(tag));
+        check(is_there, format!("the group has {tag}, which is rejected"));
+    }
+    faults
+}
