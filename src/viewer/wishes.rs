@@ -61,7 +61,7 @@ impl Wishes {
         true
     }
 
-    /// A key frame was sent to the viewer, whoever had wished for it.
+    /// A key frame was sent to the viewer, which this or another had wished for.
     pub fn got(&mut self, now: Instant) {
         self.served = Some(now);
         self.waits = None;

@@ -273,20 +273,32 @@ async fn a_stranger_s_change_cipher_spec_ends_no_session() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stranger_s_client_hellos_keep_nobody_out() {
+/// Joins one after the other while a stranger sends `rate` ClientHellos a second to the board's addresses.
+async fn joins_beside_client_hellos(count: u64, rate: u32) {
     let (stack, _group) = stack().await;
-    for seed in 0..5 {
+    let (send, hello) = (stranger(), client_hello());
+    for seed in 0..count {
         let viewer = Viewer::new(Network::new(0.0, seed), MAY_BEGIN).await;
         let joined = join(&stack, &viewer, async |addresses| {
-            let (send, hello) = (stranger(), client_hello());
             loop {
                 send(addresses, &hello);
-                tokio::time::sleep(Duration::from_millis(2)).await;
+                tokio::time::sleep(Duration::from_secs(1) / rate).await;
             }
         });
-        joined.await.expect("a join beside a stranger");
+        assert!(joined.await.is_some(), "join {seed} beside a stranger came to nothing");
     }
+    println!("{count} of {count} joined beside {rate} ClientHellos a second");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_s_client_hellos_keep_nobody_out() {
+    joins_beside_client_hellos(5, 500).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: cargo test --lib joins::a_thousand -- --ignored --nocapture"]
+async fn a_thousand_joins_come_about_beside_a_stranger_s_client_hellos() {
+    joins_beside_client_hellos(1000, 50).await;
 }
 
 /// The crate as it is: when this fails, its fault is mended, and the guard may go (docs/upstream).
