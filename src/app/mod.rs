@@ -222,7 +222,7 @@ async fn serve(mut config: Config, places: &Places, management: Management, grou
     let upkeep = management.upkeep.clone();
     let said = Said { notices, local_name: local_name.clone() };
     let (reception, control) = open(&config, places, broker.clone(), said, management, groups)?;
-    front.serve(control.clone(), reception, places.state.as_deref());
+    front.serve(control.clone(), reception, places.state.as_deref())?;
     let alive = control.clone();
     let stop = groups.front.clone();
     groups.front.keep("the watchdog's feeder", alive, move |alive| {

@@ -10,12 +10,13 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, RequestExt, Router};
+use axum::{Extension, Json, RequestExt, Router};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::runtime::Handle;
 
 use super::assets;
-use super::guard::{Guard, admit, receive};
+use super::guard::{Guard, Peer, admit, receive};
 use super::headers::dress;
 use super::refusal::Refusal;
 use crate::control;
@@ -31,6 +32,8 @@ struct Rooms {
     guard: Arc<Guard>,
     control: Control,
     reception: Reception,
+    /// Not the one that serves HTTP.
+    runtime: Handle,
 }
 
 #[derive(Deserialize)]
@@ -60,7 +63,7 @@ struct Which {
 
 /// Everything that is served.
 pub fn router(guard: Arc<Guard>, control: Control, reception: Reception) -> Router {
-    let rooms = Rooms { guard: guard.clone(), control, reception: reception.clone() };
+    let rooms = Rooms { guard: guard.clone(), control, reception: reception.clone(), runtime: Handle::current() };
     let guarded = Router::new()
         .route("/api/status", get(status))
         .route("/api/command-schema", get(command_schema))
@@ -171,11 +174,22 @@ async fn snapshot(State(rooms): State<Rooms>, Query(which): Query<Which>) -> Res
     }
 }
 
-async fn signal(State(rooms): State<Rooms>, Query(which): Query<Which>, upgrade: WebSocketUpgrade) -> Response {
+async fn signal(
+    State(rooms): State<Rooms>,
+    Query(which): Query<Which>,
+    Extension(Peer { place, .. }): Extension<Peer>,
+    upgrade: WebSocketUpgrade,
+) -> Response {
     upgrade.max_message_size(signalling::MOST_BYTES).max_frame_size(signalling::MOST_BYTES).on_upgrade(
         async move |socket| {
             let group = rooms.reception.group.clone();
-            group.spawn(signalling::serve_websocket(socket, which.purpose, which.camera, rooms.reception));
+            // What goes over it is waited for, by a picture or an owner, and comes from who was let in: it is served where
+            // the pictures are.
+            let _there = rooms.runtime.enter();
+            group.spawn(async move {
+                signalling::serve_websocket(socket, which.purpose, which.camera, rooms.reception).await;
+                drop(place);
+            });
         },
     )
 }

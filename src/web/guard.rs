@@ -15,6 +15,7 @@ use ring::rand::SystemRandom;
 
 use super::attempts::{Attempts, Crowd, Verdict};
 use super::credential::{Credential, SIGNAL, names_basic};
+use super::crowd::Place;
 use super::key::BoardKey;
 use super::origin::{Names, Sender};
 use super::refusal::Refusal;
@@ -28,13 +29,15 @@ const REQUEST: Duration = Duration::from_secs(30);
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The two ends of a request's connection.
-#[derive(Clone, Copy, Debug)]
+/// A request's connection.
+#[derive(Clone, Debug)]
 pub struct Peer {
     /// Who sent it.
     pub address: SocketAddr,
     /// Where it reached us.
     pub ours: SocketAddr,
+    /// Its place among the others.
+    pub place: Arc<Place>,
 }
 
 /// What a request may do, for those that serve it.
@@ -238,6 +241,7 @@ pub async fn admit(State(guard): State<Arc<Guard>>, mut request: Request, next: 
             if guard.is_locked() || guard.names.sender(request.headers()) != Sender::Foreign {
                 request.extensions_mut().insert(Admitted);
             }
+            peer(&request).place.is_let_in(Instant::now());
             request.extensions_mut().insert(access);
             next.run(request).await
         }
@@ -247,7 +251,7 @@ pub async fn admit(State(guard): State<Arc<Guard>>, mut request: Request, next: 
     }
 }
 
-/// The two ends of a request's connection.
-pub fn peer(request: &Request) -> Peer {
-    *request.extensions().get().expect("the listener notes it at each request")
+/// A request's connection.
+pub fn peer(request: &Request) -> &Peer {
+    request.extensions().get().expect("the listener notes it at each request")
 }

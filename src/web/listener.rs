@@ -2,15 +2,15 @@
 //!
 //! TLS will be put around the stream here.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, Uri};
+use axum::http::{Request, StatusCode, Uri};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service;
@@ -18,8 +18,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
 
+use super::crowd::{Crowd, Place};
 use super::guard::Peer;
 use crate::tasks::Group;
 
@@ -29,71 +30,110 @@ const HEAD: Duration = Duration::from_secs(10);
 const MOST_FIELDS: usize = 64;
 /// Bytes of a request's head. A browser's has below 4 KiB with all its cookies.
 const MOST_HEAD: usize = 32 * 1024;
-/// Connections at once: half of the 1024 files that a process usually may open, as viewers need sockets too.
-const MOST_CONNECTIONS: usize = 512;
-/// Of which one address may have so many: a few browsers with six each. This machine's proxies may have all.
-const MOST_OF_ONE: usize = 64;
 /// The pause after accepting failed, which mostly is for want of file descriptors: others have to close first.
 const BREATH: Duration = Duration::from_millis(200);
+/// Between two lines in the log about it.
+const SILENCE: Duration = Duration::from_secs(60);
+/// What is added to the nice value of the thread that serves HTTP (sched(7)): where processors are short, the threads that
+/// capture, encode and send get nine times as much of them.
+const NICER: i32 = 10;
 
-/// Serves `router` on `listener` until `group` stops.
-pub async fn serve(listener: TcpListener, router: Router, group: Group) {
-    let all = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-    let crowd = Crowd::default();
+/// Serves `router` on `listener` until `group` stops and every connection has ended.
+///
+/// On a thread of its own, which leaves processors to the pictures: strangers decide how much HTTP there is to do.
+///
+/// # Errors
+///
+/// When the system gives no thread.
+pub fn start(listener: TcpListener, router: Router, group: &Group) -> io::Result<()> {
+    let listener = listener.into_std()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (ending, ended) = oneshot::channel::<()>();
+    let stop = group.clone();
+    std::thread::Builder::new().name("http".into()).spawn(move || {
+        // Of this thread alone. One that may not be nicer is as nice as the others.
+        let nice = rustix::process::getpriority_process(None).unwrap_or_default();
+        rustix::process::setpriority_process(None, nice + NICER).ok();
+        runtime.block_on(run(listener, router, stop));
+        drop(ending);
+    })?;
+    // The thread counts as a task of the group.
+    group.spawn(async move {
+        ended.await.ok();
+    });
+    Ok(())
+}
+
+async fn run(listener: std::net::TcpListener, router: Router, group: Group) {
+    let (connections, crowd) = (Group::new(), Crowd::default());
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "the listener cannot be used");
+            return;
+        }
+    };
+    let (stop, within, visitors) = (group.clone(), connections.clone(), crowd.clone());
+    connections.keep("listener", listener, move |listener| {
+        let (router, stop, within, visitors) = (router.clone(), stop.clone(), within.clone(), visitors.clone());
+        Box::pin(async move { accept_all(listener, &router, &visitors, &within, &stop).await })
+    });
+    group.stopped().await;
+    // WebSockets among them, which are served elsewhere but hear of their network here.
+    crowd.deserted().await;
+}
+
+async fn accept_all(listener: &TcpListener, router: &Router, crowd: &Crowd, connections: &Group, stop: &Group) {
+    let mut told: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             biased;
-            () = group.stopped() => break,
-            accepted = accept(&listener, &all) => accepted,
+            () = stop.stopped() => break,
+            accepted = listener.accept() => accepted,
         };
-        let (stream, peer, permit) = match accepted {
+        let (stream, address) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                if told.is_none_or(|told| told.elapsed() >= SILENCE) {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    told = Some(Instant::now());
+                }
                 tokio::time::sleep(BREATH).await;
                 continue;
             }
         };
-        let Some(place) = crowd.enter(peer.ip()) else {
-            tracing::debug!("a connection beyond its address' share was closed");
+        let Some(place) = crowd.enter(address.ip(), Instant::now()) else {
+            tracing::debug!("a connection beyond its network's share was closed");
             continue;
         };
-        let (router, stop) = (router.clone(), group.clone());
-        group.spawn(async move {
-            converse(stream, peer, router, stop).await;
-            drop((place, permit));
-        });
+        connections.spawn(converse(stream, address, Arc::new(place), router.clone(), stop.clone()));
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    all: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let permit = all.clone().acquire_owned().await.expect("the semaphore is never closed");
-    let (stream, peer) = listener.accept().await?;
-    Ok((stream, peer, permit))
-}
-
-async fn converse(stream: TcpStream, address: SocketAddr, router: Router, group: Group) {
-    let peer = match stream.local_addr() {
-        Ok(ours) => Peer { address, ours },
+async fn converse(stream: TcpStream, address: SocketAddr, place: Arc<Place>, router: Router, group: Group) {
+    // Signalling is small messages to and fro, which Nagle's algorithm would hold back by up to 40 ms.
+    let ours = match stream.set_nodelay(true).and_then(|()| stream.local_addr()) {
+        Ok(ours) => ours,
         Err(error) => {
             tracing::debug!(%error, "a connection was gone before it was served");
             return;
         }
     };
-    // Signalling is small messages to and fro, which Nagle's algorithm would hold back by up to 40 ms.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection was gone before it was served");
-        return;
-    }
+    let peer = Peer { address, ours, place: place.clone() };
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |request: Request<Incoming>| {
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(peer);
+        let (mut request, place) = (request.map(Body::new), peer.place.clone());
+        request.extensions_mut().insert(peer.clone());
         tidy(request.uri_mut());
-        router.call(request)
+        let answer = router.call(request);
+        async move {
+            let answer = answer.await;
+            // What has become a WebSocket is not over with its answer.
+            if !answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::SWITCHING_PROTOCOLS) {
+                place.is_idle(Instant::now());
+            }
+            answer
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -105,6 +145,7 @@ async fn converse(stream: TcpStream, address: SocketAddr, router: Router, group:
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = place.dismissed() => return tracing::debug!("a connection made way for others"),
         () = group.stopped() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -133,54 +174,23 @@ fn tidy(uri: &mut Uri) {
     }
 }
 
-/// How many connections each address has.
-#[derive(Clone, Debug, Default)]
-struct Crowd {
-    counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
-}
-
-/// One connection's place in the crowd, given back when dropped.
-struct Place {
-    crowd: Crowd,
-    address: IpAddr,
-}
-
-impl Crowd {
-    fn enter(&self, address: IpAddr) -> Option<Place> {
-        let mut counts = self.counts.lock().expect("nobody panics with it");
-        let count = counts.entry(address).or_default();
-        if *count >= MOST_OF_ONE && !address.to_canonical().is_loopback() {
-            return None;
-        }
-        *count += 1;
-        Some(Place { crowd: self.clone(), address })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.crowd.counts.lock().expect("nobody panics with it");
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn one_address_has_its_share_of_connections_and_gives_places_back() {
-        let crowd = Crowd::default();
-        let address: IpAddr = "192.0.2.1".parse().unwrap();
-        let places: Vec<_> = (0..MOST_OF_ONE).map(|_| crowd.enter(address).unwrap()).collect();
-        assert!(crowd.enter(address).is_none());
-        assert!(crowd.enter("192.0.2.2".parse().unwrap()).is_some());
-        drop(places);
-        assert!(crowd.counts.lock().unwrap().is_empty());
+    fn doubled_slashes_are_one_and_a_slash_at_the_end_stays() {
+        for (odd, tidied) in [
+            ("//whep", "/whep"),
+            ("/whep//", "/whep/"),
+            ("///", "/"),
+            ("//api///signal?camera=a//b", "/api/signal?camera=a//b"),
+            ("/whep/1", "/whep/1"),
+            ("http://localhost:1//whep", "http://localhost:1/whep"),
+        ] {
+            let mut uri: Uri = odd.parse().unwrap();
+            tidy(&mut uri);
+            assert_eq!(uri.to_string(), tidied, "{odd}");
+        }
     }
 }

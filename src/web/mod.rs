@@ -8,6 +8,7 @@ mod api;
 mod assets;
 mod attempts;
 mod credential;
+mod crowd;
 mod guard;
 mod headers;
 mod key;
@@ -118,6 +119,9 @@ pub enum Error {
         /// Why.
         cause: std::io::Error,
     },
+    /// There is no thread to serve on.
+    #[error("cannot serve HTTP ({0}); more threads have to be allowed (`ulimit -u`, TasksMax of the unit)")]
+    Thread(#[source] std::io::Error),
     /// The configuration would let everybody on the network watch.
     #[error("{address} can be reached from the network, which needs a secret; set `web.secret` or listen on 127.0.0.1")]
     Open {
@@ -169,12 +173,16 @@ impl Front {
     }
 
     /// Serves in the reception's group, until that stops. What has to outlive a restart is kept in `state`.
-    pub fn serve(self, control: Control, reception: Reception, state: Option<&Path>) {
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no thread.
+    pub fn serve(self, control: Control, reception: Reception, state: Option<&Path>) -> Result<(), Error> {
         let group = reception.group.clone();
         let guard = Arc::new(Guard::new(&self.config, self.address().port(), state));
         let (telling, stop) = (guard.clone(), group.clone());
         group.spawn(async move { telling.tally().tell_each_minute(&stop).await });
         let router = api::router(guard, control, reception);
-        group.spawn(listener::serve(self.listener, router, group.clone()));
+        listener::start(self.listener, router, &group).map_err(Error::Thread)
     }
 }
