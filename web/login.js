@@ -26,7 +26,7 @@ form.addEventListener('submit', async (event) => {
   }
   if (answer?.status === 429) await wait(Number(answer.headers.get('Retry-After')) || USUAL_WAIT_S);
   else if (answer?.status === 401) wrong();
-  else if (answer) say(`The camera answered with an error (${answer.status}). Please try again.`, 'bad');
+  else if (answer) await refused(answer);
   else say('The camera does not answer. Is it on, and are you in its network?', 'bad');
   enter.disabled = false;
 });
@@ -68,6 +68,11 @@ function enterPage() {
   document.body.className = 'watching';
   document.body.replaceChildren();
   import('./index.js');
+}
+
+async function refused(answer) {
+  const reason = (await answer.json().catch(() => null))?.reason;
+  say(reason ? `The camera says: ${reason}.` : `The camera answered with an error (${answer.status}).`, 'bad');
 }
 
 function wrong() {

@@ -12,6 +12,7 @@ mod caller;
 mod headless;
 #[path = "../harness/page.rs"]
 mod page;
+mod refusals;
 mod relay;
 #[path = "../harness/shipped.rs"]
 #[allow(dead_code, reason = "the suite of mDNS uses the rest")]

@@ -118,6 +118,20 @@ impl Board {
         Ok(response.json().await?)
     }
 
+    /// As [`wait_for_count`](Self::wait_for_count), of a board with a secret.
+    pub async fn wait_for_count_with(&self, secret: &str, pointer: &str, wanted: u64) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let request = self.client.get(format!("{}/api/status", self.url)).bearer_auth(secret);
+            let status: Value = request.send().await?.json().await?;
+            if status.pointer(pointer).and_then(Value::as_u64) == Some(wanted) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "waited {LIMIT:?} in vain for {pointer} = {wanted} in {status:#}");
+            sleep(INTERVAL).await;
+        }
+    }
+
     /// A count in the status, by its JSON pointer.
     pub async fn count(&self, pointer: &str) -> Result<u64> {
         let status = self.status().await?;

@@ -70,6 +70,15 @@ impl Browser {
 
     /// The same somewhere else.
     pub async fn start_at(place: &Place) -> Result<Self> {
+        Self::begin(place, &[]).await
+    }
+
+    /// With further arguments.
+    pub async fn start_with(arguments: &[&str]) -> Result<Self> {
+        Self::begin(&Place::default(), arguments).await
+    }
+
+    async fn begin(place: &Place, more: &[&str]) -> Result<Self> {
         let profile = tempfile::tempdir()?;
         let (mut started, mut attempts) = (driver(place).await, 1);
         // It ends when the port that the kernel chose for IPv4 is taken for IPv6, as by a test that runs beside it.
@@ -78,10 +87,12 @@ impl Browser {
         }
         let (driver, output, port) = started?;
 
-        let mut arguments = ARGUMENTS.map(str::to_owned).to_vec();
+        let mut arguments: Vec<_> = ARGUMENTS.iter().chain(more).map(|&argument| argument.to_owned()).collect();
         arguments.push(format!("--user-data-dir={}", profile.path().display()));
         let capabilities: Map<String, Value> = [
             ("goog:chromeOptions".to_owned(), json!({ "args": arguments })),
+            // Those of tests are signed by nobody.
+            ("acceptInsecureCerts".to_owned(), json!(true)),
             ("timeouts".to_owned(), json!({ "script": SCRIPT_LIMIT.as_millis() })),
         ]
         .into_iter()
@@ -97,6 +108,11 @@ impl Browser {
     /// Opens a page and waits until it is loaded.
     pub async fn open(&self, url: &str) -> Result<()> {
         self.client.goto(url).await.with_context(|| url.to_owned())
+    }
+
+    /// Goes on within the first frame of the page, until another page is opened.
+    pub async fn enter_frame(&self) -> Result<()> {
+        self.client.enter_frame(0).await.context("the page has no frame")
     }
 
     /// Types into the field that `selector` finds, and presses Enter.
