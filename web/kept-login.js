@@ -1,8 +1,8 @@
 /**
- * A login that the page keeps by itself, where the browser keeps no cookie: in a frame of another site that came by http.
+ * A login that the page keeps by itself, where the browser keeps no cookie: in a frame of another site, by http.
  *
- * It is a session that ends by itself, and not the secret. The storage is this tab's, and in a frame that of the site around
- * it too: no other site that frames the board gets at it.
+ * It is a session that ends by itself, and not the secret. The storage is this tab's, and in a frame that of the site
+ * around it too: no other site that frames the board gets at it.
  */
 const KEY = 'peercam.login';
 

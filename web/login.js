@@ -61,7 +61,7 @@ async function keepByPage(secret) {
   keepLogin((await answer?.json().catch(() => null))?.token ?? null);
 }
 
-/** Shows the viewer in place of the question: asked for its page, the board would not know of a login that is kept here. */
+/** Shows the viewer in place of the question: the board would not know of a login kept here if asked for its page. */
 function enterPage() {
   document.title = 'Camera';
   document.querySelector('meta[name="color-scheme"]').content = 'dark';

@@ -61,7 +61,7 @@ export class PeercamViewer extends HTMLElement {
     this.#controls.showSituation(this.#session.situation);
   }
 
-  /** The address of the board's signalling; that of the board which this module came from if the attribute is missing. */
+  /** The address of the board's signalling; without the attribute, of the board that this module came from. */
   get src() {
     const given = this.getAttribute('src');
     const address = given === null ? new URL('api/signal', import.meta.url) : new URL(given, document.baseURI);
@@ -259,8 +259,8 @@ export class PeercamViewer extends HTMLElement {
   }
 
   /**
-   * Why the board has refused its WebSocket, which no browser tells a page: a request of another kind is refused for the
-   * same reason. `null` where it is not known: the board is away, or another transport has its own ways to be let in.
+   * Why the board has refused its WebSocket, which no browser tells a page: a request of another kind is refused for
+   * the same reason. `null` where it is not known: the board is away, or another transport has its own ways to be let in.
    */
   async #whyRefused() {
     if (this.transport) return null;

@@ -14,8 +14,8 @@ import { StatisticsReader } from './statistics.js';
 /**
  * @typedef {'idle' | 'connecting' | 'live' | 'waiting' | 'stalled' | 'offline' | 'refused' | 'login' | 'paused'} State
  *   idle: nothing asked for yet; waiting: the board's camera gives no picture; stalled: connected, and yet no frames;
- *   offline: the board cannot be reached, tried again at `retryAt`; refused: the board does not want this viewer now, tried
- *   again at `retryAt` unless that is `null`;
+ *   offline: the board cannot be reached, tried again at `retryAt`; refused: the board does not want this viewer now,
+ *   tried again at `retryAt` unless that is `null`;
  *   login: it wants its secret; paused: stopped by the viewer, or because nobody looks.
  *
  * @typedef {{state: State, reason: string, code: string, retryAt: number | null}} Situation
@@ -92,8 +92,8 @@ export class Session extends EventTarget {
    * @param {HTMLVideoElement} video  Gets the stream.
    * @param {object} options
    * @param {() => import('./signalling-socket.js').Signalling} options.connect  Opens a new signalling connection.
-   * @param {() => Promise<{code: string, reason: string} | null>} options.whyRefused  Asked when signalling could not be
-   *   opened: the board's words for it, where it was refused.
+   * @param {() => Promise<{code: string, reason: string} | null>} options.whyRefused  Asked when signalling could not
+   *   be opened: the board's words for it, where it was refused.
    * @param {() => RTCConfiguration} options.configuration
    */
   constructor(video, options) {

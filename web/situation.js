@@ -17,14 +17,19 @@ const WORDS = {
 };
 
 /**
- * What some reasons are called, where there is something better than the state's own words, and what to do where the page
- * knows it better than the board. Those that stay are not tried again until a person says so.
+ * What some reasons are called, where there is something better than the state's own words, and what to do where the
+ * page knows it better than the board. Those that stay are not tried again until a person says so.
  */
 const REASONS = {
   'too-many-viewers': { word: 'Full', title: 'Too many are watching' },
   'unknown-camera': { word: 'No camera', title: 'There is no such camera' },
   dismissed: { word: 'Ended', title: 'An operator ended this' },
-  'no-common-codec': { word: 'Not playable', title: 'This browser cannot play the camera', reason: withoutCodec(), stays: true },
+  'no-common-codec': {
+    word: 'Not playable',
+    title: 'This browser cannot play the camera',
+    reason: withoutCodec(),
+    stays: true,
+  },
   'foreign-origin': { word: 'Not allowed', title: 'The camera does not know this page', stays: true },
   'unknown-host': { word: 'Not allowed', title: 'The camera does not know this address', stays: true },
   private: { tone: 'quiet', word: 'Private', title: 'Privacy is on' },

@@ -68,8 +68,9 @@ const GOODBYE: Duration = Duration::from_secs(2);
 const CAMERA_END: Duration = Duration::from_secs(1);
 /// How long the broker may take to hear what is still to be said, and our goodbye.
 const BROKER_END: Duration = Duration::from_millis(1200);
-/// How long answers that are under way may take to reach their readers.
-const FRONT_END: Duration = Duration::from_millis(500);
+/// How long answers that are under way may take to reach their readers. WebSockets go on for 500 ms to let goodbyes
+/// through.
+const FRONT_END: Duration = Duration::from_millis(800);
 
 /// Sets up how log lines are written, for the whole process. Gives what changes how much is written.
 pub fn start_logging(config: &LogConfig) -> LogLevel {

@@ -34,7 +34,7 @@ impl Manners {
         self.allowance >= 0.0
     }
 
-    /// Counts a message without sense, and tells whether it was the last that is borne.
+    /// Counts a message without sense, and tells whether it was the last one allowed.
     pub fn is_last_mistake(&mut self) -> bool {
         self.mistakes += 1;
         self.mistakes >= MOST_MISTAKES

@@ -183,8 +183,8 @@ async fn signal(
     upgrade.max_message_size(signalling::MOST_BYTES).max_frame_size(signalling::MOST_BYTES).on_upgrade(
         async move |socket| {
             let group = rooms.reception.group.clone();
-            // What goes over it is waited for, by a picture or an owner, and comes from who was let in: it is served where
-            // the pictures are.
+            // What goes over it is waited for, by a picture or an owner, and comes from who was let in: it is served
+            // where the pictures are.
             let _there = rooms.runtime.enter();
             group.spawn(async move {
                 signalling::serve_websocket(socket, which.purpose, which.camera, rooms.reception).await;

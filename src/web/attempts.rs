@@ -11,7 +11,7 @@ const FREE: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause: an owner who waits it out loses a minute, a guesser gets 1440 tries a day.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// After this without a wrong attempt an address begins anew.
+/// After this without a wrong attempt an address begins with a clean record.
 const FORGOTTEN: Duration = Duration::from_secs(15 * 60);
 /// Addresses of a crowd that are remembered: about 100 KiB. Beyond, the one that was quiet longest is forgotten.
 const MOST_ADDRESSES: usize = 1024;

@@ -15,7 +15,7 @@ pub const SIGNAL: &str = "/api/signal";
 /// What programs and people open by an address with `user:password@` in it, and so know Basic only.
 const BY_BASIC: [&str; 3] = ["/snapshot.jpg", "/api/status", "/metrics"];
 
-/// Scripts set it, by convention, where the browser shall not ask for user and password.
+/// Scripts set it, by convention, where the browser is not to ask for user and password.
 const REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
 
 /// A secret or session, by the way in which it came.
@@ -72,14 +72,14 @@ pub fn is_whep(path: &str) -> bool {
     path == "/whep" || path.starts_with("/whep/")
 }
 
-/// Whether `path` is for programs, and pages of any origin, that bring the secret with each request: as Bearer, or as the
-/// password of HTTP Basic.
+/// Whether `path` is for programs, and pages of any origin, that bring the secret with each request: as Bearer, or as
+/// the password of HTTP Basic.
 pub fn is_for_programs(path: &str) -> bool {
     is_whep(path) || BY_BASIC.contains(&path)
 }
 
-/// Whether to name Basic to who was refused `path`. A browser answers that with a dialog of its own before a script hears
-/// of the refusal; so only what is opened by an address, and programs, are told.
+/// Whether to name Basic to who was refused `path`. A browser answers that with a dialog of its own before a script
+/// hears of the refusal; so only what is opened by an address, and programs, are told.
 pub fn names_basic(path: &str, headers: &HeaderMap) -> bool {
     is_for_programs(path) && !headers.contains_key(REQUESTED_WITH) && origin::is_opened(headers).unwrap_or(true)
 }

@@ -1,7 +1,7 @@
 //! Who has a connection, and who has to leave when there are too many.
 //!
-//! A place is had from the accepting of a connection to its end, also when it has become a WebSocket. Whoever holds places
-//! without being let in, be it by heads that never end or by answers that are never read, makes way for others.
+//! A place is had from the accepting of a connection to its end, also when it has become a WebSocket. Who holds
+//! places without being let in, be it by heads that never end or by answers that are never read, makes way for others.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -90,8 +90,8 @@ impl All {
         self.visits.values().filter(|visit| visit.network == network).count()
     }
 
-    /// Sends away who has been idle longest in the largest network among those that `may_go`; of networks of one size, those
-    /// that were let in before come last. `None` where nobody is idle.
+    /// Sends away who has been idle longest in the largest network among those that `may_go`; of networks of one size,
+    /// those that were let in before come last. `None` where nobody is idle.
     fn dismiss(&mut self, may_go: impl Fn(&Visit) -> bool) -> Option<()> {
         let mut sizes: HashMap<IpAddr, usize> = HashMap::new();
         for visit in self.visits.values() {
@@ -114,7 +114,8 @@ impl All {
 }
 
 impl Place {
-    /// A request on the connection was let in, or it has become a WebSocket: it stays until that is [over](Self::is_idle).
+    /// A request on the connection was let in, or it has become a WebSocket: it stays until that is
+    /// [over](Self::is_idle).
     pub fn is_let_in(&self, now: Instant) {
         let mut all = self.crowd.all();
         all.remember(self.network, now);
@@ -202,6 +203,7 @@ mod tests {
         let places = fill(&crowd, 8, begin);
         places[..16].iter().for_each(|place| place.is_let_in(begin));
         let others: Vec<_> = (0..8).map(|n| crowd.enter(address(100 + n), begin).unwrap()).collect();
+        assert!(others.iter().all(|place| !was_dismissed(place)));
         let gone: Vec<_> = (0..places.len()).filter(|n| was_dismissed(&places[*n])).collect();
         assert_eq!(gone, (16..24).collect::<Vec<_>>());
         places[0].is_idle(begin + Duration::from_secs(9));

@@ -63,8 +63,8 @@ pub async fn dress(State(guard): State<Arc<Guard>>, request: Request, next: Next
     response
 }
 
-/// What takes a Bearer is for any page where a secret protects it: the page has to send that itself, and no cookie comes
-/// along. Without a secret any page that the user of this machine opens could watch, so only allowed ones may.
+/// What takes a Bearer is for any page where a secret protects it: the page has to send that itself, and no cookie
+/// comes along. Without a secret any page that the user of this machine opens could watch, so only allowed ones may.
 /// Why its WebSocket is refused any page may know.
 fn readers(guard: &Guard, request: &Request, sender: Sender) -> Readers {
     let path = request.uri().path();

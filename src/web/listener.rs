@@ -34,8 +34,8 @@ const MOST_HEAD: usize = 32 * 1024;
 const BREATH: Duration = Duration::from_millis(200);
 /// Between two lines in the log about it.
 const SILENCE: Duration = Duration::from_secs(60);
-/// What is added to the nice value of the thread that serves HTTP (sched(7)): where processors are short, the threads that
-/// capture, encode and send get nine times as much of them.
+/// What is added to the nice value of the thread that serves HTTP (sched(7)): where processors are short, the threads
+/// that capture, encode and send get nine times as much of them.
 const NICER: i32 = 10;
 
 /// Serves `router` on `listener` until `group` stops and every connection has ended.

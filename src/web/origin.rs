@@ -5,9 +5,10 @@
 //! requests that carry the viewer's cookie: so the page that sends them has to be ours or an allowed one.
 //!
 //! Behind a reverse proxy the browser and the board know different names. What the proxy says of the browser's
-//! (`X-Forwarded-Host`, `Forwarded`) is taken to recognise our own page, whoever says it: a page of another origin cannot
-//! set these fields, neither on a WebSocket nor without asking first (Fetch, section 4.8), and who is no browser has no
-//! cookie to misuse. It never stands in for `Host` against DNS rebinding, since a page can set it for its own origin.
+//! (`X-Forwarded-Host`, `Forwarded`) is taken to recognise our own page, no matter who says it: a page of another origin
+//! cannot set these fields, neither on a WebSocket nor without asking first (Fetch, section 4.8), and who is no browser
+//! has no cookie to misuse. It never stands in for `Host` against DNS rebinding, since a page can set it for its own
+//! origin.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -17,8 +18,8 @@ use axum::http::{HeaderMap, HeaderName, Method, Uri, Version};
 
 use super::Config;
 
-/// How the page that sends a request relates to us, as its browser says (Fetch Metadata). Browsers say it to addresses by
-/// https and on loopback only.
+/// How the page that sends a request relates to us, as its browser says (Fetch Metadata). Browsers say it to addresses
+/// by https and on loopback only.
 const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// What the browser wants with the answer.
 const MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");

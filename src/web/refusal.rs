@@ -80,7 +80,7 @@ impl Refusal {
             Self::Host => "this camera is not known by the name in `Host`; add it to `web.allowed_hosts`".into(),
             Self::Origin(None) => "a page of another origin may not do this; add it to `web.allowed_origins`".into(),
             Self::Origin(Some(page)) => format!(
-                "a page of {} may not do this; add that to `web.allowed_origins`. If it is this camera's own page behind a \
+                "a page of {} may not do this; add that to `web.allowed_origins`. If it is the camera's own page behind a \
                  reverse proxy, have the proxy pass on `Host` as it came, or `X-Forwarded-Host`",
                 page.chars().take(MOST_QUOTED).collect::<String>()
             ),

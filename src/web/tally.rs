@@ -29,7 +29,7 @@ impl Tally {
         Self { counts: Mutex::default() }
     }
 
-    /// Counts one. The first after a quiet minute is told at once, for whoever is setting something up.
+    /// Counts one. The first after a quiet minute is told at once, for a person who sets something up.
     pub fn count(&self, refusal: &Refusal) {
         // Every program's first request, and a page's own, may come without the secret.
         if *refusal != Refusal::NoSecret {

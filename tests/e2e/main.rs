@@ -6,6 +6,7 @@
 #[allow(dead_code, reason = "a harness for several suites")]
 mod board;
 #[path = "../harness/browser.rs"]
+#[allow(dead_code, reason = "a harness for several suites")]
 mod browser;
 mod caller;
 #[path = "../harness/headless.rs"]

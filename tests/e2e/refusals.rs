@@ -29,8 +29,8 @@ async fn a_browser_without_h264_says_what_to_do_and_leaves_the_camera_alone() ->
     let said: Value = page
         .ask(
             "await pause(8000);
-             const veil = viewer.shadowRoot.querySelector('.veil');
-             return { offers, state: viewer.state, text: veil.textContent, pill: viewer.shadowRoot.querySelector('.pill').textContent };",
+             const text = (selector) => viewer.shadowRoot.querySelector(selector).textContent;
+             return { offers, state: viewer.state, text: text('.veil'), pill: text('.pill') };",
         )
         .await?;
     ensure!(said["offers"] == 1 && said["state"] == "refused", "{said}");

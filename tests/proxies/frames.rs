@@ -68,7 +68,8 @@ async fn a_login_holds_in_a_frame_by_https() -> Result<()> {
     let page = Page::open(&browser, &format!("https://other.example:{port}/")).await?;
     let tried: String = page
         .ask(&format!(
-            "const tried = await fetch('{frame}api/status', {{ credentials: 'include' }}).then((it) => it.status, String);
+            "const asked = fetch('{frame}api/status', {{ credentials: 'include' }});
+             const tried = await asked.then(({{ status }}) => status, String);
              const socket = new WebSocket('{frame}api/signal'.replace('https', 'wss'));
              const opened = await new Promise((done) => (socket.onopen = socket.onerror = ({{ type }}) => done(type)));
              return `${{tried}} ${{opened}}`;"

@@ -66,7 +66,10 @@ async fn is_served_in_a_folder(board: &Board, site: &str) -> Result<()> {
     page.wait_for_picture().await?;
     let page = Page::watch(&browser, &format!("{site}/front/")).await?;
     let outside: Vec<String> = page
-        .ask("return performance.getEntriesByType('resource').map(({ name }) => name).filter((name) => !new URL(name).pathname.startsWith('/front/'))")
+        .ask(
+            "const asked = performance.getEntriesByType('resource').map(({ name }) => name);
+             return asked.filter((name) => !new URL(name).pathname.startsWith('/front/'));",
+        )
         .await?;
     ensure!(outside.is_empty(), "asked for outside of the folder: {outside:?}");
     let manifest: Value = page

@@ -29,7 +29,7 @@ async fn the_page_plays_behind_the_lines_that_most_people_have() -> Result<()> {
     let browser = Browser::start_with(&[RESOLVER]).await?;
     for names in [
         "proxy_set_header Host $host;",
-        "proxy_set_header Host $host; proxy_set_header X-Forwarded-Host $host; proxy_set_header X-Forwarded-Proto http;",
+        "proxy_set_header Host $host; proxy_set_header X-Forwarded-Host $host;",
         "proxy_set_header X-Forwarded-Host $http_host;",
         "proxy_set_header X-Forwarded-Host $host;",
         "proxy_set_header Forwarded \"for=$remote_addr;host=\\\"$http_host\\\"\";",

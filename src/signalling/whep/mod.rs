@@ -157,7 +157,7 @@ impl Whep {
         let name = id;
         self.shared.reception.group.spawn(async move {
             while let Some(signal) = outcome(&mut to_viewer).await {
-                let waiting = resource.waiting.lock().expect("nobody panics with it").take();
+                let waiting = resource.waiting.lock().expect("lock is never poisoned: no panic while held").take();
                 match waiting {
                     // A request that was given up does not want its answer any more.
                     Some(waiting) => drop(waiting.send(signal)),
@@ -187,7 +187,7 @@ impl Whep {
 
 impl Shared {
     fn resources(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Resource>>> {
-        self.resources.lock().expect("nobody panics with it")
+        self.resources.lock().expect("lock is never poisoned: no panic while held")
     }
 }
 
@@ -261,7 +261,7 @@ impl Resource {
     async fn restart(&self, fragment: &Fragment, session: &mut Negotiated) -> Response {
         let offer = fragment.restarted(&session.offer);
         let (answered, answer) = oneshot::channel();
-        *self.waiting.lock().expect("nobody panics with it") = Some(answered);
+        *self.waiting.lock().expect("lock is never poisoned: no panic while held") = Some(answered);
         self.to_device.send(Signal::Offer { sdp: offer.clone(), camera: None }).await.ok();
         match tokio::time::timeout(ANSWER_WITHIN, answer).await {
             Ok(Ok(Signal::Answer { sdp })) => {
