@@ -141,9 +141,10 @@ pub fn show(config: &Config, origin: &SecretOrigin) {
             );
             // Nobody may be there to see it; it is kept all the same.
             io::stdout().write_all(shown.as_bytes()).ok();
+            let (file, unkept) = (kept.as_ref().ok().map(|file| file.display().to_string()), kept.as_ref().err());
             match instead {
-                None => tracing::info!(?kept, "a secret was made"),
-                Some(reason) => tracing::warn!(?kept, reason, "a secret was made in the place of one that is lost"),
+                None => tracing::info!(file, unkept, "a secret was made"),
+                Some(reason) => tracing::warn!(file, unkept, reason, "a secret was made in the place of a lost one"),
             }
         }
         (SecretOrigin::Kept(file), _) => tracing::info!(file = %file.display(), "the secret is the one made earlier"),

@@ -182,7 +182,7 @@ impl Broker {
             tls: None,
             has_warned_of_check: false,
         };
-        group.spawn(actor.run());
+        group.keep("the connection to the broker", actor, |actor| Box::pin(actor.run()));
         Some(Self { topics, state: states, limits: known_limits, actor: orders })
     }
 }

@@ -157,19 +157,22 @@ async fn operators_are_heard_beside_a_flood_of_values_that_no_entity_has() -> Re
     operator_is_heard_beside("peercam/door/set/nothing", |number| number.to_string()).await
 }
 
-/// Who shares the topic with a flood and has no answer topic cannot be told apart from it, but is heard where it matters.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn privacy_is_carried_out_beside_a_flood_of_the_same_topic() -> Result<()> {
+/// Who shares the topics with a flood and has no answer topic cannot be told apart from it, but is heard where it matters.
+async fn privacy_is_carried_out_beside(
+    flooded: &'static str,
+    payload: fn(u32) -> String,
+    topic: &str,
+    says: fn(u32, bool) -> String,
+) -> Result<()> {
     let broker = Broker::start(Listeners::default().setting("set_tcp_nodelay true")).await?;
     let board = Board::start(&format!("{TABLES}{}", broker.table(Listener::Plain))).await?;
+    Operator::of(&broker).await?;
     let mut owner = broker.client().await?;
-    let flood =
-        Flood::begin(&broker, COMMAND, |number| format!(r#"{{"id":"f{number}","command":"get-status"}}"#)).await?;
+    let flood = Flood::begin(&broker, flooded, payload).await?;
     for round in 0..8 {
         let is_on = round % 2 == 0;
-        let text = json!({ "id": format!("p{round}"), "command": "privacy", "args": { "on": is_on } }).to_string();
         let began = Instant::now();
-        owner.publish(COMMAND, text).await?;
+        owner.publish(topic, says(round, is_on)).await?;
         while board.status().await?["privacy"] != is_on {
             ensure!(began.elapsed() <= SOON, "round {round}: not within {SOON:?}");
             sleep(Duration::from_millis(20)).await;
@@ -177,6 +180,21 @@ async fn privacy_is_carried_out_beside_a_flood_of_the_same_topic() -> Result<()>
     }
     flood.end().await?;
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn privacy_is_carried_out_beside_a_flood_of_the_same_topic() -> Result<()> {
+    let says =
+        |round, is_on| json!({ "id": format!("p{round}"), "command": "privacy", "args": { "on": is_on } }).to_string();
+    let flood = |number| format!(r#"{{"id":"f{number}","command":"get-status"}}"#);
+    privacy_is_carried_out_beside(COMMAND, flood, COMMAND, says).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn home_automation_s_switch_of_privacy_works_beside_a_flood_of_its_other_values() -> Result<()> {
+    let says = |_, is_on| if is_on { "ON".to_owned() } else { "OFF".to_owned() };
+    let flood = |number| format!("{}", 500 + number % 500);
+    privacy_is_carried_out_beside("peercam/door/set/main_bitrate", flood, "peercam/door/set/privacy", says).await
 }
 
 /// An offer that nobody stands behind.

@@ -83,7 +83,7 @@ impl From<Failure> for End {
 
 impl Actor {
     /// Runs until the group stops.
-    pub async fn run(mut self) {
+    pub async fn run(&mut self) {
         self.outbox.keep(self.topics.availability(), ONLINE.into());
         let mut pauses = Pauses::default();
         loop {
