@@ -17,13 +17,15 @@ use tokio::sync::mpsc;
 /// On the way each way: a round trip of 40 ms, as to a neighbouring town.
 const DELAY: Duration = Duration::from_millis(20);
 
-/// What the path does to packets from the board to the viewer.
+/// What the path does to packets, from the board to the viewer unless it says otherwise.
 #[derive(Clone, Copy, Debug)]
 pub enum Weather {
     /// Nothing is lost.
     Fair,
     /// This share is lost at random, retransmissions as well.
     Lossy(f64),
+    /// This share is lost at random, of what the viewer sends too.
+    LossyBothWays(f64),
     /// Everything is lost, in both directions.
     Cut,
 }
@@ -114,14 +116,19 @@ impl Path {
     /// Where a packet from the viewer goes, if it arrives.
     fn towards_board(&mut self, _: &[u8], from: SocketAddr) -> Option<SocketAddr> {
         self.viewer = Some(from);
-        self.board.filter(|_| !matches!(self.weather, Weather::Cut))
+        let arrives = match self.weather {
+            Weather::Fair | Weather::Lossy(_) => true,
+            Weather::LossyBothWays(share) => !self.random.random_bool(share),
+            Weather::Cut => false,
+        };
+        self.board.filter(|_| arrives)
     }
 
     /// Where a packet from the board goes, if it arrives.
     fn towards_viewer(&mut self, packet: &[u8], _: SocketAddr) -> Option<SocketAddr> {
         let arrives = match self.weather {
             Weather::Fair => true,
-            Weather::Lossy(share) => !self.random.random_bool(share),
+            Weather::Lossy(share) | Weather::LossyBothWays(share) => !self.random.random_bool(share),
             Weather::Cut => false,
         };
         self.count(packet, arrives);
