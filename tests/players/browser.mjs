@@ -56,16 +56,22 @@ window.count = async () => {
     return counts;
 };
 
+// The name by which the path at hand was found, if there is one.
+const path = async () => {
+    const transports = [...(await connections.at(-1).getStats()).values()].filter(({ type }) => type === "transport");
+    return transports.find(({ iceState }) => iceState === "connected")?.iceLocalUsernameFragment;
+};
+
+let former;
+
 /** Restarts ICE. */
-window.restart = () => player.restart();
+window.restart = async () => {
+    former = await path();
+    await player.restart();
+};
 
 /** Whether the path at hand was found after the restart. */
-window.isRestarted = async () => {
-    const connection = connections.at(-1);
-    const transports = [...(await connection.getStats()).values()].filter(({ type }) => type === "transport");
-    const mine = /a=ice-ufrag:(\S+)/.exec(connection.localDescription.sdp)[1];
-    return transports.every((entry) => entry.iceState === "connected" && entry.iceLocalUsernameFragment === mine);
-};
+window.isRestarted = async () => ![undefined, former].includes(await path());
 
 /** Ends as this player ends. */
 window.stop = () => player.stop();

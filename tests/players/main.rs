@@ -114,7 +114,8 @@ async fn run(made: &Path) -> Result<()> {
             Err(error) => {
                 eprintln!("FAILED ({:.1} s)\n{error:#}", began.elapsed().as_secs_f64());
                 failed.push(player.name);
-                // The next one is to find nobody, whatever became of this one.
+                // The next one is to find nobody, whatever became of this one: a page plays on while it is open.
+                browser = None;
                 board.wait_until_nobody_watches(LIMIT).await?;
             }
         }
