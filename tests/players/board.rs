@@ -13,8 +13,10 @@ use crate::shipped::{PROGRAM, Shipped};
 /// What players have to know.
 pub const SECRET: &str = "a-secret-for-the-players";
 
-/// The time from a player's end until the board counts it no more.
-pub const GONE: Duration = Duration::from_secs(3);
+/// The time from a player's end until the board counts it no more, if it is told of that end.
+pub const LEFT: Duration = Duration::from_secs(3);
+/// The same for a player that falls silent: ICE waits for 7 s.
+pub const LOST: Duration = Duration::from_secs(10);
 
 /// How long a start may take on a loaded machine.
 const START_LIMIT: Duration = Duration::from_secs(20);

@@ -43,6 +43,8 @@ struct Player {
     restarts: bool,
     /// Whether it can get sound.
     hears: bool,
+    /// Whether the board is told of its end, by DELETE or by DTLS (RFC 5246, section 7.2.1). Else silence has to tell.
+    says_goodbye: bool,
 }
 
 /// How a player is started.
@@ -55,12 +57,12 @@ enum Kind {
 
 /// A player that ends when it has played.
 const fn program(name: &'static str, restarts: bool, words: &'static [&'static str]) -> Player {
-    Player { name, kind: Kind::Program(words), restarts, hears: true }
+    Player { name, kind: Kind::Program(words), restarts, hears: true, says_goodbye: true }
 }
 
 /// One in a page.
 const fn page(name: &'static str, restarts: bool) -> Player {
-    Player { name, kind: Kind::Page, restarts, hears: true }
+    Player { name, kind: Kind::Page, restarts, hears: true, says_goodbye: true }
 }
 
 const GSTREAMER: &str = "MADE/gstreamer/debug/gstreamer-player";
@@ -75,8 +77,8 @@ const PLAYERS: [Player; 12] = [
     program("webrtcbin, bundled", false, &[GSTREAMER, "bundled"]),
     program("aiortc", false, &[PYTHON, "-B", "tests/players/play_aiortc.py"]),
     program("libwebrtc", true, &[PYTHON, "-B", "tests/players/play_libwebrtc.py"]),
-    program("libdatachannel", false, &["node", "MADE/node/play_libdatachannel.mjs"]),
-    program("werift", true, &["node", "MADE/node/play_werift.mjs"]),
+    Player { says_goodbye: false, ..program("libdatachannel", false, &["node", "MADE/node/play_libdatachannel.mjs"]) },
+    Player { says_goodbye: false, ..program("werift", true, &["node", "MADE/node/play_werift.mjs"]) },
     program("pion", true, &["MADE/pion-player"]),
     page("whip-whep", true),
     page("@binbat/whip-whep", true),
@@ -150,5 +152,5 @@ async fn play(player: &Player, board: &Board, made: &Path, browser: &mut Option<
     }
     let joined = board.admitted().await? - before;
     ensure!(joined == 1, "{joined} viewers have joined");
-    board.wait_until_nobody_watches(board::GONE).await
+    board.wait_until_nobody_watches(if player.says_goodbye { board::LEFT } else { board::LOST }).await
 }

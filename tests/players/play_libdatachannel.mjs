@@ -1,4 +1,4 @@
-// libdatachannel receives a board's picture and sound as RTP, and closes its connection without a word by HTTP.
+// libdatachannel receives a board's picture and sound as RTP, and falls silent.
 
 import datachannel from "node-datachannel";
 import { Session, completed, told, until } from "./whep.mjs";

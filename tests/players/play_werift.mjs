@@ -1,4 +1,4 @@
-// werift receives a board's picture and sound as RTP, restarts ICE, and closes its connection without a word by HTTP.
+// werift receives a board's picture and sound as RTP, restarts ICE, and falls silent.
 
 import { RTCPeerConnection, useH264, useOPUS } from "werift";
 import { Session, told, until } from "./whep.mjs";

@@ -55,7 +55,7 @@ fn main() -> Result<()> {
     played
 }
 
-/// Joins, and tells the suite what has come, once it is enough.
+/// Joins, and plays until enough has come.
 fn play(
     pipeline: &gst::Pipeline,
     source: &gst::Element,
@@ -75,10 +75,19 @@ fn play(
         _ => {}
     }
     pipeline.set_state(gst::State::Playing)?;
-    if source.factory().is_some_and(|factory| factory.name() == "webrtcbin") {
-        // The elements have a runtime of their own, and want none around them.
-        tokio::runtime::Runtime::new()?.block_on(join(source, url, secret))?;
+    if source.factory().is_none_or(|factory| factory.name() != "webrtcbin") {
+        return count(pipeline, kind, counts);
     }
+    // The elements have a runtime of their own, and want none around them.
+    let runtime = tokio::runtime::Runtime::new()?;
+    let session = runtime.block_on(join(source, url, secret))?;
+    count(pipeline, kind, counts)?;
+    runtime.block_on(async { client()?.delete(session).bearer_auth(secret).send().await?.error_for_status() })?;
+    Ok(())
+}
+
+/// Tells the suite what has come, once it is enough.
+fn count(pipeline: &gst::Pipeline, kind: &str, counts: &Counts) -> Result<()> {
     let bus = pipeline.bus().context("a pipeline has a bus")?;
     loop {
         let [frames, sound] = [&counts.frames, &counts.sound].map(|count| count.load(Ordering::Relaxed));
@@ -120,8 +129,12 @@ fn decode(pipeline: &gst::Pipeline, pad: &gst::Pad, counts: &Arc<Counts>) -> Res
     Ok(())
 }
 
-/// What a program does with `webrtcbin` that gives each stream the least caps.
-async fn join(webrtc: &gst::Element, url: &str, secret: &str) -> Result<()> {
+fn client() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder().no_proxy().build()
+}
+
+/// What a program does with `webrtcbin` that gives each stream the least caps. Gives the address of its session.
+async fn join(webrtc: &gst::Element, url: &str, secret: &str) -> Result<reqwest::Url> {
     for stream in [VIDEO, AUDIO] {
         let caps: gst::Caps = format!("application/x-rtp,media={stream}").parse()?;
         let direction = gst_webrtc::WebRTCRTPTransceiverDirection::Recvonly;
@@ -136,14 +149,18 @@ async fn join(webrtc: &gst::Element, url: &str, secret: &str) -> Result<()> {
     webrtc.emit_by_name::<()>("create-offer", &[&None::<gst::Structure>, &promise]);
     let offer: gst_webrtc::WebRTCSessionDescription = offer.await?.context("webrtcbin made no offer")?;
     apply(webrtc, "set-local-description", &offer).await?;
-    let request = reqwest::Client::builder().no_proxy().build()?.post(url).bearer_auth(secret);
+    let request = client()?.post(url).bearer_auth(secret);
     let request = request.header("Content-Type", "application/sdp").body(offer.sdp().as_text()?);
     let response = request.send().await?;
-    let (status, answer) = (response.status(), response.text().await?);
+    let status = response.status();
+    let location = response.headers().get("Location").cloned();
+    let base = response.url().clone();
+    let answer = response.text().await?;
     ensure!(status == 201, "{status}: {answer}");
     let answer = gst_sdp::SDPMessage::parse_buffer(answer.as_bytes())?;
     let answer = gst_webrtc::WebRTCSessionDescription::new(gst_webrtc::WebRTCSDPType::Answer, answer);
-    apply(webrtc, "set-remote-description", &answer).await
+    apply(webrtc, "set-remote-description", &answer).await?;
+    Ok(base.join(location.context("no Location")?.to_str()?)?)
 }
 
 async fn apply(webrtc: &gst::Element, signal: &str, description: &gst_webrtc::WebRTCSessionDescription) -> Result<()> {
