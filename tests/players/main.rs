@@ -68,8 +68,8 @@ const fn page(name: &'static str, restarts: bool) -> Player {
 const GSTREAMER: &str = "MADE/gstreamer/debug/gstreamer-player";
 const PYTHON: &str = "MADE/python/bin/python3";
 
-/// All of them. Who does not restart ICE has no call for it. By default `webrtcbin` offers a transport for each stream, of
-/// which WHEP serves one (draft-ietf-wish-whep, "SDP Bundle").
+/// All of them. Those that do not restart ICE have no call for it. By default `webrtcbin` offers a transport for each
+/// stream, of which WHEP serves one (draft-ietf-wish-whep, "SDP Bundle").
 const PLAYERS: [Player; 12] = [
     program("whepsrc", false, &[GSTREAMER, "whepsrc"]),
     program("whepclientsrc", false, &[GSTREAMER, "whepclientsrc"]),
