@@ -1,8 +1,8 @@
 //! Offers of other people's programs, and offers that differ from them in one thing: what the board answers.
 //!
 //! Each file of `cases/` says in its first lines whose offer it is, then has the offer, then, after `=>`, the answer, or
-//! `refused` with the code and the words. `real-` was recorded of the program itself, `doc-` is written down from
-//! documentation or source, `derived-` from one of those. Each answer is checked against its offer by a reader that is
+//! `refused` with the code and the words. `real-` was recorded of the program itself, `doc-` is what is known of a program
+//! that was not run, `derived-` differs from one of those. Each answer is checked against its offer by a reader that is
 //! not ours, GStreamer's, too. With `WRITE_ANSWERS=1` the answers are written instead of compared: look at the difference.
 
 mod mutations;
