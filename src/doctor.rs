@@ -157,6 +157,9 @@ fn devices(survey: &Survey, items: &mut Vec<Item>) {
         formats.dedup();
         let found = format!("{}: {}; {} controls", video.in_words(), formats.join(", "), controls.len());
         items.push(match video.offers.is_empty() {
+            false if video.is_receiver => {
+                item("video node", Level::Ok, format!("{} {}", video.in_words(), camera::RECEIVER), None)
+            }
             false => item("camera", Level::Ok, found, None),
             true => {
                 let found = format!("{}: only {}", video.in_words(), video.unused_formats.join(", "));
@@ -164,7 +167,7 @@ fn devices(survey: &Survey, items: &mut Vec<Item>) {
             }
         });
     }
-    if survey.cameras.is_empty() {
+    if survey.cameras.iter().all(|(video, _)| video.is_receiver) {
         let advice = "plug in a camera; until then the test picture is shown";
         items.push(item("camera", Level::Warning, "no V4L2 camera", Some(advice)));
     }

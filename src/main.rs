@@ -14,6 +14,7 @@ use peercam::doctor;
 use peercam::provision;
 use peercam::provision::{EXAMPLE, Outcome, joining, provision};
 use peercam::start::Start;
+use tokio::runtime::Runtime;
 
 /// sysexits.h's EX_CONFIG: the unit does not restart on it, as only the operator can help.
 const BAD_CONFIGURATION: u8 = 78;
@@ -69,8 +70,21 @@ struct ConfigArguments {
     default: bool,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    let runtime = match Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("no threads to work with: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(carry_out());
+    // A device that hangs holds a thread for ever: the process ends without it.
+    runtime.shutdown_background();
+    code
+}
+
+async fn carry_out() -> ExitCode {
     let ended = match Command::parse() {
         Command::Run { config } => run(config.as_deref()).await,
         Command::Doctor { config, json } => examine(config.as_deref(), json).await,

@@ -58,7 +58,7 @@ const ROOMS: [(&str, &[&str]); 25] = [
 
 /// Crates that only one place may name, so that another can take their part by changing that place alone.
 const CONFINED: [(&str, &[&str]); 5] = [
-    ("camera/", &["gstreamer", "gstreamer_app", "gstreamer_video", "gst", "v4l", "alsa"]),
+    ("camera/", &["gstreamer", "gstreamer_app", "gstreamer_video", "gst", "v4l", "v4l2r", "alsa"]),
     ("viewer/peer", &["webrtc", "rtc"]),
     ("mdns/", &["mdns_sd"]),
     ("mqtt/wire", &["rumqttc"]),

@@ -4,13 +4,15 @@
 use std::time::{Duration, Instant};
 
 use gstreamer as gst;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::media::{Demand, DemandWatch};
 use crate::tasks::{Backoff, Group};
 
 use super::due::{KeyFrames, Progress, Timers};
-use super::pipeline::{self, Graph, Pipeline, Sink};
+use super::opener::{Outcome, Settings, Shared, Warmth, blocking, locked};
+use super::pipeline::{self, Pipeline, Sink};
 use super::snapshot::{self, Picture};
 use super::state::{Action, Event};
 use super::{Error, Privacy, State, Status};
@@ -18,20 +20,17 @@ use super::{Error, Privacy, State, Status};
 /// How long a source runs on without viewers: a page that is reloaded finds it running.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How often progress is looked at; with [`STALLED`] a silent stall is noticed within a second.
+/// How often progress is looked at, so that a silent stall is noticed within a second.
 const CHECK: Duration = Duration::from_millis(200);
 
-/// Without frames for so long, a live source has stalled.
-const STALLED: Duration = Duration::from_millis(800);
-
-/// In so many frame intervals one frame at least must come, however low the rate.
-const STALLED_INTERVALS: f64 = 4.0;
-
-/// How long a first frame may take: sensors measure light first, and some encoders load firmware.
-const FIRST_FRAME: Duration = Duration::from_secs(4);
+/// After so many frames in a row a source works, whatever happens to it then.
+const WORKS: u64 = 5;
 
 /// How often a device that is not there is looked for. Looking is cheap, so that its return is noticed fast.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// How long a device may take to close: the kernel gives up waiting for sound after ten seconds.
+const CLOSING: Duration = Duration::from_secs(11);
 
 /// What a handle asks of its actor.
 #[derive(Debug)]
@@ -49,22 +48,9 @@ pub(super) enum Command<S> {
 /// Takes what became of new settings.
 pub(super) type Verdict = oneshot::Sender<Result<(), Error>>;
 
-/// The configuration of a camera or of the microphone, as far as their actor has to understand it.
-pub(super) trait Settings: Clone + PartialEq + Send + Sync + 'static {
-    /// Whether a pipeline that was started with `running` only needs to be tuned.
-    fn suits(&self, running: &Self) -> bool;
-    /// Turns what can be turned while it runs.
-    fn tune(&self, pipeline: &Pipeline);
-    /// What happens when nobody watches.
-    fn warmth(&self) -> Warmth;
-}
-
-/// Describes the graph to run for the next attempt. Blocks.
-pub(super) type Open<S> = Box<dyn FnMut(&S) -> Result<Graph, Error> + Send>;
-
 /// What an actor is made of.
 pub(super) struct Actor<S> {
-    pub(super) open: Open<S>,
+    pub(super) source: Shared<S>,
     pub(super) sink: Sink,
     pub(super) settings: watch::Sender<S>,
     pub(super) privacy: Privacy,
@@ -73,51 +59,54 @@ pub(super) struct Actor<S> {
     pub(super) group: Group,
 }
 
-/// What happens to a source that nobody watches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Warmth {
-    /// It runs on.
-    Kept,
-    /// Its device is closed.
-    Closed,
-}
-
 /// New settings whose first picture is waited for.
 struct Trial<S> {
     former: S,
     verdict: Verdict,
 }
 
+/// A device that has not let go of its pipeline yet.
+struct Closing {
+    device: String,
+    closed: oneshot::Receiver<()>,
+}
+
 /// The actor at work.
-struct Running<S> {
-    actor: Actor<S>,
+struct Running<'a, S> {
+    actor: &'a mut Actor<S>,
     demand: DemandWatch,
     state: State,
     pipeline: Option<Pipeline>,
+    closing: Option<Closing>,
     timers: Timers,
     backoff: Backoff,
     key_frames: KeyFrames,
     wishes: u64,
     progress: Progress,
+    /// Whether the source was told that this pipeline works.
+    works: bool,
     failure: Option<Error>,
     snapshots: Vec<oneshot::Sender<Picture>>,
     trial: Option<Trial<S>>,
 }
 
 impl<S: Settings> Actor<S> {
-    /// Runs until the group stops.
-    pub(super) async fn run(self) {
+    /// Runs until the group stops. After a panic it can be run again: privacy, settings and the inbox are kept.
+    pub(super) async fn run(&mut self) {
+        self.status.send_if_modified(|status| std::mem::take(&mut status.encoders_running) > 0);
         let mut running = Running {
             demand: self.sink.feed.demand(),
             actor: self,
             state: State::Idle,
             pipeline: None,
+            closing: None,
             timers: Timers::default(),
             // A device that is busy or broken becomes free unannounced; its picture is to be back within 2 s.
             backoff: Backoff::new(LOOK, Duration::from_millis(1500)),
             key_frames: KeyFrames::default(),
             wishes: 0,
             progress: Progress::default(),
+            works: false,
             failure: None,
             snapshots: Vec::new(),
             trial: None,
@@ -127,7 +116,7 @@ impl<S: Settings> Actor<S> {
     }
 }
 
-impl<S: Settings> Running<S> {
+impl<S: Settings> Running<'_, S> {
     async fn run(&mut self) {
         let group = self.actor.group.clone();
         if self.actor.privacy == Privacy::On {
@@ -149,6 +138,9 @@ impl<S: Settings> Running<S> {
     }
 
     async fn obey(&mut self, command: Command<S>) {
+        if let Command::Privacy(privacy, _) = command {
+            self.actor.privacy = privacy;
+        }
         match command {
             Command::Configure(settings, verdict) => self.configure(settings, verdict).await,
             Command::Restart => self.apply(Event::Renewed).await,
@@ -255,19 +247,25 @@ impl<S: Settings> Running<S> {
 
     async fn check(&mut self, now: Instant) {
         let Some(pipeline) = &self.pipeline else { return };
-        let fps = pipeline.graph().mode.as_ref().map_or(f64::INFINITY, |mode| mode.fps);
-        let patience = match self.state {
-            State::Live => STALLED.max(Duration::from_secs_f64(STALLED_INTERVALS / fps.max(0.1))),
-            _ => FIRST_FRAME,
-        };
-        if self.progress.silence(pipeline.published(), now) < patience {
+        let patience = pipeline.graph().patience;
+        let patience = if self.state == State::Live { patience.next } else { patience.first };
+        let published = pipeline.published();
+        if !self.works && published >= WORKS {
+            self.works = true;
+            locked(&self.actor.source).learn(Outcome::Works);
+        }
+        if self.progress.silence(published, now) < patience {
             return;
         }
-        let device = pipeline.graph().device.clone();
+        let (device, pictures) = (pipeline.graph().device.clone(), pipeline.damaged());
         match self.state {
+            State::Starting if pictures > 0 => self.fail(Error::Damaged { device, pictures, waited: patience }).await,
             State::Starting => self.fail(Error::Silent { device, waited: patience }).await,
             _ => {
                 tracing::warn!(%device, waited_ms = patience.as_millis() as u64, "no frames any more, restarting");
+                if !self.works {
+                    locked(&self.actor.source).learn(Outcome::Stalled);
+                }
                 self.apply(Event::Stalled).await;
             }
         }
@@ -284,8 +282,9 @@ impl<S: Settings> Running<S> {
     }
 
     async fn fail(&mut self, failure: Error) {
+        locked(&self.actor.source).learn(Outcome::Failed(&failure));
         // A device that is not there says nothing about the settings: they hold.
-        if let Some(trial) = self.trial.take_if(|_| !failure.is_absence()) {
+        if let Some(trial) = self.trial.take_if(|_| failure.is_of_settings()) {
             let name = self.actor.status.borrow().name.clone();
             tracing::warn!(source = %name, reason = %failure, "the new settings do not work, back to the former");
             self.actor.settings.send_replace(trial.former);
@@ -342,18 +341,23 @@ impl<S: Settings> Running<S> {
 
     async fn start(&mut self) {
         self.tell();
-        let Self { actor, .. } = self;
-        let mut open = std::mem::replace(&mut actor.open, Box::new(|_| unreachable!("one start at a time")));
-        let (sink, settings) = (actor.sink.clone(), actor.settings.borrow().clone());
-        let (open, started) = blocking(&actor.group, move || {
-            let started = gst::init()
-                .map_err(Error::broken)
-                .and_then(|()| open(&settings))
-                .and_then(|graph| Pipeline::run(graph, sink));
-            (open, started)
+        // A device is opened once at a time: attempts must not pile up behind one that hangs.
+        if let Some(closing) = &mut self.closing {
+            if closing.closed.try_recv() == Err(TryRecvError::Empty) {
+                let failure = Error::Stuck { device: closing.device.clone() };
+                return Box::pin(self.fail(failure)).await;
+            }
+            self.closing = None;
+        }
+        self.works = false;
+        let actor = &self.actor;
+        let (source, sink, settings) = (actor.source.clone(), actor.sink.clone(), actor.settings.borrow().clone());
+        let started = blocking(&actor.group, move || {
+            gst::init().map_err(Error::broken)?;
+            let graph = locked(&source).open(&settings)?;
+            Pipeline::run(graph, sink)
         })
         .await;
-        self.actor.open = open;
         let pipeline = match started {
             Ok(pipeline) => pipeline,
             // Not `fail`: that calls `apply`, which called this.
@@ -383,7 +387,18 @@ impl<S: Settings> Running<S> {
     async fn stop(&mut self) {
         self.timers = Timers::default();
         if let Some(pipeline) = self.pipeline.take() {
-            blocking(&self.actor.group, move || drop(pipeline)).await;
+            let device = pipeline.graph().device.clone();
+            let (done, closed) = oneshot::channel();
+            self.actor.group.spawn_blocking(move || {
+                drop(pipeline);
+                // Nobody waits for it any more where it took too long.
+                done.send(()).ok();
+            });
+            let mut closing = Closing { device, closed };
+            if tokio::time::timeout(CLOSING, &mut closing.closed).await.is_err() {
+                tracing::error!(device = %closing.device, waited_s = CLOSING.as_secs(), "the device does not let go");
+                self.closing = Some(closing);
+            }
         }
         self.actor.status.send_if_modified(|status| std::mem::take(&mut status.encoders_running) > 0);
     }
@@ -410,16 +425,6 @@ impl<S: Settings> Running<S> {
             is_news
         });
     }
-}
-
-/// Runs what may block on a thread for such work.
-pub(super) async fn blocking<T: Send + 'static>(group: &Group, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let (done, outcome) = oneshot::channel();
-    group.spawn_blocking(move || {
-        // Nobody takes the outcome only when the process ends.
-        done.send(work()).ok();
-    });
-    outcome.await.expect("starting and stopping a pipeline does not panic")
 }
 
 async fn report(pipeline: &mut Option<Pipeline>) -> pipeline::Event {

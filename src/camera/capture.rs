@@ -1,5 +1,7 @@
 //! From a camera's configuration to the graph that captures and encodes it.
 
+use std::sync::Arc;
+
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
@@ -10,9 +12,12 @@ use crate::media::Resolution;
 use super::controls::Adjusted;
 use super::device::{self, Source, Video};
 use super::encoder::{self, Work};
+use super::jpeg::Guard;
 use super::mode::{self, Encoding, Format, Wanted};
+use super::opener::{Opener, Outcome};
 use super::paced::{self, Pace, Waker};
-use super::pipeline::Graph;
+use super::pipeline::{Graph, Patience};
+use super::record::Record;
 use super::test_picture::TestPicture;
 use super::{Config, Error, Mode, PASSTHROUGH, clock, element, trial};
 
@@ -21,45 +26,55 @@ use super::{Config, Error, Mode, PASSTHROUGH, clock, element, trial};
 pub(super) struct Capture {
     config: Config,
     source: Source,
-    /// The camera that was there last. Once `auto` found one, its absence is waited for: a test picture would hide
-    /// that it was unplugged. And one that comes back under another number is known by this.
+    /// The camera of the last attempt. One that comes back under another number is known by this.
     seen: Option<Video>,
+    /// Whether a camera worked. From then on its absence is waited for: a test picture would hide an unplugged one.
+    has_worked: bool,
+    record: Record,
+    /// Why the test picture is shown, as far as the log was told.
+    told: String,
     adjusted: Adjusted,
 }
 
 impl Capture {
     pub(super) fn new(config: Config, adjusted: Adjusted) -> Self {
         let source = Source::parse(&config.source);
-        Self { config, source, seen: None, adjusted }
+        let (record, told) = (Record::default(), String::new());
+        Self { config, source, seen: None, has_worked: false, record, told, adjusted }
     }
+}
 
-    /// Describes the graph for the device as it is now. Blocks.
-    pub(super) fn open(&mut self, config: &Config) -> Result<Graph, Error> {
+impl Opener<Config> for Capture {
+    fn open(&mut self, config: &Config) -> Result<Graph, Error> {
         if config.source != self.config.source {
             self.source = Source::parse(&config.source);
             self.seen = None;
+            self.has_worked = false;
         }
         self.config.clone_from(config);
+        self.record.forget();
         let video = match &self.source {
             Source::Test => None,
             Source::Libcamera(id) => return self.libcamera(id.as_deref()),
             Source::V4l2(name) => Some(self.named(name)?),
-            Source::Auto => match device::cameras(self.config.resolution()).into_iter().next() {
-                None if self.seen.is_some() => return Err(Error::Absent { device: "a camera".into() }),
-                found => found,
-            },
+            Source::Auto => self.any()?,
         };
         self.adjusted.found(video.as_ref());
+        self.seen.clone_from(&video);
         match video {
             None => self.test_picture(),
-            Some(video) => {
-                let graph = self.v4l2(&video);
-                self.seen = Some(video);
-                graph
-            }
+            Some(video) => self.v4l2(&video),
         }
     }
 
+    fn learn(&mut self, outcome: Outcome<'_>) {
+        let Some(video) = &self.seen else { return };
+        self.has_worked |= matches!(outcome, Outcome::Works);
+        self.record.add(video, outcome);
+    }
+}
+
+impl Capture {
     /// The camera that the configuration names. A camera that was unplugged may come back under another number, since
     /// the old one is taken while anybody holds the old device open.
     fn named(&self, name: &str) -> Result<Video, Error> {
@@ -73,12 +88,40 @@ impl Capture {
         }
     }
 
+    /// The camera that is most likely to bring pictures; none where there is no camera at all, or none that ever
+    /// brought one.
+    fn any(&mut self) -> Result<Option<Video>, Error> {
+        let (cameras, others) = device::looked_at(self.config.resolution());
+        let (mute, cameras): (Vec<_>, Vec<_>) = cameras.into_iter().partition(|video| self.record.is_mute(video));
+        // The least failures first; among equals the one of the last attempt, then the lowest number.
+        let is_other = |video: &Video| self.seen.as_ref().is_none_or(|seen| !seen.is_same_as(video));
+        let best = cameras.into_iter().min_by_key(|video| (self.record.failures(video), is_other(video)));
+        if best.is_none() && self.has_worked {
+            return Err(Error::Absent { device: "a camera".into() });
+        }
+        let told = if best.is_some() {
+            String::new()
+        } else {
+            let mute = mute.iter().map(|video| format!("{} brings no pictures", video.in_words()));
+            let why: Vec<_> = mute.chain(others).collect();
+            if why.is_empty() { "there is no camera".into() } else { why.join("; ") }
+        };
+        if self.told != told {
+            if !told.is_empty() {
+                tracing::info!(camera = %self.config.name, why = %told, "the test picture is shown");
+            }
+            self.told = told;
+        }
+        Ok(best)
+    }
+
     fn test_picture(&self) -> Result<Graph, Error> {
         let (resolution, fps) = (self.config.resolution(), self.config.fps);
         let mode = Mode { format: "I420".into(), resolution, fps: f64::from(fps) };
         let (source, waker) = test_source(resolution, fps)?;
         let mut graph = Graph::new(vec![source.upcast()], "test picture".into(), Some(mode));
         graph.waker = Some(waker);
+        graph.elements.push(queue()?);
         self.add_encoder(&mut graph, None)?;
         Ok(graph)
     }
@@ -92,14 +135,25 @@ impl Capture {
         let mode = Mode { format: choice.format.name().into(), resolution: choice.resolution, fps };
         let source = element("v4l2src")?.property("device", video.path.display().to_string());
         let rate = choice.rate.map_or(String::new(), |rate| format!(",framerate={}/{}", rate.frames, rate.seconds));
-        let Resolution { width, height } = choice.resolution;
-        let caps = format!("{},width={width},height={height}{rate}", choice.format.caps());
+        let agreed = choice.resolution;
+        let caps = format!("{},width={},height={}{rate}", choice.format.caps(), agreed.width, agreed.height);
         let elements = vec![source.build().map_err(Error::broken)?, filter(&caps)?];
         let mut graph = Graph::new(elements, video.in_words(), Some(mode));
+        graph.patience = Patience::after(self.record.silences(video), fps);
         match choice.format {
             Format::H264 => graph.elements.extend(parser()?),
-            Format::Mjpeg => self.add_encoder(&mut graph, Some("jpegdec"))?,
-            _ => self.add_encoder(&mut graph, None)?,
+            Format::MJPEG => {
+                let expected = self.record.size(video, agreed);
+                graph.mode.as_mut().expect("it was given one").resolution = expected;
+                let queue = queue()?;
+                graph.elements.push(queue.clone());
+                graph.guard = Some(Guard { element: queue, agreed, expected, dropped: Arc::default() });
+                self.add_encoder(&mut graph, Some("jpegdec"))?;
+            }
+            _ => {
+                graph.elements.push(queue()?);
+                self.add_encoder(&mut graph, None)?;
+            }
         }
         Ok(graph)
     }
@@ -116,39 +170,51 @@ impl Capture {
         let mode = Mode { format: "NV12".into(), resolution, fps: f64::from(fps) };
         let elements = vec![source.build().map_err(Error::broken)?, filter(&caps)?];
         let mut graph = Graph::new(elements, device, Some(mode));
+        graph.elements.push(queue()?);
         self.add_encoder(&mut graph, None)?;
         Ok(graph)
     }
 
-    /// From the device's pictures to access units, by way of the element `decode` if they are compressed.
+    /// From the queued pictures to access units, by way of the element `decode` if they are compressed.
     fn add_encoder(&self, graph: &mut Graph, decode: Option<&str>) -> Result<(), Error> {
         let mode = graph.mode.as_ref().expect("a camera has a mode");
+        let (captured, encoded) = (mode.resolution, mode::even(mode.resolution));
         let work = Work {
-            resolution: mode.resolution,
+            resolution: encoded,
             fps: mode.fps,
             bitrate: self.config.ceiling(),
             key_interval: self.config.key_interval(mode.fps),
         };
         let (elements, encoder) = trial::choose(&self.config.encoder, &work)?.build(work)?;
-        let queue = element("queue")?
-            // Where the encoder is too slow, pictures are dropped before the work is done, the oldest first, so
-            // that what is shown stays new. One waits while one is being encoded.
-            .property("max-size-buffers", 1_u32)
-            .property("max-size-bytes", 0_u32)
-            .property("max-size-time", 0_u64)
-            .property_from_str("leaky", "downstream");
-        graph.elements.push(queue.build().map_err(Error::broken)?);
         if let Some(decode) = decode {
             graph.elements.push(element(decode)?.build().map_err(Error::broken)?);
         }
         graph.raw = graph.elements.last().cloned();
         // Passes pictures on untouched where the encoder takes them as they are.
         graph.elements.push(element("videoconvert")?.build().map_err(Error::broken)?);
+        if captured != encoded {
+            let crop = element("videocrop")?
+                .property("right", (captured.width - encoded.width) as i32)
+                .property("bottom", (captured.height - encoded.height) as i32);
+            graph.elements.push(crop.build().map_err(Error::broken)?);
+        }
         graph.elements.extend(elements);
         graph.elements.extend(parser()?);
         graph.encoder = Some(encoder);
         Ok(())
     }
+}
+
+/// Between the device and what is done with its pictures.
+fn queue() -> Result<gst::Element, Error> {
+    let queue = element("queue")?
+        // Where the encoder is too slow, pictures are dropped before the work is done, the oldest first, so
+        // that what is shown stays new. One waits while one is being encoded.
+        .property("max-size-buffers", 1_u32)
+        .property("max-size-bytes", 0_u32)
+        .property("max-size-time", 0_u64)
+        .property_from_str("leaky", "downstream");
+    queue.build().map_err(Error::broken)
 }
 
 /// Access units in Annex B with SPS and PPS in front of each key frame.

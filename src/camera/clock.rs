@@ -29,15 +29,7 @@ impl Clock {
                     .property("clock-type", gst::ClockType::Monotonic)
                     .build()
                     .upcast::<gst::Clock>();
-                // Between the two readings the thread may lose its processor; the closest of a few pairs is kept.
-                let (_, zero, zero_time) = (0..5)
-                    .map(|_| {
-                        let before = Instant::now();
-                        let time = clock.time();
-                        (before.elapsed(), before, time)
-                    })
-                    .min_by_key(|(gap, ..)| *gap)
-                    .expect("five pairs were taken");
+                let (zero, zero_time) = at_once(|| clock.time());
                 Self { clock, zero, zero_time }
             })
             .clone()
@@ -66,10 +58,34 @@ impl Clock {
     }
 }
 
+/// Two readings that are further apart than this are no pair: in between, the thread lost its processor.
+const AT_ONCE: Duration = Duration::from_micros(50);
+
+/// What `read` gives, and the moment at which it did. On a busy board some milliseconds may pass between two readings:
+/// the closest of a few pairs is taken.
+fn at_once<T>(mut read: impl FnMut() -> T) -> (Instant, T) {
+    let mut pair = || {
+        let moment = Instant::now();
+        let value = read();
+        (moment.elapsed(), moment, value)
+    };
+    let mut closest = pair();
+    for _ in 0..4 {
+        if closest.0 <= AT_ONCE {
+            break;
+        }
+        let next = pair();
+        if next.0 < closest.0 {
+            closest = next;
+        }
+    }
+    (closest.1, closest.2)
+}
+
 /// The Unix time of `instant`, by the wall clock as it goes now: a board without a battery starts in 1970 and
 /// jumps when the network tells it the time.
 pub(super) fn unix_time(instant: Instant) -> Duration {
-    let (now, wall) = (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+    let (now, wall) = at_once(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
     match now.checked_duration_since(instant) {
         Some(ago) => wall.saturating_sub(ago),
         None => wall + (instant - now),
@@ -97,6 +113,19 @@ mod tests {
         let slack = Duration::from_millis(2);
         let instant = clock.instant(time);
         assert!(instant + slack >= before && instant <= after + slack);
+    }
+
+    #[test]
+    fn a_pair_of_readings_is_not_torn_where_the_thread_loses_its_processor() {
+        let mut readings = 0;
+        let (moment, value) = at_once(|| {
+            readings += 1;
+            if readings <= 2 {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Instant::now()
+        });
+        assert!(value - moment < Duration::from_millis(20), "{:?} apart", value - moment);
     }
 
     #[test]

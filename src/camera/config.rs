@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::media::{Bitrate, Resolution};
 
-use super::actor::{Settings, Warmth};
+use super::opener::{Settings, Warmth};
 use super::pipeline::Pipeline;
 use super::{PASSTHROUGH, encoder, time_code};
 

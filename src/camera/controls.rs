@@ -11,11 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use tokio::sync::watch;
-use v4l::control::{Description, Flags, MenuItem, Type, Value};
+use v4l::control::{Flags, MenuItem, Type, Value};
+use v4l2r::bindings::{v4l2_query_ext_ctrl, v4l2_querymenu};
+use v4l2r::ioctl::{self, CtrlId, QueryCtrlFlags};
 
 use crate::media::Resolution;
 
 use super::device::{self, Source, Video};
+use super::node::{Node, os_error, words};
 use super::{Config, Error, mode};
 
 /// Something of a camera that can be adjusted.
@@ -23,6 +26,9 @@ use super::{Config, Error, mode};
 pub struct Control {
     #[serde(skip)]
     pub(super) id: u32,
+    /// Whether its value has 64 bits.
+    #[serde(skip)]
+    pub(super) wide: bool,
     /// The name to set it by, as v4l2-ctl makes it of the driver's: `white_balance_automatic`.
     pub name: String,
     /// What the driver calls it: `White Balance, Automatic`.
@@ -177,14 +183,14 @@ impl Adjusted {
     /// With one look at the device's list: this delays the first picture.
     fn set_again(&self, node: &Path, kept: BTreeMap<String, i64>) -> Result<(), Error> {
         let device = open(node)?;
-        let controls = listed(&device, node)?;
+        let controls = listed(&device, node);
         let mut values = values(&controls);
         for (name, value) in kept {
             // An unchanged one is left alone: setting may move a lens.
             if values.get(&name) == Some(&value) {
                 continue;
             }
-            match set_one(&device, &controls, &name, value) {
+            match set_one(&device, node, &controls, &name, value) {
                 Ok(control) => values.extend(control.value.map(|value| (name, value))),
                 Err(error) => tracing::warn!(control = name, value, reason = %error, "a kept control cannot be set"),
             }
@@ -242,33 +248,28 @@ impl Adjusted {
 }
 
 /// All controls that have numbers as values. Blocks.
-pub(super) fn list(node: &Path) -> Result<Vec<Control>, Error> {
-    listed(&open(node)?, node)
+pub(super) fn list(path: &Path) -> Result<Vec<Control>, Error> {
+    Ok(listed(&open(path)?, path))
 }
 
-fn listed(device: &v4l::Device, node: &Path) -> Result<Vec<Control>, Error> {
-    // The `v4l` crate (0.14) panics at control types that are newer than itself.
-    let found = panic::catch_unwind(panic::AssertUnwindSafe(|| device.query_controls()));
-    let Ok(found) = found else {
-        let device = format!("{} has controls newer than this software; it", node.display());
-        return Err(Error::NoControls { device });
-    };
-    // A device without any refuses the question.
-    Ok(found.unwrap_or_default().into_iter().filter_map(|found| control(device, found)).collect())
+fn listed(node: &Node, path: &Path) -> Vec<Control> {
+    let found = described(node);
+    let titles = titles(path, &found);
+    found.iter().filter_map(|found| control(node, found, &titles)).collect()
 }
 
 /// Sets one control; gives it with the value that it has then. Blocks.
-pub(super) fn set(node: &Path, name: &str, value: i64) -> Result<Control, Error> {
-    let device = open(node)?;
-    let known = listed(&device, node)?;
-    set_one(&device, &known, name, value)
+pub(super) fn set(path: &Path, name: &str, value: i64) -> Result<Control, Error> {
+    let node = open(path)?;
+    let known = listed(&node, path);
+    set_one(&node, path, &known, name, value)
 }
 
 fn values(controls: &[Control]) -> BTreeMap<String, i64> {
     controls.iter().filter_map(|control| Some((control.name.clone(), control.value?))).collect()
 }
 
-fn set_one(device: &v4l::Device, known: &[Control], name: &str, value: i64) -> Result<Control, Error> {
+fn set_one(node: &Node, path: &Path, known: &[Control], name: &str, value: i64) -> Result<Control, Error> {
     let Some(mut control) = known.iter().find(|control| control.name == name).cloned() else {
         let known: Vec<_> = known.iter().map(|control| control.name.as_str()).collect();
         return Err(Error::UnknownControl { name: name.to_owned(), known: known.join(", ") });
@@ -278,20 +279,86 @@ fn set_one(device: &v4l::Device, known: &[Control], name: &str, value: i64) -> R
     if control.access == Access::ReadOnly {
         return Err(refused("it is read-only".into()));
     }
-    let wanted = if control.kind == Kind::Button { Value::None } else { Value::Integer(value) };
-    let set = device.set_control(v4l::Control { id: control.id, value: wanted });
+    let set = match control.wide {
+        true => v4l::Device::with_path(path)
+            .and_then(|device| device.set_control(v4l::Control { id: control.id, value: Value::Integer(value) })),
+        // A mask of 32 bits is a negative number where its highest bit is set. A button takes any.
+        false => ioctl::s_ctrl(node.file(), control.id, value as i32).map(drop).map_err(|error| os_error(error.into())),
+    };
     set.map_err(|error| refused(reason(&error)))?;
-    control.value = value_of(device, control.id);
+    if !matches!(control.kind, Kind::Button) {
+        control.value = if control.wide { Some(value) } else { value_of(node, control.kind, control.id) };
+    }
     Ok(control)
 }
 
-fn open(node: &Path) -> Result<v4l::Device, Error> {
-    v4l::Device::with_path(node).map_err(|error| device::refusal(&node.display().to_string(), &error))
+fn open(path: &Path) -> Result<Node, Error> {
+    Node::open(path).map_err(|error| device::refusal(&path.display().to_string(), &error))
+}
+
+/// How many controls a device can have, and how many values a menu: a driver's lists need not end.
+const MOST_CONTROLS: usize = 512;
+const MOST_CHOICES: i64 = 256;
+
+/// What the driver says of its controls, in the order of their numbers (`VIDIOC_QUERY_EXT_CTRL`).
+fn described(node: &Node) -> Vec<v4l2_query_ext_ctrl> {
+    let mut found: Vec<v4l2_query_ext_ctrl> = Vec::new();
+    while found.len() < MOST_CONTROLS {
+        let last = found.last().map_or(0, |found| found.id);
+        let next = CtrlId::new(last).map(|last| {
+            ioctl::query_ext_ctrl::<v4l2_query_ext_ctrl>(
+                node.file(),
+                last,
+                QueryCtrlFlags::NEXT | QueryCtrlFlags::COMPOUND,
+            )
+        });
+        match next {
+            // A driver that goes backwards would go on for ever.
+            Ok(Ok(next)) if next.id > last => found.push(next),
+            _ => break,
+        }
+    }
+    found
+}
+
+fn name_of_driver(found: &v4l2_query_ext_ctrl) -> String {
+    words(&found.name.map(|byte| byte as u8))
+}
+
+/// The places of a menu, none where the driver says what cannot be.
+fn choices(found: &v4l2_query_ext_ctrl) -> std::ops::Range<i64> {
+    let is_sound =
+        found.minimum >= 0 && (found.minimum..found.minimum.saturating_add(MOST_CHOICES)).contains(&found.maximum);
+    if is_sound { found.minimum..found.maximum + 1 } else { 0..0 }
+}
+
+/// What a menu calls its values, by the control's number.
+type Titles = BTreeMap<u32, Vec<(u32, MenuItem)>>;
+
+/// The titles of menus, which only the `v4l` crate (0.14) gives without unsafe code. It panics at names that are no
+/// UTF-8 and at types that are newer than itself, and counts in a menu's steps without regard to their number: it is
+/// not asked where a driver says any of that, and the menus have numbers as titles then.
+fn titles(path: &Path, found: &[v4l2_query_ext_ctrl]) -> Titles {
+    let is_menu =
+        |found: &v4l2_query_ext_ctrl| found.type_ == Type::Menu as u32 || found.type_ == Type::IntegerMenu as u32;
+    let is_sound = |found: &v4l2_query_ext_ctrl| {
+        let name = found.name.map(|byte| byte as u8);
+        let is_text = name.split(|byte| *byte == 0).next().is_some_and(|name| str::from_utf8(name).is_ok());
+        let is_menu_sound = !is_menu(found) || !choices(found).is_empty() && found.step >= 1;
+        name.contains(&0) && is_text && Type::try_from(found.type_).is_ok() && is_menu_sound
+    };
+    if !found.iter().any(is_menu) || found.len() == MOST_CONTROLS || !found.iter().all(is_sound) {
+        return Titles::new();
+    }
+    // The names of single values cannot be looked at before.
+    let asked = panic::catch_unwind(|| v4l::Device::with_path(path).and_then(|device| device.query_controls()));
+    let described = asked.ok().and_then(Result::ok).unwrap_or_default();
+    described.into_iter().filter_map(|found| Some((found.id, found.items?))).collect()
 }
 
 /// One of the driver's controls, unless its value is no number: strings and arrays are left out.
-fn control(device: &v4l::Device, found: Description) -> Option<Control> {
-    let kind = match found.typ {
+fn control(node: &Node, found: &v4l2_query_ext_ctrl, titles: &Titles) -> Option<Control> {
+    let kind = match Type::try_from(found.type_).ok()? {
         Type::Integer | Type::Integer64 => Kind::Integer,
         Type::Boolean => Kind::Boolean,
         Type::Menu | Type::IntegerMenu => Kind::Menu,
@@ -299,42 +366,54 @@ fn control(device: &v4l::Device, found: Description) -> Option<Control> {
         Type::Bitmask => Kind::Bitmask,
         Type::CtrlClass | Type::String | Type::U8 | Type::U16 | Type::U32 | Type::Area => return None,
     };
-    if found.flags.intersects(Flags::DISABLED | Flags::HAS_PAYLOAD) {
+    let flags = Flags::from_bits_truncate(found.flags);
+    let is_empty = matches!(kind, Kind::Integer | Kind::Boolean) && found.minimum > found.maximum;
+    if flags.intersects(Flags::DISABLED | Flags::HAS_PAYLOAD) || is_empty {
         return None;
     }
-    let access = match found.flags {
+    let access = match flags {
         flags if flags.contains(Flags::READ_ONLY) => Access::ReadOnly,
         flags if flags.contains(Flags::INACTIVE) => Access::Inactive,
         _ => Access::Writable,
     };
-    let is_readable = kind != Kind::Button && !found.flags.contains(Flags::WRITE_ONLY);
-    let title = |item: MenuItem| match item {
-        MenuItem::Name(name) => name,
+    let wide = found.type_ == Type::Integer64 as u32;
+    let is_readable = kind != Kind::Button && !flags.contains(Flags::WRITE_ONLY) && !wide;
+    let title = |item: &MenuItem| match item {
+        MenuItem::Name(name) => words(name.as_bytes()),
         MenuItem::Value(value) => value.to_string(),
     };
-    let items = found.items.unwrap_or_default().into_iter();
+    let menu = match titles.get(&found.id) {
+        Some(items) => {
+            items.iter().map(|(value, item)| Choice { value: i64::from(*value), title: title(item) }).collect()
+        }
+        None if kind == Kind::Menu => {
+            let is_there =
+                |value: &i64| ioctl::querymenu::<v4l2_querymenu>(node.file(), found.id, *value as u32).is_ok();
+            choices(found).filter(is_there).map(|value| Choice { value, title: value.to_string() }).collect()
+        }
+        None => vec![],
+    };
+    let name = name_of_driver(found);
     Some(Control {
         id: found.id,
-        name: name_of(&found.name),
-        title: found.name,
+        wide,
+        name: name_of(&name),
+        title: name,
         kind,
         access,
         minimum: found.minimum,
         maximum: found.maximum,
         step: found.step,
-        default: found.default,
-        value: if is_readable { value_of(device, found.id) } else { None },
-        menu: items.map(|(value, item)| Choice { value: i64::from(value), title: title(item) }).collect(),
+        default: found.default_value,
+        value: if is_readable { value_of(node, kind, found.id) } else { None },
+        menu,
     })
 }
 
-/// The value now; none of bitmasks and menus of integers, which the `v4l` crate does not read.
-fn value_of(device: &v4l::Device, id: u32) -> Option<i64> {
-    match device.control(id).ok()?.value {
-        Value::Integer(value) => Some(value),
-        Value::Boolean(value) => Some(i64::from(value)),
-        _ => None,
-    }
+/// The value now, where the driver tells.
+fn value_of(node: &Node, kind: Kind, id: u32) -> Option<i64> {
+    let value = ioctl::g_ctrl(node.file(), id).ok()?;
+    Some(if kind == Kind::Bitmask { i64::from(value as u32) } else { i64::from(value) })
 }
 
 /// As v4l2-ctl does it: small letters and digits, with one `_` for whatever is between.
@@ -358,6 +437,7 @@ mod tests {
     fn control(kind: Kind, minimum: i64, maximum: i64, step: u64, menu: &[(i64, &str)]) -> Control {
         Control {
             id: 0,
+            wide: false,
             name: "gain".into(),
             title: "Gain".into(),
             kind,

@@ -7,15 +7,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use v4l::capability::Flags;
-use v4l::frameinterval::FrameIntervalEnum;
-use v4l::framesize::FrameSizeEnum;
-use v4l::video::Capture as _;
+use v4l2r::QueueType;
+use v4l2r::ioctl::Capabilities;
 
 use crate::media::Resolution;
 
 use super::Error;
-use super::mode::{Format, Offer, Rate, Sizes};
+use super::mode::{self, Format, Offer};
+use super::node::{self, Endless, Identity, Node};
 
 /// Where udev puts the names that stay when `/dev/videoN` changes its number.
 const NAMES: [&str; 2] = ["/dev/v4l/by-id", "/dev/v4l/by-path"];
@@ -59,6 +58,9 @@ pub struct Video {
     pub offers: Vec<Offer>,
     /// Formats it has besides, as V4L2 codes.
     pub unused_formats: Vec<String>,
+    /// Whether somebody has to set up what is behind it before it brings anything, as behind the receiver of a CSI
+    /// camera. `auto` leaves it out; by its name it is used.
+    pub is_receiver: bool,
 }
 
 impl Video {
@@ -83,51 +85,88 @@ impl Video {
     /// Looks at one device; `near` is the size whose rates are asked for where the device has ranges of sizes.
     pub(super) fn look(path: &Path, near: Resolution) -> Result<Self, Error> {
         let shown = || path.display().to_string();
-        let refused = |error: io::Error| refusal(&shown(), &error);
-        let device = v4l::Device::with_path(path).map_err(refused)?;
-        let capabilities = device.query_caps().map_err(|_| Error::NoCapture { device: shown() })?;
-        if !capabilities.capabilities.contains(Flags::VIDEO_CAPTURE | Flags::STREAMING) {
-            return Err(Error::NoCapture { device: shown() });
+        let node = Node::open(path).map_err(|error| refusal(&shown(), &error))?;
+        let identity = node.identity().map_err(|error| match refusal(&shown(), &error) {
+            Error::Failed { .. } => Error::NoCapture { device: shown() },
+            known => known,
+        })?;
+        if let Some(why) = why_no_camera(&identity) {
+            return Err(Error::NoCamera { device: format!("{} ({})", identity.card, shown()), why });
         }
-        let mut offers = Vec::new();
-        let mut unused_formats = Vec::new();
-        for description in device.enum_formats().map_err(refused)? {
-            match Format::from_fourcc(&description.fourcc.repr) {
-                Some(format) => offers.extend(offers_of(&device, description.fourcc, format, near)),
-                None => unused_formats.push(String::from_utf8_lossy(&description.fourcc.repr).into_owned()),
-            }
-        }
-        let (card, bus) = (capabilities.card, capabilities.bus);
-        Ok(Self { path: path.to_owned(), card, bus, names: names_of(path), offers, unused_formats })
+        let is_planar = identity.can.contains(Capabilities::VIDEO_CAPTURE_MPLANE);
+        let queue = if is_planar { QueueType::VideoCaptureMplane } else { QueueType::VideoCapture };
+        let found = offers(&node, queue, near).map_err(|Endless| Error::Endless { device: shown() })?;
+        let (offers, unused_formats) = found;
+        let is_receiver = is_receiver(&identity);
+        let Identity { card, bus, .. } = identity;
+        Ok(Self { path: path.to_owned(), card, bus, names: names_of(path), offers, unused_formats, is_receiver })
     }
 }
 
-fn offers_of(device: &v4l::Device, fourcc: v4l::FourCC, format: Format, near: Resolution) -> Vec<Offer> {
-    let sizes = device.enum_framesizes(fourcc).unwrap_or_default().into_iter().map(|size| match size.size {
-        FrameSizeEnum::Discrete(size) => Sizes::One(Resolution { width: size.width, height: size.height }),
-        FrameSizeEnum::Stepwise(range) => Sizes::Range {
-            least: Resolution { width: range.min_width, height: range.min_height },
-            most: Resolution { width: range.max_width, height: range.max_height },
-            step: Resolution { width: range.step_width, height: range.step_height },
-        },
-    });
-    let offer = |sizes: Sizes| {
-        let at = sizes.nearest(near);
-        // Drivers without rates refuse the question.
-        let intervals = device.enum_frameintervals(fourcc, at.width, at.height).unwrap_or_default();
-        let rates = intervals.into_iter().flat_map(|interval| match interval.interval {
-            FrameIntervalEnum::Discrete(interval) => rates(&[interval]),
-            // A rate between the two would be possible, but each driver rounds it in its own way.
-            FrameIntervalEnum::Stepwise(range) => rates(&[range.min, range.max]),
-        });
-        Offer { format, sizes, rates: rates.collect() }
-    };
-    sizes.map(offer).collect()
+/// Why this node brings no pictures by itself, if it does not.
+fn why_no_camera(Identity { driver, card, can, .. }: &Identity) -> Option<&'static str> {
+    let can = |any: Capabilities| can.intersects(any);
+    let captures = can(Capabilities::VIDEO_CAPTURE | Capabilities::VIDEO_CAPTURE_MPLANE);
+    let puts_out = can(Capabilities::VIDEO_OUTPUT | Capabilities::VIDEO_OUTPUT_MPLANE);
+    let is_of = |names: &[&str]| names.iter().any(|name| driver.starts_with(name) || card.starts_with(name));
+    Some(match () {
+        // A node of both queues was a converter before Linux 3.6 had a flag for them.
+        () if can(Capabilities::VIDEO_M2M | Capabilities::VIDEO_M2M_MPLANE) || captures && puts_out => {
+            "it converts what other programs give it"
+        }
+        () if is_of(&PROCESSORS) => "it is a part of the board's image processor",
+        () if can(Capabilities::TOUCH) => "it is a touch pad",
+        () if captures && can(Capabilities::STREAMING) => return None,
+        () if captures => "it does not stream",
+        () if can(Capabilities::META_CAPTURE | Capabilities::META_OUTPUT) => {
+            "it has data about pictures, but no pictures"
+        }
+        () if puts_out => "it takes pictures and brings none",
+        () if can(Capabilities::VBI_CAPTURE | Capabilities::SLICED_VBI_CAPTURE) => "it has a TV signal's text only",
+        () if can(Capabilities::RADIO | Capabilities::TUNER | Capabilities::SDR_CAPTURE) => "it is a radio",
+        () => "it captures nothing",
+    })
 }
 
-fn rates(intervals: &[v4l::Fraction]) -> Vec<Rate> {
-    let rates = intervals.iter().map(|interval| Rate { frames: interval.denominator, seconds: interval.numerator });
-    rates.filter(|rate| rate.frames > 0 && rate.seconds > 0).collect()
+/// Drivers of image processors and codecs that call each of their queues a capture device of its own. They bring
+/// nothing unless a program feeds them (Linux, drivers/staging/vc04_services, drivers/media/platform/raspberrypi).
+const PROCESSORS: [&str; 5] = ["bcm2835-isp", "bcm2835-codec", "pispbe", "pisp_be", "rpivid"];
+
+/// Drivers of CSI receivers: their nodes bring pictures only once somebody has set up the sensor behind them, and then
+/// mostly as it sees them, which takes an image processor.
+const RECEIVERS: [&str; 3] = ["unicam", "bcm2835-unicam", "rp1-cfe"];
+
+/// `V4L2_CAP_IO_MC`: what the node brings depends on a media graph that somebody has to set up first (Linux 5.7,
+/// vidioc-querycap.rst).
+const IO_MC: u32 = 0x2000_0000;
+
+/// What to know of a receiver, after its name.
+pub const RECEIVER: &str =
+    "is the receiver of a camera that has to be set up first: use \"libcamera\", or name it as `source`";
+
+fn is_receiver(identity: &Identity) -> bool {
+    let is_of = |name: &&str| identity.driver.starts_with(*name) || identity.card.starts_with(*name);
+    identity.can.bits() & IO_MC != 0 || RECEIVERS.iter().any(is_of)
+}
+
+/// What can be used of a node, and the codes of its other formats.
+fn offers(node: &Node, queue: QueueType, near: Resolution) -> Result<(Vec<Offer>, Vec<String>), Endless> {
+    let (mut offers, mut unused) = (Vec::new(), Vec::new());
+    for code in node.formats(queue)? {
+        let before = offers.len();
+        if let Some(format) = Format::from_fourcc(code) {
+            for sizes in node.sizes(queue, code)? {
+                let rates = node.rates(code, sizes.nearest(near))?;
+                offers.push(Offer { format, sizes, rates });
+            }
+        }
+        if offers.len() == before {
+            unused.push(node::words(&code));
+        }
+    }
+    // One format may be listed under two codes.
+    mode::without_repetition(&mut offers);
+    Ok((offers, unused))
 }
 
 /// All video nodes, in the order of their numbers.
@@ -139,10 +178,25 @@ pub(super) fn video_nodes() -> Vec<PathBuf> {
     nodes
 }
 
-/// All cameras that send something we can use.
+/// All cameras that send something we can use, as far as they do so without being set up.
 pub(super) fn cameras(near: Resolution) -> Vec<Video> {
-    let seen = video_nodes().into_iter().filter_map(|node| Video::look(&node, near).ok());
-    seen.filter(|video| !video.offers.is_empty()).collect()
+    looked_at(near).0
+}
+
+/// The same, and of all other video nodes why they are none.
+pub(super) fn looked_at(near: Resolution) -> (Vec<Video>, Vec<String>) {
+    let (mut cameras, mut others) = (Vec::new(), Vec::new());
+    for node in video_nodes() {
+        match Video::look(&node, near) {
+            Ok(video) if video.is_receiver => others.push(format!("{} {RECEIVER}", video.in_words())),
+            Ok(video) if video.offers.is_empty() => {
+                others.push(Error::NoMode { device: video.in_words(), formats: video.formats() }.to_string());
+            }
+            Ok(video) => cameras.push(video),
+            Err(error) => others.push(error.to_string()),
+        }
+    }
+    (cameras, others)
 }
 
 /// The camera that the configuration means by `name`, a path or a stable name.
@@ -204,11 +258,19 @@ pub(super) fn microphones() -> Vec<Audio> {
 fn microphones_of(card: alsa::Card) -> alsa::Result<Vec<Audio>> {
     let control = alsa::Ctl::from_card(&card, true)?;
     let info = control.card_info()?;
-    let (id, name) = (info.get_id()?, info.get_name()?);
+    let number = card.get_index();
+    // The `alsa` crate (0.12) gives no name that is not UTF-8. ALSA takes a card's number in the place of its name.
+    let id = info.get_id().map_or_else(|_| number.to_string(), str::to_owned);
+    let name = info.get_name().map(|name| node::words(name.as_bytes())).unwrap_or_default();
+    let name = if name.is_empty() { format!("sound card {number}") } else { name };
     let devices = alsa::ctl::DeviceIter::new(&control).filter_map(|device| u32::try_from(device).ok());
-    let capturing = devices.filter(|&device| control.pcm_info(device, 0, alsa::Direction::Capture).is_ok());
-    Ok(capturing.map(|device| Audio { device: format!("hw:CARD={id},DEV={device}"), card: name.to_owned() }).collect())
+    let capturing = devices.take(MOST_DEVICES);
+    let capturing = capturing.filter(|&device| control.pcm_info(device, 0, alsa::Direction::Capture).is_ok());
+    Ok(capturing.map(|device| Audio { device: format!("hw:CARD={id},DEV={device}"), card: name.clone() }).collect())
 }
+
+/// How many devices of a card are looked at; ALSA numbers 32 (sound/core/pcm.c).
+const MOST_DEVICES: usize = 32;
 
 #[cfg(test)]
 mod tests {

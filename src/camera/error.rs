@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::media::Resolution;
+
 /// What the camera room cannot do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -48,6 +50,20 @@ pub enum Error {
         /// The device in words.
         device: String,
     },
+    /// The device has to do with video, and is no camera.
+    #[error("{device} is no camera: {why}; see which are with `peercam doctor`")]
+    NoCamera {
+        /// The device in words.
+        device: String,
+        /// What it is instead.
+        why: &'static str,
+    },
+    /// The driver's answers have no end.
+    #[error("the driver of {device} lists formats, sizes or rates without an end; choose another camera")]
+    Endless {
+        /// The device in words.
+        device: String,
+    },
     /// The device has nothing that can be used.
     #[error(
         "{device} has no format that can be used (it has {formats}); choose another camera, or another `encoder` if that is \"passthrough\""
@@ -84,6 +100,38 @@ pub enum Error {
         /// How long was waited.
         waited: Duration,
     },
+    /// The device brings pictures, and none of them is whole.
+    #[error(
+        "{device} sent {pictures} pictures within {} s, all of them damaged; try another cable, plug or size",
+        .waited.as_secs_f64()
+    )]
+    Damaged {
+        /// The device in words.
+        device: String,
+        /// How many came.
+        pictures: u64,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The device's JPEGs have another size than it agreed to.
+    #[error("{device} agreed to {agreed} and sends {found}, which is taken instead")]
+    OtherSize {
+        /// The device in words.
+        device: String,
+        /// What it agreed to.
+        agreed: Resolution,
+        /// What its pictures say.
+        found: Resolution,
+    },
+    /// The device was told to stop and goes on.
+    #[error("{device} hangs: it does not let itself be closed; unplug it, or restart the board")]
+    Stuck {
+        /// The device in words.
+        device: String,
+    },
+    /// A library panicked over what the device says.
+    #[error("what the device says is too much for this software: {0}")]
+    Panicked(String),
     /// GStreamer reported a failure.
     #[error("{device}: {why}{}", .cause.as_deref().map(|c| format!(" ({c})")).unwrap_or_default())]
     Failed {
@@ -161,5 +209,10 @@ impl Error {
     /// Whether the device is not there, so that looking for it again is cheap.
     pub(super) fn is_absence(&self) -> bool {
         matches!(self, Self::Gone { .. } | Self::Absent { .. })
+    }
+
+    /// Whether it says anything about the settings that the attempt was made with.
+    pub(super) fn is_of_settings(&self) -> bool {
+        !self.is_absence() && !matches!(self, Self::OtherSize { .. })
     }
 }

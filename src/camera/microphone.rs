@@ -1,10 +1,13 @@
 //! From the audio configuration to the graph that captures and encodes sound.
 
+use std::collections::BTreeMap;
+
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use super::capture::filter;
-use super::device::{self, Source};
+use super::device::{self, Audio, Source};
+use super::opener::{Opener, Outcome};
 use super::pipeline::Graph;
 use super::{AudioConfig, Config, Error, element, test_tone};
 
@@ -21,6 +24,10 @@ pub(super) struct Sound {
     cameras: Vec<Config>,
     /// What `auto` means without a microphone, decided once: an unplugged camera must not make the board beep.
     without: Option<Without>,
+    /// The capture device that `auto` tried last.
+    last: Option<String>,
+    /// How often each failed since it last worked.
+    failures: BTreeMap<String, u32>,
 }
 
 /// What is sent without a microphone.
@@ -32,14 +39,15 @@ enum Without {
 
 impl Sound {
     pub(super) fn new(cameras: &[Config]) -> Self {
-        Self { cameras: cameras.to_vec(), without: None }
+        Self { cameras: cameras.to_vec(), without: None, last: None, failures: BTreeMap::new() }
     }
+}
 
-    /// Describes the graph for the device as it is now. Blocks.
-    pub(super) fn open(&mut self, config: &AudioConfig) -> Result<Graph, Error> {
+impl Opener<AudioConfig> for Sound {
+    fn open(&mut self, config: &AudioConfig) -> Result<Graph, Error> {
         let mut graph = match config.capture.as_str() {
             "test" => tone()?,
-            "auto" => match device::microphones().first() {
+            "auto" => match self.best() {
                 Some(audio) => alsa(&audio.device, audio.in_words())?,
                 None if self.without() == Without::Tone => tone()?,
                 None => return Err(Error::Absent { device: "a microphone".into() }),
@@ -66,10 +74,29 @@ impl Sound {
         Ok(graph)
     }
 
+    fn learn(&mut self, outcome: Outcome<'_>) {
+        let Some(device) = &self.last else { return };
+        match outcome {
+            Outcome::Works => drop(self.failures.remove(device)),
+            Outcome::Failed(failure) if failure.is_absence() => {}
+            Outcome::Failed(_) | Outcome::Stalled => *self.failures.entry(device.clone()).or_default() += 1,
+        }
+    }
+}
+
+impl Sound {
     /// Whether [`open`](Self::open) would find something. Blocks.
     pub(super) fn is_there(&mut self, config: &AudioConfig) -> bool {
         // A device of a given name may be one that ALSA does not list, such as a plugin's.
         config.capture != "auto" || !device::microphones().is_empty() || self.without() == Without::Tone
+    }
+
+    /// The capture device with the fewest failures, so that one that is busy or mute does not hide a good one.
+    fn best(&mut self) -> Option<Audio> {
+        let failures = |audio: &Audio| self.failures.get(&audio.device).copied().unwrap_or_default();
+        let best = device::microphones().into_iter().min_by_key(failures);
+        self.last = best.as_ref().map(|audio| audio.device.clone());
+        best
     }
 
     fn without(&mut self) -> Without {
@@ -92,12 +119,29 @@ fn tone() -> Result<Graph, Error> {
 }
 
 fn alsa(name: &str, in_words: String) -> Result<Graph, Error> {
+    // alsasrc (1.22) ends the process at a device of five or seven channels (gstalsa.c, `g_assert_not_reached`), and
+    // calls those of an array of microphones the loudspeakers of a cinema. ALSA's own conversion knows no such names.
+    let converted = format!("plug:SLAVE=\"{name}\"");
+    let device = if has_more_than_two_channels(name) { &converted } else { name };
     let source: gst::Element = element("alsasrc")?
-        .property("device", name)
+        .property("device", device)
         .property("latency-time", READ)
         .property("buffer-time", RING)
         .property("provide-clock", false)
         .build()
         .map_err(Error::broken)?;
-    Ok(Graph::new(vec![source], in_words, None))
+    let mut elements = vec![source];
+    if device != name {
+        elements.push(filter("audio/x-raw,channels=[1,2]")?);
+    }
+    Ok(Graph::new(elements, in_words, None))
+}
+
+/// Whether the device has neither one channel nor two. What it does not tell, because it is busy or gone, alsasrc will.
+fn has_more_than_two_channels(name: &str) -> bool {
+    let least = || {
+        let pcm = alsa::PCM::new(name, alsa::Direction::Capture, true)?;
+        alsa::pcm::HwParams::any(&pcm)?.get_channels_min()
+    };
+    least().is_ok_and(|least| least > 2)
 }

@@ -11,12 +11,16 @@ mod encoder;
 mod error;
 mod even;
 mod h264;
+mod jpeg;
 mod microphone;
 mod mode;
 mod movement;
+mod node;
+mod opener;
 mod paced;
 mod pipeline;
 mod plugins;
+mod record;
 mod snapshot;
 mod state;
 mod survey;
@@ -39,16 +43,17 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::media::{Feed, H264Profile, Resolution, Subscription};
 use crate::tasks::Group;
 
-use actor::{Actor, Command, blocking};
+use actor::{Actor, Command};
 use capture::Capture;
 pub use config::{AudioConfig, Config, Mistake};
 use controls::Adjusted;
 pub use controls::{Access, Adjustments, Choice, Control, Kind};
-pub use device::{Audio, Video};
+pub use device::{Audio, RECEIVER, Video};
 pub use error::Error;
 use microphone::Sound;
 pub use mode::{Format, Offer, Rate, Sizes};
 pub use movement::{Motion, Movement};
+use opener::blocking;
 use pipeline::Sink;
 use snapshot::Picture;
 pub use state::State;
@@ -90,7 +95,7 @@ pub struct Status {
 /// A capture mode as chosen.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Mode {
-    /// `YUYV`, `NV12`, `I420`, `MJPEG`, `H264`.
+    /// As V4L2 calls it, mostly: `YUYV`, `NV12`, `I420`, `MJPEG`, `H264`.
     pub format: String,
     /// Picture size.
     #[serde(flatten)]
@@ -158,10 +163,11 @@ impl Camera {
             watch::channel(Status { name: config.name.clone(), device: config.source.clone(), ..Status::default() });
         let (sender, inbox) = mpsc::unbounded_channel();
         let adjusted = Adjusted::new(preset.controls);
-        let mut capture = Capture::new(config.clone(), adjusted.clone());
+        let capture = Capture::new(config.clone(), adjusted.clone());
+        let task = format!("camera {}", config.name);
         let (settings, configs) = watch::channel(config);
         let actor = Actor {
-            open: Box::new(move |config| capture.open(config)),
+            source: Arc::new(Mutex::new(capture)),
             sink: Sink { feed: feed.clone(), profile: Some(profile) },
             settings,
             privacy: preset.privacy,
@@ -169,7 +175,7 @@ impl Camera {
             inbox,
             group: group.clone(),
         };
-        group.spawn(actor.run());
+        group.keep(task, actor, |actor| Box::pin(actor.run()));
         Self {
             feed,
             profile: profiles,
@@ -360,10 +366,9 @@ impl Microphone {
             watch::channel(Status { name: "microphone".into(), device: config.capture.clone(), ..Status::default() });
         let (sender, inbox) = mpsc::unbounded_channel();
         let sound = Arc::new(Mutex::new(Sound::new(cameras)));
-        let opened = sound.clone();
         let (settings, configs) = watch::channel(config);
         let actor = Actor {
-            open: Box::new(move |config| opened.lock().unwrap_or_else(PoisonError::into_inner).open(config)),
+            source: sound.clone(),
             sink: Sink { feed: feed.clone(), profile: None },
             settings,
             privacy,
@@ -371,7 +376,7 @@ impl Microphone {
             inbox,
             group: group.clone(),
         };
-        group.spawn(actor.run());
+        group.keep("microphone", actor, |actor| Box::pin(actor.run()));
         Some(Self { sound, feed, status: statuses, config: configs, actor: sender })
     }
 

@@ -1,6 +1,8 @@
 //! Which of a camera's modes comes nearest to the one that is wanted.
 
-use serde::Serialize;
+use std::fmt;
+
+use serde::{Serialize, Serializer};
 
 use crate::media::Resolution;
 
@@ -20,61 +22,148 @@ impl Rate {
     pub fn as_fps(self) -> f64 {
         f64::from(self.frames) / f64::from(self.seconds.max(1))
     }
+
+    /// Whether GStreamer can be asked for it (its fractions are of signed numbers) and a camera can mean it: from one
+    /// frame in ten minutes to a thousand in a second.
+    pub(super) fn is_usable(self) -> bool {
+        let is_number = |number: u32| (1..=i32::MAX as u32).contains(&number);
+        is_number(self.frames) && is_number(self.seconds) && (1.0 / 600.0..=1000.0).contains(&self.as_fps())
+    }
 }
 
-/// What a camera can send that we can use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Format {
-    /// 4:2:0 in two planes: what most encoders take as it is.
-    Nv12,
-    /// 4:2:0 in three planes.
-    I420,
-    /// 4:2:2, packed: converted at little cost.
-    Yuyv,
-    /// A JPEG for each picture: decoded, at the cost of about a fifth of a core for 720p30.
-    Mjpeg,
-    /// Encoded by the camera, and passed through.
-    ///
-    /// Last, because most such cameras take neither wishes for key frames nor another bitrate, so that joiners
-    /// wait for a picture; `encoder = "passthrough"` asks for it.
-    H264,
+/// Leaves the first of equal things.
+pub(super) fn without_repetition<T: PartialEq>(things: &mut Vec<T>) {
+    let mut place = 0;
+    while place < things.len() {
+        let is_known = things[..place].contains(&things[place]);
+        if is_known { drop(things.remove(place)) } else { place += 1 }
+    }
 }
+
+/// What a camera can send that we can use: a row of [`TABLE`]. What stands before another costs less.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Format(usize);
+
+/// One format under its names.
+struct Row {
+    /// How status, logs and documents call it.
+    name: &'static str,
+    /// Its V4L2 codes: alone in a buffer, and where there is one, with a buffer for each plane.
+    codes: &'static [&'static [u8; 4]],
+    /// What GStreamer's caps call it, as v4l2src (1.22) maps these codes.
+    caps: &'static str,
+}
+
+const fn row(name: &'static str, codes: &'static [&'static [u8; 4]], caps: &'static str) -> Row {
+    Row { name, codes, caps }
+}
+
+/// All formats that v4l2src has a raw name for and videoconvert takes, JPEG and H.264, in the order of their cost.
+///
+/// First 4:2:0, which encoders take as it is or nearly; then 4:2:2 and what else is converted at little cost; RGB,
+/// which needs a matrix. A JPEG for each picture is decoded, at the cost of about a fifth of a core for 720p30. What has
+/// no colour or little of it comes after that. H.264 is passed through: it is last, because most such cameras take
+/// neither wishes for key frames nor another bitrate, so that joiners wait for a picture; `encoder = "passthrough"` asks
+/// for it.
+const TABLE: &[Row] = &[
+    row("NV12", &[b"NV12", b"NM12"], "video/x-raw,format=NV12"),
+    row("I420", &[b"YU12", b"YM12"], "video/x-raw,format=I420"),
+    row("YV12", &[b"YV12"], "video/x-raw,format=YV12"),
+    row("NV21", &[b"NV21", b"NM21"], "video/x-raw,format=NV21"),
+    row("YUYV", &[b"YUYV"], "video/x-raw,format=YUY2"),
+    row("UYVY", &[b"UYVY"], "video/x-raw,format=UYVY"),
+    row("YVYU", &[b"YVYU"], "video/x-raw,format=YVYU"),
+    row("NV16", &[b"NV16", b"NM16"], "video/x-raw,format=NV16"),
+    row("NV61", &[b"NV61", b"NM61"], "video/x-raw,format=NV61"),
+    row("422P", &[b"422P"], "video/x-raw,format=Y42B"),
+    row("NV24", &[b"NV24"], "video/x-raw,format=NV24"),
+    row("RGB3", &[b"RGB3"], "video/x-raw,format=RGB"),
+    row("BGR3", &[b"BGR3"], "video/x-raw,format=BGR"),
+    // The old names and those of Linux 3.17, which tell padding from alpha.
+    row("BGRX", &[b"XR24", b"BGR4"], "video/x-raw,format=BGRx"),
+    row("XRGB", &[b"BX24", b"RGB4"], "video/x-raw,format=xRGB"),
+    row("XBGR", &[b"RX24"], "video/x-raw,format=xBGR"),
+    row("RGBX", &[b"XB24"], "video/x-raw,format=RGBx"),
+    row("BGRA", &[b"AR24"], "video/x-raw,format=BGRA"),
+    row("ARGB", &[b"BA24"], "video/x-raw,format=ARGB"),
+    row("ABGR", &[b"RA24"], "video/x-raw,format=ABGR"),
+    row("RGBA", &[b"AB24"], "video/x-raw,format=RGBA"),
+    row("RGBP", &[b"RGBP"], "video/x-raw,format=RGB16"),
+    row("MJPEG", &[b"MJPG", b"JPEG"], "image/jpeg"),
+    row("RGBO", &[b"RGBO", b"XR15"], "video/x-raw,format=RGB15"),
+    row("411P", &[b"411P"], "video/x-raw,format=Y41B"),
+    row("YUV9", &[b"YUV9"], "video/x-raw,format=YUV9"),
+    row("YVU9", &[b"YVU9"], "video/x-raw,format=YVU9"),
+    row("GREY", &[b"GREY"], "video/x-raw,format=GRAY8"),
+    row("Y16", &[b"Y16 "], "video/x-raw,format=GRAY16_LE"),
+    row("Y16-BE", &[b"Y16\xa0"], "video/x-raw,format=GRAY16_BE"),
+    row("H264", &[b"H264"], "video/x-h264"),
+];
 
 impl Format {
+    /// A JPEG for each picture.
+    pub(super) const MJPEG: Self = Self::called("MJPEG");
+
+    /// Encoded by the camera.
+    pub(super) const H264: Self = Self::called("H264");
+
+    const fn called(name: &str) -> Self {
+        let mut place = 0;
+        while !is_same(TABLE[place].name.as_bytes(), name.as_bytes()) {
+            place += 1;
+        }
+        Self(place)
+    }
+
     /// The format with this V4L2 pixel code.
-    pub(super) fn from_fourcc(code: &[u8; 4]) -> Option<Self> {
-        Some(match code {
-            b"NV12" => Self::Nv12,
-            b"YU12" => Self::I420,
-            b"YUYV" => Self::Yuyv,
-            b"MJPG" | b"JPEG" => Self::Mjpeg,
-            b"H264" => Self::H264,
-            _ => return None,
-        })
+    pub(super) fn from_fourcc(code: [u8; 4]) -> Option<Self> {
+        TABLE.iter().position(|row| row.codes.contains(&&code)).map(Self)
     }
 
     /// How status and logs call it.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Nv12 => "NV12",
-            Self::I420 => "I420",
-            Self::Yuyv => "YUYV",
-            Self::Mjpeg => "MJPEG",
-            Self::H264 => "H264",
-        }
+    pub fn name(self) -> &'static str {
+        TABLE[self.0].name
     }
 
     /// What GStreamer's caps call it.
     pub(super) fn caps(self) -> &'static str {
-        match self {
-            Self::Nv12 => "video/x-raw,format=NV12",
-            Self::I420 => "video/x-raw,format=I420",
-            Self::Yuyv => "video/x-raw,format=YUY2",
-            Self::Mjpeg => "image/jpeg",
-            Self::H264 => "video/x-h264",
-        }
+        TABLE[self.0].caps
     }
+}
+
+/// `==`, which is not `const`.
+const fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let mut place = 0;
+    while place < one.len() && place < other.len() && one[place] == other[place] {
+        place += 1;
+    }
+    place == one.len() && place == other.len()
+}
+
+impl fmt::Debug for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Serialize for Format {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// The largest picture that is asked of a camera: H.264's level 5.2 has 36,864 blocks of 16 by 16 (table A-1), and
+/// browsers decode no more. Each side is at most what the configuration allows.
+const MOST_BLOCKS: u64 = 36_864;
+const MOST_SIDE: u32 = 4096;
+
+/// The least side: a block of H.264.
+const LEAST_SIDE: u32 = 16;
+
+/// The size without its last line and column where it is odd: pictures in 4:2:0, which is all that encoders take, have
+/// even sides.
+pub(super) fn even(size: Resolution) -> Resolution {
+    Resolution { width: size.width & !1, height: size.height & !1 }
 }
 
 /// The sizes that a device has for a format.
@@ -95,17 +184,46 @@ pub enum Sizes {
 }
 
 impl Sizes {
+    /// What of these sizes can be used; `None` where nothing can.
+    pub(super) fn usable(self) -> Option<Self> {
+        let sides = LEAST_SIDE..=MOST_SIDE;
+        let blocks = |size: Resolution| u64::from(size.width.div_ceil(16)) * u64::from(size.height.div_ceil(16));
+        match self {
+            Self::One(size) => {
+                let fits = sides.contains(&size.width) && sides.contains(&size.height) && blocks(size) <= MOST_BLOCKS;
+                fits.then_some(self)
+            }
+            Self::Range { least, most, step } => {
+                let along = |least: u32, most: u32, step: u32| {
+                    let step = step.max(1);
+                    // The grid begins at the driver's least, whatever is cut off from it.
+                    let off = LEAST_SIDE.saturating_sub(least).div_ceil(step).saturating_mul(step);
+                    let least = least.saturating_add(off);
+                    (least <= most.min(MOST_SIDE)).then(|| (least, most.min(MOST_SIDE), step))
+                };
+                let (least_width, most_width, step_width) = along(least.width, most.width, step.width)?;
+                let (least_height, most_height, step_height) = along(least.height, most.height, step.height)?;
+                let least = Resolution { width: least_width, height: least_height };
+                let most = Resolution { width: most_width, height: most_height };
+                let step = Resolution { width: step_width, height: step_height };
+                (blocks(least) <= MOST_BLOCKS).then_some(Self::Range { least, most, step })
+            }
+        }
+    }
+
     /// The size nearest to `wanted`.
     pub(super) fn nearest(self, wanted: Resolution) -> Resolution {
+        // No overflow: a usable range ends at [`MOST_SIDE`].
         let along = |least: u32, most: u32, step: u32, wanted: u32| {
-            let step = step.max(1);
-            least + (wanted.clamp(least, most.max(least)) - least + step / 2) / step * step
+            let step = step.clamp(1, MOST_SIDE);
+            let steps = (wanted.clamp(least, most) - least + step / 2) / step;
+            least + steps.min((most - least) / step) * step
         };
         match self {
             Self::One(size) => size,
             Self::Range { least, most, step } => Resolution {
-                width: along(least.width, most.width, step.width, wanted.width).min(most.width),
-                height: along(least.height, most.height, step.height, wanted.height).min(most.height),
+                width: along(least.width, most.width, step.width, wanted.width),
+                height: along(least.height, most.height, step.height, wanted.height),
             },
         }
     }
@@ -199,6 +317,10 @@ pub(super) fn choose(offers: &[Offer], wanted: Wanted) -> Option<Choice> {
 mod tests {
     use super::*;
 
+    const NV12: Format = Format::called("NV12");
+    const I420: Format = Format::called("I420");
+    const YUYV: Format = Format::called("YUYV");
+
     const fn size(width: u32, height: u32) -> Resolution {
         Resolution { width, height }
     }
@@ -225,7 +347,7 @@ mod tests {
         ];
         let sizes = [(320, 180), (640, 360), (640, 480), (1280, 720)];
         let each = |format| sizes.into_iter().zip(rates).map(move |((w, h), rates)| offer(format, w, h, rates));
-        each(Format::Yuyv).chain(each(Format::Nv12)).collect()
+        each(YUYV).chain(each(NV12)).collect()
     }
 
     #[test]
@@ -248,10 +370,10 @@ mod tests {
     fn a_usb_camera_is_used_raw_where_that_is_fast_enough() {
         let camera = [
             offer(Format::H264, 1280, 720, &[(30, 1)]),
-            offer(Format::Mjpeg, 1280, 720, &[(30, 1), (15, 1)]),
-            offer(Format::Yuyv, 1280, 720, &[(10, 1)]),
-            offer(Format::Mjpeg, 640, 480, &[(30, 1)]),
-            offer(Format::Yuyv, 640, 480, &[(30_000, 1001)]),
+            offer(Format::MJPEG, 1280, 720, &[(30, 1), (15, 1)]),
+            offer(YUYV, 1280, 720, &[(10, 1)]),
+            offer(Format::MJPEG, 640, 480, &[(30, 1)]),
+            offer(YUYV, 640, 480, &[(30_000, 1001)]),
         ];
         assert_eq!(chosen(&camera, 1280, 720, 30), "MJPEG 1280x720 30/1");
         assert_eq!(chosen(&camera, 1280, 720, 10), "YUYV 1280x720 10/1");
@@ -262,22 +384,22 @@ mod tests {
 
     #[test]
     fn the_cameras_own_encoder_is_used_when_asked_for_and_only_then() {
-        let camera = [offer(Format::Yuyv, 640, 480, &[(30, 1)]), offer(Format::H264, 1280, 720, &[(30, 1)])];
+        let camera = [offer(YUYV, 640, 480, &[(30, 1)]), offer(Format::H264, 1280, 720, &[(30, 1)])];
         let wanted = |encoding| Wanted { resolution: size(1280, 720), fps: 30, encoding };
         let format = |encoding| choose(&camera, wanted(encoding)).map(|choice| choice.format);
         assert_eq!(format(Encoding::Camera), Some(Format::H264));
-        assert_eq!(format(Encoding::Board), Some(Format::Yuyv));
+        assert_eq!(format(Encoding::Board), Some(YUYV));
         assert_eq!(choose(&camera[..1], wanted(Encoding::Camera)), None);
     }
 
     #[test]
     fn the_sizes_of_a_device_are_listed_once_and_as_far_as_they_can_be_asked_for() {
-        let odd = offer(Format::Mjpeg, 641, 481, &[]);
-        let tiny = offer(Format::Mjpeg, 32, 24, &[]);
+        let odd = offer(Format::MJPEG, 641, 481, &[]);
+        let tiny = offer(Format::MJPEG, 32, 24, &[]);
         let all: Vec<_> = vivid().into_iter().chain([odd, tiny]).collect();
         assert_eq!(sizes(&all), [size(320, 180), size(640, 360), size(640, 480), size(1280, 720)]);
         let range = Sizes::Range { least: size(32, 32), most: size(1920, 1080), step: size(2, 2) };
-        let range = Offer { format: Format::Nv12, sizes: range, rates: vec![] };
+        let range = Offer { format: NV12, sizes: range, rates: vec![] };
         assert_eq!(sizes(&[range]), USUAL[..5]);
     }
 
@@ -294,7 +416,72 @@ mod tests {
         for ((width, height), (expected_width, expected_height)) in cases {
             assert_eq!(sizes.nearest(size(width, height)), size(expected_width, expected_height));
         }
-        let range = Offer { format: Format::I420, sizes, rates: vec![] };
+        let range = Offer { format: I420, sizes, rates: vec![] };
         assert_eq!(chosen(&[range], 1280, 720, 30), "I420 1280x720 any");
+    }
+
+    #[test]
+    fn no_range_of_sizes_overflows_and_what_is_used_of_it_can_be_encoded() {
+        const EDGES: [u32; 9] = [0, 1, 3, 15, 17, 640, 4097, i32::MAX as u32, u32::MAX];
+        for least in EDGES {
+            for most in EDGES {
+                for step in EDGES {
+                    let range = Sizes::Range { least: size(least, 32), most: size(most, 480), step: size(step, 0) };
+                    let Some(usable) = range.usable() else { continue };
+                    for wanted in EDGES {
+                        let Resolution { width, .. } = usable.nearest(size(wanted, 480));
+                        assert!((16..=4096).contains(&width) && (least..=most).contains(&width), "{range:?}: {width}");
+                        assert_eq!((width - least) % step.max(1), 0, "{range:?}: {width} is no step");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_that_no_browser_shows_are_no_choice() {
+        let cases = [(641, 481, true), (16, 16, true), (15, 16, false), (0, 480, false), (4096, 2304, true)];
+        let absurd = [(4096, 4096, false), (8192, 64, false), (u32::MAX, u32::MAX, false)];
+        for (width, height, expected) in cases.into_iter().chain(absurd) {
+            assert_eq!(Sizes::One(size(width, height)).usable().is_some(), expected, "{width}x{height}");
+        }
+    }
+
+    #[test]
+    fn rates_that_no_camera_means_are_left_out() {
+        let cases = [
+            ((30, 1), true),
+            ((30_000, 1001), true),
+            ((1, 2), true),
+            ((1, 10), true),
+            ((0, 1), false),
+            ((1, 0), false),
+            ((u32::MAX, 1), false),
+            ((1, u32::MAX), false),
+            ((1_000_000, 1), false),
+        ];
+        for ((frames, seconds), expected) in cases {
+            assert_eq!(Rate { frames, seconds }.is_usable(), expected, "{frames}/{seconds}");
+        }
+    }
+
+    #[test]
+    fn gstreamer_takes_every_format_of_the_table_from_a_camera_and_converts_it() {
+        gstreamer::init().unwrap();
+        let pads = |name: &str| gstreamer::ElementFactory::find(name).unwrap().static_pad_templates();
+        let caps = |name: &str, pad: &str| {
+            let pads = pads(name);
+            pads.iter().find(|template| template.name_template() == pad).unwrap().caps()
+        };
+        let (camera, converter) = (caps("v4l2src", "src"), caps("videoconvert", "sink"));
+        for Row { name, caps, .. } in TABLE {
+            let format: gstreamer::Caps = caps.parse().unwrap();
+            assert!(camera.can_intersect(&format), "v4l2src has no {name}");
+            assert!(!caps.starts_with("video/x-raw") || converter.can_intersect(&format), "{name} is not converted");
+        }
+        let codes: Vec<_> = TABLE.iter().flat_map(|row| row.codes).collect();
+        let mut once = codes.clone();
+        without_repetition(&mut once);
+        assert_eq!(once, codes, "a code stands twice");
     }
 }

@@ -162,6 +162,7 @@ mod tests {
     fn control(name: &str, minimum: i64, maximum: i64, step: u64, value: i64) -> Control {
         Control {
             id: 0,
+            wide: false,
             name: name.into(),
             title: name.into(),
             kind: Kind::Integer,

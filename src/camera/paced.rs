@@ -30,6 +30,15 @@ impl Pace {
         let scale = u128::from(self.seconds) * 1_000_000_000;
         (elapsed.as_nanos() * u128::from(self.buffers)).div_ceil(scale) as u64
     }
+
+    /// The buffer to make where `index` is the next in order. All times are counted from the source's start.
+    ///
+    /// Later than `patience`, it is skipped with all those before the present. One that is due before the pipeline
+    /// `began` has no time in it: its stamp would be that of the beginning, and say something else than it shows.
+    fn next(self, index: u64, elapsed: Duration, began: Duration, patience: Duration) -> u64 {
+        let index = if elapsed > self.due(index) + patience { self.index_at(elapsed) } else { index };
+        index.max(self.index_at(began))
+    }
 }
 
 /// Ends the source's wait for its next buffer when dropped, so that stopping need not wait for it.
@@ -38,8 +47,7 @@ pub(super) type Waker = mpsc::Sender<()>;
 /// A live `appsrc` that calls `make` with the moment of each buffer, in the pipeline's own streaming thread:
 /// a stopped pipeline has no thread and costs nothing.
 ///
-/// The first buffer is due at a full Unix second. A buffer later than `patience` is skipped with all those before
-/// the present.
+/// The first buffer is due at a full Unix second; which are skipped, [`Pace::next`] says.
 pub(super) fn source(
     caps: &gst::Caps,
     pace: Pace,
@@ -51,9 +59,9 @@ pub(super) fn source(
     let start = clock::full_second(Instant::now());
     let mut index = pace.index_at(start.elapsed());
     let need_data = move |source: &gst_app::AppSrc, _: u32| {
-        if start.elapsed() > pace.due(index) + patience {
-            index = pace.index_at(start.elapsed());
-        }
+        let Some(base) = source.base_time() else { return };
+        let began = clock.instant(base).saturating_duration_since(start);
+        index = pace.next(index, start.elapsed(), began, patience);
         let due = start + pace.due(index);
         index += 1;
         if let Err(mpsc::RecvTimeoutError::Disconnected) =
@@ -61,7 +69,7 @@ pub(super) fn source(
         {
             return;
         }
-        let (Some(base), Some(mut buffer)) = (source.base_time(), make(due)) else { return };
+        let Some(mut buffer) = make(due) else { return };
         if let Some(buffer) = buffer.get_mut() {
             buffer.set_pts(clock.time(due).saturating_sub(base));
         }
@@ -88,6 +96,19 @@ mod tests {
         let frames = pace.index_at(hour);
         assert_eq!(frames, 3600 * 30_000 / 1001 + 1);
         assert!(pace.due(frames) >= hour && pace.due(frames - 1) < hour);
+    }
+
+    #[test]
+    fn what_is_late_or_due_before_the_pipeline_began_is_skipped() {
+        let pace = Pace { buffers: 10, seconds: 1 };
+        let next = |index, elapsed, began| {
+            pace.next(index, Duration::from_millis(elapsed), Duration::from_millis(began), Duration::from_millis(100))
+        };
+        assert_eq!(next(5, 450, 0), 5, "it is due soon");
+        assert_eq!(next(5, 590, 0), 5, "it is late, within the patience");
+        assert_eq!(next(5, 610, 0), 7, "it is too late");
+        assert_eq!(next(5, 520, 510), 6, "it is due before the pipeline began");
+        assert_eq!(next(5, 520, 500), 5, "it is due as the pipeline begins");
     }
 
     #[test]

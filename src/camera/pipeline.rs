@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use gstreamer as gst;
@@ -15,6 +16,7 @@ use crate::media::{Bitrate, Feed, Frame, H264Profile};
 use super::clock::Clock;
 use super::encoder::Encoder;
 use super::even::Even;
+use super::jpeg::Guard;
 use super::paced::Waker;
 use super::{Error, Mode, h264};
 
@@ -52,12 +54,44 @@ pub(super) struct Graph {
     pub(super) device: String,
     /// What is captured; none for sound.
     pub(super) mode: Option<Mode>,
+    /// What keeps damaged JPEGs from the decoder; none where there are no JPEGs.
+    pub(super) guard: Option<Guard>,
+    /// How long its frames may take.
+    pub(super) patience: Patience,
+}
+
+/// How long frames may take before the device counts as silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Patience {
+    /// The first one: sensors measure light first, and some encoders load firmware.
+    pub(super) first: Duration,
+    /// Each one after it.
+    pub(super) next: Duration,
+}
+
+impl Patience {
+    /// Four seconds for the first, since most need less than one; then as long as a viewer takes for a hiccup, so that
+    /// a silent stall is noticed within a second.
+    pub(super) const USUAL: Self = Self { first: Duration::from_secs(4), next: Duration::from_millis(800) };
+
+    /// In so many frame intervals one frame at least must come, however low the rate.
+    const INTERVALS: f64 = 4.0;
+
+    /// Of a device that was given up as silent `times` times, at so many frames per second: twice as long each time, up
+    /// to sixteen times.
+    pub(super) fn after(times: u32, fps: f64) -> Self {
+        // The lowest rate that is asked for is one in ten minutes.
+        let intervals = Duration::from_secs_f64(Self::INTERVALS / fps.max(0.001));
+        let grown = |usual: Duration| (usual * 2_u32.pow(times.min(4))).max(intervals);
+        Self { first: grown(Self::USUAL.first), next: grown(Self::USUAL.next) }
+    }
 }
 
 impl Graph {
     /// A graph that begins with `elements`.
     pub(super) fn new(elements: Vec<gst::Element>, device: String, mode: Option<Mode>) -> Self {
-        Self { elements, waker: None, encoder: None, opus: None, raw: None, device, mode }
+        let patience = mode.as_ref().map_or(Patience::USUAL, |mode| Patience::after(0, mode.fps));
+        Self { elements, waker: None, encoder: None, opus: None, raw: None, device, mode, guard: None, patience }
     }
 }
 
@@ -84,6 +118,9 @@ impl Pipeline {
         pipeline.add_many(&graph.elements).map_err(Error::broken)?;
         pipeline.add(&sink).map_err(Error::broken)?;
         gst::Element::link_many(graph.elements.iter().chain([sink.upcast_ref()])).map_err(Error::broken)?;
+        if let Some(guard) = &graph.guard {
+            guard.stand(&graph.device, sender.clone())?;
+        }
         let bus = pipeline.bus().expect("a pipeline has a bus");
         let device = graph.device.clone();
         bus.set_sync_handler(move |_, message| {
@@ -116,6 +153,11 @@ impl Pipeline {
     /// How many frames were published.
     pub(super) fn published(&self) -> u64 {
         self.published.load(Ordering::Relaxed)
+    }
+
+    /// How many pictures came damaged.
+    pub(super) fn damaged(&self) -> u64 {
+        self.graph.guard.as_ref().map_or(0, |guard| guard.dropped.load(Ordering::Relaxed))
     }
 
     /// What it was built of.
@@ -210,12 +252,37 @@ fn failure(message: &gst::Message, device: &str) -> Option<Error> {
             } else if error.matches(gst::ResourceError::NotFound) {
                 Error::Gone { device }
             } else {
-                // The debugging text begins with GStreamer's source file and line; the cause is in its last line.
-                let cause = failed.debug().and_then(|text| Some(text.lines().last()?.trim().to_owned()));
+                // The debugging text begins with GStreamer's source file and line; a cause is in its last line.
+                let cause = failed.debug().and_then(|text| Some(text.lines().skip(1).last()?.trim().to_owned()));
                 Error::Failed { device, why: error.message().trim_end_matches('.').to_owned(), cause }
             })
         }
         gst::MessageView::Eos(_) => Some(Error::Gone { device: device.to_owned() }),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_doubles_with_each_silence_and_lasts_some_frames_at_least() {
+        let seconds = |times, fps| {
+            let Patience { first, next } = Patience::after(times, fps);
+            (first.as_secs_f64(), next.as_secs_f64())
+        };
+        let cases = [
+            ((0, 30.0), (4.0, 0.8)),
+            ((1, 30.0), (8.0, 1.6)),
+            ((2, 30.0), (16.0, 3.2)),
+            ((4, 30.0), (64.0, 12.8)),
+            ((99, 30.0), (64.0, 12.8)),
+            ((0, 0.5), (8.0, 8.0)),
+            ((0, 0.1), (40.0, 40.0)),
+        ];
+        for ((times, fps), expected) in cases {
+            assert_eq!(seconds(times, fps), expected, "{times} times at {fps} fps");
+        }
     }
 }

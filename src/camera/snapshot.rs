@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::media::Frame;
 use crate::tasks::Group;
 
-use super::actor::blocking;
+use super::opener::blocking;
 use super::pipeline::Pipeline;
 use super::{Error, element, encoder};
 

@@ -1,6 +1,7 @@
 //! The camera room with real GStreamer, its test picture and its test tone.
 
 mod changing;
+mod damaged;
 
 use std::time::{Duration, Instant};
 

@@ -48,6 +48,8 @@ REQUIRED_DISTRO_FEATURES = "alsa peercam systemd"
 # bindgen runs libclang in the build, which is to read the headers of the board.
 export LIBCLANG_PATH = "${STAGING_LIBDIR_NATIVE}"
 export BINDGEN_EXTRA_CLANG_ARGS = "${TOOLCHAIN_OPTIONS} --target=${TARGET_SYS}"
+# v4l2r takes the build machine's header otherwise.
+export V4L2R_VIDEODEV2_H_PATH = "${STAGING_INCDIR}/linux"
 
 # The crate aes 0.8 uses the processor's AES on arm64 only when told, and still looks at run time whether there is any.
 RUSTFLAGS:append:aarch64 = " --cfg aes_armv8"
@@ -89,6 +91,7 @@ RDEPENDS:${PN} = "\
     gstreamer1.0-plugins-base-videoconvertscale \
     gstreamer1.0-plugins-good-jpeg \
     gstreamer1.0-plugins-good-video4linux2 \
+    gstreamer1.0-plugins-good-videocrop \
 "
 # For a broker or a relay behind TLS.
 RRECOMMENDS:${PN} = "ca-certificates"

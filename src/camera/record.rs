@@ -1,0 +1,174 @@
+//! What became of each camera that was tried: which one `auto` tries next, how long its first picture may take, and the
+//! size that its JPEGs really have.
+
+use std::time::{Duration, Instant};
+
+use crate::media::Resolution;
+
+use super::Error;
+use super::device::Video;
+use super::opener::Outcome;
+
+/// A camera that was silent so often, and never brought a picture, is none: with patience that grows these were 4, 8
+/// and 16 s.
+const MUTE: u32 = 3;
+
+/// After so long nothing is held against a camera any more: what was wrong may have been mended.
+const FORGOTTEN: Duration = Duration::from_secs(600);
+
+/// What is known of each camera.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    video: Video,
+    last: Instant,
+    /// How often it failed since it last worked.
+    failures: u32,
+    /// How often of these it only brought nothing, or stopped.
+    silences: u32,
+    has_worked: bool,
+    /// What its JPEGs have in the place of the size that was agreed.
+    size: Option<(Resolution, Resolution)>,
+}
+
+impl Record {
+    /// Forgets what is long ago. The size of JPEGs does not change by waiting.
+    pub(super) fn forget(&mut self) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.last.elapsed() > FORGOTTEN) {
+            (entry.failures, entry.silences) = (0, 0);
+        }
+        // As many as a board has cameras, also where each plug makes a new one.
+        if self.entries.len() > 64 {
+            self.entries.remove(0);
+        }
+    }
+
+    /// Adds what became of an attempt.
+    pub(super) fn add(&mut self, video: &Video, outcome: Outcome<'_>) {
+        let entry = self.entry(video);
+        entry.last = Instant::now();
+        match outcome {
+            Outcome::Works => (entry.failures, entry.silences, entry.has_worked) = (0, 0, true),
+            Outcome::Stalled | Outcome::Failed(Error::Silent { .. }) => {
+                entry.failures += 1;
+                entry.silences += 1;
+            }
+            Outcome::Failed(Error::OtherSize { agreed, found, .. }) => entry.size = Some((*agreed, *found)),
+            // It may be there again with the next look.
+            Outcome::Failed(failure) if failure.is_absence() => {}
+            Outcome::Failed(_) => entry.failures += 1,
+        }
+    }
+
+    /// How often it failed since it last worked.
+    pub(super) fn failures(&self, video: &Video) -> u32 {
+        self.find(video).map_or(0, |entry| entry.failures)
+    }
+
+    /// How often it was silent since it last worked.
+    pub(super) fn silences(&self, video: &Video) -> u32 {
+        self.find(video).map_or(0, |entry| entry.silences)
+    }
+
+    /// Whether it is for `auto` as if it were not there.
+    pub(super) fn is_mute(&self, video: &Video) -> bool {
+        self.find(video).is_some_and(|entry| entry.silences >= MUTE && !entry.has_worked)
+    }
+
+    /// The size that its JPEGs have where `agreed` was agreed.
+    pub(super) fn size(&self, video: &Video, agreed: Resolution) -> Resolution {
+        let known = self.find(video).and_then(|entry| entry.size);
+        known.filter(|(known, _)| *known == agreed).map_or(agreed, |(_, found)| found)
+    }
+
+    fn find(&self, video: &Video) -> Option<&Entry> {
+        self.entries.iter().find(|entry| is_same_node(&entry.video, video))
+    }
+
+    fn entry(&mut self, video: &Video) -> &mut Entry {
+        let known = self.entries.iter().position(|entry| is_same_node(&entry.video, video));
+        let place = known.unwrap_or_else(|| {
+            let entry = Entry {
+                video: video.clone(),
+                last: Instant::now(),
+                failures: 0,
+                silences: 0,
+                has_worked: false,
+                size: None,
+            };
+            self.entries.push(entry);
+            self.entries.len() - 1
+        });
+        &mut self.entries[place]
+    }
+}
+
+/// One device can have several nodes, of which one is mute.
+fn is_same_node(one: &Video, other: &Video) -> bool {
+    one.path == other.path && one.is_same_as(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn camera(number: u32) -> Video {
+        Video {
+            path: format!("/dev/video{number}").into(),
+            card: "camera".into(),
+            bus: "usb-1".into(),
+            names: vec![],
+            offers: vec![],
+            unused_formats: vec![],
+            is_receiver: false,
+        }
+    }
+
+    fn silent() -> Error {
+        Error::Silent { device: "camera".into(), waited: Duration::from_secs(4) }
+    }
+
+    #[test]
+    fn a_camera_that_is_silent_three_times_and_never_worked_is_mute() {
+        let mut record = Record::default();
+        let (one, other) = (camera(0), camera(1));
+        for _ in 0..3 {
+            assert!(!record.is_mute(&one));
+            record.add(&one, Outcome::Failed(&silent()));
+        }
+        assert!(record.is_mute(&one) && !record.is_mute(&other));
+        assert_eq!((record.failures(&one), record.failures(&other)), (3, 0));
+        record.add(&other, Outcome::Works);
+        for _ in 0..9 {
+            record.add(&other, Outcome::Failed(&silent()));
+        }
+        assert!(!record.is_mute(&other), "it worked once");
+        record.add(&one, Outcome::Works);
+        assert_eq!((record.failures(&one), record.silences(&one)), (0, 0));
+    }
+
+    #[test]
+    fn what_is_busy_fails_without_being_silent_and_what_is_gone_does_not_fail() {
+        let mut record = Record::default();
+        let one = camera(0);
+        record.add(&one, Outcome::Failed(&Error::Busy { device: "camera".into() }));
+        record.add(&one, Outcome::Failed(&Error::Gone { device: "camera".into() }));
+        assert_eq!((record.failures(&one), record.silences(&one)), (1, 0));
+    }
+
+    #[test]
+    fn the_size_of_jpegs_is_known_for_the_size_that_was_agreed() {
+        let mut record = Record::default();
+        let (agreed, found) = (Resolution { width: 640, height: 480 }, Resolution { width: 640, height: 464 });
+        let error = Error::OtherSize { device: "camera".into(), agreed, found };
+        record.add(&camera(0), Outcome::Failed(&error));
+        assert_eq!(record.size(&camera(0), agreed), found);
+        assert_eq!(record.size(&camera(0), found), found);
+        assert_eq!(record.size(&camera(1), agreed), agreed);
+        assert_eq!(record.failures(&camera(0)), 0, "it is no failure of the camera");
+    }
+}

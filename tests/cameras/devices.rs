@@ -1,0 +1,166 @@
+//! Cameras and sound cards in user space, the shipped binary before them, and what it says of them.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use reqwest::Client;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::sleep;
+
+use crate::shipped::{PROGRAM, Shipped};
+
+/// How long a start may take on a loaded machine.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// The tests measure times: one board runs at a time.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// Where ALSA finds the sound cards of `alsa.c`.
+const SOUND: &str = r#"
+    pcm_type.peercam { lib "LIBRARY" }
+    pcm.plug { @args [ SLAVE ] @args.SLAVE { type string } type plug slave.pcm $SLAVE }
+"#;
+
+/// A folder of devices. What is not a camera of it is not there.
+pub struct Devices {
+    folder: TempDir,
+}
+
+impl Devices {
+    /// Node after node, each as `v4l2.c` describes it, and sound cards as lines of ALSA's configuration.
+    pub fn new(nodes: &[impl AsRef<[u8]>], sound: &str) -> Result<Self> {
+        let devices = Self { folder: tempfile::tempdir()? };
+        for (number, node) in nodes.iter().enumerate() {
+            devices.plug(number, node.as_ref())?;
+        }
+        let sound = format!("{SOUND}{sound}").replace("LIBRARY", &library("alsa").display().to_string());
+        fs::write(devices.folder.path().join("asound.conf"), sound)?;
+        Ok(devices)
+    }
+
+    pub fn plug(&self, number: usize, node: impl AsRef<[u8]>) -> Result<()> {
+        Ok(fs::write(self.node(number), node)?)
+    }
+
+    pub fn unplug(&self, number: usize) -> Result<()> {
+        Ok(fs::remove_file(self.node(number))?)
+    }
+
+    fn node(&self, number: usize) -> PathBuf {
+        self.folder.path().join(format!("video{number}"))
+    }
+
+    /// A file beside the devices.
+    pub fn file(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+        let path = self.folder.path().join(name);
+        fs::write(&path, bytes)?;
+        Ok(path)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.env("LD_PRELOAD", library("v4l2")).env("PEERCAM_CAMERAS", self.folder.path());
+        command.env("ALSA_CONFIG_PATH", self.folder.path().join("asound.conf"));
+        command
+    }
+
+    /// What `peercam doctor` says of them, and how it ended.
+    pub fn doctor(&self, arguments: &[&str]) -> Result<Output> {
+        Ok(self.command().arg("doctor").args(arguments).output()?)
+    }
+
+    /// The binary before them, with these tables in its configuration.
+    pub async fn watch(&self, tables: &str) -> Result<Watched> {
+        let turn = TURN.lock().await;
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let text = format!("[web]\nlisten = \"127.0.0.1:{port}\"\n{tables}\n");
+        let shipped = Shipped::start(self.command(), &text)?;
+        let client = Client::builder().no_proxy().build()?;
+        let watched = Watched { shipped, url: format!("http://127.0.0.1:{port}"), client, _turn: turn };
+        let deadline = Instant::now() + START_LIMIT;
+        while watched.status().await.is_err() {
+            ensure!(Instant::now() < deadline, "it does not serve:\n{}", watched.shipped.log()?);
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(watched)
+    }
+}
+
+/// One of the two C files as a library, made once for all tests.
+fn library(name: &str) -> &'static Path {
+    static LIBRARIES: OnceLock<[PathBuf; 2]> = OnceLock::new();
+    let all =
+        LIBRARIES.get_or_init(|| ["v4l2", "alsa"].map(|name| compiled(name).expect("cc compiles what it is given")));
+    &all[usize::from(name == "alsa")]
+}
+
+fn compiled(name: &str) -> Result<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/cameras/{name}.c"));
+    let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("lib{name}.so"));
+    let flags = ["-O1", "-shared", "-fPIC", "-DPIC", "-Wall", "-Wextra", "-Werror", "-Wno-stringop-truncation"];
+    let status =
+        Command::new("cc").args(flags).arg("-o").arg(&library).arg(source).args(["-ldl", "-lasound"]).status()?;
+    ensure!(status.success(), "cc: {status}");
+    Ok(library)
+}
+
+/// The binary at work.
+pub struct Watched {
+    pub shipped: Shipped,
+    pub url: String,
+    client: Client,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Watched {
+    pub async fn status(&self) -> Result<Value> {
+        Ok(self.client.get(format!("{}/api/status", self.url)).send().await?.error_for_status()?.json().await?)
+    }
+
+    /// Waits until the cameras are as `wanted`.
+    pub async fn cameras_are(&self, limit: Duration, wanted: impl Fn(&[Value]) -> bool) -> Result<Vec<Value>> {
+        self.are("cameras", limit, wanted).await
+    }
+
+    /// Waits until a list of the status is as `wanted`.
+    pub async fn are(&self, list: &str, limit: Duration, wanted: impl Fn(&[Value]) -> bool) -> Result<Vec<Value>> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let status = self.status().await?;
+            let found = match &status[list] {
+                Value::Array(found) => found.clone(),
+                one => vec![one.clone()],
+            };
+            if wanted(&found) {
+                return Ok(found);
+            }
+            if Instant::now() > deadline {
+                bail!("{list} are {found:#?}\nafter {limit:?}; the log:\n{}", self.shipped.log()?);
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The picture of a camera as JPEG.
+    pub async fn snapshot(&self, camera: &str) -> Result<Vec<u8>> {
+        let request = self.client.get(format!("{}/snapshot.jpg?camera={camera}", self.url));
+        Ok(request.send().await?.error_for_status()?.bytes().await?.to_vec())
+    }
+
+    /// Ends it; fails if it had ended before, does not end well, or any task of it panicked.
+    pub async fn end(mut self) -> Result<String> {
+        ensure!(self.shipped.end()?.is_none(), "it ended before:\n{}", self.shipped.log()?);
+        self.shipped.signal("TERM")?;
+        let status = self.shipped.ended(Duration::from_secs(20)).await?;
+        let log = self.shipped.log()?;
+        ensure!(status.success() && !log.contains("panicked"), "{status}\n{log}");
+        Ok(log)
+    }
+}

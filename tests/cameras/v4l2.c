@@ -1,0 +1,470 @@
+/* Cameras in user space: put before a program by LD_PRELOAD, it answers for /dev/videoN as the file videoN in the folder
+ * $PEERCAM_CAMERAS says. Each line of such a file is `key value`; what is not said is that of a good camera.
+ *
+ *   driver, card, bus      any bytes                     caps        of the node, hexadecimal
+ *   open, querycap, sfmt, streamon                       the errno with which these fail
+ *   format CODE            begins a format, with its     size WxH, range W W STEP H H STEP (stepwise), continuous W W H H
+ *   rate N/D               of all sizes, in frames/s     rates N/D N/D N/D: intervals from, to, step
+ *   fps F, first S         real rate; seconds before the first frame (negative: it never comes)
+ *   gone N                 the device is unplugged after N frames
+ *   bytes N                a frame has so many bytes     frames PATH: JPEGs, each behind its length in decimal and a line end
+ *   endless LIST           formats, sizes, rates or controls have no end
+ *   control ID TYPE MIN MAX STEP DEFAULT FLAGS NAME      menu ID INDEX NAME
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/videodev2.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { MOST_FDS = 4096, BUFFERS = 32, ROOM = 16 << 20, LINES = 128 };
+
+struct size { uint32_t format, type, least_w, most_w, step_w, least_h, most_h, step_h; };
+struct control { struct v4l2_query_ext_ctrl is; int64_t value; };
+struct item { uint32_t id, index; char name[32]; };
+
+struct camera {
+    char driver[16], card[32], bus[32], endless[16], frames[256];
+    uint32_t caps, formats[LINES], width, height, format, bytes;
+    int n_formats, n_sizes, n_controls, n_items, rates_are_steps, n_rates, open, querycap, sfmt, streamon, gone;
+    struct size sizes[LINES];
+    struct v4l2_fract rates[LINES];
+    struct control controls[LINES];
+    struct item items[LINES];
+    double fps, first;
+    /* Of the stream. */
+    int memory, buffers, queue[64], head, tail, sequence, streams;
+    uint8_t *mapped;
+    char *film, *scene, *end;
+};
+
+static struct camera *of[MOST_FDS];
+
+#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+#define FAIL(code) do { errno = (code); return -1; } while (0)
+
+/* Where the file for a node lies, if it is one of ours: in a buffer of this thread. */
+static const char *described(const char *path) {
+    static __thread char place[512];
+    const char *folder = getenv("PEERCAM_CAMERAS");
+    if (!folder || !path || strncmp(path, "/dev/video", 10)) return NULL;
+    snprintf(place, sizeof place, "%s/%s", folder, path + 5);
+    return place;
+}
+
+static uint32_t code(const char *text) {
+    uint32_t found = 0;
+    for (int i = 0; i < 4 && text[i]; i++) found |= (uint32_t)(uint8_t)text[i] << 8 * i;
+    return found;
+}
+
+static void say(struct camera *c, char *key, char *value) {
+    struct size *s = &c->sizes[c->n_sizes % LINES];
+    struct control *k = &c->controls[c->n_controls % LINES];
+    uint32_t format = c->n_formats ? c->formats[c->n_formats - 1] : 0;
+    int at = 0;
+    if (!strcmp(key, "driver")) strncpy(c->driver, value, sizeof c->driver);
+    else if (!strcmp(key, "card")) memset(c->card, 0, sizeof c->card), strncpy(c->card, value, sizeof c->card);
+    else if (!strcmp(key, "bus")) strncpy(c->bus, value, sizeof c->bus);
+    else if (!strcmp(key, "endless")) strncpy(c->endless, value, sizeof c->endless - 1);
+    else if (!strcmp(key, "frames")) strncpy(c->frames, value, sizeof c->frames - 1);
+    else if (!strcmp(key, "caps")) c->caps = strtoul(value, NULL, 16);
+    else if (!strcmp(key, "open")) c->open = atoi(value);
+    else if (!strcmp(key, "querycap")) c->querycap = atoi(value);
+    else if (!strcmp(key, "sfmt")) c->sfmt = atoi(value);
+    else if (!strcmp(key, "streamon")) c->streamon = atoi(value);
+    else if (!strcmp(key, "gone")) c->gone = atoi(value);
+    else if (!strcmp(key, "bytes")) c->bytes = strtoul(value, NULL, 10);
+    else if (!strcmp(key, "fps")) c->fps = atof(value);
+    else if (!strcmp(key, "first")) c->first = atof(value);
+    else if (!strcmp(key, "format") && c->n_formats < LINES) c->formats[c->n_formats++] = code(value);
+    else if (!strcmp(key, "size") && sscanf(value, "%ux%u", &s->least_w, &s->least_h) == 2) {
+        s->most_w = s->least_w, s->most_h = s->least_h, s->type = V4L2_FRMSIZE_TYPE_DISCRETE, s->format = format, c->n_sizes++;
+    } else if (!strcmp(key, "range")) {
+        sscanf(value, "%u %u %u %u %u %u", &s->least_w, &s->most_w, &s->step_w, &s->least_h, &s->most_h, &s->step_h);
+        s->type = V4L2_FRMSIZE_TYPE_STEPWISE, s->format = format, c->n_sizes++;
+    } else if (!strcmp(key, "continuous")) {
+        sscanf(value, "%u %u %u %u", &s->least_w, &s->most_w, &s->least_h, &s->most_h);
+        s->step_w = s->step_h = 1, s->type = V4L2_FRMSIZE_TYPE_CONTINUOUS, s->format = format, c->n_sizes++;
+    } else if (!strcmp(key, "rate") && c->n_rates < LINES) {
+        struct v4l2_fract *r = &c->rates[c->n_rates++];
+        sscanf(value, "%u/%u", &r->denominator, &r->numerator);
+    } else if (!strcmp(key, "rates")) {
+        struct v4l2_fract *r = c->rates;
+        sscanf(value, "%u/%u %u/%u %u/%u", &r[0].numerator, &r[0].denominator, &r[1].numerator, &r[1].denominator,
+               &r[2].numerator, &r[2].denominator);
+        c->rates_are_steps = c->n_rates = 1;
+    } else if (!strcmp(key, "control") && c->n_controls < LINES) {
+        long long least, most, normal;
+        unsigned long long step;
+        sscanf(value, "%i %i %lli %lli %llu %lli %i %n", (int *)&k->is.id, (int *)&k->is.type, &least, &most, &step, &normal,
+               (int *)&k->is.flags, &at);
+        k->is.minimum = least, k->is.maximum = most, k->is.step = step, k->is.default_value = k->value = normal;
+        strncpy(k->is.name, value + at, sizeof k->is.name), c->n_controls++;
+    } else if (!strcmp(key, "menu") && c->n_items < LINES) {
+        struct item *m = &c->items[c->n_items++];
+        sscanf(value, "%i %u %n", (int *)&m->id, &m->index, &at);
+        strncpy(m->name, value + at, sizeof m->name);
+    }
+}
+
+/* A good camera, changed by what the file says. */
+static struct camera *read_camera(const char *place) {
+    FILE *file = REAL(fopen)(place, "r");
+    char line[1024];
+    if (!file) return NULL;
+    struct camera *c = calloc(1, sizeof *c);
+    strcpy(c->driver, "uvcvideo"), strcpy(c->card, "A good camera");
+    snprintf(c->bus, sizeof c->bus, "usb-%s", strrchr(place, '/') + 1);
+    c->caps = V4L2_CAP_VIDEO_CAPTURE | V4L2_CAP_STREAMING | V4L2_CAP_EXT_PIX_FORMAT;
+    c->fps = 30, c->memory = -1, c->gone = -1;
+    while (fgets(line, sizeof line, file)) {
+        line[strcspn(line, "\n")] = 0;
+        char *value = strchr(line, ' ');
+        if (value) *value++ = 0;
+        if (line[0] && line[0] != '#') say(c, line, value ? value : "");
+    }
+    fclose(file);
+    if (!c->n_formats) c->formats[c->n_formats++] = code("YUYV");
+    c->format = c->formats[0], c->width = 640, c->height = 480;
+    if (c->n_sizes) c->width = c->sizes[0].most_w, c->height = c->sizes[0].most_h;
+    return c;
+}
+
+static int open_node(const char *place) {
+    struct camera *c = read_camera(place);
+    if (!c) FAIL(ENOENT);
+    if (c->open) { int code = c->open; free(c); FAIL(code); }
+    int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (fd < 0 || fd >= MOST_FDS) { free(c); FAIL(EMFILE); }
+    of[fd] = c;
+    return fd;
+}
+
+#define MODE(last) mode_t mode = 0; if (flags & (O_CREAT | O_TMPFILE)) { va_list a; va_start(a, last); mode = va_arg(a, int); va_end(a); }
+int open(const char *path, int flags, ...) {
+    const char *place = described(path);
+    MODE(flags)
+    return place ? open_node(place) : REAL(open)(path, flags, mode);
+}
+int open64(const char *path, int flags, ...) {
+    const char *place = described(path);
+    MODE(flags)
+    return place ? open_node(place) : REAL(open64)(path, flags, mode);
+}
+int openat(int folder, const char *path, int flags, ...) {
+    const char *place = described(path);
+    MODE(flags)
+    return place ? open_node(place) : REAL(openat)(folder, path, flags, mode);
+}
+int openat64(int folder, const char *path, int flags, ...) {
+    const char *place = described(path);
+    MODE(flags)
+    return place ? open_node(place) : REAL(openat64)(folder, path, flags, mode);
+}
+int close(int fd) {
+    if (fd >= 0 && fd < MOST_FDS) of[fd] = NULL; /* The little that a camera takes lives on: threads may still look at it. */
+    return REAL(close)(fd);
+}
+int dup(int fd) {
+    int copy = REAL(dup)(fd);
+    if (fd >= 0 && fd < MOST_FDS && copy >= 0 && copy < MOST_FDS) of[copy] = of[fd];
+    return copy;
+}
+DIR *opendir(const char *path) {
+    const char *folder = getenv("PEERCAM_CAMERAS");
+    return REAL(opendir)(folder && !strcmp(path, "/dev") ? folder : path);
+}
+char *realpath(const char *path, char *into) {
+    const char *place = described(path);
+    if (!place) return REAL(realpath)(path, into);
+    if (REAL(access)(place, F_OK)) return NULL;
+    return into ? strcpy(into, path) : strdup(path);
+}
+static int as_device(struct stat *found) {
+    memset(found, 0, sizeof *found);
+    found->st_mode = S_IFCHR | 0660, found->st_rdev = makedev(81, 0);
+    return 0;
+}
+#define OURS(fd) ((fd) >= 0 && (fd) < MOST_FDS && of[fd])
+int access(const char *path, int mode) { const char *place = described(path); return REAL(access)(place ? place : path, mode); }
+int stat(const char *path, struct stat *found) {
+    const char *place = described(path);
+    return !place ? REAL(stat)(path, found) : REAL(access)(place, F_OK) ? -1 : as_device(found);
+}
+int stat64(const char *path, struct stat64 *found) {
+    const char *place = described(path);
+    return !place ? REAL(stat64)(path, found) : REAL(access)(place, F_OK) ? -1 : as_device((struct stat *)found);
+}
+int fstat(int fd, struct stat *found) { return OURS(fd) ? as_device(found) : REAL(fstat)(fd, found); }
+int fstat64(int fd, struct stat64 *found) { return OURS(fd) ? as_device((struct stat *)found) : REAL(fstat64)(fd, found); }
+int statx(int folder, const char *restrict path, int flags, unsigned mask, struct statx *restrict found) {
+    const char *place = described(path);
+    return REAL(statx)(folder, place ? place : path, flags, mask, found);
+}
+static void *map(struct camera *c, void *at, size_t length, int access, int flags, off64_t offset) {
+    return REAL(mmap64)(at, length, access, flags, c->memory, offset);
+}
+void *mmap(void *at, size_t length, int access, int flags, int fd, off_t offset) {
+    return OURS(fd) ? map(of[fd], at, length, access, flags, offset) : REAL(mmap)(at, length, access, flags, fd, offset);
+}
+void *mmap64(void *at, size_t length, int access, int flags, int fd, off64_t offset) {
+    return OURS(fd) ? map(of[fd], at, length, access, flags, offset) : REAL(mmap64)(at, length, access, flags, fd, offset);
+}
+
+/* How a format lies in memory: bytes of a line, and all. */
+static uint32_t laid_out(const struct camera *c, uint32_t *line) {
+    uint32_t even = (c->width + 1) & ~1u, f = c->format, twice = 2;
+    if (f == code("MJPG") || f == code("JPEG") || f == code("H264")) return *line = 0, c->width * c->height * 2 + 65536;
+    if (f == code("GREY")) twice = 2;
+    else if (f == code("RGB3") || f == code("BGR3")) twice = 6;
+    else if (strchr("4", (char)(f >> 24)) && f != code("NV24") && (f & 0xff) != 'N') twice = 8;
+    else if (f == code("NV12") || f == code("NV21") || f == code("YU12") || f == code("YV12") || f == code("NM12"))
+        return *line = even, even * c->height + even * ((c->height + 1) / 2);
+    else if (f == code("NV16") || f == code("NV61") || f == code("422P")) return *line = even, even * c->height * 2;
+    else if (f == code("NV24")) return *line = c->width, c->width * c->height * 3;
+    else twice = 4;
+    *line = (twice == 4 ? even : c->width) * twice / 2;
+    return *line * c->height;
+}
+
+static void set_format(struct camera *c, struct v4l2_format *f, int keep) {
+    struct camera try = *c;
+    uint32_t line, planes = f->type == V4L2_BUF_TYPE_VIDEO_CAPTURE_MPLANE, best = ~0u;
+    uint32_t w = planes ? f->fmt.pix_mp.width : f->fmt.pix.width, h = planes ? f->fmt.pix_mp.height : f->fmt.pix.height;
+    uint32_t wanted = planes ? f->fmt.pix_mp.pixelformat : f->fmt.pix.pixelformat;
+    for (int i = 0; i < c->n_formats; i++) if (c->formats[i] == wanted) try.format = wanted;
+    for (int i = 0; i < c->n_sizes; i++) {
+        const struct size *s = &c->sizes[i];
+        if (s->format != try.format) continue;
+        uint32_t nw = w < s->least_w ? s->least_w : w > s->most_w ? s->most_w : w;
+        uint32_t nh = h < s->least_h ? s->least_h : h > s->most_h ? s->most_h : h;
+        uint32_t off = (nw > w ? nw - w : w - nw) / 2 + (nh > h ? nh - h : h - nh) / 2;
+        if (off <= best) best = off, try.width = nw, try.height = nh;
+    }
+    uint32_t bytes = laid_out(&try, &line);
+    if (planes) {
+        struct v4l2_pix_format_mplane *p = &f->fmt.pix_mp;
+        memset(p, 0, sizeof *p);
+        p->width = try.width, p->height = try.height, p->pixelformat = try.format, p->field = V4L2_FIELD_NONE;
+        p->colorspace = V4L2_COLORSPACE_SRGB, p->num_planes = 1;
+        p->plane_fmt[0].sizeimage = bytes, p->plane_fmt[0].bytesperline = line;
+    } else {
+        struct v4l2_pix_format *p = &f->fmt.pix;
+        memset(p, 0, sizeof *p);
+        p->width = try.width, p->height = try.height, p->pixelformat = try.format, p->field = V4L2_FIELD_NONE;
+        p->colorspace = V4L2_COLORSPACE_SRGB, p->sizeimage = bytes, p->bytesperline = line;
+    }
+    if (keep) *c = try;
+}
+
+static void tell(struct camera *c, struct v4l2_buffer *b, uint32_t index, uint32_t flags, uint32_t used) {
+    uint32_t type = b->type, line, bytes = laid_out(c, &line);
+    struct v4l2_plane *planes = b->m.planes;
+    memset(b, 0, sizeof *b);
+    b->type = type, b->index = index, b->memory = V4L2_MEMORY_MMAP, b->field = V4L2_FIELD_NONE;
+    b->flags = flags | V4L2_BUF_FLAG_TIMESTAMP_MONOTONIC;
+    if (type == V4L2_BUF_TYPE_VIDEO_CAPTURE_MPLANE) {
+        b->m.planes = planes, b->length = 1;
+        memset(planes, 0, sizeof *planes);
+        planes->length = bytes, planes->bytesused = used, planes->m.mem_offset = index * ROOM;
+    } else b->length = bytes, b->bytesused = used, b->m.offset = index * ROOM;
+}
+
+/* The next frame: a JPEG of the film, else grey that changes. */
+static uint32_t shoot(struct camera *c, uint8_t *into) {
+    uint32_t line, bytes = laid_out(c, &line);
+    if (c->frames[0] && !c->film) {
+        int fd = REAL(open)(c->frames, O_RDONLY | O_CLOEXEC);
+        struct stat found;
+        if (fd < 0 || REAL(fstat)(fd, &found) || !(c->film = malloc(found.st_size + 1))) return 0;
+        c->scene = c->film, c->end = c->film + (read(fd, c->film, found.st_size) == found.st_size ? found.st_size : 0);
+        *c->end = 0;
+        REAL(close)(fd);
+    }
+    if (c->film) {
+        if (c->scene >= c->end) c->scene = c->film;
+        uint32_t length = strtoul(c->scene, &c->scene, 10);
+        memcpy(into, ++c->scene, length < ROOM ? length : ROOM);
+        c->scene += length;
+        return length;
+    }
+    memset(into, 64 + c->sequence * 4 % 128, bytes);
+    return c->bytes ? c->bytes : bytes;
+}
+
+static int frame_interval(struct camera *c, struct v4l2_frmivalenum *f) {
+    if (!strcmp(c->endless, "rates")) f->type = V4L2_FRMIVAL_TYPE_DISCRETE, f->discrete = (struct v4l2_fract){1, 1 + f->index % 60};
+    else if (f->index >= (uint32_t)c->n_rates) FAIL(EINVAL);
+    else if (c->rates_are_steps) {
+        f->type = V4L2_FRMIVAL_TYPE_STEPWISE;
+        f->stepwise = (struct v4l2_frmival_stepwise){c->rates[0], c->rates[1], c->rates[2]};
+    } else f->type = V4L2_FRMIVAL_TYPE_DISCRETE, f->discrete = c->rates[f->index];
+    return 0;
+}
+
+static int frame_size(struct camera *c, struct v4l2_frmsizeenum *f) {
+    uint32_t place = f->index;
+    if (!strcmp(c->endless, "sizes")) {
+        f->type = V4L2_FRMSIZE_TYPE_DISCRETE, f->discrete.width = 640, f->discrete.height = 480;
+        return 0;
+    }
+    for (int i = 0; i < c->n_sizes; i++) {
+        const struct size *s = &c->sizes[i];
+        if (s->format != f->pixel_format || place--) continue;
+        f->type = s->type;
+        if (s->type == V4L2_FRMSIZE_TYPE_DISCRETE) f->discrete.width = s->most_w, f->discrete.height = s->most_h;
+        else f->stepwise = (struct v4l2_frmsize_stepwise){s->least_w, s->most_w, s->step_w, s->least_h, s->most_h, s->step_h};
+        return 0;
+    }
+    FAIL(EINVAL);
+}
+
+static struct control *find(struct camera *c, uint32_t id) {
+    for (int i = 0; i < c->n_controls; i++) {
+        uint32_t is = c->controls[i].is.id;
+        if (id & V4L2_CTRL_FLAG_NEXT_CTRL ? is > (id & V4L2_CTRL_ID_MASK) : is == id) return &c->controls[i];
+    }
+    return NULL;
+}
+
+static int answer(struct camera *c, int fd, uint32_t request, void *p) {
+    struct control *k;
+    uint32_t type = c->caps & V4L2_CAP_VIDEO_CAPTURE_MPLANE ? V4L2_BUF_TYPE_VIDEO_CAPTURE_MPLANE : V4L2_BUF_TYPE_VIDEO_CAPTURE;
+    if (c->gone >= 0 && c->sequence >= c->gone && c->streams) FAIL(ENODEV);
+    switch (request) {
+    case VIDIOC_QUERYCAP: {
+        struct v4l2_capability *q = p;
+        if (c->querycap) FAIL(c->querycap);
+        memset(q, 0, sizeof *q);
+        memcpy(q->driver, c->driver, sizeof q->driver), memcpy(q->card, c->card, sizeof q->card);
+        memcpy(q->bus_info, c->bus, sizeof q->bus_info);
+        q->version = 0x60100, q->device_caps = c->caps, q->capabilities = c->caps | V4L2_CAP_DEVICE_CAPS;
+        return 0;
+    }
+    case VIDIOC_ENUM_FMT: {
+        struct v4l2_fmtdesc *f = p;
+        if (f->type != type) FAIL(EINVAL);
+        if (f->index >= (uint32_t)c->n_formats && strcmp(c->endless, "formats")) FAIL(EINVAL);
+        f->flags = 0, f->pixelformat = c->formats[f->index % c->n_formats];
+        strcpy((char *)f->description, "a format");
+        return 0;
+    }
+    case VIDIOC_ENUM_FRAMESIZES: return frame_size(c, p);
+    case VIDIOC_ENUM_FRAMEINTERVALS: return frame_interval(c, p);
+    case VIDIOC_G_FMT: {
+        struct v4l2_format *f = p;
+        if (f->type != type) FAIL(EINVAL);
+        if (type == V4L2_BUF_TYPE_VIDEO_CAPTURE) {
+            f->fmt.pix.width = c->width, f->fmt.pix.height = c->height, f->fmt.pix.pixelformat = c->format;
+        } else f->fmt.pix_mp.width = c->width, f->fmt.pix_mp.height = c->height, f->fmt.pix_mp.pixelformat = c->format;
+        set_format(c, f, 0);
+        return 0;
+    }
+    case VIDIOC_TRY_FMT: case VIDIOC_S_FMT:
+        if (((struct v4l2_format *)p)->type != type) FAIL(EINVAL);
+        if (request == VIDIOC_S_FMT && c->sfmt) FAIL(c->sfmt);
+        set_format(c, p, request == VIDIOC_S_FMT);
+        return 0;
+    case VIDIOC_G_PARM: case VIDIOC_S_PARM: {
+        struct v4l2_streamparm *s = p;
+        if (!c->n_rates) FAIL(ENOTTY);
+        if (s->type != type) FAIL(EINVAL);
+        s->parm.capture.capability = V4L2_CAP_TIMEPERFRAME;
+        if (request == VIDIOC_G_PARM) s->parm.capture.timeperframe = c->rates[0];
+        return 0;
+    }
+    case VIDIOC_ENUMINPUT: {
+        struct v4l2_input *i = p;
+        if (i->index) FAIL(EINVAL);
+        memset(i, 0, sizeof *i), strcpy((char *)i->name, "Camera"), i->type = V4L2_INPUT_TYPE_CAMERA;
+        return 0;
+    }
+    case VIDIOC_G_INPUT: *(int *)p = 0; return 0;
+    case VIDIOC_S_INPUT: return 0;
+    case VIDIOC_REQBUFS: {
+        struct v4l2_requestbuffers *r = p;
+        if (r->memory != V4L2_MEMORY_MMAP || r->type != type) FAIL(EINVAL);
+        if (r->count > BUFFERS) r->count = BUFFERS;
+        if (c->memory < 0) {
+            c->memory = memfd_create("camera", MFD_CLOEXEC);
+            if (ftruncate(c->memory, (off_t)BUFFERS * ROOM)) FAIL(ENOMEM);
+            c->mapped = REAL(mmap64)(NULL, (size_t)BUFFERS * ROOM, PROT_READ | PROT_WRITE, MAP_SHARED, c->memory, 0);
+        }
+        c->buffers = r->count, c->head = c->tail = 0, r->capabilities = V4L2_BUF_CAP_SUPPORTS_MMAP;
+        return 0;
+    }
+    case VIDIOC_QUERYBUF: case VIDIOC_QBUF: {
+        struct v4l2_buffer *b = p;
+        if ((int)b->index >= c->buffers) FAIL(EINVAL);
+        if (request == VIDIOC_QUERYBUF) tell(c, b, b->index, 0, 0);
+        else c->queue[c->tail++ % 64] = b->index, b->flags |= V4L2_BUF_FLAG_QUEUED;
+        return 0;
+    }
+    case VIDIOC_DQBUF: {
+        struct timespec now;
+        uint64_t times;
+        if (c->head == c->tail || read(fd, &times, 8) != 8) FAIL(EAGAIN);
+        int index = c->queue[c->head++ % 64];
+        tell(c, p, index, V4L2_BUF_FLAG_DONE, shoot(c, c->mapped + (size_t)index * ROOM));
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        ((struct v4l2_buffer *)p)->sequence = c->sequence++;
+        ((struct v4l2_buffer *)p)->timestamp = (struct timeval){now.tv_sec, now.tv_nsec / 1000};
+        return 0;
+    }
+    case VIDIOC_STREAMON: {
+        double first = c->first ? c->first : 1 / c->fps;
+        struct itimerspec every = {{1 / c->fps, (long)(1e9 / c->fps) % 1000000000}, {first, (long)(first * 1e9) % 1000000000}};
+        if (c->streamon) FAIL(c->streamon);
+        c->sequence = 0, c->streams = 1;
+        return first < 0 ? 0 : timerfd_settime(fd, 0, &every, NULL);
+    }
+    case VIDIOC_STREAMOFF: {
+        struct itimerspec never = {{0, 0}, {0, 0}};
+        c->head = c->tail = c->streams = 0;
+        return timerfd_settime(fd, 0, &never, NULL);
+    }
+    case VIDIOC_QUERYCTRL: FAIL(EINVAL);
+    case VIDIOC_QUERY_EXT_CTRL: {
+        struct v4l2_query_ext_ctrl *q = p;
+        if (!strcmp(c->endless, "controls") && c->n_controls) { *q = c->controls[0].is; return 0; }
+        if (!(k = find(c, q->id & ~V4L2_CTRL_FLAG_NEXT_COMPOUND))) FAIL(EINVAL);
+        *q = k->is;
+        return 0;
+    }
+    case VIDIOC_QUERYMENU: {
+        struct v4l2_querymenu *m = p;
+        for (int i = 0; i < c->n_items; i++) {
+            if (c->items[i].id == m->id && c->items[i].index == m->index) return memcpy(m->name, c->items[i].name, 32), 0;
+        }
+        FAIL(EINVAL);
+    }
+    case VIDIOC_G_CTRL: case VIDIOC_S_CTRL: {
+        struct v4l2_control *one = p;
+        if (!(k = find(c, one->id))) FAIL(EINVAL);
+        if (request == VIDIOC_S_CTRL) k->value = one->value; else one->value = k->value;
+        return 0;
+    }
+    default: FAIL(ENOTTY);
+    }
+}
+
+int ioctl(int fd, unsigned long request, ...) {
+    va_list a;
+    va_start(a, request);
+    void *p = va_arg(a, void *);
+    va_end(a);
+    return OURS(fd) ? answer(of[fd], fd, request, p) : REAL(ioctl)(fd, request, p);
+}
