@@ -14,7 +14,7 @@ use crate::browser::Browser;
 use crate::caller::Caller;
 use crate::socket::Socket;
 
-/// How soon the owner's command is carried out, whoever else sends what.
+/// How soon the owner's command is carried out beside what others send.
 const SOON: Duration = Duration::from_secs(1);
 
 /// The owner, with a WebSocket for commands.

@@ -19,7 +19,7 @@ const COMMAND: &str = "peercam/door/command";
 /// Messages that a flood sends each 10 ms.
 const BATCH: u32 = 50;
 
-/// How soon an operator's command is carried out, whoever else sends what.
+/// How soon an operator's command is carried out beside what others send.
 const SOON: Duration = Duration::from_secs(1);
 
 /// Publishes until it is dropped: 5,000 messages a second, as far as the machine has room for them.
