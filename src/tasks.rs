@@ -205,7 +205,7 @@ impl Backoff {
 mod tests {
     use std::io::Write;
     use std::sync::atomic::{AtomicU32, Ordering};
-    use std::sync::{Arc, Mutex};
+    use std::sync::{Arc, Mutex, Once};
 
     use tokio::sync::{mpsc, oneshot};
 
@@ -244,6 +244,10 @@ mod tests {
         }
 
         fn follow(&self) -> tracing::subscriber::DefaultGuard {
+            // Whether anybody wants a line is remembered for all threads: a test beside this one, which logs the same line
+            // for nobody, would have it left out here. With a subscriber for all of them, each line is wanted.
+            static FOR_ALL: Once = Once::new();
+            FOR_ALL.call_once(|| tracing::subscriber::set_global_default(tracing_subscriber::registry()).unwrap());
             let log = self.clone();
             let lines = tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone());
             tracing::subscriber::set_default(lines.finish())
