@@ -40,7 +40,7 @@ pub(super) fn without_repetition<T: PartialEq>(things: &mut Vec<T>) {
     }
 }
 
-/// What a camera can send that we can use: a row of [`TABLE`]. What stands before another costs less.
+/// What a camera can send that we can use: a row of `TABLE`. What stands before another costs less.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Format(usize);
 
