@@ -53,8 +53,8 @@ use crate::viewer::Viewers;
 use crate::web;
 use crate::web::Front;
 
-/// Commands that wait to be looked at, which takes microseconds each.
-const ORDERS: usize = 64;
+/// Commands that wait to be looked at, which takes microseconds each: of a dozen senders what each may send at once.
+const ORDERS: usize = 256;
 
 /// Where the kernel has lamps (Documentation/ABI/testing/sysfs-class-led).
 const LEDS: &str = "sys/class/leds";

@@ -1,5 +1,5 @@
-//! Where commands are handed in: each [`Sender`] has an allowance of its own, so that no flood takes from the others,
-//! and what an owner needs against a flood passes all that waits.
+//! Where commands are handed in: each [`Sender`] has an allowance of its own and its turn in the queue, so that no flood
+//! takes from the others, and what an owner needs against a flood passes all that waits.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,16 +38,16 @@ const MOST_KNOWN: usize = 32;
 /// Where commands are handed in. A clone is the same desk.
 #[derive(Clone, Debug)]
 pub struct Desk {
-    ordinary: mpsc::Sender<Order>,
-    urgent: mpsc::Sender<Order>,
+    ordinary: Entrance,
+    urgent: Entrance,
     senders: Arc<AtomicU64>,
 }
 
 /// What was handed in at a [`Desk`].
 #[derive(Debug)]
 pub struct Orders {
-    ordinary: mpsc::Receiver<Order>,
-    urgent: mpsc::Receiver<Order>,
+    ordinary: Exit,
+    urgent: Exit,
 }
 
 /// A command on its way to be carried out.
@@ -93,11 +93,12 @@ pub struct Crowd {
 }
 
 impl Desk {
-    /// A desk, and where its orders come out. At most `waiting` of either kind wait; further ones fail at once.
+    /// A desk, and where its orders come out. At most `waiting` of either kind wait; beyond, the newest of the sender that
+    /// has most waiting fails.
     pub fn new(waiting: usize) -> (Self, Orders) {
-        let (ordinary, ordinary_inbox) = mpsc::channel(waiting);
-        let (urgent, urgent_inbox) = mpsc::channel(waiting);
-        let orders = Orders { ordinary: ordinary_inbox, urgent: urgent_inbox };
+        let (ordinary, ordinary_exit) = queue(waiting);
+        let (urgent, urgent_exit) = queue(waiting);
+        let orders = Orders { ordinary: ordinary_exit, urgent: urgent_exit };
         (Self { ordinary, urgent, senders: Arc::default() }, orders)
     }
 
@@ -131,8 +132,8 @@ impl Orders {
     pub async fn next(&mut self) -> Option<Order> {
         tokio::select! {
             biased;
-            Some(order) = self.urgent.recv() => Some(order),
-            order = self.ordinary.recv() => order,
+            Some(order) = self.urgent.next() => Some(order),
+            order = self.ordinary.next() => order,
         }
     }
 }
@@ -176,11 +177,8 @@ impl Sender {
             Ok(request) => {
                 let lane = if request.command.is_urgent() { &self.desk.urgent } else { &self.desk.ordinary };
                 let order = Order { request, sender: self.id, origin: self.origin, reply, outcomes: outcomes.clone() };
-                match lane.try_send(order) {
-                    Ok(()) => return,
-                    Err(mpsc::error::TrySendError::Full(order)) => Outcome::failed(order.request.id, TOO_MANY),
-                    Err(mpsc::error::TrySendError::Closed(order)) => Outcome::failed(order.request.id, STOPPING),
-                }
+                lane.put(order);
+                return;
             }
             Err(Refused::TooMany) => {
                 self.note_refusal();
@@ -231,6 +229,119 @@ impl Sender {
         }
     }
 }
+
+/// A queue in which each sender has its turn, and its two ends.
+fn queue(most: usize) -> (Entrance, Exit) {
+    let waiting = Arc::new(Mutex::new(Waiting { most, count: 0, senders: VecDeque::new() }));
+    let (arrivals, arrived) = mpsc::unbounded_channel();
+    (Entrance { waiting: waiting.clone(), arrivals }, Exit { waiting, arrived })
+}
+
+#[derive(Clone, Debug)]
+struct Entrance {
+    waiting: Arc<Mutex<Waiting>>,
+    /// One for each order that waits, so that it is no longer than the queue.
+    arrivals: mpsc::UnboundedSender<()>,
+}
+
+impl Entrance {
+    /// Puts an order in. The one that has no place, or will not be looked at any more, is told so.
+    fn put(&self, order: Order) {
+        let refused = if self.arrivals.is_closed() {
+            Some((order, STOPPING))
+        } else {
+            let put = self.waiting.lock().expect(UNPOISONED).put(order);
+            match put {
+                Put::Added => {
+                    // Where it has closed since, the order goes with the queue.
+                    self.arrivals.send(()).ok();
+                    None
+                }
+                Put::InPlaceOf(order) => Some((order, TOO_MANY)),
+            }
+        };
+        if let Some((Order { request, outcomes, .. }, reason)) = refused {
+            // Who does not take its outcomes loses them.
+            outcomes.try_send(Outcome::failed(request.id, reason)).ok();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Exit {
+    waiting: Arc<Mutex<Waiting>>,
+    arrived: mpsc::UnboundedReceiver<()>,
+}
+
+impl Exit {
+    /// `None` once nobody can put anything in any more.
+    async fn next(&mut self) -> Option<Order> {
+        self.arrived.recv().await?;
+        self.waiting.lock().expect(UNPOISONED).take()
+    }
+}
+
+impl Drop for Exit {
+    /// Nobody looks at what waits any more, and its senders are not to wait for it.
+    fn drop(&mut self) {
+        self.arrived.close();
+        self.waiting.lock().expect(UNPOISONED).senders.clear();
+    }
+}
+
+/// Orders that wait, of each sender in the order in which they came.
+#[derive(Debug)]
+struct Waiting {
+    most: usize,
+    count: usize,
+    /// The sender whose turn it is comes first. None has nothing waiting.
+    senders: VecDeque<(SenderId, VecDeque<Order>)>,
+}
+
+/// What became of an order that was put in.
+enum Put {
+    /// There was a place.
+    Added,
+    /// There was none, and this one has none now: it itself, or the newest of the sender that has most.
+    InPlaceOf(Order),
+}
+
+impl Waiting {
+    fn put(&mut self, order: Order) -> Put {
+        let own = self.senders.iter().find(|(id, _)| *id == order.sender).map_or(0, |(_, orders)| orders.len());
+        let mut given_up = None;
+        if self.count >= self.most {
+            let longest = self.senders.iter_mut().map(|(_, orders)| orders).max_by_key(|orders| orders.len());
+            given_up = longest.filter(|orders| orders.len() > own + 1).and_then(VecDeque::pop_back);
+            if given_up.is_none() {
+                return Put::InPlaceOf(order);
+            }
+        }
+        match self.senders.iter_mut().find(|(id, _)| *id == order.sender) {
+            Some((_, orders)) => orders.push_back(order),
+            None => self.senders.push_back((order.sender, VecDeque::from([order]))),
+        }
+        match given_up {
+            Some(order) => Put::InPlaceOf(order),
+            None => {
+                self.count += 1;
+                Put::Added
+            }
+        }
+    }
+
+    fn take(&mut self) -> Option<Order> {
+        let (sender, mut orders) = self.senders.pop_front()?;
+        let order = orders.pop_front()?;
+        self.count -= 1;
+        if !orders.is_empty() {
+            self.senders.push_back((sender, orders));
+        }
+        Some(order)
+    }
+}
+
+const UNPOISONED: &str = "lock is never poisoned: no panic while held";
 
 impl Crowd {
     /// The one that gives itself this name.
@@ -336,6 +447,8 @@ impl Allowance {
 mod tests {
     use std::time::Duration;
 
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn text(id: usize, rest: &str) -> Bytes {
@@ -355,7 +468,9 @@ mod tests {
         let mut taken = 0;
         for id in 0..number {
             sender.hand_in(command(id));
-            while orders.ordinary.try_recv().is_ok() || orders.urgent.try_recv().is_ok() {
+            while orders.ordinary.next().now_or_never().flatten().is_some()
+                || orders.urgent.next().now_or_never().flatten().is_some()
+            {
                 taken += 1;
             }
         }
@@ -370,6 +485,26 @@ mod tests {
         assert_eq!(taken(&mut owner, &mut orders, 20, status), 20);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(taken(&mut flood, &mut orders, 5000, status), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_a_flood_fills_the_queue_another_has_its_place_and_its_turn() {
+        let (desk, mut orders) = Desk::new(8);
+        let [mut flood, mut owner] = [Origin::WebSocket; 2].map(|origin| desk.sender(origin));
+        let mut flooded: Vec<_> = (0..8).map(|id| flood.hand_in(status(id))).collect();
+        let mut asked = owner.hand_in(status(100));
+        assert_eq!(flooded[7].try_recv().unwrap(), Outcome::failed("7".to_owned(), TOO_MANY));
+        assert!(flooded[6].try_recv().is_err() && asked.try_recv().is_err());
+        let mut refused = flood.hand_in(status(8));
+        assert_eq!(refused.try_recv().unwrap(), Outcome::failed("8".to_owned(), TOO_MANY));
+        for expected in ["0", "100", "1", "2"] {
+            assert_eq!(orders.next().await.unwrap().request.id, expected);
+        }
+        // Of senders that have no more than the one who comes, none gives way.
+        let (desk, _orders) = Desk::new(2);
+        let waiting: Vec<_> = (0..2).map(|id| desk.sender(Origin::WebSocket).hand_in(status(id))).collect();
+        assert!(desk.sender(Origin::WebSocket).hand_in(status(3)).try_recv().is_ok());
+        drop(waiting);
     }
 
     #[tokio::test(start_paused = true)]

@@ -25,8 +25,9 @@ const MOST_MEMORY: f64 = 12.0;
 /// Groups at the beginning and at the end of the count whose highest memory is compared.
 const EDGE: usize = 10;
 
-/// tokio's pool and GStreamer's keep a thread for ten seconds after its last task.
-const THREADS_END: Duration = Duration::from_secs(11);
+/// tokio's pool keeps a thread for 10 s after its last task, GLib's, of which GStreamer's are, for 15 s and half a second
+/// (`g_thread_pool_set_max_idle_time`).
+const THREADS_END: Duration = Duration::from_secs(17);
 
 /// After this everything of a viewer that vanished has to be free, the encoder's time of grace included.
 const FREED_WITHIN: Duration = Duration::from_secs(12);

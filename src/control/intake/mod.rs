@@ -24,7 +24,8 @@ use crate::tasks::{self, Group};
 /// many places of their own.
 const MOST_OF_ONE: usize = 8;
 
-/// The same of all senders, but for those that do not wait: eight senders that each fill their places. One waiting
+/// The same of all senders, but for those that do not wait: eight senders that each fill their places. One that has none
+/// under way finds a place up to twice as many. One waiting
 /// command takes a kilobyte, one that applies a configuration 64.
 const MOST_OF_ALL: usize = 64;
 
@@ -148,7 +149,9 @@ where
     fn has_place_for(&self, holder: Holder) -> bool {
         let all = || self.places.iter().filter(|(holder, _)| !holder.is_urgent).map(|(_, taken)| taken).sum::<usize>();
         let own = self.places.get(&holder).copied().unwrap_or_default();
-        own < MOST_OF_ONE && (holder.is_urgent || all() < MOST_OF_ALL)
+        // A sender that has nothing under way is not kept out by those that have.
+        let most = if own == 0 { 2 * MOST_OF_ALL } else { MOST_OF_ALL };
+        own < MOST_OF_ONE && (holder.is_urgent || all() < most)
     }
 
     fn begin(&mut self, key: Key, holder: Holder, task: Task) {
