@@ -13,6 +13,7 @@ use ring::hmac;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use toml::de::DeTable;
+use tracing::level_filters::LevelFilter;
 
 use crate::camera;
 use crate::control;
@@ -363,8 +364,13 @@ impl DeviceConfig {
 impl LogConfig {
     /// The keys whose values cannot be, each with what is wrong and what is allowed.
     pub fn check(&self) -> Vec<(&'static str, String)> {
+        // The filter takes a word that is no level for the name of a module, of which alone it then lets lines pass.
+        let has_level = |part: &str| {
+            let level = part.rsplit_once('=').map_or(part, |(_, level)| level).trim();
+            !level.is_empty() && level.parse::<LevelFilter>().is_ok()
+        };
         match tracing_subscriber::EnvFilter::try_new(&self.level) {
-            Ok(_) if !self.level.trim().is_empty() => Vec::new(),
+            Ok(_) if self.level.split(',').all(has_level) => Vec::new(),
             _ => vec![(
                 "level",
                 format!("`{}` is not error, warn, info, debug or trace, or a list like info,peercam=debug", self.level),

@@ -31,6 +31,17 @@ fn the_printed_default_names_every_key_of_every_table() {
 }
 
 #[test]
+fn a_log_level_that_would_let_nothing_pass_is_refused() {
+    let check = |level: &str| LogConfig { level: level.into(), ..LogConfig::default() }.check();
+    for level in ["error", "warn", "INFO", "off", "info,peercam=debug", "peercam::mqtt=trace, warn", "4"] {
+        assert_eq!(check(level), [], "{level}");
+    }
+    for level in ["", " ", "warning", "loud", "debug,", "peercam", "peercam=loud", "info,peercam=", ",", "loud,=x"] {
+        assert_eq!(check(level).len(), 1, "{level}");
+    }
+}
+
+#[test]
 fn all_mistakes_of_a_file_are_listed_with_their_lines() {
     let text = "\
 [web]

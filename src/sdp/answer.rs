@@ -27,7 +27,9 @@ pub struct Sources {
 /// The board's side: what only the stack knows.
 #[derive(Clone, Debug)]
 pub struct Ours {
-    session: (String, u64),
+    session: String,
+    /// Of the answer, which is one more than that of the answer before (RFC 3264, section 8).
+    pub version: u64,
     credentials: Credentials,
     fingerprint: Fingerprint,
     channel: Option<(u16, u32)>,
@@ -54,7 +56,8 @@ impl Ours {
             channel,
             candidates: Candidate::usable(first.all("candidate")).collect(),
             is_complete: first.has("end-of-candidates"),
-            session: (session.origin.sess_id.clone(), session.origin.sess_version),
+            version: session.origin.sess_version,
+            session: session.origin.sess_id.clone(),
         })
     }
 }
@@ -63,7 +66,7 @@ impl Offer {
     /// The answer for the viewer: one section for each that was offered, in that order (RFC 3264, section 6).
     pub fn answer(&self, ours: &Ours, video: Sources, audio: Option<Sources>) -> String {
         let mut lines = Lines::default();
-        let (id, version) = &ours.session;
+        let (id, version) = (&ours.session, ours.version);
         lines.push(format_args!("v=0\r\no=- {id} {version} IN IP4 0.0.0.0\r\ns=-\r\nt=0 0"));
         let stays = |section: &&Decided| section.verdict != Verdict::Rejected;
         if let Some(group) = &self.group {

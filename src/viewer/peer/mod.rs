@@ -180,6 +180,7 @@ impl Stack {
             guard,
             offer: offer.clone(),
             generation: None,
+            answers: 0,
             interfaces,
             found: Vec::new(),
             stack: self.clone(),
@@ -226,6 +227,8 @@ pub struct Peer {
     offer: Offer,
     /// The ICE generation that was gathered for last.
     generation: Option<sdp::Credentials>,
+    /// How many answers there were, which numbers them.
+    answers: u64,
     interfaces: Interfaces,
     /// Addresses of the board that servers found, in that order.
     found: Vec<(IpAddr, u16)>,
@@ -271,6 +274,9 @@ impl Peer {
         let description = self.connection.local_description().await;
         let ours = description.and_then(|description| Ours::read(&description.sdp));
         let mut ours = ours.ok_or(webrtc::error::Error::ErrPeerConnSDPTypeInvalidValue)?;
+        // The crate's own is a time, which does not rise by one and may fall.
+        self.answers += 1;
+        ours.version = self.answers;
         ours.candidates = ours.candidates.into_iter().map(|candidate| self.ranked(candidate)).collect();
         ours.candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.priority));
         let answer = self.offer.answer(&ours, self.video.sources(), self.audio.as_ref().map(Track::sources));

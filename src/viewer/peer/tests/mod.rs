@@ -81,6 +81,9 @@ async fn the_stack_takes_what_is_left_of_each_offer() {
                 assert_eq!(sections(&answer), sections(expected));
                 let again = peer.negotiate(&offer.join("\r\n"), board).await.unwrap();
                 assert_eq!(sections(&again), sections(expected));
+                let origin = |text: &str, word| text.lines().nth(1).unwrap().split(' ').nth(word).unwrap().to_owned();
+                assert_eq!(origin(&answer, 1), origin(&again, 1));
+                assert_eq!([origin(&answer, 2), origin(&again, 2)], ["1", "2"]);
                 answered += 1;
             }
             Err(error) => {
