@@ -96,7 +96,13 @@ impl Offer {
                     write_media(&mut lines, section, media);
                 }
                 Verdict::Channel => self.write_channel(&mut lines, section, ours),
-                Verdict::Rejected => lines.push("a=inactive"),
+                Verdict::Rejected => {
+                    lines.push("a=inactive");
+                    // aiortc refuses the whole answer where a section, even a rejected one, does not have it.
+                    if section.has_mux {
+                        lines.push("a=rtcp-mux");
+                    }
+                }
             }
             if index == tagged {
                 for candidate in &ours.candidates {
