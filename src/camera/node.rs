@@ -63,7 +63,7 @@ impl From<v4l2_capability> for Identity {
 }
 
 impl Node {
-    /// Opens the node beside whoever else has it open (userspace-api/media/v4l/open.rst, "Multiple Opens").
+    /// Opens the node beside other programs that have it open (userspace-api/media/v4l/open.rst, "Multiple Opens").
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         // Without waiting: opening a named pipe would wait for its other end.
         let flags = OFlags::NONBLOCK.bits() as i32;

@@ -50,7 +50,7 @@ pub(super) enum Outcome<'a> {
 }
 
 /// A source that is shared with the thread that opens it. What a panic in it leaves is as good as before: each attempt
-/// begins anew.
+/// begins from the start.
 pub(super) type Shared<S> = Arc<Mutex<dyn Opener<S>>>;
 
 pub(super) fn locked<S>(source: &Shared<S>) -> MutexGuard<'_, dyn Opener<S> + 'static> {
