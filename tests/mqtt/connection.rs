@@ -302,9 +302,10 @@ async fn a_connection_that_ends_anywhere_within_a_packet_is_made_anew() -> Resul
             device.broker.publish(device.broker.topics().event(), "once".into());
             devices.push((device, relay));
         }
+        // One for all: those that neither send nor get enough to be cut stay at their first connection.
+        let deadline = Instant::now() + LIMIT;
         for (device, relay) in &devices {
-            // The third connection is the first that nobody cuts, for those that send and get enough to be cut.
-            let deadline = Instant::now() + LIMIT;
+            // The third connection is the first that nobody cuts.
             while relay.accepted() < 2 && Instant::now() < deadline {
                 sleep(Duration::from_millis(20)).await;
             }
