@@ -6,7 +6,7 @@ use super::candidate::Candidate;
 use super::codec::Media;
 use super::line::{Lines, Section};
 use super::offer::{Decided, Offer, Verdict};
-use super::transport::{Credentials, credentials};
+use super::transport::{Credentials, Role, credentials};
 
 /// How the board calls its stream (RFC 8830), whose tracks sound and picture are: that is what makes a browser play
 /// them in step.
@@ -63,30 +63,37 @@ impl Ours {
 }
 
 impl Offer {
-    /// The answer for the viewer: one section for each that was offered, in that order (RFC 3264, section 6).
-    pub fn answer(&self, ours: &Ours, video: Sources, audio: Option<Sources>) -> String {
+    /// The answer for the viewer: one section for each that was offered, in that order (RFC 3264, section 6). `ours` is
+    /// of each [transport](Self::transports).
+    pub fn answer(&self, ours: &[Ours], video: Option<Sources>, audio: Option<Sources>) -> String {
         let mut lines = Lines::default();
-        let (id, version) = (&ours.session, ours.version);
+        let (id, version) = (&ours[0].session, ours[0].version);
         lines.push(format_args!("v=0\r\no=- {id} {version} IN IP4 0.0.0.0\r\ns=-\r\nt=0 0"));
         let stays = |section: &&Decided| section.verdict != Verdict::Rejected;
-        if let Some(group) = &self.group {
-            let tags = group
+        for bundle in &self.bundles {
+            let tags = bundle
+                .share
+                .tags()
                 .iter()
                 .filter(|tag| self.sections.iter().filter(stays).any(|section| section.mid.as_ref() == Some(*tag)));
-            lines.push(format_args!("a=group:BUNDLE {}", tags.cloned().collect::<Vec<_>>().join(" ")));
+            let tags: Vec<_> = tags.cloned().collect();
+            if !tags.is_empty() {
+                lines.push(format_args!("a=group:BUNDLE {}", tags.join(" ")));
+            }
         }
-        if self.transport.is_trickling {
+        if self.bundles.iter().all(|bundle| bundle.transport.is_trickling) {
             lines.push("a=ice-options:trickle");
         }
-        lines.push(format_args!("a=msid-semantic:WMS *\r\na=fingerprint:{}", ours.fingerprint));
-        let (tagged, _) = self.tagged();
+        // One certificate for all.
+        lines.push(format_args!("a=msid-semantic:WMS *\r\na=fingerprint:{}", ours[0].fingerprint));
         for (index, section) in self.sections.iter().enumerate() {
-            self.write_section(&mut lines, section, ours);
+            let (bundle, ours) = (&self.bundles[section.bundle], &ours[section.bundle]);
+            write_section(&mut lines, section, bundle.transport.role, ours);
             match &section.verdict {
                 Verdict::Sent(media) => {
                     lines.push("a=sendonly");
                     write_media(&mut lines, section, media);
-                    let sources = if section.kind == "video" { Some(video) } else { audio };
+                    let sources = if section.kind == "video" { video } else { audio };
                     if let Some(sources) = sources {
                         write_sources(&mut lines, &section.kind, sources);
                     }
@@ -95,7 +102,7 @@ impl Offer {
                     lines.push("a=inactive");
                     write_media(&mut lines, section, media);
                 }
-                Verdict::Channel => self.write_channel(&mut lines, section, ours),
+                Verdict::Channel => write_channel(&mut lines, section, ours),
                 Verdict::Rejected => {
                     lines.push("a=inactive");
                     // aiortc refuses the whole answer where a section, even a rejected one, does not have it.
@@ -104,7 +111,7 @@ impl Offer {
                     }
                 }
             }
-            if index == tagged {
+            if index == bundle.tagged && section.verdict != Verdict::Rejected {
                 for candidate in &ours.candidates {
                     lines.push(format_args!("a=candidate:{candidate}"));
                 }
@@ -115,47 +122,44 @@ impl Offer {
         }
         lines.finish()
     }
+}
 
-    /// What a section begins with. A rejected one has ICE's lines too: GStreamer up to 1.22 refuses an answer without.
-    fn write_section(&self, lines: &mut Lines, section: &Decided, ours: &Ours) {
-        let Decided { kind, protocol, formats, mid, verdict, .. } = section;
-        match verdict {
-            // What was offered first, since there has to be a format (RFC 3264, section 6).
-            Verdict::Rejected => {
-                let format = formats.split_whitespace().next().unwrap_or("0");
-                lines.push(format_args!("m={kind} 0 {protocol} {format}"));
-            }
-            Verdict::Sent(Media { payload_type, retransmission, .. })
-            | Verdict::Silent(Media { payload_type, retransmission, .. }) => {
-                let rtx = retransmission.map(|rtx| rtx.to_string()).unwrap_or_default();
-                lines.push(format_args!("m={kind} 9 {protocol} {payload_type} {rtx}"));
-            }
-            Verdict::Channel => {
-                let port = ours.channel.map_or(5000, |(port, _)| port);
-                let format = if is_draft(section) { port.to_string() } else { formats.clone() };
-                lines.push(format_args!("m={kind} 9 {protocol} {format}"));
-            }
+/// What a section begins with. A rejected one has ICE's lines too: GStreamer up to 1.22 refuses an answer without.
+fn write_section(lines: &mut Lines, section: &Decided, role: Role, ours: &Ours) {
+    let Decided { kind, protocol, formats, mid, verdict, .. } = section;
+    match verdict {
+        // What was offered first, since there has to be a format (RFC 3264, section 6).
+        Verdict::Rejected => {
+            let format = formats.split_whitespace().next().unwrap_or("0");
+            lines.push(format_args!("m={kind} 0 {protocol} {format}"));
         }
-        lines.push(NOWHERE);
-        if let Some(mid) = mid {
-            lines.push(format_args!("a=mid:{mid}"));
+        Verdict::Sent(Media { payload_type, retransmission, .. })
+        | Verdict::Silent(Media { payload_type, retransmission, .. }) => {
+            let rtx = retransmission.map(|rtx| rtx.to_string()).unwrap_or_default();
+            lines.push(format_args!("m={kind} 9 {protocol} {payload_type} {rtx}"));
         }
-        let Credentials { ufrag, password } = &ours.credentials;
-        lines.push(format_args!(
-            "a=ice-ufrag:{ufrag}\r\na=ice-pwd:{password}\r\na=setup:{}",
-            self.transport.role.word()
-        ));
+        Verdict::Channel => {
+            let port = ours.channel.map_or(5000, |(port, _)| port);
+            let format = if is_draft(section) { port.to_string() } else { formats.clone() };
+            lines.push(format_args!("m={kind} 9 {protocol} {format}"));
+        }
     }
+    lines.push(NOWHERE);
+    if let Some(mid) = mid {
+        lines.push(format_args!("a=mid:{mid}"));
+    }
+    let Credentials { ufrag, password } = &ours.credentials;
+    lines.push(format_args!("a=ice-ufrag:{ufrag}\r\na=ice-pwd:{password}\r\na=setup:{}", role.word()));
+}
 
-    fn write_channel(&self, lines: &mut Lines, section: &Decided, ours: &Ours) {
-        let Some((port, most_bytes)) = ours.channel else { return };
-        if is_draft(section) {
-            lines.push(format_args!("a=sctpmap:{port} webrtc-datachannel 1024"));
-        } else {
-            lines.push(format_args!("a=sctp-port:{port}"));
-        }
-        lines.push(format_args!("a=max-message-size:{most_bytes}"));
+fn write_channel(lines: &mut Lines, section: &Decided, ours: &Ours) {
+    let Some((port, most_bytes)) = ours.channel else { return };
+    if is_draft(section) {
+        lines.push(format_args!("a=sctpmap:{port} webrtc-datachannel 1024"));
+    } else {
+        lines.push(format_args!("a=sctp-port:{port}"));
     }
+    lines.push(format_args!("a=max-message-size:{most_bytes}"));
 }
 
 /// Whether a data channel's section has the form of drafts before RFC 8841, with the port as its format.

@@ -10,6 +10,12 @@ pub const PLAYOUT_DELAY: &str = "http://www.webrtc.org/experiments/rtp-hdrext/pl
 /// `http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time`: the wall-clock time a frame was captured.
 pub const ABS_CAPTURE_TIME: &str = "http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time";
 
+/// `urn:ietf:params:rtp-hdrext:sdes:mid` (RFC 9143, section 15): the tag of the section that a stream belongs to.
+pub const MID: &str = "urn:ietf:params:rtp-hdrext:sdes:mid";
+/// The longest tag for which a packet has room beside the other extensions (RFC 9429, section 5.2.1 has three bytes for
+/// a long one; GStreamer's have six).
+const MOST_MID: usize = 6;
+
 /// One-byte header extensions end at 14 (RFC 8285, section 4.2).
 const LAST_ONE_BYTE_ID: u8 = 14;
 
@@ -28,6 +34,8 @@ pub struct Media {
     pub playout_delay: Option<Extension>,
     /// Id of the abs-capture-time extension, where offered.
     pub abs_capture_time: Option<Extension>,
+    /// Id of the extension that names the section, where offered, and the section's tag.
+    pub mid: Option<(Extension, String)>,
 }
 
 /// What a viewer may ask for by RTCP (RFC 4585, section 4.2; RFC 5104, section 7.1).
@@ -73,11 +81,11 @@ pub struct Extension {
     pub is_one_way: bool,
 }
 
-/// The H.264 entry that suits a stream of `profile` best. Packetization mode 1 comes before an entry that says nothing:
-/// such a one means mode 0 (RFC 6184, section 8.1), yet GStreamer's players write it and take mode 1, as every WebRTC
-/// endpoint has to (RFC 7742, section 6.2). One that says 0 is meant, and cannot be served: mode 0 has no way to
-/// divide what does not fit a packet, and all viewers share one encoder. A level is no reason to refuse: players name
-/// one by habit and decode more.
+/// The H.264 entry that suits a stream of `profile` best. Packetization mode 1 comes before an entry that says nothing,
+/// and that before one that says 0, which both mean mode 0 (RFC 6184, section 8.1). In mode 0 nothing may be divided that
+/// does not fit a packet, and all viewers share one encoder; yet receivers put fragments together without a look at the
+/// mode, as every WebRTC endpoint has to (RFC 7742, section 6.2). Mode 2 is another order of packets, which few know.
+/// A level is no reason to refuse: players name one by habit and decode more.
 ///
 /// `fixed` is the payload type that was agreed upon before, where one was.
 pub fn h264(section: Section<'_>, profile: H264Profile, fixed: Option<u8>) -> Option<Media> {
@@ -85,8 +93,9 @@ pub fn h264(section: Section<'_>, profile: H264Profile, fixed: Option<u8>) -> Op
     let entries = entries.filter_map(|entry| {
         let mode = match entry.parameter("packetization-mode") {
             Some(mode) if mode.parse() == Ok(1) => 0,
-            Some(_) => return None,
             None => 1,
+            Some(mode) if mode.parse() == Ok(0) => 2,
+            Some(_) => return None,
         };
         let distance = distance(offered_profile(&entry), profile);
         Some(((mode, distance), entry))
@@ -137,13 +146,16 @@ impl Media {
             feedback: Feedback::ALL.into_iter().filter(|feedback| wanted.contains(feedback)).collect(),
             playout_delay: extension(section, PLAYOUT_DELAY),
             abs_capture_time: extension(section, ABS_CAPTURE_TIME),
+            mid: extension(section, MID)
+                .zip(section.first("mid").filter(|mid| mid.len() <= MOST_MID).map(str::to_owned)),
         }
     }
 
     /// The extensions that are sent, with their names.
     pub fn extensions(&self) -> impl Iterator<Item = (Extension, &'static str)> {
-        let both = [(self.playout_delay, PLAYOUT_DELAY), (self.abs_capture_time, ABS_CAPTURE_TIME)];
-        both.into_iter().filter_map(|(extension, name)| Some((extension?, name)))
+        let mid = self.mid.as_ref().map(|(extension, _)| *extension);
+        let all = [(self.playout_delay, PLAYOUT_DELAY), (self.abs_capture_time, ABS_CAPTURE_TIME), (mid, MID)];
+        all.into_iter().filter_map(|(extension, name)| Some((extension?, name)))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 
-use sdp_types::{Attribute, Direction, Media, Session, TypedAttribute};
+use sdp_types::{Attribute, Direction, Group, Media, Session, TypedAttribute};
 
 use super::Error;
 
@@ -56,11 +56,61 @@ impl<'a> Section<'a> {
         self.all(T::NAME).filter_map(|value| value.parse().ok())
     }
 
-    /// Whether the viewer wants to receive in this section. Without a word it wants to (RFC 8866, section 6.7).
+    /// Whether the viewer wants to receive in this section.
     pub fn wants(self) -> bool {
+        matches!(self.direction(), Direction::SendRecv | Direction::RecvOnly)
+    }
+
+    /// Whether nothing is to flow for now, and something may later (RFC 3264, section 5.1).
+    pub fn is_inactive(self) -> bool {
+        self.direction() == Direction::Inactive
+    }
+
+    /// Without a word it is both ways (RFC 8866, section 6.7).
+    fn direction(self) -> Direction {
         let said = |attributes: &[Attribute]| attributes.iter().find_map(|line| line.attribute.parse().ok());
-        let direction = said(&self.media.attributes).or_else(|| said(&self.session.attributes));
-        matches!(direction.unwrap_or_default(), Direction::SendRecv | Direction::RecvOnly)
+        said(&self.media.attributes).or_else(|| said(&self.session.attributes)).unwrap_or_default()
+    }
+
+    /// What kind of thing it is for, as much of it as is fit to be repeated.
+    pub fn kind(self) -> String {
+        self.media.media.chars().take(20).collect()
+    }
+
+    /// The tags of the BUNDLE group that it is in (RFC 9143).
+    pub fn group(self) -> Option<Vec<String>> {
+        let mid = self.first("mid")?;
+        let groups = self.session.attributes.iter().filter(|attribute| attribute.attribute == "group");
+        let mut groups = groups.filter_map(|attribute| attribute.value.as_deref()?.parse::<Group>().ok());
+        let group = groups.find(|group| {
+            group.semantics.as_str().eq_ignore_ascii_case("BUNDLE") && group.mid_tags.iter().any(|tag| tag == mid)
+        })?;
+        Some(group.mid_tags)
+    }
+
+    /// Whether it can carry anything. The error completes the sentence "the section ..".
+    pub fn check(self) -> Result<(), String> {
+        let is_bundled = self.group().is_some();
+        // Of a bundled section the port may be another's (RFC 9143, section 6).
+        if self.media.port == 0 && !(is_bundled && self.has("bundle-only")) {
+            return Err("is rejected by the offer itself (port 0)".into());
+        }
+        if !matches!(&*self.media.media, "audio" | "video") {
+            return Ok(());
+        }
+        // Which of the profiles it names is of no matter (RFC 9429, section 5.1.2): the fingerprint decides.
+        let is_known = ["AVP", "AVPF", "SAVP", "SAVPF"].iter().any(|profile| {
+            self.media.proto.strip_suffix(profile).is_some_and(|rest| rest == "RTP/" || rest.ends_with("/RTP/"))
+        });
+        if !is_known {
+            let protocol: String = self.media.proto.chars().take(40).collect();
+            return Err(format!("is for {protocol}; this board sends UDP/TLS/RTP/SAVPF"));
+        }
+        // BUNDLE has it that RTCP comes on the same port (RFC 9143, section 9.3).
+        if !is_bundled && !self.has("rtcp-mux") && !self.has("rtcp-mux-only") {
+            return Err("has no a=rtcp-mux; this board sends RTP and RTCP on one port only".into());
+        }
+        Ok(())
     }
 }
 

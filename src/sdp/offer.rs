@@ -1,11 +1,12 @@
-//! A viewer's offer, decided upon: which sections are served, over which transport, and why others are not.
+//! A viewer's offer, decided upon: which sections are served, over which transports, and why others are not.
 
-use sdp_types::{Group, Session};
+use sdp_types::Session;
 
 use super::Error;
+use super::bundle::{At, Bundle, Channel, Served, Share};
 use super::codec::{self, Media};
-use super::line::{self, Lines, Section};
-use super::transport::{Credentials, Transport};
+use super::line::{self, Section};
+use super::transport::Credentials;
 use crate::media::H264Profile;
 
 /// What the board has to send.
@@ -21,39 +22,10 @@ pub struct Board {
 #[derive(Clone, Debug)]
 pub struct Offer {
     pub(super) sections: Vec<Decided>,
-    /// Tags of the BUNDLE group that the picture is in, as offered.
-    pub(super) group: Option<Vec<String>>,
-    pub(super) transport: Transport,
     pub(super) served: Served,
+    /// Its transports, that of the picture first; without a picture that of the sound.
+    pub(super) bundles: Vec<Bundle>,
 }
-
-/// What the stack is told of.
-#[derive(Clone, Debug)]
-pub(super) struct Served {
-    pub(super) video: At<Media>,
-    pub(super) audio: Option<At<Media>>,
-    pub(super) channel: Option<At<Channel>>,
-}
-
-/// Something in one section.
-#[derive(Clone, Debug)]
-pub(super) struct At<T> {
-    /// Of the section, from 0.
-    pub(super) index: usize,
-    pub(super) what: T,
-}
-
-/// A data channel's end (RFC 8841).
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Channel {
-    /// The viewer's SCTP port.
-    pub(super) port: u16,
-    /// In the viewer's largest message, bytes; 0 is without bound.
-    pub(super) most_bytes: u32,
-}
-
-/// The largest message of who does not say (RFC 8841, section 6.1).
-const USUAL_MESSAGE: u32 = 65_536;
 
 /// One section, as its answer needs it.
 #[derive(Clone, Debug)]
@@ -64,6 +36,8 @@ pub(super) struct Decided {
     pub(super) mid: Option<String>,
     pub(super) has_mux: bool,
     pub(super) has_reduced_size: bool,
+    /// The transport that carries it.
+    pub(super) bundle: usize,
     pub(super) verdict: Verdict,
 }
 
@@ -86,26 +60,95 @@ impl Offer {
     ///
     /// # Errors
     ///
-    /// [`Error::NoCommonCodec`] where only the codec is in the way, and [`Error::Unusable`] for anything else, which
-    /// includes an offer without a section that wants a picture.
+    /// [`Error::NoCommonCodec`] where only the codec is in the way, and [`Error::Unusable`] for anything else. An offer
+    /// that wants a picture and cannot have it is refused, also where it wants sound: who waits for a picture has to be
+    /// told that none comes. So is one of which nothing would ever be served.
     pub fn read(text: &str, board: Board) -> Result<Self, Error> {
         let session = line::parse(text)?;
         let sections = sections(&session)?;
         let mut refusal = None;
-        for index in (0..sections.len()).filter(|index| sections[*index].media.media == "video") {
-            match Self::decide(&sections, index, board, None) {
+        let videos = || (0..sections.len()).filter(|index| sections[*index].media.media == "video");
+        for index in videos().filter(|index| sections[*index].wants()) {
+            match Self::first(&sections, Some(index), board) {
                 Ok(offer) => return Ok(offer),
                 // Of several sections the first tells most, unless a later one lacked nothing but a codec.
                 Err(error @ Error::NoCommonCodec(_)) => refusal = Some(error),
                 Err(error) => refusal = refusal.or(Some(error)),
             }
         }
-        let none = "the offer has no video section; add a recvonly video transceiver";
-        Err(refusal.unwrap_or_else(|| Error::Unusable(none.into())))
+        match refusal {
+            Some(refusal) => Err(refusal),
+            // A further offer may want one.
+            None => {
+                let inactive = videos().find(|index| sections[*index].is_inactive());
+                Self::first(&sections, inactive.or(videos().next()), board)
+            }
+        }
     }
 
-    /// Reads a further offer on the same connection: an ICE restart, or a viewer that pauses. What is sent stays in the
-    /// section it was in (RFC 3264, section 8), on the same DTLS association.
+    /// The decision on a first offer, with the picture in the section of this `index`: it wants one, or may later.
+    fn first(sections: &[Section<'_>], picture: Option<usize>, board: Board) -> Result<Self, Error> {
+        let mut served = Served::default();
+        let mut fault = None;
+        if let Some(index) = picture {
+            match picture_of(sections[index], board, None) {
+                Ok(media) => served.video = Some(At::new(index, sections[index], media)),
+                Err(error) if sections[index].wants() => return Err(error),
+                Err(error) => fault = Some(error),
+            }
+        }
+        let found = |kind: &str| {
+            let all = sections.iter().copied().enumerate();
+            all.filter(move |(_, section)| section.media.media == *kind && section.check().is_ok()).collect::<Vec<_>>()
+        };
+        let sounds = found("audio").into_iter().filter_map(|(index, section)| {
+            Some(At::new(index, section, served.sound(index, section, None)?)).map(|at| (section.wants(), at))
+        });
+        // One that wants sound, or else the first: the stack has a track for it, so that a further offer can bring sound.
+        let sound = sounds.reduce(|first, next| if next.0 && !first.0 { next } else { first });
+        served.audio = sound.map(|(_, at)| at);
+        let channels = found("application").into_iter();
+        served.channel =
+            channels.filter_map(|(index, section)| Some(At::new(index, section, Channel::read(section)?))).next();
+
+        let mut bundles: Vec<Bundle> = Vec::new();
+        let verdicts = |served: &Served| -> Vec<_> {
+            let all = sections.iter().copied().enumerate();
+            all.map(|(index, section)| served.verdict(index, section, board)).collect()
+        };
+        for index in served.indices() {
+            let share = Share::of(sections[index], index);
+            if bundles.iter().any(|bundle| bundle.share == share) {
+                continue;
+            }
+            match Bundle::read(sections, &verdicts(&served), index) {
+                Ok(bundle) => bundles.push(bundle),
+                Err(error) if picture == Some(index) && sections[index].wants() => return Err(error),
+                Err(error) => {
+                    served.remove(index);
+                    fault = fault.or(Some(error));
+                }
+            }
+        }
+        served.assign(&bundles);
+        let offer = Self::new(sections, verdicts(&served), served, bundles);
+        if offer.is_of_use(sections, board) {
+            Ok(offer)
+        } else {
+            Err(fault.unwrap_or_else(|| nothing(sections, board)))
+        }
+    }
+
+    /// Whether something is served, or will be as soon as the viewer asks for it.
+    fn is_of_use(&self, sections: &[Section<'_>], board: Board) -> bool {
+        let Served { video, audio, channel } = &self.served;
+        let is_asked_for = |index: usize| sections[index].wants() || sections[index].is_inactive();
+        let has_sound = audio.as_ref().is_some_and(|audio| board.has_sound && is_asked_for(audio.index));
+        channel.is_some() || has_sound || video.as_ref().is_some_and(|video| is_asked_for(video.index))
+    }
+
+    /// Reads a further offer on the same connections: an ICE restart, or a viewer that pauses or resumes something. What
+    /// is sent stays in the section it was in (RFC 3264, section 8), on the same DTLS association.
     ///
     /// # Errors
     ///
@@ -117,66 +160,88 @@ impl Offer {
             let reason = "a further offer has all sections of the first, in the same order (RFC 3264, section 8)";
             return Err(Error::Unusable(reason.into()));
         }
-        Self::decide(&sections, self.served.video.index, board, Some(self))
+        for (index, (section, earlier)) in sections.iter().zip(&self.sections).enumerate() {
+            earlier.stays(index, *section)?;
+        }
+        // The stack knows of the first; what has come to an end is not sent, and what is new has no track.
+        let mut served = self.served.clone();
+        if let Some(video) = &served.video
+            && sections[video.index].check().is_ok()
+        {
+            picture_of(sections[video.index], board, Some(video.what.payload_type))?;
+        }
+        if served.channel.is_none() {
+            let channel = |(index, section)| Some(At::new(index, section, Channel::read(section)?));
+            let fresh = sections.iter().copied().enumerate().skip(self.sections.len());
+            let shared = |(index, section): &(usize, Section<'_>)| {
+                let share = Share::of(*section, *index);
+                section.check().is_ok() && served.indices().any(|other| Share::of(sections[other], other) == share)
+            };
+            let fresh = fresh.filter(|(_, section)| section.media.media == "application");
+            served.channel = fresh.filter(shared).filter_map(channel).next();
+        }
+        let verdicts: Vec<_> =
+            sections.iter().copied().enumerate().map(|(at, section)| served.verdict(at, section, board)).collect();
+        let mut bundles = Vec::new();
+        for (at, earlier) in self.bundles.iter().enumerate() {
+            let mut carried = served.indices().filter(|index| self.served.bundle_of(*index) == Some(at));
+            let speaker = carried.find(|index| verdicts[*index] != Verdict::Rejected);
+            bundles.push(match speaker.filter(|_| !earlier.is_lost) {
+                Some(index) => {
+                    let mut bundle = Bundle::read(&sections, &verdicts, index)?;
+                    let followed = bundle.transport.follow(&earlier.transport);
+                    followed.map_err(|what| Error::Unusable(what.into()))?;
+                    bundle
+                }
+                // The stack keeps it as it is.
+                None => Bundle { share: Share::Nobody, ..earlier.clone() },
+            });
+        }
+        if let Some(channel) = served.channel.as_mut().filter(|_| self.served.channel.is_none()) {
+            channel.bundle = bundles.iter().position(|bundle| bundle.share == channel.share).unwrap_or_default();
+        }
+        for index in served.indices().filter(|index| verdicts[*index] != Verdict::Rejected) {
+            let share = Share::of(sections[index], index);
+            let at = served.bundle_of(index).filter(|at| !bundles[*at].is_lost);
+            if at.is_some() && at != bundles.iter().position(|bundle| bundle.share == share) {
+                let kind = sections[index].kind();
+                let reason = format!("the offer moves its {kind} section to another transport; begin a new session");
+                return Err(Error::Unusable(reason));
+            }
+        }
+        Ok(Self::new(&sections, verdicts, served, bundles))
     }
 
-    /// The decision if the picture is sent in the section of this `index`.
-    fn decide(sections: &[Section<'_>], index: usize, board: Board, earlier: Option<&Self>) -> Result<Self, Error> {
-        let picture = sections[index];
-        let group = bundle(picture);
-        let unusable = |what: String| Error::Unusable(format!("the offer's video section {what}"));
-        check(picture, group.is_some()).map_err(unusable)?;
-        if earlier.is_none() && !picture.wants() {
-            return Err(unusable("does not receive; make its transceiver recvonly".into()));
-        }
-        let fixed = earlier.map(|earlier| earlier.video().payload_type);
-        let video = codec::h264(picture, board.profile, fixed).ok_or_else(|| no_codec(picture))?;
-
-        let mut served = Served { video: At { index, what: video.clone() }, audio: None, channel: None };
-        let mut decided = Vec::new();
-        for (at, section) in sections.iter().copied().enumerate() {
-            let shares = is_in(group.as_deref(), section) && check(section, true).is_ok();
-            let verdict = match &*section.media.media {
-                "video" if at == index && section.wants() => Verdict::Sent(video.clone()),
-                "video" if at == index => Verdict::Silent(video.clone()),
-                _ if !shares => Verdict::Rejected,
-                "video" if !section.wants() => {
-                    codec::h264(section, board.profile, None).map_or(Verdict::Rejected, Verdict::Silent)
-                }
-                "audio" => served.sound(at, section, board, earlier),
-                "application" if served.channel.is_none() => {
-                    served.channel = channel(section).map(|what| At { index: at, what });
-                    if served.channel.is_some() { Verdict::Channel } else { Verdict::Rejected }
-                }
-                _ => Verdict::Rejected,
-            };
-            decided.push(Decided::new(section, verdict));
-        }
-        let tagged = sections[tagged(group.as_deref(), &decided, index)];
-        let sharing: Vec<_> = sections.iter().copied().filter(|section| is_in(group.as_deref(), *section)).collect();
-        // The tagged section speaks for all (RFC 9143, section 7.3.1); where it says nothing, the picture's does.
-        let carrier = if tagged.has("ice-ufrag") { tagged } else { picture };
-        let mut transport = Transport::read(carrier, &sharing).map_err(|what| {
-            let kind: String = carrier.media.media.chars().take(20).collect();
-            Error::Unusable(format!("the offer's {kind} section {what}"))
-        })?;
-        if let Some(earlier) = earlier {
-            transport.follow(&earlier.transport).map_err(|what| Error::Unusable(what.into()))?;
-            // The stack knows of the first; what has come to an end is not sent, and what is new has no track.
-            served = Served { channel: earlier.served.channel.clone().or(served.channel), ..earlier.served.clone() };
-        }
-        Ok(Self { sections: decided, group, transport, served })
+    /// The offer, in which what has no transport is rejected.
+    fn new(sections: &[Section<'_>], verdicts: Vec<Verdict>, served: Served, bundles: Vec<Bundle>) -> Self {
+        let decided = sections.iter().copied().zip(verdicts).enumerate().map(|(index, (section, verdict))| {
+            let share = Share::of(section, index);
+            let bundle = bundles.iter().position(|bundle| bundle.share == share);
+            Decided {
+                kind: section.media.media.clone(),
+                protocol: section.media.proto.clone(),
+                formats: section.media.fmt.clone(),
+                mid: section.first("mid").map(str::to_owned),
+                has_mux: section.has("rtcp-mux"),
+                has_reduced_size: section.has("rtcp-rsize"),
+                bundle: bundle.unwrap_or_default(),
+                verdict: if bundle.is_some() { verdict } else { Verdict::Rejected },
+            }
+        });
+        Self { sections: decided.collect(), served, bundles }
     }
 
     /// Whether pictures are to flow, and sound: a viewer may pause each.
     pub fn flows(&self) -> (bool, bool) {
         let is_sent = |index: usize| matches!(self.sections[index].verdict, Verdict::Sent(_));
-        (is_sent(self.served.video.index), self.served.audio.as_ref().is_some_and(|audio| is_sent(audio.index)))
+        let Served { video, audio, .. } = &self.served;
+        let [video, audio] = [video, audio].map(|at| at.as_ref().is_some_and(|at| is_sent(at.index)));
+        (video, audio)
     }
 
-    /// How to send H.264.
-    pub fn video(&self) -> &Media {
-        &self.served.video.what
+    /// How to send H.264; `None` where the offer has no section for it.
+    pub fn video(&self) -> Option<&Media> {
+        self.served.video.as_ref().map(|video| &video.what)
     }
 
     /// How to send Opus; `None` where the offer has no section for it.
@@ -184,98 +249,85 @@ impl Offer {
         self.served.audio.as_ref().map(|audio| &audio.what)
     }
 
-    /// The viewer's ICE credentials, which name the generation (RFC 8839, section 5.4).
-    pub fn credentials(&self) -> &Credentials {
-        &self.transport.credentials
+    /// How many transports it has of which something is served, one to three. The first is that of the picture, or of
+    /// the sound where there is no picture.
+    pub fn transports(&self) -> usize {
+        self.bundles.len()
     }
 
-    /// Where candidates belong: the section that speaks for the transport of all that are served, by index and tag.
-    pub fn tagged(&self) -> (usize, Option<&str>) {
-        let index = tagged(self.group.as_deref(), &self.sections, self.served.video.index);
+    /// What one transport carries of picture and sound.
+    pub fn media_of(&self, transport: usize) -> (Option<&Media>, Option<&Media>) {
+        let Served { video, audio, .. } = &self.served;
+        let [video, audio] = [video, audio].map(|at| at.as_ref().filter(|at| at.bundle == transport));
+        (video.map(|at| &at.what), audio.map(|at| &at.what))
+    }
+
+    /// The viewer's ICE credentials on one transport, which name the generation (RFC 8839, section 5.4).
+    pub fn credentials(&self, transport: usize) -> &Credentials {
+        &self.bundles[transport].transport.credentials
+    }
+
+    /// Where candidates of one transport belong: the section that speaks for it, by index and tag.
+    pub fn tagged(&self, transport: usize) -> (usize, Option<&str>) {
+        let index = self.bundles[transport].tagged;
         (index, self.sections[index].mid.as_deref())
     }
 
-    /// The offer for the stack: only what is served, each under a tag of ours, on one transport.
-    pub fn reduced(&self) -> String {
-        let Served { video, audio, channel } = &self.served;
-        let transport = &self.transport;
-        let mut lines = Lines::default();
-        let tags = ["video"].into_iter().chain(audio.as_ref().map(|_| "audio")).chain(channel.as_ref().map(|_| "data"));
-        lines.push("v=0\r\no=- 0 0 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0");
-        lines.push(format_args!("a=group:BUNDLE {}", tags.collect::<Vec<_>>().join(" ")));
-        if transport.is_lite {
-            lines.push("a=ice-lite");
-        }
-        let Media { payload_type, retransmission, .. } = &video.what;
-        let rtx = retransmission.map(|rtx| rtx.to_string()).unwrap_or_default();
-        lines.push(format_args!("m=video 9 UDP/TLS/RTP/SAVPF {payload_type} {rtx}"));
-        lines.push(format_args!("a=mid:video\r\na=recvonly\r\na=rtcp-mux"));
-        lines.push(format_args!("a=rtpmap:{payload_type} H264/90000\r\na=fmtp:{payload_type} {STACK_H264}"));
-        for feedback in &video.what.feedback {
-            let (kind, parameter) = feedback.words();
-            lines.push(format_args!("a=rtcp-fb:{payload_type} {kind} {parameter}"));
-        }
-        if let Some(rtx) = retransmission {
-            lines.push(format_args!("a=rtpmap:{rtx} rtx/90000\r\na=fmtp:{rtx} apt={payload_type}"));
-        }
-        write_extensions(&mut lines, &video.what);
-        transport.write_reduced(&mut lines);
-        // One transport, so that its candidates stand once.
-        for candidate in &transport.candidates {
-            lines.push(format_args!("a=candidate:{candidate}"));
-        }
-        if let Some(At { what: media, .. }) = audio {
-            let payload_type = media.payload_type;
-            lines.push(format_args!("m=audio 9 UDP/TLS/RTP/SAVPF {payload_type}"));
-            lines.push(format_args!("a=mid:audio\r\na=recvonly\r\na=rtcp-mux\r\na=rtpmap:{payload_type} opus/48000/2"));
-            write_extensions(&mut lines, media);
-            transport.write_reduced(&mut lines);
-        }
-        if let Some(At { what: Channel { port, most_bytes }, .. }) = channel {
-            lines.push("m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=mid:data");
-            lines.push(format_args!("a=sctp-port:{port}\r\na=max-message-size:{most_bytes}"));
-            transport.write_reduced(&mut lines);
-        }
-        lines.finish()
+    /// The transport that a candidate of the viewer's belongs to (RFC 8838, section 9): by the tag of a section, or else
+    /// by its index, or else by the user name fragment; the first where it names nothing. `None` where it belongs to a
+    /// section that is rejected.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no such section.
+    pub fn transport_of(
+        &self,
+        mid: Option<&str>,
+        index: Option<usize>,
+        ufrag: Option<&str>,
+    ) -> Result<Option<usize>, String> {
+        let section = match (mid.filter(|mid| !mid.is_empty()), index) {
+            (Some(mid), _) if self.sections.iter().any(|section| section.mid.is_some()) => {
+                let found = self.sections.iter().find(|section| section.mid.as_deref() == Some(mid));
+                Some(found.ok_or_else(|| format!("there is no section with a=mid:{}", head(mid)))?)
+            }
+            (_, Some(index)) => {
+                Some(self.sections.get(index).ok_or_else(|| format!("there is no section of index {index}"))?)
+            }
+            (_, None) => None,
+        };
+        let Some(section) = section else {
+            let of_fragment = |bundle: &Bundle| Some(&*bundle.transport.credentials.ufrag) == ufrag;
+            return Ok(Some(self.bundles.iter().position(of_fragment).unwrap_or_default()));
+        };
+        let is_carried = section.verdict != Verdict::Rejected && !self.bundles[section.bundle].is_lost;
+        Ok(is_carried.then_some(section.bundle))
+    }
+
+    /// One transport has come to an end, while the first goes on.
+    pub fn lose(&mut self, transport: usize) {
+        self.bundles[transport].is_lost = true;
     }
 }
-
-impl Served {
-    fn sound(&mut self, at: usize, section: Section<'_>, board: Board, earlier: Option<&Offer>) -> Verdict {
-        let known = earlier.and_then(|earlier| earlier.served.audio.as_ref()).filter(|known| known.index == at);
-        let is_first = self.audio.is_none() && (earlier.is_none() || known.is_some());
-        // Two streams of one payload type could not be told apart (RFC 9143, section 9.1).
-        let opus = codec::opus(section, known.map(|known| known.what.payload_type))
-            .filter(|opus| opus.payload_type != self.video.what.payload_type);
-        let Some(opus) = opus else { return Verdict::Rejected };
-        if is_first {
-            // The stack has a track for it in any case, so that a further offer can bring sound.
-            self.audio = Some(At { index: at, what: opus.clone() });
-        }
-        if is_first && section.wants() && board.has_sound { Verdict::Sent(opus) } else { Verdict::Silent(opus) }
-    }
-}
-
-fn write_extensions(lines: &mut Lines, media: &Media) {
-    for (extension, name) in media.extensions() {
-        lines.push(format_args!("a=extmap:{} {name}", extension.id));
-    }
-}
-
-/// H.264's parameters as the stack is told them, which compares them literally; it cuts no packets itself.
-pub const STACK_H264: &str = "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f";
 
 impl Decided {
-    fn new(section: Section<'_>, verdict: Verdict) -> Self {
-        Self {
-            kind: section.media.media.clone(),
-            protocol: section.media.proto.clone(),
-            formats: section.media.fmt.clone(),
-            mid: section.first("mid").map(str::to_owned),
-            has_mux: section.has("rtcp-mux"),
-            has_reduced_size: section.has("rtcp-rsize"),
-            verdict,
+    /// Whether a further offer has this section where it was.
+    fn stays(&self, index: usize, section: Section<'_>) -> Result<(), Error> {
+        let mid = section.first("mid");
+        let is_other = self.mid.as_deref().zip(mid).is_some_and(|(earlier, mid)| earlier != mid);
+        if self.verdict == Verdict::Rejected || (self.kind == section.media.media && !is_other) {
+            return Ok(());
         }
+        let named = |kind: &str, mid: Option<&str>| {
+            mid.map_or(kind.to_owned(), |mid| format!("{kind} with a=mid:{}", head(mid)))
+        };
+        Err(Error::Unusable(format!(
+            "section {} of the further offer is {} where it was {}; sections keep their order and their a=mid (RFC 3264, \
+             section 8)",
+            index + 1,
+            named(&section.kind(), mid),
+            named(&self.kind, self.mid.as_deref())
+        )))
     }
 }
 
@@ -291,68 +343,37 @@ fn sections(session: &Session) -> Result<Vec<Section<'_>>, Error> {
     Ok(sections)
 }
 
-/// The tags of the BUNDLE group that a section is in (RFC 9143).
-fn bundle(section: Section<'_>) -> Option<Vec<String>> {
-    let mid = section.first("mid")?;
-    let groups = section.session.attributes.iter().filter(|attribute| attribute.attribute == "group");
-    let mut groups = groups.filter_map(|attribute| attribute.value.as_deref()?.parse::<Group>().ok());
-    let group = groups.find(|group| {
-        group.semantics.as_str().eq_ignore_ascii_case("BUNDLE") && group.mid_tags.iter().any(|tag| tag == mid)
-    })?;
-    Some(group.mid_tags)
+/// How to send a picture in a section.
+fn picture_of(section: Section<'_>, board: Board, fixed: Option<u8>) -> Result<Media, Error> {
+    section.check().map_err(|what| Error::Unusable(format!("the offer's video section {what}")))?;
+    codec::h264(section, board.profile, fixed).ok_or_else(|| no_codec("H.264", section))
 }
 
-fn is_in(group: Option<&[String]>, section: Section<'_>) -> bool {
-    section.first("mid").is_some_and(|mid| group.into_iter().flatten().any(|tag| tag == mid))
-}
-
-/// The first section of the group that is not rejected; the picture's where there is no group.
-fn tagged(group: Option<&[String]>, sections: &[Decided], picture: usize) -> usize {
-    let stays = |section: &&Decided| section.verdict != Verdict::Rejected;
-    let of_tag =
-        |tag: &String| sections.iter().position(|section| section.mid.as_ref() == Some(tag) && stays(&section));
-    group.into_iter().flatten().find_map(of_tag).unwrap_or(picture)
-}
-
-/// Whether a section can carry anything. The error completes the sentence "the section ..".
-fn check(section: Section<'_>, is_bundled: bool) -> Result<(), String> {
-    // Of a bundled section the port may be another's (RFC 9143, section 6).
-    if section.media.port == 0 && !(is_bundled && section.has("bundle-only")) {
-        return Err("is rejected by the offer itself (port 0)".into());
-    }
-    if !matches!(&*section.media.media, "audio" | "video") {
-        return Ok(());
-    }
-    // Which of the profiles it names is of no matter (RFC 9429, section 5.1.2): the fingerprint decides.
-    let is_known = ["AVP", "AVPF", "SAVP", "SAVPF"].iter().any(|profile| {
-        section.media.proto.strip_suffix(profile).is_some_and(|rest| rest == "RTP/" || rest.ends_with("/RTP/"))
-    });
-    if !is_known {
-        let protocol: String = section.media.proto.chars().take(40).collect();
-        return Err(format!("is for {protocol}; this board sends UDP/TLS/RTP/SAVPF"));
-    }
-    // BUNDLE has it that RTCP comes on the same port (RFC 9143, section 9.3).
-    if !is_bundled && !section.has("rtcp-mux") && !section.has("rtcp-mux-only") {
-        return Err("has no a=rtcp-mux; this board sends RTP and RTCP on one port only".into());
-    }
-    Ok(())
-}
-
-fn no_codec(section: Section<'_>) -> Error {
+fn no_codec(sent: &str, section: Section<'_>) -> Error {
     let offered = codec::names(section);
-    Error::NoCommonCodec(format!(
-        "this board sends H.264 with packetization-mode 1; the offer has {}",
-        if offered.is_empty() { "no codecs".into() } else { offered.join(", ") }
-    ))
+    let offered = if offered.is_empty() { "no codecs".into() } else { offered.join(", ") };
+    Error::NoCommonCodec(format!("this board sends {sent}; the offer has {offered}"))
 }
 
-/// The data channel of a section, in the form of RFC 8841 or in that of its drafts, where the format is the port.
-fn channel(section: Section<'_>) -> Option<Channel> {
-    let (protocol, format) = (&section.media.proto, section.media.fmt.trim());
-    let port = match format {
-        "webrtc-datachannel" => section.first("sctp-port").map_or(Some(5000), |port| port.parse().ok()),
-        port => port.parse().ok(),
+/// Why an offer is refused of which nothing can be served, though no single thing in it is wrong.
+fn nothing(sections: &[Section<'_>], board: Board) -> Error {
+    let of_kind = |kind: &str| sections.iter().copied().find(|section| section.media.media == *kind);
+    let reason = match (of_kind("video"), of_kind("audio")) {
+        (Some(_), _) => "the offer's video section does not receive; make its transceiver recvonly",
+        (None, Some(audio)) => match audio.check() {
+            Err(what) => return Error::Unusable(format!("the offer's audio section {what}")),
+            Ok(()) if codec::opus(audio, None).is_none() => return no_codec("sound as Opus", audio),
+            Ok(()) if !board.has_sound => {
+                "this board has no sound, and the offer wants nothing else; add a recvonly video transceiver"
+            }
+            Ok(()) => "the offer's audio section does not receive; make its transceiver recvonly",
+        },
+        (None, None) => "the offer has nothing that this board could serve; add a recvonly video transceiver",
     };
-    let most_bytes = section.first("max-message-size").and_then(|bytes| bytes.parse().ok()).unwrap_or(USUAL_MESSAGE);
-    port.filter(|port| *port != 0 && protocol.ends_with("DTLS/SCTP")).map(|port| Channel { port, most_bytes })
+    Error::Unusable(reason.into())
+}
+
+/// Enough of a word of the viewer's to find it by.
+fn head(word: &str) -> String {
+    word.chars().take(20).collect()
 }

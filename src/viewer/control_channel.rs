@@ -45,8 +45,9 @@ pub enum Reply<'a> {
         sent: f64,
         /// The board's monotonic clock in milliseconds.
         board: f64,
-        /// What the RTP timestamp of a picture captured at that moment would be.
-        rtp: u32,
+        /// What the RTP timestamp of a picture captured at that moment would be, where the viewer has a place for pictures.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rtp: Option<u32>,
     },
     /// Something changed.
     Event(Event<'a>),
@@ -145,7 +146,7 @@ mod tests {
         let ping: Request = serde_json::from_str(r#"{"type":"ping","sent":12.5}"#).unwrap();
         assert_eq!(ping, Request::Ping { sent: 12.5 });
         let texts = [
-            (Reply::Pong { sent: 1.5, board: 2.5, rtp: 7 }, r#"{"type":"pong","sent":1.5,"board":2.5,"rtp":7}"#),
+            (Reply::Pong { sent: 1.5, board: 2.5, rtp: Some(7) }, r#"{"type":"pong","sent":1.5,"board":2.5,"rtp":7}"#),
             (Reply::Event(Event::Viewers { viewers: 2 }), r#"{"type":"event","event":"viewers","viewers":2}"#),
             (
                 Reply::Event(Event::Camera(&Picture { state: "waiting", reason: Some("unplugged".into()) })),

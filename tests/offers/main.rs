@@ -63,9 +63,14 @@ impl Case {
 
 /// What the viewer gets for `offer`.
 fn answer(offer: &Offer) -> String {
-    let video = Sources { ssrc: 1, retransmission: offer.video().retransmission.map(|_| 2) };
+    let video = offer.video().map(|media| Sources { ssrc: 1, retransmission: media.retransmission.map(|_| 2) });
     let audio = offer.audio().map(|_| Sources { ssrc: 3, retransmission: None });
-    offer.answer(&Ours::read(OURS).expect("it is whole"), video, audio)
+    let ours = |at: usize| {
+        // Each transport has credentials and ports of its own.
+        let text = OURS.replace("board", &format!("board{at}")).replace(" 500", &format!(" 5{at}0"));
+        Ours::read(if at == 0 { OURS } else { &text }).expect("it is whole")
+    };
+    offer.answer(&(0..offer.transports()).map(ours).collect::<Vec<_>>(), video, audio)
 }
 
 fn outcome(text: &str, board: Board) -> Result<String, String> {

@@ -1,6 +1,6 @@
 //! What an answer has to be for its offer to be answered, by RFC 3264, 8829, 8839, 8842 and 9143, read by GStreamer.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use gstreamer_sdp::{SDPMediaRef, SDPMessage};
 
@@ -33,6 +33,13 @@ fn parse(text: &str) -> SDPMessage {
     SDPMessage::parse_buffer(text.as_bytes()).expect("GStreamer reads it")
 }
 
+/// The tags of each BUNDLE group.
+fn groups_of(message: &SDPMessage) -> Vec<Vec<String>> {
+    let groups = message.attributes().filter(|attribute| attribute.key() == "group");
+    let groups = groups.filter_map(|attribute| attribute.value()?.strip_prefix("BUNDLE"));
+    groups.map(|group| group.split_whitespace().map(str::to_owned).collect()).collect()
+}
+
 /// What is wrong with an answer.
 pub fn faults(offer: &str, answer: &str) -> Vec<String> {
     // Blanks at the ends of lines say nothing, but to GStreamer.
@@ -46,18 +53,14 @@ pub fn faults(offer: &str, answer: &str) -> Vec<String> {
     };
     check(answer.ends_with("\r\n"), "it has no end".into());
     check(offered.medias_len() == answered.medias_len(), "another number of sections".into());
-    let group = |message: &SDPMessage| -> Vec<String> {
-        let groups = message.attributes().filter(|attribute| attribute.key() == "group");
-        let mut groups = groups.filter_map(|attribute| attribute.value()?.strip_prefix("BUNDLE "));
-        let group = groups.next().unwrap_or_default().split_whitespace().map(str::to_owned);
-        assert!(message.attribute_val("version").is_none() && (groups.next().is_none() || answer != offer));
-        group.collect()
-    };
-    let bundled = group(&answered);
-    check(bundled.is_empty() || !group(&offered).is_empty(), "a group that was not offered".into());
+    let (offered_groups, groups) = (groups_of(&offered), groups_of(&answered));
+    for group in &groups {
+        let is_within = |offered: &Vec<String>| group.iter().all(|tag| offered.contains(tag));
+        check(!group.is_empty() && offered_groups.iter().any(is_within), format!("group {group:?} was not offered"));
+    }
 
-    let mut transports = 0;
-    let mut candidates = Vec::new();
+    // The user name fragment of each transport, and its candidates.
+    let mut transports: HashMap<String, (String, Vec<String>)> = HashMap::new();
     for (at, (before, after)) in offered.medias().zip(answered.medias()).enumerate() {
         let mut check = |is_right: bool, what: &str| check(is_right, format!("section {at}: {what}"));
         check(before.media() == after.media(), "another kind");
@@ -73,9 +76,11 @@ pub fn faults(offer: &str, answer: &str) -> Vec<String> {
             continue;
         }
         let mid = after.attribute_val("mid").unwrap_or_default();
-        if !bundled.iter().any(|tag| tag == mid) {
-            transports += 1;
-        }
+        let group = groups.iter().find(|group| group.iter().any(|tag| tag == mid));
+        let ufrag = value(&answered, after, "ice-ufrag").unwrap_or_default();
+        let transport = transports.entry(group.map_or(format!("section {at}"), |group| group.join(" ")));
+        let (known, candidates) = transport.or_insert_with(|| (ufrag.to_owned(), Vec::new()));
+        check(known == ufrag, "other credentials than what shares its transport");
         match value(&offered, before, "setup").map(str::trim).unwrap_or("active").to_ascii_lowercase().as_str() {
             "actpass" => check(matches!(setup, "active" | "passive"), "setup"),
             "active" => check(setup == "passive", "setup"),
@@ -121,15 +126,16 @@ pub fn faults(offer: &str, answer: &str) -> Vec<String> {
             check(after.attribute_val(name).is_none(), name);
         }
     }
-    check(
-        transports == usize::from(bundled.is_empty()),
-        format!("{transports} transports beside the group {bundled:?}"),
-    );
-    check(!candidates.is_empty(), "no candidates".into());
-    let priorities: HashSet<_> = candidates.iter().filter_map(|candidate| candidate.split(' ').nth(3)).collect();
-    check(priorities.len() == candidates.len(), "two candidates of one priority".into());
-    check(candidates.iter().all(|candidate| candidate.split(' ').nth(1) == Some("1")), "a second component".into());
-    for tag in &bundled {
+    check((1..=3).contains(&transports.len()), format!("{} transports", transports.len()));
+    let ufrags: HashSet<_> = transports.values().map(|(ufrag, _)| ufrag).collect();
+    check(ufrags.len() == transports.len(), "two transports have the same credentials".into());
+    for (transport, (_, candidates)) in &transports {
+        check(!candidates.is_empty(), format!("no candidates for {transport}"));
+        let priorities: HashSet<_> = candidates.iter().filter_map(|candidate| candidate.split(' ').nth(3)).collect();
+        check(priorities.len() == candidates.len(), "two candidates of one priority".into());
+        check(candidates.iter().all(|candidate| candidate.split(' ').nth(1) == Some("1")), "a second component".into());
+    }
+    for tag in groups.iter().flatten() {
         let is_there = answered.medias().any(|media| media.port() != 0 && media.attribute_val("mid") == Some(tag));
         check(is_there, format!("the group has {tag}, which is rejected"));
     }

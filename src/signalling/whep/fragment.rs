@@ -8,9 +8,8 @@ const MOST_CANDIDATES: usize = 64;
 /// What a viewer PATCHes.
 #[derive(Debug, Default, PartialEq)]
 pub struct Fragment {
-    /// The ICE generation: user name fragment and password.
-    ufrag: Option<String>,
-    password: Option<String>,
+    /// ICE generations, of a transport each.
+    generations: Vec<Generation>,
     /// New candidates.
     pub candidates: Vec<Candidate>,
     /// Whether these are the last.
@@ -19,15 +18,26 @@ pub struct Fragment {
     has_sections: bool,
 }
 
+/// User name fragment and password, with the section that they stand in.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Generation {
+    /// `None` before the first section, where they are of all.
+    index: Option<u16>,
+    mid: Option<String>,
+    ufrag: Option<String>,
+    password: Option<String>,
+}
+
 impl Fragment {
     /// Reads a fragment. The error completes the sentence "the SDP fragment is ..".
     pub fn read(text: &str) -> Result<Self, String> {
         let mut fragment = Self::default();
-        let (mut mid, mut index) = (None, None);
+        let mut here = Generation::default();
+        let mut latest = None;
         for line in text.lines().map(str::trim_end).filter(|line| !line.is_empty()) {
             if line.starts_with("m=") {
-                index = Some(index.map_or(0, |index: u16| index.saturating_add(1)));
-                mid = None;
+                let index = here.index.map_or(0, |index: u16| index.saturating_add(1));
+                fragment.keep(std::mem::replace(&mut here, Generation { index: Some(index), ..Default::default() }))?;
                 fragment.has_sections = true;
                 continue;
             }
@@ -36,9 +46,12 @@ impl Fragment {
             };
             let (key, value) = attribute.split_once(':').unwrap_or((attribute, ""));
             match key {
-                "ice-ufrag" => fragment.ufrag = Some(value.to_owned()),
-                "ice-pwd" => fragment.password = Some(value.to_owned()),
-                "mid" => mid = Some(value.to_owned()),
+                "ice-ufrag" => {
+                    here.ufrag = Some(value.to_owned());
+                    latest.clone_from(&here.ufrag);
+                }
+                "ice-pwd" => here.password = Some(value.to_owned()),
+                "mid" => here.mid = Some(value.to_owned()),
                 "end-of-candidates" => fragment.is_end = true,
                 // A browser's last candidate is empty, and some clients send it on.
                 "candidate" if value.is_empty() => fragment.is_end = true,
@@ -48,78 +61,167 @@ impl Fragment {
                     }
                     fragment.candidates.push(Candidate {
                         candidate: attribute.to_owned(),
-                        sdp_mid: mid.clone(),
-                        sdp_m_line_index: index.or(Some(0)),
-                        username_fragment: fragment.ufrag.clone(),
+                        sdp_mid: here.mid.clone(),
+                        sdp_m_line_index: here.index,
+                        username_fragment: latest.clone(),
                     });
                 }
                 _ => {}
             }
         }
+        fragment.keep(here)?;
         if fragment == Self::default() {
             return Err("empty: it has neither candidates nor ICE credentials".into());
         }
         Ok(fragment)
     }
 
-    /// Whether it begins a new ICE generation of the session that `offer` began.
-    pub fn restarts(&self, offer: &str) -> bool {
-        let (Some(ufrag), Some(_)) = (&self.ufrag, &self.password) else { return false };
-        attribute(offer, "a=ice-ufrag:").is_some_and(|known| known != ufrag)
+    fn keep(&mut self, generation: Generation) -> Result<(), String> {
+        if self.generations.len() == MOST_CANDIDATES {
+            return Err(format!("too long: at most {MOST_CANDIDATES} sections are read"));
+        }
+        if generation != Generation::default() {
+            self.generations.push(generation);
+        }
+        Ok(())
     }
 
-    /// The offer that a viewer would have sent to restart ICE: the old one with new credentials and candidates.
-    pub fn restarted(&self, offer: &str) -> String {
-        let (ufrag, password) = (self.ufrag.as_deref().unwrap_or(""), self.password.as_deref().unwrap_or(""));
-        let candidates: Vec<_> = self.candidates.iter().map(|one| format!("a={}\r\n", one.candidate)).collect();
-        let mut text = String::new();
-        let mut is_section = false;
-        for line in offer.lines().map(str::trim_end) {
-            if line.starts_with("m=") {
-                // Each section gets them: whichever of them speaks for the transport has them then.
-                text.extend(candidates.iter().filter(|_| is_section).map(String::as_str));
-                is_section = true;
+    /// Whether all that it names is in `offer`, of the session that it belongs to. The error completes the sentence "the
+    /// SDP fragment ..".
+    pub fn check(&self, offer: &str) -> Result<(), String> {
+        let parts = parts(offer);
+        let named = self.generations.iter().filter_map(|one| Some((one.mid.as_deref(), one.index?)));
+        for (mid, index) in named {
+            if section_of(&parts, mid, Some(index)).is_none() {
+                let place = mid.map_or(format!("section {}", index + 1), |mid| format!("a=mid:{}", head(mid)));
+                return Err(format!("names {place}, which the offer of this session does not have"));
             }
-            match line.split_once(':').unwrap_or((line, "")).0 {
-                "a=candidate" | "a=end-of-candidates" => continue,
-                "a=ice-ufrag" => text.extend(["a=ice-ufrag:", ufrag]),
-                "a=ice-pwd" => text.extend(["a=ice-pwd:", password]),
-                _ => text.push_str(line),
-            }
-            text.push_str("\r\n");
         }
-        text.extend(candidates.iter().map(String::as_str));
+        Ok(())
+    }
+
+    /// Whether it begins a new ICE generation of a transport of the session that `offer` began.
+    pub fn restarts(&self, offer: &str) -> bool {
+        let parts = parts(offer);
+        self.renewed(&parts).iter().any(|(old, fresh)| fresh.ufrag.as_deref() != Some(old))
+    }
+
+    /// The offer that a viewer would have sent to restart ICE: the old one with new credentials and candidates. Sections
+    /// that had the same credentials share a transport, so that all get the new ones.
+    pub fn restarted(&self, offer: &str) -> String {
+        let parts = parts(offer);
+        let renewed = self.renewed(&parts);
+        let renewal =
+            |old: Option<&str>| renewed.iter().find(|(known, _)| Some(*known) == old).map(|(_, fresh)| *fresh);
+        let mut text = String::new();
+        for (at, part) in parts.iter().enumerate() {
+            let old = ufrag_of(&parts, at);
+            let fresh = renewal(old);
+            for line in part {
+                let (key, value) = match (line.split_once(':').unwrap_or((line, "")), fresh) {
+                    // Of another transport, whose generation goes on.
+                    (_, None) => (*line, ""),
+                    (("a=candidate" | "a=end-of-candidates", _), _) => continue,
+                    ((key @ "a=ice-ufrag", _), Some(fresh)) => (key, fresh.ufrag.as_deref().unwrap_or("")),
+                    ((key @ "a=ice-pwd", _), Some(fresh)) => (key, fresh.password.as_deref().unwrap_or("")),
+                    _ => (*line, ""),
+                };
+                text.push_str(key);
+                if !value.is_empty() {
+                    text.extend([":", value]);
+                }
+                text.push_str("\r\n");
+            }
+            // Each section gets those of its transport: whichever of them speaks for it has them then.
+            let is_of_old = |one: &&Candidate| {
+                let section = section_of(&parts, one.sdp_mid.as_deref(), one.sdp_m_line_index);
+                section.is_none_or(|section| ufrag_of(&parts, section) == old)
+            };
+            for candidate in self.candidates.iter().filter(|_| at > 0 && fresh.is_some()).filter(is_of_old) {
+                text.extend(["a=", &candidate.candidate, "\r\n"]);
+            }
+        }
         text
     }
 
-    /// The fragment that answers this one, which restarts ICE, out of the whole `answer`: the section that has the
-    /// candidates, with credentials.
+    /// The user name fragments of the offer that these credentials take the place of.
+    fn renewed<'a>(&'a self, parts: &[Vec<&'a str>]) -> Vec<(&'a str, &'a Generation)> {
+        let mut renewed = Vec::new();
+        for generation in self.generations.iter().filter(|one| one.ufrag.is_some() && one.password.is_some()) {
+            match generation.index {
+                Some(_) => {
+                    let section = section_of(parts, generation.mid.as_deref(), generation.index);
+                    let old = section.and_then(|section| ufrag_of(parts, section));
+                    // What a section says comes before what was said for all.
+                    renewed.retain(|(known, _)| Some(*known) != old);
+                    renewed.extend(old.map(|old| (old, generation)));
+                }
+                None => renewed.extend((0..parts.len()).filter_map(|at| Some((ufrag_of(parts, at)?, generation)))),
+            }
+        }
+        renewed
+    }
+
+    /// The fragment that answers this one, which restarts ICE, out of the whole `answer`: the sections that have the
+    /// candidates, one for each transport, with credentials.
     ///
     /// A viewer that sends no section, but credentials alone, is not one that trickles by RFC 8840. `whip-whep` is the
     /// one that is met: it puts what it gets below each `m=` line of the answer that it has, all candidates in one
     /// line, so that only the best one is told.
     pub fn answered(&self, answer: &str) -> String {
-        let mut sections = answer.split("\nm=").skip(1);
-        let section = sections.clone().find(|section| section.contains("\na=candidate:")).or_else(|| sections.next());
-        let lines = section.unwrap_or_default().lines().map(str::trim_end);
-        let has_any = |line: &str, keys: &[&str]| keys.iter().any(|key| line.starts_with(key));
-        let told: Vec<&str> = lines.clone().filter(|line| has_any(line, &["a=ice-ufrag:", "a=ice-pwd:"])).collect();
-        let mut candidates = lines.clone().filter(|line| line.starts_with("a=candidate:"));
-        let told: Vec<String> = if self.has_sections {
-            let head = lines.clone().take(1).map(|line| format!("m={line}"));
-            let mid = lines.clone().filter(|line| line.starts_with("a=mid:")).map(str::to_owned);
-            let end = lines.clone().filter(|line| *line == "a=end-of-candidates").map(str::to_owned);
-            let told = told.into_iter().chain(candidates).map(str::to_owned);
-            head.chain(mid).chain(told).chain(end).collect()
-        } else {
-            told.into_iter().chain(candidates.next()).map(str::to_owned).collect()
-        };
+        let parts = parts(answer);
+        let has_candidates = |part: &&Vec<&str>| part.iter().any(|line| line.starts_with("a=candidate:"));
+        let mut sections: Vec<_> = parts.iter().skip(1).filter(has_candidates).collect();
+        if sections.is_empty() {
+            sections.extend(parts.get(1));
+        }
+        let credentials = ["a=ice-ufrag:", "a=ice-pwd:"];
+        let mut told = Vec::new();
+        for section in sections {
+            let having = |keys: &[&str]| -> Vec<&str> {
+                section.iter().copied().filter(|line| keys.iter().any(|key| line.starts_with(key))).collect()
+            };
+            if !self.has_sections {
+                told.extend(having(&credentials));
+                told.extend(having(&["a=candidate:"]).first());
+                break;
+            }
+            for keys in [&["m="][..], &["a=mid:"], &credentials, &["a=candidate:"], &["a=end-of-candidates"]] {
+                told.extend(having(keys));
+            }
+        }
         told.join("\r\n") + "\r\n"
     }
 }
 
-fn attribute<'a>(sdp: &'a str, prefix: &str) -> Option<&'a str> {
-    sdp.lines().find_map(|line| line.trim_end().strip_prefix(prefix))
+/// The lines of a description: first those of the whole, then those of each section.
+fn parts(sdp: &str) -> Vec<Vec<&str>> {
+    let mut parts = vec![Vec::new()];
+    for line in sdp.lines().map(str::trim_end) {
+        if line.starts_with("m=") {
+            parts.push(Vec::new());
+        }
+        parts.last_mut().expect("there is one for the whole").push(line);
+    }
+    parts
+}
+
+fn value<'a>(part: &[&'a str], prefix: &str) -> Option<&'a str> {
+    part.iter().find_map(|line| line.strip_prefix(prefix))
+}
+
+/// The user name fragment of a part: its own, or that of the whole.
+fn ufrag_of<'a>(parts: &[Vec<&'a str>], at: usize) -> Option<&'a str> {
+    value(&parts[at], "a=ice-ufrag:").or_else(|| value(&parts[0], "a=ice-ufrag:"))
+}
+
+/// The part that is the section of this tag, or in an offer without tags of this index.
+fn section_of(parts: &[Vec<&str>], mid: Option<&str>, index: Option<u16>) -> Option<usize> {
+    let has_tags = parts.iter().any(|part| value(part, "a=mid:").is_some());
+    match mid.filter(|_| has_tags) {
+        Some(mid) => (1..parts.len()).find(|at| value(&parts[*at], "a=mid:").map(str::trim) == Some(mid)),
+        None => index.map(|index| usize::from(index) + 1).filter(|at| *at < parts.len()),
+    }
 }
 
 /// Enough of a line to find it by.
@@ -185,6 +287,54 @@ mod tests {
         let merged = format!("m=video 9 X 96\r\n{}c=IN IP4 0.0.0.0\r\n", candidates.join(","));
         assert!(merged.lines().all(|line| line.as_bytes()[1] == b'='), "{merged}");
         assert_eq!(fragment, "a=ice-ufrag:new\r\na=ice-pwd:secret\r\na=candidate:1 1 udp 9 192.0.2.1 1 typ host\r\n");
+    }
+
+    /// As [`OFFER`], with a transport for each section, of which that of sound is told for the whole.
+    const APART: &str = "v=0\r\na=ice-ufrag:sound\r\na=ice-pwd:x\r\nm=audio 9 X 111\r\na=mid:a\r\n\
+                         a=candidate:9 1 udp 1 192.0.2.9 1 typ host\r\nm=video 9 X 96\r\na=mid:b\r\n\
+                         a=ice-ufrag:picture\r\na=ice-pwd:y\r\na=candidate:8 1 udp 1 192.0.2.8 1 typ host\r\n";
+
+    #[test]
+    fn one_transport_restarts_and_the_other_goes_on() {
+        let text = format!("m=video 9 X 0\r\na=mid:b\r\na=ice-ufrag:new\r\na=ice-pwd:z\r\na={CANDIDATE}\r\n");
+        let fragment = Fragment::read(&text).unwrap();
+        assert!(fragment.check(APART).is_ok() && fragment.restarts(APART));
+        let wanted = APART.replace("picture", "new").replace("ice-pwd:y", "ice-pwd:z");
+        let wanted = wanted.replace("candidate:8 1 udp 1 192.0.2.8 1 typ host", CANDIDATE);
+        assert_eq!(fragment.restarted(APART), wanted);
+        let sound = Fragment::read(&text.replace("mid:b", "mid:a")).unwrap().restarted(APART);
+        assert!(sound.contains("v=0\r\na=ice-ufrag:new\r\na=ice-pwd:z\r\nm=audio"), "{sound}");
+        assert!(
+            sound.contains("ufrag:picture") && sound.contains("192.0.2.8") && !sound.contains("192.0.2.9"),
+            "{sound}"
+        );
+        let all = Fragment::read("a=ice-ufrag:new\r\na=ice-pwd:z\r\n").unwrap().restarted(APART);
+        assert_eq!(all.matches("ufrag:new").count(), 2, "{all}");
+    }
+
+    #[test]
+    fn two_transports_restart_at_once_and_both_are_answered() {
+        let part = |mid, ufrag| format!("m=x 9 X 0\r\na=mid:{mid}\r\na=ice-ufrag:{ufrag}\r\na=ice-pwd:z\r\n");
+        let fragment = Fragment::read(&format!("{}{}", part("a", "one"), part("b", "two"))).unwrap();
+        let offer = fragment.restarted(APART);
+        assert!(
+            offer.find("ufrag:one") < offer.find("m=audio") && offer.find("ufrag:two") > offer.find("m=video"),
+            "{offer}"
+        );
+        let answer = APART.replace("m=audio", "a=x:y\r\nm=audio");
+        let answered = fragment.answered(&answer);
+        assert_eq!(answered.matches("m=").count(), 2, "{answered}");
+        assert!(answered.contains("m=video 9 X 96\r\na=mid:b\r\na=ice-ufrag:picture"), "{answered}");
+    }
+
+    #[test]
+    fn a_section_that_was_not_offered_is_named() {
+        let with = |mid: &str| Fragment::read(&format!("m=video 9 X 0\r\n{mid}a={CANDIDATE}\r\n")).unwrap();
+        assert_eq!(with("a=mid:0\r\n").check(OFFER), Ok(()));
+        assert!(with("a=mid:7\r\n").check(OFFER).unwrap_err().contains("a=mid:7"));
+        let third = Fragment::read(&format!("m=x\r\nm=x\r\nm=x\r\na={CANDIDATE}\r\n")).unwrap();
+        assert!(third.check(OFFER).unwrap_err().contains("section 3"));
+        assert_eq!(Fragment::read(&format!("a={CANDIDATE}\r\n")).unwrap().check(OFFER), Ok(()));
     }
 
     #[test]

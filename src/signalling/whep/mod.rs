@@ -233,6 +233,9 @@ impl Resource {
             Err(reason) => return problem(StatusCode::BAD_REQUEST, &format!("the SDP fragment is {reason}")),
         };
         let mut session = self.session.lock().await;
+        if let Err(reason) = fragment.check(&session.offer) {
+            return problem(StatusCode::BAD_REQUEST, &format!("the SDP fragment {reason}"));
+        }
         let wanted = headers.get(header::IF_MATCH).map(HeaderValue::as_bytes);
         if fragment.restarts(&session.offer) {
             // RFC 9725, section 4.3.3: a restart matches whatever generation there is.

@@ -14,7 +14,7 @@ use super::link::Link;
 use super::relay::Answers;
 use super::runtime::GroupRuntime;
 use super::{Error, Stack, codecs, of_the_crate};
-use crate::sdp::Offer;
+use crate::sdp::Media;
 
 /// Checks per candidate pair: at [`CHECK_INTERVAL`], ten seconds for a viewer's candidates to find a way. Few of them go
 /// (`checks`).
@@ -35,10 +35,13 @@ const KEPT_PACKETS: u16 = 512;
 /// goes beyond is dropped.
 const UNACKNOWLEDGED: usize = 128 * 1024;
 
-/// What all connections of `stack` have in common, for one that answers `offer`.
+/// A payload type that no packet has: they have seven bits.
+const NO_PAYLOAD_TYPE: u8 = 128;
+
+/// What all connections of `stack` have in common, for one that sends picture and sound so.
 pub fn builder(
     stack: &Stack,
-    offer: &Offer,
+    (video, audio): (Option<&Media>, Option<&Media>),
     link: Link,
     answers: Arc<Answers>,
     guard: Arc<Guard>,
@@ -56,7 +59,8 @@ pub fn builder(
         .with_ice_servers(of_the_crate(&stack.servers))
         .build();
     let (group, names) = (stack.group.clone(), stack.names.clone());
-    let runtime = GroupRuntime::new(group, offer.video().payload_type, names, answers, guard);
+    let payload_type = video.map_or(NO_PAYLOAD_TYPE, |media| media.payload_type);
+    let runtime = GroupRuntime::new(group, payload_type, names, answers, guard);
     let registry = Registry::new()
         .with(Slot::NackResponder, NackResponderBuilder::new().with_size(KEPT_PACKETS).build())
         .with(Slot::SenderReport, SenderReportBuilder::new().build())
@@ -64,7 +68,7 @@ pub fn builder(
         .with(Slot::from(3_900), link);
     Ok(PeerConnectionBuilder::new()
         .with_configuration(configuration)
-        .with_media_engine(codecs::media_engine(offer)?)
+        .with_media_engine(codecs::media_engine(video, audio)?)
         .with_setting_engine(settings)
         .with_interceptor_registry(registry)
         .with_runtime(Arc::new(runtime))

@@ -7,35 +7,36 @@ use rtc::rtp_transceiver::rtp_sender::{
 use webrtc::peer_connection::MediaEngine;
 
 use super::{Error, rtp};
-use crate::sdp::{Media, Offer};
+use crate::sdp::Media;
 
-/// Registers what is sent to the viewer that made `offer`.
-pub fn media_engine(offer: &Offer) -> Result<MediaEngine, Error> {
+/// Registers what is sent on one connection.
+pub fn media_engine(video: Option<&Media>, audio: Option<&Media>) -> Result<MediaEngine, Error> {
     let mut engine = MediaEngine::default();
     let register = |engine: &mut MediaEngine, rtp_codec, payload_type, kind| {
         engine.register_codec(RTCRtpCodecParameters { rtp_codec, payload_type }, kind)
     };
-    let media = offer.video();
-    let feedback = media.feedback.iter().map(|feedback| feedback.words());
-    let video = RTCRtpCodec {
-        rtcp_feedback: feedback
-            .map(|(typ, parameter)| RTCPFeedback { typ: typ.into(), parameter: parameter.into() })
-            .collect(),
-        ..rtp::video_codec()
-    };
-    register(&mut engine, video, media.payload_type, RtpCodecKind::Video)?;
-    if let Some(payload_type) = media.retransmission {
-        let rtx = RTCRtpCodec {
-            mime_type: MIME_TYPE_RTX.to_owned(),
-            clock_rate: 90_000,
-            channels: 0,
-            sdp_fmtp_line: format!("apt={}", media.payload_type),
-            rtcp_feedback: vec![],
+    if let Some(media) = video {
+        let feedback = media.feedback.iter().map(|feedback| feedback.words());
+        let video = RTCRtpCodec {
+            rtcp_feedback: feedback
+                .map(|(typ, parameter)| RTCPFeedback { typ: typ.into(), parameter: parameter.into() })
+                .collect(),
+            ..rtp::video_codec()
         };
-        register(&mut engine, rtx, payload_type, RtpCodecKind::Video)?;
+        register(&mut engine, video, media.payload_type, RtpCodecKind::Video)?;
+        if let Some(payload_type) = media.retransmission {
+            let rtx = RTCRtpCodec {
+                mime_type: MIME_TYPE_RTX.to_owned(),
+                clock_rate: 90_000,
+                channels: 0,
+                sdp_fmtp_line: format!("apt={}", media.payload_type),
+                rtcp_feedback: vec![],
+            };
+            register(&mut engine, rtx, payload_type, RtpCodecKind::Video)?;
+        }
+        extend(&mut engine, media, RtpCodecKind::Video)?;
     }
-    extend(&mut engine, media, RtpCodecKind::Video)?;
-    if let Some(audio) = offer.audio() {
+    if let Some(audio) = audio {
         register(&mut engine, rtp::audio_codec(), audio.payload_type, RtpCodecKind::Audio)?;
         extend(&mut engine, audio, RtpCodecKind::Audio)?;
     }

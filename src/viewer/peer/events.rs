@@ -38,6 +38,8 @@ pub enum Event {
     KeyFrameWanted,
     /// A text message on the data channel.
     Message(String),
+    /// What had a transport of its own has come to an end, while the viewer goes on.
+    Lost(&'static str),
 }
 
 /// The data channel that is listened to, once there is one.

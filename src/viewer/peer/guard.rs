@@ -32,8 +32,9 @@ pub struct Guard {
     way: Mutex<Option<(Arc<dyn AsyncUdpSocket>, SocketAddr)>>,
     /// The viewer has ended the connection.
     ended: Notify,
-    unread: Mutex<Unread>,
-    checks: Mutex<Checks>,
+    /// Of all connections of the viewer, as `checks` is.
+    unread: Arc<Mutex<Unread>>,
+    checks: Arc<Mutex<Checks>>,
     /// The name by which checks address us, followed by a colon (RFC 8445, section 7.2.2).
     name: Mutex<Option<String>>,
 }
@@ -57,6 +58,11 @@ pub struct Addresses {
 }
 
 impl Guard {
+    /// That of another connection of the same viewer, which has what bounds the viewer in common with this.
+    pub fn beside(&self) -> Self {
+        Self { unread: self.unread.clone(), checks: self.checks.clone(), ..Self::default() }
+    }
+
     /// The viewer gets this answer.
     pub fn answered(&self, answer: &str) {
         let name = answer.lines().find_map(|line| line.strip_prefix("a=ice-ufrag:")).map(|name| format!("{name}:"));

@@ -19,13 +19,20 @@ const ELSEWHERE: [&str; 2] = ["192.0.2.1:9", "[2001:db8::1]:9"];
 /// network. A clone is of the same peer connection.
 ///
 /// The crate's own wildcard would leave out loopback always, and bind `::` where there is no IPv6.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Interfaces {
     /// What was bound last, the best first.
     bound: Arc<Mutex<Vec<IpAddr>>>,
+    /// How many are bound.
+    most: usize,
 }
 
 impl Interfaces {
+    /// Those of one of so many peer connections of a viewer, which share what one viewer may cost.
+    pub fn one_of(connections: usize) -> Self {
+        Self { bound: Arc::default(), most: MOST_ADDRESSES / connections.max(1) }
+    }
+
     /// The place of an address among those that were bound last, from 0 for the best.
     pub fn rank(&self, ip: IpAddr) -> Option<usize> {
         let bound = self.bound.lock().expect("lock is never poisoned: no panic while held");
@@ -38,7 +45,8 @@ impl ToSocketAddrs for Interfaces {
 
     fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
         let addresses: Vec<_> = get_if_addrs()?.into_iter().filter(Interface::is_oper_up).map(Address::from).collect();
-        let chosen = choose(&addresses, &sources());
+        let mut chosen = choose(&addresses, &sources());
+        chosen.truncate(self.most);
         let sockets: Vec<_> = chosen.iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
         *self.bound.lock().expect("lock is never poisoned: no panic while held") = chosen;
         Ok(sockets.into_iter())

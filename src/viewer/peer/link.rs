@@ -97,7 +97,8 @@ struct Sent {
 /// See the module's documentation.
 pub struct Link {
     clocks: Vec<RtpClock>,
-    video_ssrc: u32,
+    /// The stream of which losses are measured, which is repeated: the video's.
+    video_ssrc: Option<u32>,
     key_frame_wanted: Arc<Notify>,
     statistics: Arc<LinkStatistics>,
     history: VecDeque<Sent>,
@@ -110,7 +111,7 @@ impl Link {
     /// An interceptor for one viewer; `clocks` are those of the streams that are sent, the video's first.
     pub fn new(clocks: Vec<RtpClock>, key_frame_wanted: Arc<Notify>, statistics: Arc<LinkStatistics>) -> Self {
         Self {
-            video_ssrc: clocks.first().map(RtpClock::ssrc).unwrap_or_default(),
+            video_ssrc: clocks.first().map(RtpClock::ssrc),
             clocks,
             key_frame_wanted,
             statistics,
@@ -119,6 +120,11 @@ impl Link {
             incoming: VecDeque::new(),
             outgoing: VecDeque::new(),
         }
+    }
+
+    /// For a connection beside the viewer's first one, of which its losses are measured.
+    pub fn beside(self) -> Self {
+        Self { video_ssrc: None, ..self }
     }
 
     /// Takes what this interceptor acts on; returns what the others shall see.
@@ -132,7 +138,7 @@ impl Link {
         } else if let Some(report) = any.downcast_ref::<SenderReport>() {
             report.reports.iter().for_each(|report| self.measure(report, now));
         } else if let Some(nack) = any.downcast_ref::<TransportLayerNack>()
-            && nack.media_ssrc == self.video_ssrc
+            && Some(nack.media_ssrc) == self.video_ssrc
         {
             return self.admit(nack, now).map(|nack| Box::new(nack) as Box<dyn rtcp::Packet>);
         }
@@ -142,7 +148,7 @@ impl Link {
     /// Round trip by RFC 3550, section 6.4.1: arrival minus last SR minus the delay since it, in 1/65536 s.
     fn measure(&self, report: &ReceptionReport, now: Instant) {
         let Some(clock) = self.clocks.iter().find(|clock| clock.ssrc() == report.ssrc) else { return };
-        if report.ssrc == self.video_ssrc {
+        if Some(report.ssrc) == self.video_ssrc {
             self.statistics.loss_256.store(report.fraction_lost.into(), Ordering::Relaxed);
         }
         if report.last_sender_report == 0 {
@@ -192,7 +198,7 @@ impl Link {
 
     fn count(&mut self, header: &rtc::rtp::header::Header, payload: usize, now: Instant) {
         self.statistics.bytes.fetch_add(payload as u64, Ordering::Relaxed);
-        if header.ssrc == self.video_ssrc {
+        if Some(header.ssrc) == self.video_ssrc {
             self.budget.sent(now);
             if self.history.len() == HISTORY {
                 self.history.pop_front();

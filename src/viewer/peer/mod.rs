@@ -11,6 +11,7 @@
 mod build;
 mod checks;
 mod codecs;
+mod connection;
 mod events;
 mod guard;
 mod handshake;
@@ -24,43 +25,30 @@ mod socket;
 mod stun;
 mod unread;
 
-use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::{Notify, mpsc};
 use webrtc::peer_connection::crypto::{self, SignatureScheme};
-use webrtc::peer_connection::{
-    PeerConnection, RTCCertificate, RTCConfigurationBuilder, RTCIceCandidateInit, RTCIceServer, RTCSessionDescription,
-};
+use webrtc::peer_connection::{RTCCertificate, RTCIceServer};
 
 use crate::ice::Servers;
+use crate::media::Frame;
 use crate::sdp::{self, Board, Offer, Ours};
 use crate::signalling::Candidate;
 use crate::tasks::Group;
-use events::{Control, Teller};
+use connection::Connection;
+use events::Control;
 use guard::Guard;
-use interfaces::Interfaces;
-use link::Link;
 use names::Names;
-use relay::{Answers, Relay, Search};
-use rtp::RtpClock;
+use relay::Relay;
+use rtp::{RtpClock, Track};
 
 pub use events::Event;
 pub use link::LinkStatistics;
-pub use rtp::Track;
 
-/// How long an answer waits for the board's own host candidates. They need no network and come within a millisecond,
-/// but on a busy board their task may be kept from running far longer; without one in its answer a WHEP viewer, who is
-/// told nothing later, would never find us.
-const HOST_CANDIDATES: Duration = Duration::from_millis(500);
-/// After the first host candidate the others follow without a pause; those that do not are trickled.
-const NEXT_CANDIDATE: Duration = Duration::from_millis(1);
-
-/// How long an answer that is all a viewer gets waits for candidates from STUN and TURN servers: two round trips to
-/// a relay on another continent.
-const ALL_CANDIDATES: Duration = Duration::from_millis(500);
+/// Transports of one offer that are served: the picture's, the sound's and the data channel's.
+const MOST_TRANSPORTS: usize = 3;
 
 /// Messages of a viewer that may wait on its data channel; a viewer that sends more is made to wait by SCTP.
 const MESSAGES: usize = 16;
@@ -137,59 +125,30 @@ impl Stack {
         self.relay.fault()
     }
 
-    /// Answers an offer: the connection, and the answer with the board's host candidates in it.
+    /// Answers an offer: the viewer's connections, and the answer with the board's host candidates in it.
     pub async fn answer(&self, offer: &str, board: Board, later: Later) -> Result<(Peer, String), Error> {
         let (bytes, offer) = (offer.len(), Offer::read(offer, board)?);
         let (epoch, wall) = (Instant::now(), SystemTime::now());
-        let video = Track::video(offer.video(), RtpClock::new(90_000, epoch, wall));
+        let video = offer.video().map(|media| Track::video(media, RtpClock::new(90_000, epoch, wall)));
         let audio = offer.audio().map(|media| Track::audio(media, RtpClock::new(48_000, epoch, wall)));
-        let clocks = std::iter::once(&video).chain(&audio).map(Track::clock).collect();
-
-        let (key_frame_wanted, statistics) = (Arc::new(Notify::new()), Arc::new(LinkStatistics::default()));
-        let link = Link::new(clocks, key_frame_wanted.clone(), statistics.clone());
-        let (events, coming) = mpsc::unbounded_channel();
         let (messages, said) = mpsc::channel(MESSAGES);
-        let (control, answers) = (Control::default(), Arc::new(Answers::default()));
-        let relay = self.servers.has_relay().then(|| Arc::new(Search::new(self.relay.clone(), answers.clone())));
-        let guard = Arc::new(Guard::default());
-        guard.earned(bytes);
-        let teller = Teller {
-            events,
+        let whole = Whole {
+            control: Control::default(),
             messages,
-            control: control.clone(),
-            relay: relay.clone(),
-            guard: guard.clone(),
-            group: self.group.clone(),
+            key_frame_wanted: Arc::new(Notify::new()),
+            statistics: Arc::new(LinkStatistics::default()),
+            guard: Guard::default(),
         };
-
-        let interfaces = Interfaces::default();
-        let builder = build::builder(self, &offer, link, answers, guard.clone(), interfaces.clone())?;
-        let connection = builder.with_handler(Arc::new(teller)).build().await?;
-        let mut peer = Peer {
-            connection: Arc::new(connection),
-            video,
-            audio,
-            control,
-            events: coming,
-            early: VecDeque::new(),
-            messages: said,
-            key_frame_wanted,
-            statistics,
-            later,
-            relay,
-            guard,
-            offer: offer.clone(),
-            generation: None,
-            answers: 0,
-            interfaces,
-            found: Vec::new(),
-            stack: self.clone(),
-        };
-        // Before the remote description, or the answer would have nothing to send.
-        peer.connection.add_track(peer.video.local()).await?;
-        if let Some(audio) = &peer.audio {
-            peer.connection.add_track(audio.local()).await?;
+        whole.guard.earned(bytes);
+        let mut connections = [const { None }; MOST_TRANSPORTS];
+        for (transport, place) in connections.iter_mut().enumerate().take(offer.transports()) {
+            let (sees, hears) = offer.media_of(transport);
+            let tracks = [video.as_ref().filter(|_| sees.is_some()), audio.as_ref().filter(|_| hears.is_some())];
+            *place = Some(Connection::open(self, &whole, &offer, transport, tracks).await?);
         }
+        let relay = self.relay.clone();
+        let mut peer =
+            Peer { connections, video, audio, whole, messages: said, later, offer: offer.clone(), answers: 0, relay };
         let answer = peer.settle(offer).await?;
         Ok((peer, answer))
     }
@@ -206,136 +165,96 @@ fn of_the_crate(servers: &Servers) -> Vec<RTCIceServer> {
     server.collect()
 }
 
-/// One viewer's peer connection. It is closed when dropped.
-pub struct Peer {
-    connection: Arc<dyn PeerConnection>,
-    /// The stream of pictures.
-    pub video: Track,
-    /// The stream of sound, when the viewer wants one.
-    pub audio: Option<Track>,
+/// What all connections of one viewer share.
+struct Whole {
     control: Control,
-    events: mpsc::UnboundedReceiver<Event>,
-    /// Events that came while an answer was made.
-    early: VecDeque<Event>,
-    messages: mpsc::Receiver<String>,
+    messages: mpsc::Sender<String>,
     key_frame_wanted: Arc<Notify>,
     statistics: Arc<LinkStatistics>,
+    /// What bounds the viewer as a whole.
+    guard: Guard,
+}
+
+/// One viewer: a connection for each transport of its offer, of which there is one where it bundles. They are closed
+/// when it is dropped.
+pub struct Peer {
+    /// The first is the one of which the viewer's life depends.
+    connections: [Option<Connection>; MOST_TRANSPORTS],
+    video: Option<Track>,
+    audio: Option<Track>,
+    whole: Whole,
+    messages: mpsc::Receiver<String>,
     later: Later,
-    relay: Option<Arc<Search>>,
-    guard: Arc<Guard>,
     /// The offer that was answered last.
     offer: Offer,
-    /// The ICE generation that was gathered for last.
-    generation: Option<sdp::Credentials>,
     /// How many answers there were, which numbers them.
     answers: u64,
-    interfaces: Interfaces,
-    /// Addresses of the board that servers found, in that order.
-    found: Vec<(IpAddr, u16)>,
-    stack: Stack,
+    relay: Relay,
 }
 
 impl Peer {
-    /// Answers a further offer on the same connection: an ICE restart, or a viewer that pauses.
+    /// Answers a further offer on the same connections: an ICE restart, or a viewer that pauses.
     pub async fn negotiate(&mut self, offer: &str, board: Board) -> Result<String, Error> {
         let (bytes, offer) = (offer.len(), self.offer.again(offer, board)?);
-        self.guard.earned(bytes);
+        self.whole.guard.earned(bytes);
         self.settle(offer).await
     }
 
     async fn settle(&mut self, offer: Offer) -> Result<String, Error> {
-        let is_new = self.generation.as_ref() != Some(offer.credentials());
-        if self.generation.is_some() && is_new {
-            // The sockets are bound anew, so that the relay is asked anew too. Without a restart it must not be asked
-            // under another name: it holds an allocation to the one that made it (RFC 8656, section 7.1: code 441).
-            // It keeps the certificate: one in the configuration would count as another.
-            let servers = of_the_crate(&self.stack.servers);
-            let configuration = RTCConfigurationBuilder::new().with_ice_servers(servers).build();
-            self.connection.set_configuration(configuration).await?;
+        let mut ours: Vec<Ours> = Vec::with_capacity(MOST_TRANSPORTS);
+        for (transport, connection) in self.connections.iter_mut().enumerate().take(offer.transports()) {
+            let one = match connection {
+                Some(connection) => {
+                    connection.settle(&offer, transport, self.later).await?;
+                    connection.ours().await?
+                }
+                // Nothing is said of one that is lost.
+                None => ours[0].clone(),
+            };
+            ours.push(one);
         }
-        if let Some(relay) = self.relay.as_ref().filter(|_| is_new) {
-            relay.begin();
-        }
-        self.connection.set_remote_description(RTCSessionDescription::offer(offer.reduced())?).await?;
-        let answer = self.connection.create_answer(None).await?;
-        self.connection.set_local_description(answer).await?;
         let (video, audio) = offer.flows();
-        self.video.is_paused = !video;
-        if let Some(track) = &mut self.audio {
-            track.is_paused = !audio;
-        }
+        self.video.iter_mut().for_each(|track| track.is_paused = !video);
+        self.audio.iter_mut().for_each(|track| track.is_paused = !audio);
         self.offer = offer;
-        // Without a restart nothing is gathered anew, and the candidates are known.
-        if is_new {
-            self.generation = Some(self.offer.credentials().clone());
-            self.found.clear();
-            self.wait_for_candidates().await;
-        }
-        let description = self.connection.local_description().await;
-        let ours = description.and_then(|description| Ours::read(&description.sdp));
-        let mut ours = ours.ok_or(webrtc::error::Error::ErrPeerConnSDPTypeInvalidValue)?;
         // The crate's own is a time, which does not rise by one and may fall.
         self.answers += 1;
-        ours.version = self.answers;
-        ours.candidates = ours.candidates.into_iter().map(|candidate| self.ranked(candidate)).collect();
-        ours.candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.priority));
-        let answer = self.offer.answer(&ours, self.video.sources(), self.audio.as_ref().map(Track::sources));
-        self.guard.answered(&answer);
-        Ok(answer)
+        ours[0].version = self.answers;
+        let [video, audio] = [&self.video, &self.audio].map(|track| track.as_ref().map(Track::sources));
+        Ok(self.offer.answer(&ours, video, audio))
     }
 
-    /// Gives a candidate of the board its place among the others, which the crate gives all the same.
-    fn ranked(&mut self, candidate: sdp::Candidate) -> sdp::Candidate {
-        let place = (candidate.address, candidate.port);
-        let rank = self.interfaces.rank(candidate.address).unwrap_or_else(|| {
-            // The crate gathers from a bounded number of sockets and servers.
-            let known = self.found.iter().position(|one| *one == place);
-            known.unwrap_or_else(|| {
-                self.found.push(place);
-                self.found.len() - 1
-            })
-        });
-        candidate.ranked(rank)
+    /// Whether pictures are to flow, and sound.
+    pub fn flows(&self) -> (bool, bool) {
+        self.offer.flows()
     }
 
-    /// A candidate of the board as the viewer is told it, or `None` where it has no use for it.
-    fn told(&mut self, candidate: Candidate) -> Option<Candidate> {
-        let candidate = self.ranked(sdp::Candidate::read(&candidate.candidate).ok()??);
-        let (index, mid) = self.offer.tagged();
-        Some(Candidate {
-            candidate: format!("candidate:{candidate}"),
-            sdp_mid: mid.map(str::to_owned),
-            sdp_m_line_index: u16::try_from(index).ok(),
-            username_fragment: None,
-        })
+    /// The clock of the pictures; `None` where the viewer has no place for any.
+    pub fn video_clock(&self) -> Option<RtpClock> {
+        self.video.as_ref().map(Track::clock)
     }
 
-    /// Gathers what comes at once, or what has to be in the answer. Later candidates are trickled; these are too,
-    /// which does no harm.
-    async fn wait_for_candidates(&mut self) {
-        match self.later {
-            Later::InAnswer if self.stack.servers.for_board().is_empty() => {
-                self.gather(HOST_CANDIDATES, HOST_CANDIDATES).await;
-            }
-            Later::InAnswer => {
-                tokio::time::timeout(ALL_CANDIDATES, self.gather(ALL_CANDIDATES, ALL_CANDIDATES)).await.ok();
-            }
-            Later::Trickled => self.gather(HOST_CANDIDATES, NEXT_CANDIDATE).await,
+    /// Whether sound can be sent, now or after a further offer.
+    pub fn has_sound(&self) -> bool {
+        self.audio.is_some()
+    }
+
+    /// Sends a picture. Waits while the connection's queue is full; fails once it is closed.
+    pub async fn send_video(&mut self, frame: &Frame) -> Result<(), Error> {
+        match &mut self.video {
+            Some(track) => Ok(track.send(frame).await?),
+            None => Ok(()),
         }
     }
 
-    /// Keeps what happens until the last candidate, or until none comes within `first`, or `next` after another.
-    async fn gather(&mut self, first: Duration, next: Duration) {
-        let mut patience = first;
-        while let Ok(Some(event)) = tokio::time::timeout(patience, self.events.recv()).await {
-            let is_last = matches!(event, Event::Candidate(None));
-            if matches!(event, Event::Candidate(_)) {
-                patience = next;
-            }
-            self.early.push_back(event);
-            if is_last {
-                break;
-            }
+    /// Sends a piece of sound, as above. On a transport of its own that has no way yet, or none any more, it is dropped.
+    pub async fn send_audio(&mut self, frame: &Frame) -> Result<(), Error> {
+        let Some(track) = &mut self.audio else { return Ok(()) };
+        let mut connections = self.connections.iter().enumerate();
+        let carrier = connections.find(|(transport, _)| self.offer.media_of(*transport).1.is_some());
+        match carrier {
+            Some((_, Some(connection))) if connection.is_connected() => Ok(track.send(frame).await?),
+            _ => Ok(()),
         }
     }
 
@@ -343,45 +262,70 @@ impl Peer {
     pub async fn add_candidate(&self, candidate: Candidate) -> Result<(), Error> {
         // A `.local` name hides the browser's address from us, who need not know it: the browser checks our host
         // candidates, and we learn its address from those checks (RFC 8445, section 7.3.1.3).
-        self.guard.earned(candidate.candidate.len());
+        self.whole.guard.earned(candidate.candidate.len());
         let read = sdp::Candidate::read(&candidate.candidate);
         let Some(usable) = read.map_err(Error::BadCandidate)? else { return Ok(()) };
-        let candidate = RTCIceCandidateInit {
-            candidate: format!("candidate:{usable}"),
-            username_fragment: candidate.username_fragment,
-            ..Default::default()
-        };
-        let added = self.connection.add_ice_candidate(candidate).await;
-        added.map_err(|error| Error::BadCandidate(error.to_string()))
+        let (mid, index) = (candidate.sdp_mid.as_deref(), candidate.sdp_m_line_index.map(usize::from));
+        let transport = self.offer.transport_of(mid, index, candidate.username_fragment.as_deref());
+        let connection = transport.map_err(Error::BadCandidate)?.and_then(|at| self.connections[at].as_ref());
+        match connection {
+            Some(connection) => connection.add_candidate(&usable, candidate.username_fragment).await,
+            // Of a section that is rejected.
+            None => Ok(()),
+        }
     }
 
     /// Waits for what happens next. Cancelling the wait loses nothing.
     pub async fn event(&mut self) -> Event {
         loop {
-            let event = match self.early.pop_front() {
-                Some(event) => event,
-                None => tokio::select! {
-                            biased;
-                            event = self.events.recv() => event.unwrap_or(Event::Closed),
-                            () = self.key_frame_wanted.notified() => Event::KeyFrameWanted,
-                            () = self.guard.ended() => Event::Left,
+            let [first, second, third] = &mut self.connections;
+            let (transport, event) = tokio::select! {
+                biased;
+                event = event_of(first) => (0, event),
+                event = event_of(second) => (1, event),
+                event = event_of(third) => (2, event),
+                () = self.whole.key_frame_wanted.notified() => return Event::KeyFrameWanted,
                 Some(message) = self.messages.recv() => {
-                    self.guard.read(message.len());
-                    Event::Message(message)
+                    self.whole.guard.read(message.len());
+                    return Event::Message(message);
                 }
-                    never = self.guard.repeat() => match never {},
-                        },
             };
-            let Event::Candidate(Some(candidate)) = event else { return event };
-            if let Some(candidate) = self.told(candidate) {
-                return Event::Candidate(Some(candidate));
+            if let Some(event) = self.judge(transport, event) {
+                return event;
             }
+        }
+    }
+
+    /// What a transport's event means for the viewer. Its life is that of the first one; another that comes to an end
+    /// ends what it carries.
+    fn judge(&mut self, transport: usize, event: Event) -> Option<Event> {
+        match event {
+            Event::Candidate(Some(candidate)) => {
+                let (index, mid) = self.offer.tagged(transport);
+                let (sdp_mid, sdp_m_line_index) = (mid.map(str::to_owned), u16::try_from(index).ok());
+                Some(Event::Candidate(Some(Candidate { sdp_mid, sdp_m_line_index, ..candidate })))
+            }
+            // The last of all is told once (RFC 8838, section 13).
+            Event::Candidate(None) => {
+                let mut others = self.connections.iter().flatten();
+                others.all(Connection::is_gathered).then_some(Event::Candidate(None))
+            }
+            event if transport == 0 => Some(event),
+            Event::Closed | Event::Left => {
+                let is_sound = self.offer.media_of(transport).1.is_some();
+                self.audio.take_if(|_| is_sound);
+                self.connections[transport] = None;
+                self.offer.lose(transport);
+                Some(Event::Lost(if is_sound { "sound" } else { "data channel" }))
+            }
+            Event::Reached | Event::Connected | Event::Disconnected => None,
+            event => Some(event),
         }
     }
 
     /// Sends text on the data channel; without one, or with a full one, it is dropped.
     pub async fn tell(&self, text: &str) {
-        let control = self.control.lock().expect("nobody panics with it").clone();
+        let control = self.whole.control.lock().expect("nobody panics with it").clone();
         if let Some(control) = control
             && let Err(error) = control.try_send_text(text).await
         {
@@ -391,25 +335,20 @@ impl Peer {
 
     /// Why the board has no relay, now that no way to this viewer was found.
     pub fn relay_fault(&self) -> Option<String> {
-        self.relay.as_ref()?.give_up(Instant::now());
-        self.stack.relay_fault()
+        self.connections.iter().flatten().for_each(Connection::give_up_relay);
+        self.relay.fault()
     }
 
-    /// Counters of this path.
+    /// Counters of all its paths.
     pub fn statistics(&self) -> Arc<LinkStatistics> {
-        self.statistics.clone()
+        self.whole.statistics.clone()
     }
 }
 
-impl Drop for Peer {
-    fn drop(&mut self) {
-        // A connection that is merely dropped lives on in the crate's driver.
-        let connection = self.connection.clone();
-        self.stack.group.spawn(async move {
-            if let Err(error) = connection.close().await {
-                tracing::debug!(%error, "peer connection did not close cleanly");
-            }
-        });
+async fn event_of(connection: &mut Option<Connection>) -> Event {
+    match connection {
+        Some(connection) => connection.event().await,
+        None => std::future::pending().await,
     }
 }
 

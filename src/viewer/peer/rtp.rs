@@ -82,6 +82,8 @@ pub struct Track {
     payload_type: u8,
     playout_delay: Option<u8>,
     abs_capture_time: Option<u8>,
+    /// Id of the extension that names the viewer's section, and its tag.
+    mid: Option<(u8, Bytes)>,
     sequence: u16,
     packetise: fn(&Bytes) -> Vec<Bytes>,
     kind: RtpCodecKind,
@@ -138,6 +140,7 @@ impl Track {
             payload_type: media.payload_type,
             playout_delay: media.playout_delay.map(|extension| extension.id),
             abs_capture_time: media.abs_capture_time.map(|extension| extension.id),
+            mid: media.mid.as_ref().map(|(extension, mid)| (extension.id, Bytes::copy_from_slice(mid.as_bytes()))),
             sequence: rand::random(),
             packetise,
             kind,
@@ -208,6 +211,9 @@ impl Track {
         }
         if let Some(id) = self.abs_capture_time {
             header.set_extension(id, Bytes::copy_from_slice(&self.clock.ntp(captured).to_be_bytes()))?;
+        }
+        if let Some((id, mid)) = &self.mid {
+            header.set_extension(*id, mid.clone())?;
         }
         Ok(())
     }

@@ -195,7 +195,7 @@ async fn answers_that_nobody_acknowledges_are_dropped() {
     for _ in 0..1000 {
         peer.tell(&text).await;
     }
-    let channel = peer.control.lock().unwrap().clone().expect("the channel");
+    let channel = peer.whole.control.lock().unwrap().clone().expect("the channel");
     let outstanding = channel.outstanding_bytes().await.unwrap();
     assert!((1000..=128 * 1024).contains(&outstanding), "{outstanding} bytes are kept");
 }

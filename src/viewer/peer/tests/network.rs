@@ -179,7 +179,7 @@ impl Bare {
             .with_setting_engine(settings)
             .with_handler(Arc::new(Handler(sender)))
             .with_runtime(runtime)
-            .with_udp_addrs(vec![Interfaces::default()])
+            .with_udp_addrs(vec![Interfaces::one_of(1)])
             .build()
             .await
             .unwrap();

@@ -1,5 +1,7 @@
 //! One viewer from its call to its end: a driver around the table in [`super::state`].
 
+mod telling;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use super::control_channel::{Commands, Event as Told, Reply, Request};
+use super::control_channel::{Commands, Reply, Request};
 use super::peer::{Error, Event as PeerEvent, Later, Peer, Stack};
 use super::progress::Progress;
 use super::reports::{Reports, cut};
@@ -59,8 +61,9 @@ pub struct Session {
     answered: Option<(String, String)>,
     early: Vec<Candidate>,
     have_candidates_ended: bool,
-    /// Held from the call on, so that the camera starts while ICE is still at work. Read from once connected.
-    video: Subscription,
+    /// Held from the call on, so that the camera starts while ICE is still at work. Read from once connected. `None`
+    /// while the viewer wants no pictures, so that the camera may rest.
+    video: Option<Subscription>,
     audio: Option<Subscription>,
     wishes: Wishes,
     reports: Reports,
@@ -95,7 +98,7 @@ impl Session {
         commands: Commands,
         notices: mpsc::Receiver<Notice>,
     ) -> Self {
-        let video = source.video.subscribe();
+        let video = Some(source.video.subscribe());
         let state = State::default();
         Self {
             call,
@@ -152,7 +155,7 @@ impl Session {
                     self.progress.bitrate.store((now - bytes) * 8, Ordering::Relaxed);
                     bytes = now;
                     if self.wishes.is_due(Instant::now()) {
-                        self.video.want_key_frame();
+                        self.want_key_frame();
                     }
                     Action::Wait
                 }
@@ -180,7 +183,7 @@ impl Session {
             () = stop.stopped() => Woken::Stopping,
             // Before all that comes from the viewer, which may be a flood.
             Some(notice) = self.notices.recv() => Woken::Notice(notice),
-            frame = self.video.next(), if is_streaming => Woken::Video(frame),
+            frame = next_of(&mut self.video), if is_streaming => Woken::Video(frame),
             frame = next_of(&mut self.audio), if is_streaming => Woken::Audio(frame),
             event = event_of(&mut self.peer) => Woken::Peer(event),
             signal = self.call.incoming.recv(), if self.is_line_open => Woken::Signal(signal),
@@ -243,6 +246,7 @@ impl Session {
         };
         match result {
             Ok(answer) => {
+                self.follow_wishes();
                 self.answered = Some((sdp, answer.clone()));
                 self.say(Signal::Answer { sdp: answer }).await;
                 for candidate in std::mem::take(&mut self.early) {
@@ -309,7 +313,7 @@ impl Session {
             }
             PeerEvent::Reached => {
                 // DTLS takes about 20 ms more: a key frame of now will be in the feed when it is done.
-                self.video = self.source.video.subscribe();
+                self.join_video();
                 Action::Wait
             }
             PeerEvent::Connected => self.happened(Event::Connected),
@@ -323,8 +327,13 @@ impl Session {
             }
             PeerEvent::KeyFrameWanted => {
                 if self.wishes.wish(self.progress.losses(), Instant::now()) {
-                    self.video.want_key_frame();
+                    self.want_key_frame();
                 }
+                Action::Wait
+            }
+            PeerEvent::Lost(what) => {
+                tracing::info!(viewer = %self.call.viewer, what, "the viewer lost a transport; the others go on");
+                self.audio.take_if(|_| what == "sound");
                 Action::Wait
             }
             PeerEvent::Message(text) => self.on_message(&text).await,
@@ -335,15 +344,37 @@ impl Session {
     fn stream(&mut self) {
         let seconds = self.progress.since.elapsed().as_secs_f64();
         tracing::info!(viewer = %self.call.viewer, seconds, "viewer watches");
-        self.video = self.source.video.subscribe();
-        let wants_sound = self.peer.as_ref().is_some_and(|peer| peer.audio.is_some());
+        self.join_video();
+        let wants_sound = self.peer.as_ref().is_some_and(Peer::has_sound);
         self.audio = self.source.audio.as_ref().filter(|_| wants_sound).map(Feed::subscribe);
     }
 
+    /// Takes pictures from the newest key frame on, where any are wanted.
+    fn join_video(&mut self) {
+        if let Some(video) = &mut self.video {
+            *video = self.source.video.subscribe();
+        }
+    }
+
+    /// Takes pictures while the viewer wants any.
+    fn follow_wishes(&mut self) {
+        let is_wanted = self.peer.as_ref().is_some_and(|peer| peer.flows().0);
+        if is_wanted != self.video.is_some() {
+            self.video = is_wanted.then(|| self.source.video.subscribe());
+        }
+    }
+
+    fn want_key_frame(&self) {
+        if let Some(video) = &self.video {
+            video.want_key_frame();
+        }
+    }
+
     async fn send_video(&mut self, frame: &Frame) -> Action {
-        self.progress.skipped.store(self.video.skipped(), Ordering::Relaxed);
+        let skipped = self.video.as_ref().map(Subscription::skipped).unwrap_or_default();
+        self.progress.skipped.store(skipped, Ordering::Relaxed);
         let Some(peer) = &mut self.peer else { return Action::Wait };
-        if peer.video.send(frame).await.is_err() {
+        if peer.send_video(frame).await.is_err() {
             return self.happened(Event::Closed);
         }
         self.progress.frames.fetch_add(1, Ordering::Relaxed);
@@ -354,8 +385,8 @@ impl Session {
     }
 
     async fn send_audio(&mut self, frame: &Frame) -> Action {
-        let Some(audio) = self.peer.as_mut().and_then(|peer| peer.audio.as_mut()) else { return Action::Wait };
-        if audio.send(frame).await.is_err() {
+        let Some(peer) = &mut self.peer else { return Action::Wait };
+        if peer.send_audio(frame).await.is_err() {
             return self.happened(Event::Closed);
         }
         Action::Wait
@@ -367,7 +398,8 @@ impl Session {
             Ok(Request::Ping { sent }) => {
                 let now = Instant::now();
                 let board = milliseconds(now - self.board_epoch);
-                peer.tell(&Reply::Pong { sent, board, rtp: peer.video.clock().timestamp(now) }.text()).await;
+                let rtp = peer.video_clock().map(|clock| clock.timestamp(now));
+                peer.tell(&Reply::Pong { sent, board, rtp }.text()).await;
                 Action::Wait
             }
             Ok(Request::Bye {}) => self.happened(Event::Bye),
@@ -381,47 +413,6 @@ impl Session {
                 peer.tell(&Reply::Error { reason }.text()).await;
                 Action::Wait
             }
-        }
-    }
-
-    async fn tell_picture(&mut self, picture: &watch::Receiver<Picture>) -> Action {
-        let picture = picture.borrow().clone();
-        self.tell(&Reply::Event(Told::Camera(&picture))).await
-    }
-
-    async fn tell_sound(&mut self) -> Action {
-        let on = *self.source.has_sound.borrow();
-        self.tell(&Reply::Event(Told::Sound { on })).await
-    }
-
-    async fn tell_count(&mut self, count: &watch::Receiver<usize>) -> Action {
-        let viewers = *count.borrow();
-        self.tell(&Reply::Event(Told::Viewers { viewers })).await
-    }
-
-    async fn tell_identify(&mut self, time: Duration) -> Action {
-        self.tell(&Reply::Event(Told::Identify { seconds: time.as_secs() })).await
-    }
-
-    async fn tell(&mut self, reply: &Reply<'_>) -> Action {
-        self.tell_text(&reply.text()).await
-    }
-
-    async fn tell_text(&mut self, text: &str) -> Action {
-        if let Some(peer) = &self.peer {
-            peer.tell(text).await;
-        }
-        Action::Wait
-    }
-
-    async fn object(&mut self, code: Refusal, reason: impl Into<String>) {
-        self.say(Signal::error(code, reason)).await;
-    }
-
-    /// Says something on the signalling connection. A viewer that does not read it loses the message, not us the time.
-    async fn say(&mut self, signal: Signal) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.call.outgoing.try_send(signal) {
-            tracing::debug!(viewer = %self.call.viewer, "the viewer does not read its signalling; message dropped");
         }
     }
 
