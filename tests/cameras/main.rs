@@ -18,7 +18,7 @@ use gstreamer_app as gst_app;
 use serde_json::Value;
 
 use devices::Devices;
-use player::Player;
+use player::{AUDIO, Bundling, Player, VIDEO};
 
 /// What can be waited for comes within this time, where nothing has to be given up first.
 const LIMIT: Duration = Duration::from_secs(25);
@@ -432,7 +432,7 @@ async fn sound_cards_of_any_rate_format_and_number_of_channels_are_heard() -> Re
     for card in cards {
         let devices = Devices::new(&[""; 0], &format!("pcm.card {{ type peercam {card} }}"))?;
         let watched = devices.watch(CARD).await?;
-        let _listener = Player::join(&watched.url).await?;
+        let _listener = Player::join(&watched.url, &[VIDEO, AUDIO], Bundling::All).await?;
         let heard = |found: &[Value]| found[0]["state"] == "live";
         watched.are("microphone", LIMIT, heard).await.with_context(|| card)?;
         watched.end().await?;
@@ -445,7 +445,7 @@ async fn sound_cards_that_are_busy_gone_or_mute_are_told_of_and_pictures_go_on()
     for (fault, why) in [("busy", "busy"), ("absent", "card"), ("mute", "brought no frame"), ("gone", "hangs")] {
         let devices = Devices::new(&[""; 0], &format!("pcm.card {{ type peercam fault {fault} }}"))?;
         let watched = devices.watch(CARD).await?;
-        let _listener = Player::join(&watched.url).await?;
+        let _listener = Player::join(&watched.url, &[VIDEO, AUDIO], Bundling::All).await?;
         let told = |found: &[Value]| found[0]["reason"].as_str().is_some_and(|reason| reason.contains(why));
         watched.are("microphone", LIMIT, told).await.with_context(|| fault)?;
         watched.cameras_are(LIMIT, |cameras| cameras[0]["state"] == "live").await?;

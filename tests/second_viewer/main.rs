@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use board::{Board, ENCODERS};
-use player::Player;
+use board::{Board, ENCODERS, VIEWERS};
+use player::{AUDIO, Bundling, Player, VIDEO};
 
 /// How long pictures and sound are counted.
 const SPAN: Duration = Duration::from_secs(6);
@@ -36,8 +36,38 @@ async fn behind(board: &Board, player: &Player) -> Result<i64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn webrtcbin_decodes_the_pictures_and_the_sound() -> Result<()> {
+    decodes_pictures_and_sound(Bundling::All).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn webrtcbin_decodes_the_pictures_and_the_sound_on_a_transport_for_each() -> Result<()> {
+    decodes_pictures_and_sound(Bundling::None).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn webrtcbin_decodes_the_pictures_and_the_sound_of_a_partial_group() -> Result<()> {
+    decodes_pictures_and_sound(Bundling::PictureAlone).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_wants_sound_alone_gets_it_and_the_camera_rests() -> Result<()> {
     let board = Board::start("").await?;
-    let player = Player::join(&board.url).await?;
+    let player = Player::join(&board.url, &[AUDIO], Bundling::All).await?;
+    player.wait_for_sound().await?;
+    // The camera was wanted until the offer said otherwise, and lingers.
+    board.wait_for_count(ENCODERS, 0).await?;
+    player.begin();
+    player.wait_for_sound().await?;
+    assert_eq!(board.count(SENT).await?, 0);
+    player.leave().await?;
+    board.wait_until_idle().await?;
+    assert!(!board.log()?.contains("panicked"));
+    Ok(())
+}
+
+async fn decodes_pictures_and_sound(bundling: Bundling) -> Result<()> {
+    let board = Board::start("").await?;
+    let player = Player::join(&board.url, &[VIDEO, AUDIO], bundling).await?;
     player.wait_for_picture().await?;
     player.begin();
     let began = Instant::now();
@@ -61,6 +91,7 @@ async fn webrtcbin_decodes_the_pictures_and_the_sound() -> Result<()> {
     let loud = f64::from(seen.loud) / f64::from(seen.samples);
     assert!((0.04..0.09).contains(&loud), "{:.1} % of the sound is loud where it should be 6.7", loud * 100.0);
     assert_eq!(board.count(ENCODERS).await?, 1);
+    assert_eq!(board.count(VIEWERS).await?, 1, "one viewer, however many transports");
 
     player.leave().await?;
     board.wait_until_idle().await?;

@@ -20,9 +20,11 @@ use tokio::time::{sleep, timeout};
 /// What can be waited for comes within this time.
 const LIMIT: Duration = Duration::from_secs(15);
 
-const VIDEO: &str = "application/x-rtp,media=video,encoding-name=H264,payload=96,clock-rate=90000,\
+/// The caps of the board's pictures.
+pub const VIDEO: &str = "application/x-rtp,media=video,encoding-name=H264,payload=96,clock-rate=90000,\
                      packetization-mode=(string)1,profile-level-id=(string)42e01f,level-asymmetry-allowed=(string)1";
-const AUDIO: &str =
+/// The caps of its sound.
+pub const AUDIO: &str =
     "application/x-rtp,media=audio,encoding-name=OPUS,payload=97,clock-rate=48000,encoding-params=(string)2";
 
 const DECODE_VIDEO: &str =
@@ -48,6 +50,17 @@ pub struct Seen {
     pub loud: u32,
 }
 
+/// How the viewer's streams share transports.
+#[derive(Clone, Copy, Debug)]
+pub enum Bundling {
+    /// All of them share one.
+    All,
+    /// Each has its own, which is `webrtcbin`'s default.
+    None,
+    /// The picture is in a group of its own, and the sound in none.
+    PictureAlone,
+}
+
 /// The viewer.
 pub struct Player {
     pipeline: gst::Pipeline,
@@ -56,12 +69,18 @@ pub struct Player {
 }
 
 impl Player {
-    /// Joins the board at `url` by WHEP.
-    pub async fn join(url: &str) -> Result<Self> {
+    /// Joins the board at `url` by WHEP, to receive `streams`, which are [`VIDEO`] and [`AUDIO`].
+    pub async fn join(url: &str, streams: &[&str], bundling: Bundling) -> Result<Self> {
         gst::init()?;
         let pipeline = gst::Pipeline::new();
         let webrtc = gst::ElementFactory::make("webrtcbin")
-            .property("bundle-policy", gst_webrtc::WebRTCBundlePolicy::MaxBundle)
+            .property(
+                "bundle-policy",
+                match bundling {
+                    Bundling::All => gst_webrtc::WebRTCBundlePolicy::MaxBundle,
+                    Bundling::None | Bundling::PictureAlone => gst_webrtc::WebRTCBundlePolicy::None,
+                },
+            )
             .property("latency", 100_u32)
             .build()
             .context("webrtcbin (Debian: gstreamer1.0-plugins-bad, gstreamer1.0-nice)")?;
@@ -77,7 +96,7 @@ impl Player {
             }
         });
         pipeline.set_state(gst::State::Playing)?;
-        for caps in [VIDEO, AUDIO] {
+        for caps in streams {
             let direction = gst_webrtc::WebRTCRTPTransceiverDirection::Recvonly;
             let caps: gst::Caps = caps.parse()?;
             webrtc.emit_by_name::<gst_webrtc::WebRTCRTPTransceiver>("add-transceiver", &[&direction, &caps]);
@@ -86,7 +105,12 @@ impl Player {
         let offer = made_offer(&webrtc).await?;
         applied(&webrtc, "set-local-description", &offer).await?;
         let request = Client::builder().no_proxy().build()?.post(format!("{url}/whep"));
-        let response = request.header("Content-Type", "application/sdp").body(offer.sdp().as_text()?).send().await?;
+        let mut offer = offer.sdp().as_text()?;
+        if let Bundling::PictureAlone = bundling {
+            let tag = offer.lines().find_map(|line| line.strip_prefix("a=mid:")).context("sections have tags")?;
+            offer = offer.replacen("m=", &format!("a=group:BUNDLE {tag}\r\nm="), 1);
+        }
+        let response = request.header("Content-Type", "application/sdp").body(offer).send().await?;
         let status = response.status();
         let location = response.headers().get("Location").map(|place| place.to_str().unwrap_or_default().to_owned());
         let answer = response.text().await?;
@@ -102,6 +126,16 @@ impl Player {
         let deadline = Instant::now() + LIMIT;
         while self.seen()?.codes.is_empty() {
             ensure!(Instant::now() < deadline, "no picture within {LIMIT:?}: {:?}", self.seen()?);
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Waits for a second of sound.
+    pub async fn wait_for_sound(&self) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        while self.seen()?.samples < 48_000 {
+            ensure!(Instant::now() < deadline, "no sound within {LIMIT:?}: {:?}", self.seen()?);
             sleep(Duration::from_millis(20)).await;
         }
         Ok(())
