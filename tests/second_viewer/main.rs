@@ -11,10 +11,10 @@ mod shipped;
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use board::{Board, ENCODERS, VIEWERS};
-use player::{AUDIO, Bundling, Player, VIDEO};
+use player::{AUDIO, Bundling, CHANNEL, Player, VIDEO};
 
 /// How long pictures and sound are counted.
 const SPAN: Duration = Duration::from_secs(6);
@@ -63,6 +63,53 @@ async fn who_wants_sound_alone_gets_it_and_the_camera_rests() -> Result<()> {
     board.wait_until_idle().await?;
     assert!(!board.log()?.contains("panicked"));
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn picture_sound_and_data_channel_have_a_transport_each() -> Result<()> {
+    for bundling in [Bundling::None, Bundling::All] {
+        let board = Board::start("").await?;
+        let player = Player::join(&board.url, &[VIDEO, AUDIO, CHANNEL], bundling).await?;
+        player.wait_for_picture().await?;
+        player.wait_for_sound().await?;
+        player.wait_for(|seen| seen.told.iter().any(|text| text.contains("\"event\":\"viewers\""))).await?;
+        let told = player.seen()?.told.join("\n");
+        assert!(told.contains("\"viewers\":1"), "one viewer, however many transports: {told}");
+        player.leave().await?;
+        board.wait_until_idle().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_wants_the_data_channel_alone_gets_it() -> Result<()> {
+    let board = Board::start("").await?;
+    let player = Player::join(&board.url, &[CHANNEL], Bundling::All).await?;
+    player.wait_for(|seen| seen.told.iter().any(|text| text.contains("\"event\":\"viewers\""))).await?;
+    board.wait_for_count(ENCODERS, 0).await?;
+    player.leave().await?;
+    board.wait_until_idle().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transport_that_finds_no_way_ends_the_sound_and_the_picture_goes_on() -> Result<()> {
+    let board = Board::start("").await?;
+    let player = Player::join(&board.url, &[VIDEO, AUDIO], Bundling::SoundUnreachable).await?;
+    player.wait_for_picture().await?;
+    let began = Instant::now();
+    while !board.log()?.contains("the viewer lost a transport") {
+        ensure!(
+            began.elapsed() < Duration::from_secs(30),
+            "the sound's transport is never given up:\n{}",
+            board.log()?
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    player.begin();
+    player.wait_for_picture().await?;
+    assert_eq!((player.seen()?.samples, board.count(VIEWERS).await?), (0, 1));
+    player.leave().await?;
+    board.wait_until_idle().await
 }
 
 async fn decodes_pictures_and_sound(bundling: Bundling) -> Result<()> {

@@ -27,6 +27,9 @@ pub const VIDEO: &str = "application/x-rtp,media=video,encoding-name=H264,payloa
 pub const AUDIO: &str =
     "application/x-rtp,media=audio,encoding-name=OPUS,payload=97,clock-rate=48000,encoding-params=(string)2";
 
+/// Asks for a data channel, and is its label.
+pub const CHANNEL: &str = "control";
+
 const DECODE_VIDEO: &str =
     "queue ! rtph264depay ! h264parse ! openh264dec ! video/x-raw,format=I420 ! appsink name=sink sync=false";
 const DECODE_AUDIO: &str = "queue ! rtpopusdepay ! opusdec ! audioconvert ! audioresample ! \
@@ -48,6 +51,8 @@ pub struct Seen {
     pub samples: u32,
     /// See `samples`.
     pub loud: u32,
+    /// What the board has said on the data channel.
+    pub told: Vec<String>,
 }
 
 /// How the viewer's streams share transports.
@@ -59,6 +64,8 @@ pub enum Bundling {
     None,
     /// The picture is in a group of its own, and the sound in none.
     PictureAlone,
+    /// As in `None`, but the password that the board is told of the sound's transport is wrong.
+    SoundUnreachable,
 }
 
 /// The viewer.
@@ -69,7 +76,7 @@ pub struct Player {
 }
 
 impl Player {
-    /// Joins the board at `url` by WHEP, to receive `streams`, which are [`VIDEO`] and [`AUDIO`].
+    /// Joins the board at `url` by WHEP, to receive `streams`, which are [`VIDEO`], [`AUDIO`] and [`CHANNEL`].
     pub async fn join(url: &str, streams: &[&str], bundling: Bundling) -> Result<Self> {
         gst::init()?;
         let pipeline = gst::Pipeline::new();
@@ -78,7 +85,7 @@ impl Player {
                 "bundle-policy",
                 match bundling {
                     Bundling::All => gst_webrtc::WebRTCBundlePolicy::MaxBundle,
-                    Bundling::None | Bundling::PictureAlone => gst_webrtc::WebRTCBundlePolicy::None,
+                    _ => gst_webrtc::WebRTCBundlePolicy::None,
                 },
             )
             .property("latency", 100_u32)
@@ -97,6 +104,17 @@ impl Player {
         });
         pipeline.set_state(gst::State::Playing)?;
         for caps in streams {
+            if *caps == CHANNEL {
+                let channel = webrtc.emit_by_name::<gst_webrtc::WebRTCDataChannel>(
+                    "create-data-channel",
+                    &[&CHANNEL, &None::<gst::Structure>],
+                );
+                let seen = seen.clone();
+                channel.connect_on_message_string(move |_, text| {
+                    look(&seen).told.extend(text.map(str::to_owned));
+                });
+                continue;
+            }
             let direction = gst_webrtc::WebRTCRTPTransceiverDirection::Recvonly;
             let caps: gst::Caps = caps.parse()?;
             webrtc.emit_by_name::<gst_webrtc::WebRTCRTPTransceiver>("add-transceiver", &[&direction, &caps]);
@@ -106,9 +124,16 @@ impl Player {
         applied(&webrtc, "set-local-description", &offer).await?;
         let request = Client::builder().no_proxy().build()?.post(format!("{url}/whep"));
         let mut offer = offer.sdp().as_text()?;
-        if let Bundling::PictureAlone = bundling {
-            let tag = offer.lines().find_map(|line| line.strip_prefix("a=mid:")).context("sections have tags")?;
-            offer = offer.replacen("m=", &format!("a=group:BUNDLE {tag}\r\nm="), 1);
+        match bundling {
+            Bundling::PictureAlone => {
+                let tag = offer.lines().find_map(|line| line.strip_prefix("a=mid:")).context("sections have tags")?;
+                offer = offer.replacen("m=", &format!("a=group:BUNDLE {tag}\r\nm="), 1);
+            }
+            Bundling::SoundUnreachable => {
+                let (picture, sound) = offer.split_once("m=audio").context("sound is wanted")?;
+                offer = format!("{picture}m=audio{}", sound.replacen("a=ice-pwd:", "a=ice-pwd:wrong", 1));
+            }
+            Bundling::All | Bundling::None => {}
         }
         let response = request.header("Content-Type", "application/sdp").body(offer).send().await?;
         let status = response.status();
@@ -123,19 +148,19 @@ impl Player {
 
     /// Waits for the first picture.
     pub async fn wait_for_picture(&self) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
-        while self.seen()?.codes.is_empty() {
-            ensure!(Instant::now() < deadline, "no picture within {LIMIT:?}: {:?}", self.seen()?);
-            sleep(Duration::from_millis(20)).await;
-        }
-        Ok(())
+        self.wait_for(|seen| !seen.codes.is_empty()).await
     }
 
     /// Waits for a second of sound.
     pub async fn wait_for_sound(&self) -> Result<()> {
+        self.wait_for(|seen| seen.samples >= 48_000).await
+    }
+
+    /// Waits until what was seen is enough.
+    pub async fn wait_for(&self, is_enough: impl Fn(&Seen) -> bool) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
-        while self.seen()?.samples < 48_000 {
-            ensure!(Instant::now() < deadline, "no sound within {LIMIT:?}: {:?}", self.seen()?);
+        while !is_enough(&self.seen()?) {
+            ensure!(Instant::now() < deadline, "not enough within {LIMIT:?}: {:?}", self.seen()?);
             sleep(Duration::from_millis(20)).await;
         }
         Ok(())

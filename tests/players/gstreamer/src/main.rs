@@ -1,8 +1,7 @@
 //! GStreamer's players, each as it is with its defaults: pictures and sound of a board are decoded and counted.
 //!
 //! `gstreamer-player whepsrc|whepclientsrc|webrtcbin|bundled URL SECRET`; ends without an error when enough has come.
-//! `bundled` is a `webrtcbin` that offers one transport for picture and sound. By default it offers one for each, of
-//! which a WHEP server serves the first (draft-ietf-wish-whep, "SDP Bundle"), so that pictures alone are waited for.
+//! `bundled` is a `webrtcbin` that offers one transport for picture and sound. By default it offers one for each.
 
 use std::env;
 use std::sync::Arc;
@@ -76,22 +75,22 @@ fn play(
     }
     pipeline.set_state(gst::State::Playing)?;
     if source.factory().is_none_or(|factory| factory.name() != "webrtcbin") {
-        return count(pipeline, kind, counts);
+        return count(pipeline, counts);
     }
     // The elements have a runtime of their own, and want none around them.
     let runtime = tokio::runtime::Runtime::new()?;
     let session = runtime.block_on(join(source, url, secret))?;
-    count(pipeline, kind, counts)?;
+    count(pipeline, counts)?;
     runtime.block_on(async { client()?.delete(session).bearer_auth(secret).send().await?.error_for_status() })?;
     Ok(())
 }
 
 /// Tells the suite what has come, once it is enough.
-fn count(pipeline: &gst::Pipeline, kind: &str, counts: &Counts) -> Result<()> {
+fn count(pipeline: &gst::Pipeline, counts: &Counts) -> Result<()> {
     let bus = pipeline.bus().context("a pipeline has a bus")?;
     loop {
         let [frames, sound] = [&counts.frames, &counts.sound].map(|count| count.load(Ordering::Relaxed));
-        if frames >= 100 && (sound >= 100 || kind == "webrtcbin") {
+        if frames >= 100 && sound >= 100 {
             println!("{}", json!({ "frames": frames, "sound": sound }));
             return Ok(());
         }
