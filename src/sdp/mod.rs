@@ -18,7 +18,7 @@ mod transport;
 pub use answer::{Ours, STREAM, Sources};
 pub use bundle::STACK_H264;
 pub use candidate::Candidate;
-pub use codec::{Feedback, Media};
+pub use codec::{Extension, Feedback, Media};
 pub use offer::{Board, Offer};
 pub use transport::Credentials;
 

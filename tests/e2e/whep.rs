@@ -71,6 +71,13 @@ async fn a_whep_session_plays_trickles_restarts_ice_and_ends() -> Result<()> {
                  return request('PATCH', answer.location, headers, 'a=end-of-candidates\\r\\n');";
     assert_eq!(caller.ask::<Answer>(stale).await?.status, 412, "candidates of an ICE session that is over");
 
+    let elsewhere = "const headers = { 'Content-Type': FRAGMENT };
+        const part = 'm=video 9 X 0\\r\\na=mid:nowhere\\r\\na=candidate:1 1 udp 5 192.0.2.7 4000 typ host\\r\\n';
+        return request('PATCH', answer.location, headers, part);";
+    let refused: Answer = caller.ask(elsewhere).await?;
+    ensure_problem(&refused, 400);
+    assert!(refused.text.contains("a=mid:nowhere"), "{refused:?}");
+
     let deleted: Answer = caller.ask("return request('DELETE', answer.location)").await?;
     assert_eq!(deleted.status, 200);
     board.wait_for_count(VIEWERS, 0).await?;

@@ -1,7 +1,7 @@
 """libwebrtc, the stack of Chromium, takes each answer of `tests/offers/cases` as the answer to an offer of its own.
 
-Each case's offer is first given the form that libwebrtc's own have: its certificate, `actpass`, a tag for each section,
-and of the formats those that are answered, since it has to have them. What it has understood of the answer is compared
+Each case's offer is first given the form that libwebrtc's own have: its certificate, `actpass`, `rtcp-mux`, a tag for
+each section, and of the formats those that are answered, since it has to have them. What it has understood of the answer is compared
 with what the case says, and answers that were damaged must not pass.
 """
 
@@ -16,7 +16,7 @@ import whep
 import wrtc
 
 # Attributes of a section that say how an offer has to be answered.
-KEPT = "mid|ice-ufrag|ice-pwd|ice-options|rtcp-mux|rtcp-rsize|bundle-only|sctp-port|sctpmap|max-message-size"
+KEPT = "mid|ice-ufrag|ice-pwd|ice-options|rtcp-rsize|bundle-only|sctp-port|sctpmap|max-message-size"
 KEPT_OF_FORMATS = "rtpmap|fmtp|rtcp-fb"
 DIRECTIONS = ("sendrecv", "sendonly", "recvonly", "inactive")
 
@@ -82,7 +82,7 @@ def shaped(offer, answer, fingerprint):
         lines += [re.sub(r"(?i)(opus/48000)$", r"\1/2", line) for line in section if is_kept(line, formats)]
         lines += [f"a={name}:{word}" for name, word in whole.items() if value(section, name) is None]
         said = [line[2:] for line in section + head if line[2:] in DIRECTIONS]
-        lines += [f"a={said[0] if said else 'sendrecv'}"] if is_media else []
+        lines += [f"a={said[0] if said else 'sendrecv'}", "a=rtcp-mux"] if is_media else []
         lines += [f"a=fingerprint:sha-256 {fingerprint}", "a=setup:actpass"]
     return "".join(f"{line}\r\n" for line in lines)
 
@@ -124,7 +124,6 @@ async def take(offer, answer):
         own = await connection.create_offer()
         fingerprint = re.search(r"a=fingerprint:sha-256 (\S+)", own.sdp)[1]
         offer = shaped(offer, answer, fingerprint)
-        # The parts in DTLS are those of an offer that leaves the choice.
         try:
             await connection.set_local_description(webrtc.RTCSessionDescriptionInit(type="offer", sdp=offer))
         except Exception as error:

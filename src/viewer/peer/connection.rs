@@ -103,7 +103,7 @@ impl Connection {
     pub async fn settle(&mut self, offer: &Offer, transport: usize, later: Later) -> Result<(), Error> {
         let is_new = self.generation.as_ref() != Some(offer.credentials(transport));
         if self.generation.is_some() && is_new {
-            // The sockets are bound anew, so that the relay is asked anew too. Without a restart it must not be asked
+            // The sockets are new, so that the relay is asked again too. Without a restart it must not be asked
             // under another name: it holds an allocation to the one that made it (RFC 8656, section 7.1: code 441).
             // It keeps the certificate: one in the configuration would count as another.
             let servers = of_the_crate(&self.stack.servers);
@@ -117,7 +117,7 @@ impl Connection {
         self.connection.set_remote_description(reduced).await?;
         let answer = self.connection.create_answer(None).await?;
         self.connection.set_local_description(answer).await?;
-        // Without a restart nothing is gathered anew, and the candidates are known.
+        // Without a restart nothing is gathered again, and the candidates are known.
         if is_new {
             self.generation = Some(offer.credentials(transport).clone());
             self.found.clear();

@@ -275,6 +275,28 @@ mod tests {
     }
 
     #[test]
+    fn the_first_packet_of_a_picture_names_its_section_and_has_room_for_all_extensions() {
+        let extension = |id| Some(crate::sdp::Extension { id, is_one_way: false });
+        let media = Media {
+            payload_type: 96,
+            parameters: String::new(),
+            retransmission: None,
+            feedback: Vec::new(),
+            playout_delay: extension(5),
+            abs_capture_time: extension(13),
+            mid: Some((extension(9).unwrap(), "video0".into())),
+        };
+        let track = Track::video(&media, RtpClock::new(90_000, Instant::now(), SystemTime::now()));
+        let mut header = rtp::header::Header::default();
+        track.extend(&mut header, Instant::now()).unwrap();
+        assert_eq!(header.get_extension(9).as_deref(), Some(&b"video0"[..]));
+        let packet = rtp::Packet { header, payload: Bytes::from(vec![0; MOST_PAYLOAD]) };
+        // What MOST_PAYLOAD leaves: 1280 bytes of IPv6 less those of IPv6, UDP, TURN, RTX and the SRTP tag.
+        let size = rtc::shared::marshal::MarshalSize::marshal_size(&packet);
+        assert!(size <= 1280 - 40 - 8 - 4 - 2 - 16, "{size} bytes");
+    }
+
+    #[test]
     fn a_frame_is_cut_once_for_all_viewers() {
         let frame = Frame::new(Bytes::from_static(&[0, 0, 0, 1, 0x65, 1]), Instant::now(), true);
         let first = frame.payloads(packetise_h264).as_ptr();

@@ -63,6 +63,93 @@ async fn an_extension_that_was_not_offered_is_not_answered() {
     assert!(!answer.contains("a=extmap:13"), "{answer}");
 }
 
+/// The offer with a transport for each of its sections.
+fn apart() -> String {
+    let offer = OFFER.replace("a=group:BUNDLE 0 1\r\n", "");
+    let (picture, sound) = offer.split_once("m=audio").unwrap();
+    format!("{picture}m=audio{}", sound.replace("ufrag:abcd", "ufrag:wxyz"))
+}
+
+/// The user name fragments of an answer's sections.
+fn fragments(answer: &str) -> Vec<String> {
+    answer.lines().filter_map(|line| line.strip_prefix("a=ice-ufrag:")).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn one_transport_of_a_viewer_restarts_and_the_other_keeps_its_generation() {
+    let group = Group::new();
+    let stack = Stack::new(Servers::default(), group.clone()).unwrap();
+    let (mut peer, answer) = stack.answer(&apart(), BOARD, Later::Trickled).await.unwrap();
+    let sections: Vec<_> = answer.split("\r\nm=").skip(1).collect();
+    assert!(sections.iter().all(|section| section.contains("a=candidate:")), "{answer}");
+    let first = fragments(&answer);
+    assert_ne!(first[0], first[1], "{answer}");
+
+    let restarted = peer.negotiate(&apart().replace("ufrag:wxyz", "ufrag:stuv"), BOARD).await.unwrap();
+    let second = fragments(&restarted);
+    assert!(second[0] == first[0] && second[1] != first[1], "{first:?}, then {second:?}");
+    let both = apart().replace("ufrag:wxyz", "ufrag:rstu").replace("ufrag:abcd", "ufrag:efgh");
+    let third = fragments(&peer.negotiate(&both, BOARD).await.unwrap());
+    assert!(third[0] != first[0] && third[1] != second[1], "{second:?}, then {third:?}");
+    drop(peer);
+    assert!(group.close(Duration::from_secs(2)).await, "both connections are closed");
+}
+
+#[tokio::test]
+async fn candidates_name_the_section_of_their_transport_and_end_once() {
+    let group = Group::new();
+    let stack = Stack::new(Servers::default(), group.clone()).unwrap();
+    let (mut peer, _) = stack.answer(&apart(), BOARD, Later::Trickled).await.unwrap();
+    let mut sections = Vec::new();
+    let ends = loop {
+        match tokio::time::timeout(Duration::from_secs(5), peer.event()).await.expect("the last candidate") {
+            Event::Candidate(Some(candidate)) => {
+                sections.push((candidate.sdp_mid.unwrap(), candidate.sdp_m_line_index))
+            }
+            Event::Candidate(None) => break 1 + usize::from(has_another_end(&mut peer).await),
+            _ => {}
+        }
+    };
+    sections.sort();
+    sections.dedup();
+    assert_eq!(sections, [("0".to_owned(), Some(0)), ("1".to_owned(), Some(1))]);
+    assert_eq!(ends, 1, "after the end no candidate is taken");
+
+    let theirs = |mid: &str| Candidate {
+        candidate: "candidate:1 1 udp 5 127.0.0.1 4000 typ host".into(),
+        sdp_mid: Some(mid.to_owned()),
+        sdp_m_line_index: None,
+        username_fragment: None,
+    };
+    assert!(peer.add_candidate(theirs("1")).await.is_ok());
+    assert!(peer.add_candidate(theirs("7")).await.unwrap_err().to_string().contains("a=mid:7"));
+}
+
+async fn has_another_end(peer: &mut Peer) -> bool {
+    let end = async { while !matches!(peer.event().await, Event::Candidate(None)) {} };
+    tokio::time::timeout(Duration::from_millis(500), end).await.is_ok()
+}
+
+#[tokio::test]
+async fn the_transports_of_a_viewer_share_what_one_viewer_may_cost() {
+    let group = Group::new();
+    let stack = Stack::new(Servers::default(), group.clone()).unwrap();
+    let (_one, _) = stack.answer(OFFER, BOARD, Later::Trickled).await.unwrap();
+    let (two, answer) = stack.answer(&apart(), BOARD, Later::Trickled).await.unwrap();
+    let candidates = answer.matches("a=candidate:").count();
+    assert!(candidates <= 8, "{candidates} sockets for one viewer");
+    let (first, second) = (two.whole.guard.beside(), two.whole.guard.beside());
+    let addresses = guard::Addresses::default();
+    let check = stun::tests::message(stun::BINDING_REQUEST, &[(stun::USERNAME, b"theirs:ours")]);
+    // One check in 20 ms over all.
+    let sends = |guard: &Guard, port: u16| {
+        let to = std::net::SocketAddr::from(([198, 51, 100, 1], port));
+        guard.sends(&addresses, "192.0.2.1:5000".parse().unwrap(), to, &check, Instant::now())
+    };
+    let sent = [sends(&first, 1), sends(&second, 2), sends(&first, 3)];
+    assert_eq!(sent.iter().filter(|one| **one != guard::Sending::HeldBack).count(), 1, "{sent:?}");
+}
+
 /// What tests/offers says of its files, of which the stack has no part.
 #[tokio::test]
 async fn the_stack_takes_what_is_left_of_each_offer() {
