@@ -112,12 +112,19 @@ pub fn board(root: &Path) -> Vec<Item> {
     items
 }
 
+/// Looks at the files that the configuration names.
+pub fn files(config: &config::Config) -> Vec<Item> {
+    let advice = "correct the name in the configuration, or what the file holds";
+    let faults = config.file_faults().into_iter();
+    faults.map(|fault| item("configuration", Level::Problem, fault, Some(advice))).collect()
+}
+
 /// Tries the broker, as this device would use it. Takes some seconds at most; `None` where none is configured.
 pub async fn broker(config: &mqtt::Config, device: &str) -> Option<Item> {
     config.url.as_ref()?;
     Some(match mqtt::probe(config, device).await {
         Ok(found) => item("broker", Level::Ok, found, None),
-        Err(why) if config.user.is_some() && config.password.is_none() => {
+        Err(why) if config.user.is_some() && config.password.is_none() && config.password_file.is_none() => {
             let advice = "no password was found: the credential is given to the service only; try mqtt.password_file";
             item("broker", Level::Problem, why, Some(advice))
         }

@@ -9,6 +9,7 @@ use peercam::app;
 use peercam::app::Next;
 use peercam::config::Config;
 use peercam::config::DEFAULT;
+use peercam::config::Error;
 use peercam::config::Places;
 use peercam::doctor;
 use peercam::provision;
@@ -89,7 +90,7 @@ async fn carry_out() -> ExitCode {
         Command::Run { config } => run(config.as_deref()).await,
         Command::Doctor { config, json } => examine(config.as_deref(), json).await,
         Command::Config(ConfigArguments { check: Some(file), .. }) => {
-            Config::load(Some(&file)).map(|_| println!("{}: no mistakes", file.display())).map_err(Into::into)
+            check(&file).map(|()| println!("{}: no mistakes", file.display())).map_err(Into::into)
         }
         Command::Config(_) => {
             print!("{DEFAULT}");
@@ -118,6 +119,12 @@ async fn run(file: Option<&Path>) -> anyhow::Result<()> {
     }
 }
 
+/// What is wrong with a configuration and with the files that it names.
+fn check(file: &Path) -> Result<(), Error> {
+    let faults = Config::load(Some(file))?.file_faults();
+    if faults.is_empty() { Ok(()) } else { Err(Error::Files(faults)) }
+}
+
 fn set_up(root: &Path) -> ExitCode {
     let outcome = provision(&provision::Places::below(root));
     println!("{outcome}");
@@ -130,8 +137,9 @@ fn set_up(root: &Path) -> ExitCode {
 async fn examine(file: Option<&Path>, is_json: bool) -> anyhow::Result<()> {
     let mut config = Config::load(file)?;
     let places = Places::from_environment();
-    config.settle_password(&places)?;
+    config.find_password(&places);
     let mut report = doctor::survey(&config.cameras, &config.audio);
+    doctor::files(&config).into_iter().for_each(|item| report.add(item));
     doctor::board(&places.root()).into_iter().for_each(|item| report.add(item));
     report.add(doctor::name(&config));
     let broker = doctor::broker(&config.mqtt, &config.device_id()).await;

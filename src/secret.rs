@@ -1,9 +1,16 @@
 //! Text that must not reach a log, a status or a file by accident.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::durable;
+
+/// The longest file of a secret or a password that is read. The longest passwords that programs make have some hundred
+/// letters.
+const MOST_BYTES: usize = 4096;
 
 /// A password or token. It shows and serialises as `***`.
 ///
@@ -15,6 +22,31 @@ impl Secret {
     /// The text itself, for the one place that needs it.
     pub fn reveal(&self) -> &str {
         &self.0
+    }
+
+    /// The one line of `file`. It may begin or end with a blank, but for the line's end that editors add.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none.
+    pub fn read(file: &Path) -> Result<Self, String> {
+        let text = Self::read_text(file)?;
+        let line = text.strip_suffix('\n').unwrap_or(&text);
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        if line.is_empty() || line.contains(['\n', '\0']) {
+            return Err("is not one line with a password".into());
+        }
+        Ok(Self(line.to_owned()))
+    }
+
+    /// The whole text of a `file` that may hold a secret.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be read.
+    pub fn read_text(file: &Path) -> Result<String, String> {
+        let bytes = durable::read(file, MOST_BYTES).map_err(|error| format!("cannot be read: {error}"))?;
+        String::from_utf8(bytes).map_err(|_| "is not text (UTF-8)".into())
     }
 }
 

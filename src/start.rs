@@ -82,8 +82,12 @@ fn prospect(toml: &str, places: &Places, current: Option<&Config>) -> Result<Pro
         let beyond = beyond.join("; ");
         return Err(format!("{beyond}; only the configuration file and the broker's command topic may say so"));
     }
-    let has_secrets = config.check_secret(places).and_then(|()| config.settle_ice_secrets());
-    has_secrets.and_then(|()| config.settle_password(places)).map_err(|error| in_one_line(&error))?;
+    config.check_secret(places).map_err(|error| in_one_line(&error))?;
+    config.find_password(places);
+    let faults = config.file_faults();
+    if !faults.is_empty() {
+        return Err(faults.join("; "));
+    }
     Ok(if config.mqtt.url.is_some() { Prospect::Broker } else { Prospect::LocalOnly })
 }
 
@@ -126,7 +130,8 @@ fn lay_over(config: &mut Config, settings: &Settings) -> Vec<String> {
 fn in_one_line(error: &Error) -> String {
     match error {
         Error::Mistaken { mistakes, .. } => mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
-        Error::Unreadable { .. } | Error::Secret { .. } => error.to_string(),
+        Error::Files(faults) => faults.join("; "),
+        Error::Unreadable { .. } | Error::File { .. } => error.to_string(),
     }
 }
 

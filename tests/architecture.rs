@@ -43,7 +43,7 @@ const ROOMS: [(&str, &[&str]); 25] = [
     ("ice", &["secret"]),
     ("command", &["mqtt"]),
     ("mdns", &["tasks"]),
-    ("mqtt", &["secret", "tasks"]),
+    ("mqtt", &["durable", "secret", "tasks"]),
     ("notices", &["tasks"]),
     ("upkeep", &["command", "durable", "mqtt", "tasks"]), // of mqtt the Reply type only
     ("durable", &[]),
@@ -51,7 +51,7 @@ const ROOMS: [(&str, &[&str]); 25] = [
     ("media", &[]),
     ("provision", &["config", "durable", "notices", "secret"]),
     ("sdp", &["media"]),
-    ("secret", &[]),
+    ("secret", &["durable"]),
     ("tasks", &[]),
     ("systemd", &[]),
 ];

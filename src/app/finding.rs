@@ -18,6 +18,9 @@ use crate::tasks::Group;
 /// What its notice is about.
 const ABOUT: &str = "name";
 
+/// What to do about a secret that is made and cannot be kept.
+pub const KEEP_SECRET: &str = "Make the state directory writable, or choose a secret: `web.secret`";
+
 /// Where the page is. The listener's address, and the name under which it is announced.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -132,7 +135,9 @@ pub fn show(config: &Config, origin: &SecretOrigin) {
             };
             let until = match kept {
                 Ok(file) => format!("It is shown this once, and kept in {}.", file.display()),
-                Err(reason) => format!("It holds until the next start only, since it cannot be kept: {reason}."),
+                Err(reason) => {
+                    format!("It holds until the next start only, since it cannot be kept ({reason}). {KEEP_SECRET}.")
+                }
             };
             let shown = format!(
                 "\n{because}\n\n    {}\n\nThe page asks for it: open {}{or}\n{until}\n\n",

@@ -27,7 +27,7 @@ use crate::camera::Microphone;
 use crate::camera::Preset;
 use crate::camera::Privacy;
 use crate::command::Desk;
-use crate::config::{Config, LogConfig, LogFormat, Places};
+use crate::config::{Config, LogConfig, LogFormat, Places, SecretOrigin};
 use crate::control;
 use crate::control::Control;
 use crate::control::Parts;
@@ -52,6 +52,7 @@ use crate::viewer::Source;
 use crate::viewer::Viewers;
 use crate::web;
 use crate::web::Front;
+use finding::KEEP_SECRET;
 
 /// Commands that wait to be looked at, which takes microseconds each: of a dozen senders what each may send at once.
 const ORDERS: usize = 256;
@@ -211,12 +212,18 @@ struct Said {
 async fn serve(mut config: Config, places: &Places, management: Management, groups: &Groups) -> anyhow::Result<()> {
     let begun = Instant::now();
     let origin = config.settle_secret(places)?;
-    config.settle_ice_secrets()?;
-    config.settle_password(places)?;
+    let without = config.settle_relay_secrets();
+    config.find_password(places);
     finding::show(&config, &origin);
     // First of all, so that the page is there while cameras are still being looked for.
     let front = Front::bind(config.web.clone()).await?;
     let notices = Notices::open(&places.root(), &groups.front);
+    if !without.is_empty() {
+        notices.tell("relays", format!("Relays are left out, which some viewers may need: {}.", without.join("; ")));
+    }
+    if let SecretOrigin::Made { kept: Err(reason), .. } = &origin {
+        notices.tell("secret", format!("The secret of this camera ends with the next start: {reason}. {KEEP_SECRET}."));
+    }
     let (place, local_name) = finding::announce(&config, front.address(), &notices, &groups.front);
 
     let broker = Broker::open(&config.mqtt, &config.device_id(), &groups.broker);
@@ -330,6 +337,7 @@ fn tools(config: &Config, root: &Path, management: Management, group: &Group) ->
             let broker = doctor::broker(&config.mqtt, &config.device_id()).await;
             group.spawn_blocking(move || {
                 let mut report = doctor::survey(&config.cameras, &config.audio);
+                doctor::files(&config).into_iter().for_each(|item| report.add(item));
                 doctor::board(&below).into_iter().for_each(|item| report.add(item));
                 report.add(doctor::name(&config));
                 broker.into_iter().chain(doctor::notices(&below)).for_each(|item| report.add(item));

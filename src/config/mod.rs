@@ -5,6 +5,7 @@ mod read;
 mod secret;
 #[cfg(test)]
 mod tests;
+mod wording;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -142,14 +143,19 @@ pub enum Error {
         /// From its top to its end.
         mistakes: Vec<Mistake>,
     },
-    /// The secret that the board keeps or is given cannot be used, or the broker's password.
-    #[error("the secret in {}: {reason}", .file.display())]
-    Secret {
-        /// Where it is, or would be.
+    /// A file that holds a secret cannot be used.
+    #[error("{what} {}: {reason}", .file.display())]
+    File {
+        /// The key that names it, or what it is for.
+        what: &'static str,
+        /// Which one.
         file: PathBuf,
         /// What is wrong and what to do.
         reason: String,
     },
+    /// Files that the configuration names cannot be used.
+    #[error("{}", .0.join("\n"))]
+    Files(Vec<String>),
 }
 
 struct Listed<'a>(&'a Path, &'a [Mistake]);
@@ -263,8 +269,12 @@ impl Config {
             if config.cameras.is_empty() {
                 config.cameras.push(camera::Config::default());
             }
-            for name in repeated(&config.cameras) {
-                reader.note(cameras.span(), format!("`camera.name`: two cameras are called `{name}`"));
+            let tables = cameras.get_ref().as_array();
+            for at in repeated(&config.cameras) {
+                let name = &config.cameras[at].name;
+                let table = tables.and_then(|tables| tables.get(at)).unwrap_or(cameras);
+                let written = table.get_ref().as_table().and_then(|table| table.get("name")).unwrap_or(table);
+                reader.note(written.span(), format!("`camera.name`: two cameras are called `{name}`"));
             }
         }
         if let Some(audio) = root.get("audio") {
@@ -343,9 +353,10 @@ fn sections() -> [Section; 11] {
     ]
 }
 
-fn repeated(cameras: &[camera::Config]) -> Vec<&str> {
-    let is_again = |at: usize| cameras[..at].iter().any(|other| other.name == cameras[at].name);
-    (0..cameras.len()).filter(|at| is_again(*at)).map(|at| cameras[at].name.as_str()).collect()
+/// The cameras whose name an earlier one has.
+fn repeated(cameras: &[camera::Config]) -> Vec<usize> {
+    let is_again = |at: &usize| cameras[..*at].iter().any(|other| other.name == cameras[*at].name);
+    (0..cameras.len()).filter(is_again).collect()
 }
 
 impl DeviceConfig {

@@ -12,6 +12,8 @@ use serde::de::{DeserializeOwned, Error, Visitor};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::wording;
+
 /// How alike two names are from which on one is taken for a slip of the other; 1 is equal.
 /// `bitrat` and `bit_rate` are 0.9 like `bitrate`, `colour` is 0.3.
 const LIKELY_SLIP: f64 = 0.6;
@@ -81,9 +83,7 @@ impl<'t> Reader<'t> {
     pub fn new(text: &'t str, sections: &'t [Section]) -> Result<(Self, DeTable<'t>), Vec<Mistake>> {
         let mut reader = Self { text, sections, mistakes: Vec::new(), more: 0 };
         let (root, errors) = DeTable::parse_recoverable(text);
-        for error in errors {
-            reader.note(error.span().unwrap_or(0..0), format!("not TOML: {}", error.message()));
-        }
+        reader.note_syntax(&errors);
         // What stands at the top of a text that is not TOML may be anything, a password for one: it is not named.
         if !reader.mistakes.is_empty() {
             return Err(reader.finish());
@@ -99,6 +99,27 @@ impl<'t> Reader<'t> {
             }
         }
         Ok((reader, root))
+    }
+
+    /// Notes the first mistake of each line. Behind a list without its end everything reads like more of the list, and
+    /// is wrong for no other reason.
+    fn note_syntax(&mut self, errors: &[toml::de::Error]) {
+        const WITHIN_A_LIST: &str = "missing comma between array elements";
+        let is_open = errors.iter().any(|error| error.message().contains("unclosed array"));
+        let mut errors: Vec<_> = errors.iter().map(|error| (error.span().unwrap_or(0..0), error.message())).collect();
+        errors.sort_by_key(|(span, _)| span.start);
+        let mut end_of_line = 0;
+        for (span, message) in errors {
+            if is_open && message.contains(WITHIN_A_LIST) {
+                self.note(span, "not TOML: a list that begins above has no end; is its `]` missing?".into());
+                return;
+            }
+            if span.start >= end_of_line {
+                let rest = self.text.get(span.start..).unwrap_or_default();
+                end_of_line = span.start + rest.find('\n').map_or(rest.len(), |end| end + 1).max(1);
+                self.note(span, format!("not TOML: {message}"));
+            }
+        }
     }
 
     /// Reads one table; keys that are absent or wrong have their defaults.
@@ -118,8 +139,9 @@ impl<'t> Reader<'t> {
             match T::deserialize(toml::de::Deserializer::from(Spanned::new(value.span(), alone))) {
                 Ok(_) => drop(sound.insert(key.clone(), value.clone())),
                 Err(error) => {
-                    let span = error.span().unwrap_or(value.span());
-                    self.note(span, format!("`{name}.{}`: {}", key.get_ref(), error.message()));
+                    let (span, key) = (error.span().unwrap_or(value.span()), key.get_ref());
+                    let what = wording::of_kind::<T>(key, value.get_ref(), error.message(), &check);
+                    self.note(span, format!("`{name}.{key}`: {what}"));
                 }
             }
         }
@@ -136,7 +158,8 @@ impl<'t> Reader<'t> {
         match T::deserialize(toml::de::ValueDeserializer::from(value.clone())) {
             Ok(read) => Some(read),
             Err(error) => {
-                self.note(value.span(), format!("`{name}`: {}", error.message()));
+                let what = wording::of_kind::<T>(name, value.get_ref(), error.message(), |_| Vec::new());
+                self.note(value.span(), format!("`{name}`: {what}"));
                 None
             }
         }
@@ -228,7 +251,7 @@ impl<'t> Reader<'t> {
 }
 
 /// As much of a name as is worth repeating.
-fn shortened(name: &str) -> String {
+pub(super) fn shortened(name: &str) -> String {
     match name.char_indices().nth(LONGEST_SLIP) {
         Some((end, _)) => format!("{}…", &name[..end]),
         None => name.to_owned(),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Config, Error};
 use crate::durable;
+use crate::secret::Secret;
 use crate::web;
 
 /// Of which made secrets are: what can be told apart on a screen and typed on any keyboard.
@@ -12,10 +13,6 @@ const LETTERS: &[u8] = b"abcdefghjkmnpqrstuvwxyz23456789";
 /// Four groups of four of 31 letters are 79 bits: more than guessing over a network ever gets through.
 const GROUPS: usize = 4;
 const GROUP: usize = 4;
-
-/// The longest file of a secret or a password that is read. The longest passwords that programs make have some hundred
-/// letters.
-const MOST_BYTES: usize = 4096;
 
 /// The file's name, in the credentials directory and in the state directory.
 const CREDENTIAL: &str = "peercam-secret";
@@ -104,39 +101,53 @@ enum Found {
     Missing(PathBuf),
     /// What is kept here is none, for this reason: another is to take its place.
     Lost(PathBuf, String),
+    /// One is to be made, and there is no place to keep it.
+    Homeless,
 }
+
+/// What is said where there is no state directory.
+const NO_PLACE: &str = "there is no place to keep one: set STATE_DIRECTORY or HOME";
 
 impl Config {
     /// Puts the secret into `self.web.secret`, wherever it comes from, if one is needed or given.
     ///
+    /// One that is made and cannot be kept holds until the next start: the camera is served all the same, and nobody
+    /// gets in who has not read it on the console.
+    ///
     /// # Errors
     ///
-    /// When the secret cannot be read, kept, or is too short.
+    /// When the secret that somebody chose cannot be read, or is too short.
     pub fn settle_secret(&mut self, places: &Places) -> Result<SecretOrigin, Error> {
         let (secret, origin) = match self.find_secret(places)? {
             Found::Settled(origin) => return Ok(origin),
             Found::Read(secret, origin) => (secret, origin),
             Found::Missing(file) => {
                 let secret = make();
-                durable::write(&file, format!("{secret}\n").as_bytes()).map_err(|error| Error::Secret {
-                    file: file.clone(),
-                    reason: format!("cannot be kept ({error}); make the directory writable or set `web.secret`"),
-                })?;
-                (secret, SecretOrigin::Made { kept: Ok(file), instead: None })
+                let written = durable::write(&file, format!("{secret}\n").as_bytes());
+                let kept = written.map(|()| file).map_err(|error| error.to_string());
+                (secret, SecretOrigin::Made { kept, instead: None })
             }
             Found::Lost(file, reason) => replace(file, reason),
+            Found::Homeless => (make(), SecretOrigin::Made { kept: Err(NO_PLACE.into()), instead: None }),
         };
         self.web.secret = Some(secret.into());
         Ok(origin)
     }
 
-    /// Whether [`Config::settle_secret`] would find what it needs. Makes nothing.
+    /// Whether [`Config::settle_secret`] would find a secret, or a place to keep one. Makes nothing.
     ///
     /// # Errors
     ///
-    /// When the secret cannot be read, is too short, or could not be kept.
+    /// When the secret cannot be read or is too short, or there is no place for one.
     pub fn check_secret(&self, places: &Places) -> Result<(), Error> {
-        self.find_secret(places).map(drop)
+        match self.find_secret(places)? {
+            Found::Homeless => Err(Error::File {
+                what: "the secret",
+                file: STATE.into(),
+                reason: format!("{NO_PLACE}, or `web.secret`"),
+            }),
+            Found::Settled(_) | Found::Read(..) | Found::Missing(_) | Found::Lost(..) => Ok(()),
+        }
     }
 
     fn find_secret(&self, places: &Places) -> Result<Found, Error> {
@@ -144,20 +155,17 @@ impl Config {
             return Ok(Found::Settled(SecretOrigin::Configured));
         }
         if let Some(file) = &self.web.secret_file {
-            return Ok(Found::Read(read(file)?, SecretOrigin::Configured));
+            return Ok(Found::Read(read("`web.secret_file`", file)?, SecretOrigin::Configured));
         }
         if let Some(file) = places.credentials.as_ref().map(|directory| directory.join(CREDENTIAL))
             && file.exists()
         {
-            return Ok(Found::Read(read(&file)?, SecretOrigin::Credential));
+            return Ok(Found::Read(read("the credential", &file)?, SecretOrigin::Credential));
         }
         if self.web.listen.ip().is_loopback() {
             return Ok(Found::Settled(SecretOrigin::NotNeeded));
         }
-        let Some(directory) = &places.state else {
-            let reason = "there is no place to keep one: set `web.secret`, or STATE_DIRECTORY, or HOME".into();
-            return Err(Error::Secret { file: STATE.into(), reason });
-        };
+        let Some(directory) = &places.state else { return Ok(Found::Homeless) };
         let file = directory.join(STATE);
         if matches!(file.symlink_metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound) {
             return Ok(Found::Missing(file));
@@ -169,35 +177,45 @@ impl Config {
         })
     }
 
-    /// Reads the files that `[ice]` names into the secrets that they hold.
-    ///
-    /// # Errors
-    ///
-    /// When one cannot be read, or is none.
-    pub fn settle_ice_secrets(&mut self) -> Result<(), Error> {
-        for server in &mut self.ice.servers {
-            let files = [(&server.credential_file, &mut server.credential), (&server.secret_file, &mut server.secret)];
-            for (file, secret) in files {
+    /// Reads the files that `[ice]` names into the secrets that they hold. A relay whose file cannot be read is left out,
+    /// since most viewers do without one. Returns why, for each.
+    pub fn settle_relay_secrets(&mut self) -> Vec<String> {
+        let mut faults = Vec::new();
+        self.ice.servers.retain_mut(|server| {
+            let files = [
+                ("credential_file", &server.credential_file, &mut server.credential),
+                ("secret_file", &server.secret_file, &mut server.secret),
+            ];
+            for (key, file, secret) in files {
                 let Some(file) = file else { continue };
-                *secret = Some(read_password(file)?.into());
+                match Secret::read(file) {
+                    Ok(read) => *secret = Some(read),
+                    Err(why) => {
+                        faults.push(format!("`{key}` of `ice.servers`, {}: {why}", file.display()));
+                        return false;
+                    }
+                }
             }
-        }
-        Ok(())
+            true
+        });
+        faults
     }
 
-    /// Puts the broker's password into `self.mqtt.password`, wherever it comes from, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be read, or is none.
-    pub fn settle_password(&mut self, places: &Places) -> Result<(), Error> {
-        let configured = self.mqtt.password_file.clone();
-        let is_wanted = self.mqtt.url.is_some() && self.mqtt.user.is_some() && self.mqtt.password.is_none();
-        let file = configured.or_else(|| places.password());
-        if let Some(file) = file.filter(|_| is_wanted) {
-            self.mqtt.password = Some(read_password(&file)?.into());
+    /// Has the broker's password come from systemd where the configuration names none.
+    pub fn find_password(&mut self, places: &Places) {
+        let mqtt = &mut self.mqtt;
+        if mqtt.url.is_some() && mqtt.user.is_some() && mqtt.password.is_none() && mqtt.password_file.is_none() {
+            mqtt.password_file = places.password();
         }
-        Ok(())
+    }
+
+    /// What is wrong with the files that the configuration names, each with its key.
+    pub fn file_faults(&self) -> Vec<String> {
+        let secret = self.web.secret_file.as_ref().and_then(|file| read("`web.secret_file`", file).err());
+        let mut faults: Vec<_> = secret.iter().map(ToString::to_string).collect();
+        faults.extend(self.clone().settle_relay_secrets());
+        faults.extend(self.mqtt.file_faults());
+        faults
     }
 }
 
@@ -216,33 +234,16 @@ fn replace(file: PathBuf, reason: String) -> (String, SecretOrigin) {
     (secret, SecretOrigin::Made { kept, instead: Some(instead) })
 }
 
-/// A password may begin or end with a blank, but for the line's end that editors add.
-fn read_password(file: &Path) -> Result<String, Error> {
-    let wrong = |reason| Error::Secret { file: file.to_owned(), reason };
-    let text = read_text(file).map_err(wrong)?;
-    let password = text.strip_suffix('\n').unwrap_or(&text);
-    let password = password.strip_suffix('\r').unwrap_or(password);
-    if password.is_empty() || password.contains(['\n', '\0']) {
-        return Err(wrong("is not one line with a password".into()));
-    }
-    Ok(password.to_owned())
-}
-
-fn read(file: &Path) -> Result<String, Error> {
-    read_secret(file).map_err(|reason| Error::Secret { file: file.to_owned(), reason })
+fn read(what: &'static str, file: &Path) -> Result<String, Error> {
+    read_secret(file).map_err(|reason| Error::File { what, file: file.to_owned(), reason })
 }
 
 fn read_secret(file: &Path) -> Result<String, String> {
-    let secret = read_text(file)?.trim().to_owned();
+    let secret = Secret::read_text(file)?.trim().to_owned();
     match web::Config::secret_fault(&secret) {
         None => Ok(secret),
         Some(fault) => Err(format!("{fault}; write a better one there, or remove the file")),
     }
-}
-
-fn read_text(file: &Path) -> Result<String, String> {
-    let bytes = durable::read(file, MOST_BYTES).map_err(|error| format!("cannot be read: {error}"))?;
-    String::from_utf8(bytes).map_err(|_| "is not text (UTF-8)".into())
 }
 
 fn make() -> String {
@@ -396,68 +397,75 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_is_made_for_one_start_where_none_can_be_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("state"), "").unwrap();
+        let nowhere = Places::default();
+        for (places, why) in [(&places(directory.path()), "Not a directory"), (&nowhere, "STATE_DIRECTORY")] {
+            let mut config = open_to_the_network();
+            let origin = config.settle_secret(places).unwrap();
+            let SecretOrigin::Made { kept: Err(reason), .. } = &origin else { panic!("{origin:?}") };
+            assert!(reason.contains(why), "{reason}");
+            assert_eq!(config.web.secret.unwrap().reveal().len(), 19, "never open");
+        }
+    }
+
+    #[test]
     fn only_a_small_regular_file_is_read_for_a_password() {
         let directory = tempfile::tempdir().unwrap();
         let long = directory.path().join("long");
-        fs::write(&long, "x".repeat(MOST_BYTES + 1)).unwrap();
+        fs::write(&long, "x".repeat(4097)).unwrap();
         for (file, fault) in [("/dev/zero", "a device"), ("/tmp", "a directory"), (long.to_str().unwrap(), "4096")] {
-            let mut config = Config::parse(&format!(
+            let config = Config::parse(&format!(
                 "[mqtt]\nurl = \"mqtt://broker\"\nuser = \"u\"\npassword_file = {file:?}\n[web]\nsecret_file = {file:?}\n\
                  [[ice.servers]]\nurls = \"turn:a\"\nsecret_file = {file:?}"
             ))
             .unwrap();
-            let place = Places::default();
-            let refused = [config.settle_password(&place), config.settle_ice_secrets(), config.check_secret(&place)];
-            for refused in refused {
-                let error = refused.unwrap_err().to_string();
-                assert!(error.contains(file) && error.contains(fault), "{error}");
+            let faults = config.file_faults();
+            assert_eq!(faults.len(), 3, "{faults:?}");
+            for (said, key) in faults.iter().zip(["web.secret_file", "`secret_file` of `ice", "mqtt.password_file"]) {
+                assert!(said.contains(key) && said.contains(file) && said.contains(fault), "{said}");
             }
+            assert_eq!(config.check_secret(&Places::default()).unwrap_err().to_string(), faults[0]);
         }
     }
 
     #[test]
-    fn the_secrets_of_relays_are_read_from_their_files() {
+    fn the_secrets_of_relays_are_read_from_their_files_and_a_relay_without_its_own_is_left_out() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("turn");
-        let text = format!("[ice]\nservers = [{{ urls = \"turn:a\", secret_file = {file:?} }}]");
+        let text =
+            format!("[ice]\nservers = [{{ urls = \"turn:a\", secret_file = {file:?} }}, {{ urls = \"stun:b\" }}]");
         let settle = |content: Option<&str>| {
             content.into_iter().for_each(|content| fs::write(&file, content).unwrap());
             let mut config = Config::parse(&text).unwrap();
-            config.settle_ice_secrets().map(|()| config.ice.servers[0].secret.clone().unwrap().reveal().to_owned())
+            (config.settle_relay_secrets(), config.ice.servers)
         };
         for (content, fault) in [(None, "cannot be read"), (Some("\n"), "one line")] {
-            let error = settle(content).unwrap_err().to_string();
-            assert!(error.contains(fault) && error.contains(file.to_str().unwrap()), "{error}");
+            let (faults, servers) = settle(content);
+            assert!(faults[0].contains(fault) && faults[0].contains(file.to_str().unwrap()), "{faults:?}");
+            assert_eq!(servers.iter().map(|server| server.urls.as_slice()).collect::<Vec<_>>(), [["stun:b"]]);
         }
-        assert_eq!(settle(Some("north\n")).unwrap(), "north");
+        let (faults, servers) = settle(Some("north\n"));
+        assert_eq!((faults.len(), servers[0].secret.as_ref().unwrap().reveal()), (0, "north"));
     }
 
     #[test]
-    fn the_brokers_password_comes_from_a_file_or_a_credential_and_shows_nowhere() {
+    fn the_brokers_password_comes_from_its_file_or_else_from_a_credential() {
         let directory = tempfile::tempdir().unwrap();
         let credentials = places(directory.path()).credentials.unwrap();
         fs::create_dir_all(&credentials).unwrap();
-        fs::write(credentials.join(PASSWORD_CREDENTIAL), "from credential").unwrap();
-        let file = directory.path().join("password");
-        fs::write(&file, " with blanks \r\n").unwrap();
-        let settled = |more: &str| {
-            let mut config = Config::parse(&format!("[mqtt]\nurl = \"mqtt://broker\"\nuser = \"u\"\n{more}")).unwrap();
-            config.settle_password(&places(directory.path())).unwrap();
-            assert!(!format!("{config:?}").contains("blanks"));
-            config.mqtt.password.unwrap().reveal().to_owned()
+        let credential = credentials.join(PASSWORD_CREDENTIAL);
+        fs::write(&credential, "from credential").unwrap();
+        let found = |more: &str| {
+            let mut config = Config::parse(&format!("[mqtt]\nurl = \"mqtt://broker\"\n{more}")).unwrap();
+            config.find_password(&places(directory.path()));
+            config.mqtt.password_file
         };
-        assert_eq!(settled(""), "from credential");
-        assert_eq!(settled(&format!("password_file = {file:?}")), " with blanks ");
-        assert_eq!(settled("password = \"configured\""), "configured");
-
-        for text in ["", "\n", "two\nlines"] {
-            fs::write(&file, text).unwrap();
-            let mut config = Config::default();
-            config.mqtt.url = Some("mqtt://broker".parse().unwrap());
-            config.mqtt.user = Some("u".into());
-            config.mqtt.password_file = Some(file.clone());
-            let error = config.settle_password(&Places::default()).unwrap_err().to_string();
-            assert!(error.contains(file.to_str().unwrap()) && error.contains("one line"), "{error}");
+        assert_eq!(found("user = \"u\""), Some(credential));
+        assert_eq!(found("user = \"u\"\npassword_file = \"/p\""), Some("/p".into()));
+        for without in ["user = \"u\"\npassword = \"configured\"", ""] {
+            assert_eq!(found(without), None, "{without}");
         }
     }
 

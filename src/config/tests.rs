@@ -59,10 +59,10 @@ channels = 9
 ";
     let found = mistakes(text);
     let expected = [
-        ("line 2: `web.listen`", "socket address"),
+        ("line 2: `web.listen`", "`nowhere` is no address with a port"),
         ("line 3: `web.secret`", "at least 8"),
         ("line 6: `widht` is not known in `camera`", "did you mean `width`?"),
-        ("line 7: `camera.fps`", "expected u32"),
+        ("line 7: `camera.fps`", "\"thirty\" is text; a whole number is needed, from 1 to 240"),
         ("line 8: `camera.bitrate`", "1 kbit/s is not from 50"),
         ("line 11: `audio.channels`", "9 is neither 1 nor 2"),
         ("line 12: `colours` is not known", "known are device, web"),
@@ -91,6 +91,43 @@ fn what_is_not_toml_is_told_with_its_line() {
 }
 
 #[test]
+fn a_list_without_its_end_is_one_mistake() {
+    let open = "line 3: not TOML: a list that begins above has no end; is its `]` missing?";
+    assert_eq!(mistakes("[web]\nallowed_hosts = [\"a\", \"b\"\n[mqtt]\nurl = \"mqtt://a\"\n"), [open]);
+    assert_eq!(mistakes("[web]\nallowed_hosts = [1, 2\n").len(), 1);
+    let two = mistakes("[log]\nlevel = \n[web]\nallowed_hosts = [\"a\"\n[mqtt]\n");
+    assert!(two.len() == 2 && two[0].starts_with("line 2: ") && two[1].starts_with("line 5: "), "{two:?}");
+}
+
+#[test]
+fn a_value_of_the_wrong_kind_is_told_in_the_words_of_the_file_and_with_the_limits() {
+    for (toml, said) in [
+        ("[[camera]]\nfps = -1", "-1 is not from 1 to 240"),
+        ("[[camera]]\nbitrate = 99999999999", "99999999999 kbit/s is not from 50 to 100000"),
+        ("[[camera]]\nfps = 29.97", "29.97 is a number with a fraction; a whole number is needed, from 1 to 240"),
+        ("[viewers]\nmax = \"x\"", "\"x\" is text; a whole number is needed, within 1 to 500"),
+        ("[viewers]\nmax = 99999999999999999999", "99999999999999999999 is not within 1 to 500"),
+        ("[audio]\nchannels = 300", "300 is neither 1 nor 2"),
+        ("[audio]\ncapture = 3", "3 is a number; text in quotes is needed"),
+        ("[audio]\ncapture = [\"hw:0\"]", "what stands there is a list; text in quotes is needed"),
+        ("[mdns]\nenabled = \"yes\"", "\"yes\" is text; true or false is needed"),
+        ("[log]\nformat = \"xml\"", "`xml` is not known; write one of `auto`, `text`, `json`"),
+        ("[web]\nallowed_hosts = \"a\"", "\"a\" is text; a list in [ ] is needed"),
+        ("[web]\nlisten = \"0.0.0.0\"", "`0.0.0.0` has no port; write \"0.0.0.0:8080\""),
+        ("[web]\nlisten = \"[::]\"", "`[::]` has no port; write \"[::]:8080\""),
+        ("[web]\nlisten = \"camera.local:80\"", "is no address with a port"),
+        ("[web]\nsecret = 12345678", "expected text in quotes"),
+        ("[mqtt]\nuser = \"door\"", "is of use only with `url`"),
+    ] {
+        let found = mistakes(toml);
+        assert!(found.len() == 1 && found[0].starts_with("line 2: `") && found[0].contains(said), "{found:?}");
+        for word in ["u8", "u32", "usize", "invalid type", "invalid value", "variant", "sequence", "string"] {
+            assert!(!found[0].contains(word), "{word}: {found:?}");
+        }
+    }
+}
+
+#[test]
 fn ice_servers_are_read_as_a_browser_reads_them() {
     let text =
         "[ice]\nservers = [{ urls = \"stun:a\" }, { urls = [\"turn:b\"], username = \"u\", credential = \"hidden\" }]";
@@ -105,7 +142,9 @@ fn ice_servers_are_read_as_a_browser_reads_them() {
 
 #[test]
 fn two_cameras_of_one_name_are_refused() {
-    assert!(mistakes("[[camera]]\n[[camera]]")[0].contains("two cameras are called `main`"));
+    let twice = "[[camera]]\nname = \"a\"\n\n[[camera]]\nfps = 5\nname = \"a\"\n";
+    assert_eq!(mistakes(twice), ["line 6: `camera.name`: two cameras are called `a`"]);
+    assert_eq!(mistakes("[[camera]]\n[[camera]]"), ["line 2: `camera.name`: two cameras are called `main`"]);
     assert_eq!(Config::parse("[[camera]]\nname = \"a\"\n[[camera]]\nname = \"b\"").unwrap().cameras.len(), 2);
 }
 

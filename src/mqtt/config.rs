@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::credentials::Credentials;
+use super::tls;
 use super::url::Url;
 use crate::secret::Secret;
 
@@ -127,6 +129,15 @@ impl Config {
         if self.password.is_some() && self.password_file.is_some() {
             wrong.push(("password_file", "is there beside `password`; only one of them can hold".into()));
         }
+        let of_a_broker = [
+            ("user", self.user.is_some()),
+            ("ca_file", self.ca_file.is_some()),
+            ("certificate_file", self.certificate_file.is_some()),
+        ];
+        if self.url.is_none() {
+            let set = of_a_broker.into_iter().filter(|(_, is_set)| *is_set);
+            wrong.extend(set.map(|(key, _)| (key, "is of use only with `url`, which says where the broker is".into())));
+        }
         if self.user.is_none() && (self.password.is_some() || self.password_file.is_some()) {
             let key = if self.password.is_some() { "password" } else { "password_file" };
             wrong.push((key, "needs `user`".into()));
@@ -148,6 +159,15 @@ impl Config {
             }
         }
         wrong
+    }
+
+    /// What is wrong with the files that are named here, each with its key.
+    pub fn file_faults(&self) -> Vec<String> {
+        let Some(url) = &self.url else { return Vec::new() };
+        let has_tls_files = [&self.ca_file, &self.certificate_file].iter().any(|file| file.is_some());
+        let password = Credentials::password(self).err();
+        let tls = (url.scheme().is_encrypted() && has_tls_files).then(|| tls::load(self).err()).flatten();
+        password.into_iter().chain(tls).collect()
     }
 
     fn prefix_fault(&self) -> Option<&'static str> {
@@ -191,9 +211,13 @@ mod tests {
     fn what_belongs_together_is_asked_for_together() {
         assert_eq!(faults("password = \"p\""), ["password: needs `user`"]);
         assert_eq!(faults("password_file = \"/p\""), ["password_file: needs `user`"]);
-        assert_eq!(faults("certificate_file = \"/c\""), ["certificate_file: needs `key_file`"]);
+        let to_b = |text: &str| faults(&format!("url = \"mqtts://b\"\n{text}"));
+        assert_eq!(to_b("certificate_file = \"/c\""), ["certificate_file: needs `key_file`"]);
         assert_eq!(faults("key_file = \"/k\""), ["key_file: needs `certificate_file`"]);
-        assert!(faults("user = \"u\"\npassword = \"p\"\npassword_file = \"/p\"")[0].contains("only one"));
+        assert!(to_b("user = \"u\"\npassword = \"p\"\npassword_file = \"/p\"")[0].contains("only one"));
+        for alone in ["user = \"u\"", "ca_file = \"/c\""] {
+            assert!(faults(alone)[0].contains("of use only with `url`"), "{alone}");
+        }
         assert!(faults("url = \"mqtt://a\"\nca_file = \"/c\"")[0].contains("only with mqtts://"));
         assert_eq!(faults("url = \"mqtts://a\"\nca_file = \"/c\"\nuser = \"u\"\npassword = \"p\""), [""; 0]);
     }

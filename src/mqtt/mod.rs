@@ -6,6 +6,7 @@
 mod actor;
 mod check;
 mod config;
+mod credentials;
 mod limits;
 mod outage;
 mod outbox;
@@ -179,7 +180,7 @@ impl Broker {
             suspects: Suspects::default(),
             rivals: Rivals::default(),
             told: Limits::default(),
-            tls: None,
+            credentials: None,
             has_warned_of_check: false,
         };
         group.keep("the connection to the broker", actor, |actor| Box::pin(actor.run()));

@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
+use super::MOST_BYTES;
 use super::check::{SelfCheck, Verdict};
 use super::config::Config;
+use super::credentials::Credentials;
 use super::limits::Limits;
 use super::session::without_a_word;
 use super::topics::Topics;
 use super::wire::{Accepted, Delivery, Dial, Event, Failure, Kind, Line};
-use super::{MOST_BYTES, tls};
 
 /// All of it: dialling takes at most 5 s, and the message to oneself as long.
 const LIMIT: Duration = Duration::from_secs(12);
@@ -46,9 +47,9 @@ fn client_id(config: &Config, device: &str) -> String {
 
 async fn attempt(config: &Config, device: &str) -> Result<(Duration, Limits), Failure> {
     let Some(url) = &config.url else { return Err(Failure::refused("none is configured")) };
-    let loaded = if url.scheme().is_encrypted() { Some(tls::load(config).map_err(Failure::refused)?) } else { None };
+    let credentials = Credentials::load(config, url).map_err(Failure::refused)?;
     let (topics, client_id) = (Topics::new(&config.prefix, device), client_id(config, device));
-    let mut line = Line::dial(&Dial { config, url, client_id: &client_id, will: None, tls: loaded });
+    let mut line = Line::dial(&Dial { config, url, client_id: &client_id, will: None, credentials });
     let busy = |_| Failure::away("the MQTT client is busy");
     let topic = topics.self_check();
     let mut limits = Limits::default();

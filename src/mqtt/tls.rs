@@ -13,6 +13,10 @@ use x509_parser::prelude::FromDer;
 
 use super::config::Config;
 use super::trust::Trust;
+use crate::durable;
+
+/// The longest file that is read. All certificates of a platform together have a quarter of it.
+const MOST_BYTES: usize = 1024 * 1024;
 
 /// What TLS needs, read from its files, which may have changed since the last time. Takes milliseconds and blocks.
 ///
@@ -32,10 +36,10 @@ pub fn load(config: &Config) -> Result<Arc<ClientConfig>, String> {
         return Ok(Arc::new(trusting.with_no_client_auth()));
     };
     let chain = certificates("mqtt.certificate_file", certificate)?;
-    let secret = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| format!("mqtt.key_file {}: no key in PEM can be read ({error})", key.display()))?;
-    let shown = trusting.with_client_auth_cert(chain, secret);
-    shown.map(Arc::new).map_err(|error| format!("mqtt.key_file {}: {error}", key.display()))
+    let wrong = |what: String| format!("`mqtt.key_file` {}: {what}", key.display());
+    let secret = PrivateKeyDer::from_pem_slice(&read(key).map_err(wrong)?)
+        .map_err(|error| wrong(format!("no key in PEM can be read ({error})")))?;
+    trusting.with_client_auth_cert(chain, secret).map(Arc::new).map_err(|error| wrong(error.to_string()))
 }
 
 fn trust(file: Option<&Path>, provider: &Arc<CryptoProvider>) -> Result<Trust, String> {
@@ -48,7 +52,7 @@ fn trust(file: Option<&Path>, provider: &Arc<CryptoProvider>) -> Result<Trust, S
             false => Trust::new(authorities, Vec::new(), provider),
         };
     };
-    let wrong = |what: String| format!("mqtt.ca_file {}: {what}", file.display());
+    let wrong = |what: String| format!("`mqtt.ca_file` {}: {what}", file.display());
     let known = certificates("mqtt.ca_file", file)?;
     for certificate in &known {
         // One that cannot vouch for others may still be the broker's own.
@@ -62,15 +66,19 @@ fn trust(file: Option<&Path>, provider: &Arc<CryptoProvider>) -> Result<Trust, S
 }
 
 fn certificates(key: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let wrong = |what: String| format!("{key} {}: {what}", file.display());
-    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match read {
+    let wrong = |what: String| format!("`{key}` {}: {what}", file.display());
+    let content = read(file).map_err(wrong)?;
+    match CertificateDer::pem_slice_iter(&content).collect::<Result<Vec<_>, _>>() {
         Ok(certificates) if certificates.is_empty() => Err(wrong(
             "has no certificate in PEM; one in DER becomes PEM by `openssl x509 -inform der -in … -out …`".into(),
         )),
         Ok(certificates) => Ok(certificates),
         Err(error) => Err(wrong(error.to_string())),
     }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, String> {
+    durable::read(file, MOST_BYTES).map_err(|error| format!("cannot be read: {error}"))
 }
 
 #[cfg(test)]
@@ -88,6 +96,9 @@ mod tests {
         fs::write(at("good.key"), made.signing_key.serialize_pem()).unwrap();
         fs::write(at("other.key"), rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
         fs::write(at("empty.pem"), "nothing").unwrap();
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, at("pipe.pem"), fifo, 0o600.into(), 0).unwrap();
+        fs::File::create(at("huge.pem")).unwrap().set_len(1 << 40).unwrap();
 
         let with = |ca: &str, certificate: &str, key: &str| {
             let file = |name: &str| (!name.is_empty()).then(|| at(name));
@@ -98,6 +109,9 @@ mod tests {
         assert_eq!(with("good.pem", "good.pem", "good.key"), Ok(()));
         for (ca, certificate, key, says) in [
             ("absent.pem", "", "", "mqtt.ca_file"),
+            ("pipe.pem", "", "", "a pipe"),
+            ("huge.pem", "", "", "more than 1048576 bytes"),
+            ("good.pem", "good.pem", "pipe.pem", "a pipe"),
             ("empty.pem", "", "", "has no certificate"),
             ("good.pem", "empty.pem", "good.key", "mqtt.certificate_file"),
             ("good.pem", "good.pem", "empty.pem", "mqtt.key_file"),

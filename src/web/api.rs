@@ -117,6 +117,9 @@ async fn login(State(rooms): State<Rooms>, request: Request) -> Response {
         Ok(Json(login)) => login,
         // Among them 413 for a body that is too long, which keeps its status.
         Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => return rejection.into_response(),
+        Err(JsonRejection::MissingJsonContentType(_)) => {
+            return rooms.guard.refuse(&Refusal::NotJson, "/api/login", head.headers());
+        }
         Err(_) => return rooms.guard.refuse(&Refusal::BadBody, "/api/login", head.headers()),
     };
     if let Err(refusal) = rooms.guard.unlock(&secret, &head) {
@@ -132,7 +135,12 @@ async fn login(State(rooms): State<Rooms>, request: Request) -> Response {
     }
 }
 
-async fn logout(State(rooms): State<Rooms>) -> Response {
+async fn logout(State(rooms): State<Rooms>, request: Request) -> Response {
+    let guard = rooms.guard.clone();
+    // The disk may take its time, which others do not wait for.
+    if tokio::task::spawn_blocking(move || guard.log_out(&request)).await.is_err() {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    }
     let mut response = StatusCode::NO_CONTENT.into_response();
     rooms.guard.forget_cookie(&mut response);
     response

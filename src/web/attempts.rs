@@ -1,13 +1,16 @@
 //! Slows down guessing: each wrong secret makes its sender wait longer, and all senders together have a limit.
+//!
+//! The limit has two parts, since an owner who logs in from a new address cannot be told from a guesser there, but can be
+//! told from one who has guessed before: the first attempt of an address does not wait for the guesses of others.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Wrong attempts without a pause: a person who mistypes.
+/// Wrong attempts without a pause between them: a person who mistypes.
 const FREE: u32 = 3;
-/// The pause after the first attempt beyond; it doubles from then on.
+/// The pause after the last of them; it doubles from then on.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause: an owner who waits it out loses a minute, a guesser gets 1440 tries a day.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -15,10 +18,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const FORGOTTEN: Duration = Duration::from_secs(15 * 60);
 /// Addresses of a crowd that are remembered: about 100 KiB. Beyond, the one that was quiet longest is forgotten.
 const MOST_ADDRESSES: usize = 1024;
-/// Wrong attempts of a crowd's addresses together, at once; and how long each takes to be allowed again.
-/// Without it a guesser with a network of machines would have no limit.
-const TOGETHER: f64 = 60.0;
-const TOGETHER_PAUSE: Duration = Duration::from_secs(1);
+/// Wrong attempts of a crowd's addresses together, after the first of each. Without it a guesser with a network of
+/// machines would have no limit.
+const TOGETHER: Bucket = Bucket { most: 60.0, pause: Duration::from_secs(1) };
+/// First attempts of a crowd's addresses together, as long as they are wrong. A network of up to 280 machines makes an
+/// owner at a new address wait for 10 s at most, and one of any size makes 4 more guesses a second: a random secret of 8
+/// small letters, of which there are 2e11, holds for centuries.
+const FIRST: Bucket = Bucket { most: 256.0, pause: Duration::from_millis(250) };
 
 /// What became of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +77,41 @@ pub struct Attempts {
 #[derive(Debug)]
 struct Ledger {
     addresses: HashMap<IpAddr, Record>,
-    allowance: f64,
+    first: Allowance,
+    together: Allowance,
+}
+
+/// How many attempts there may be at once, and how long each takes to be allowed again.
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    most: f64,
+    pause: Duration,
+}
+
+/// What is left in a bucket.
+#[derive(Debug)]
+struct Allowance {
+    bucket: Bucket,
+    left: f64,
     since: Instant,
+}
+
+impl Allowance {
+    fn new(bucket: Bucket, now: Instant) -> Self {
+        Self { bucket, left: bucket.most, since: now }
+    }
+
+    /// How long until there is one.
+    fn wait(&mut self, now: Instant) -> Duration {
+        let earned = now.saturating_duration_since(self.since).as_secs_f64() / self.bucket.pause.as_secs_f64();
+        self.left = (self.left + earned).min(self.bucket.most);
+        self.since = now;
+        if self.left < 1.0 { self.bucket.pause } else { Duration::ZERO }
+    }
+
+    fn spend(&mut self) {
+        self.left = (self.left - 1.0).max(0.0);
+    }
 }
 
 #[derive(Debug)]
@@ -88,7 +127,10 @@ struct Record {
 impl Attempts {
     /// None so far.
     pub fn new(now: Instant) -> Self {
-        let ledger = || Mutex::new(Ledger { addresses: HashMap::new(), allowance: TOGETHER, since: now });
+        let ledger = || {
+            let (first, together) = (Allowance::new(FIRST, now), Allowance::new(TOGETHER, now));
+            Mutex::new(Ledger { addresses: HashMap::new(), first, together })
+        };
         Self { near: ledger(), far: ledger(), pages: ledger() }
     }
 
@@ -103,20 +145,25 @@ impl Attempts {
             Crowd::Pages => &self.pages,
         };
         let mut ledger = ledger.lock().expect("lock is never poisoned: no panic while held");
-        ledger.refill(now);
+        let ledger = &mut *ledger;
         let record = ledger.addresses.get(&sender).filter(|record| !record.is_old(now));
         let pause = record.map_or(Duration::ZERO, |record| record.open_at.saturating_duration_since(now));
         if !pause.is_zero() {
             return Verdict::Wait(pause);
         }
-        if ledger.allowance < 1.0 && !record.is_some_and(|record| record.is_known) {
-            return Verdict::Wait(TOGETHER_PAUSE);
+        let is_known = record.is_some_and(|record| record.is_known);
+        let is_first = record.is_none() && ledger.is_first(sender, now);
+        let allowance = if is_first { &mut ledger.first } else { &mut ledger.together };
+        let pause = allowance.wait(now);
+        if !is_known && !pause.is_zero() {
+            return Verdict::Wait(pause);
         }
         if is_right() {
             // The wrong ones before are not forgiven: behind one address may be a guesser and somebody who knows.
             ledger.record(sender, now).is_known = true;
             Verdict::Right
         } else {
+            allowance.spend();
             ledger.note(sender, now);
             Verdict::Wrong
         }
@@ -124,23 +171,27 @@ impl Attempts {
 }
 
 impl Ledger {
-    fn refill(&mut self, now: Instant) {
-        let earned = now.saturating_duration_since(self.since).as_secs_f64() / TOGETHER_PAUSE.as_secs_f64();
-        self.allowance = (self.allowance + earned).min(TOGETHER);
-        self.since = now;
+    /// Whether nothing was tried from there lately. Who has one IPv6 network has its neighbours too: a /48 is what a site
+    /// is given (RFC 6177, section 2).
+    fn is_first(&self, sender: IpAddr, now: Instant) -> bool {
+        let site = |address: &IpAddr| match address {
+            IpAddr::V4(address) => IpAddr::V4(*address),
+            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 80 << 80)),
+        };
+        let mut lately = self.addresses.iter().filter(|(_, record)| !record.is_old(now));
+        !lately.any(|(address, _)| site(address) == site(&sender))
     }
 
     fn note(&mut self, sender: IpAddr, now: Instant) {
-        self.allowance = (self.allowance - 1.0).max(0.0);
         let record = self.record(sender, now);
         if now.saturating_duration_since(record.last_wrong) > FORGOTTEN {
             record.wrong = 0;
         }
         record.wrong += 1;
         record.last_wrong = now;
-        if record.wrong > FREE {
+        if record.wrong >= FREE {
             // 2^16 s is far beyond the longest pause already.
-            let doublings = (record.wrong - FREE - 1).min(16);
+            let doublings = (record.wrong - FREE).min(16);
             record.open_at = now + (FIRST_PAUSE * 2u32.pow(doublings)).min(LONGEST_PAUSE);
         }
     }
@@ -195,7 +246,7 @@ mod tests {
     fn pauses_double_for_the_guesser_and_others_are_unhurt() {
         let mut now = Instant::now();
         let attempts = Attempts::new(now);
-        for _ in 0..4 {
+        for _ in 0..3 {
             assert_eq!(wrong(&attempts, AWAY, now), Verdict::Wrong);
         }
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
@@ -215,20 +266,61 @@ mod tests {
         assert_eq!(wrong(&attempts, AWAY, now), Verdict::Wrong);
         assert_eq!(wrong(&attempts, AWAY, now), Verdict::Wait(LONGEST_PAUSE), "a right one forgives nothing");
         now += FORGOTTEN + LONGEST_PAUSE;
-        assert!((0..4).all(|_| wrong(&attempts, AWAY, now) == Verdict::Wrong), "time does");
+        assert!((0..3).all(|_| wrong(&attempts, AWAY, now) == Verdict::Wrong), "time does");
+    }
+
+    /// An address of a network of machines, each at another site.
+    fn machine(number: u16) -> IpAddr {
+        Ipv6Addr::new(0x2001, 0xdb8, number, 0, 0, 0, 0, 1).into()
     }
 
     #[test]
-    fn many_addresses_together_are_slowed_too_but_not_whoever_knew_the_secret() {
+    fn many_addresses_together_are_slowed_too_but_not_who_knew_the_secret() {
         let now = Instant::now();
         let attempts = Attempts::new(now);
         assert_eq!(attempts.attempt(Crowd::Far, HOME, now, || true), Verdict::Right);
-        let verdicts: Vec<_> =
-            (0..100u16).map(|n| wrong(&attempts, Ipv6Addr::new(0x2001, 0xdb8, 0, n, 0, 0, 0, 1).into(), now)).collect();
-        assert_eq!(verdicts.iter().filter(|verdict| **verdict == Verdict::Wrong).count(), TOGETHER as usize);
-        assert_eq!(attempts.attempt(Crowd::Far, AWAY, now, || true), Verdict::Wait(TOGETHER_PAUSE));
+        let guess = |number| wrong(&attempts, machine(number), now);
+        let firsts = (0..400).filter(|number| guess(*number) == Verdict::Wrong).count();
+        assert_eq!(firsts, FIRST.most as usize);
+        let seconds = (0..400).filter(|number| guess(*number) == Verdict::Wrong).count();
+        assert_eq!(seconds, TOGETHER.most as usize);
         assert_eq!(attempts.attempt(Crowd::Far, HOME, now, || true), Verdict::Right);
-        assert_eq!(attempts.attempt(Crowd::Far, AWAY, now + TOGETHER_PAUSE, || true), Verdict::Right);
+        assert_eq!(attempts.attempt(Crowd::Far, AWAY, now, || true), Verdict::Wait(FIRST.pause));
+        assert_eq!(attempts.attempt(Crowd::Far, AWAY, now + FIRST.pause, || true), Verdict::Right);
+    }
+
+    /// Machines of many sites guess as fast as they can, and somebody logs in from an address that was never seen.
+    #[test]
+    fn a_first_login_beside_a_network_of_guessers_waits_for_ten_seconds_at_most() {
+        for machines in [80, 280] {
+            for begins in [0, 1, 30, 1000] {
+                let start = Instant::now();
+                let attempts = Attempts::new(start);
+                let mut looked_at = 0;
+                for tick in 0..(begins + 20) * 4 {
+                    let now = start + FIRST.pause * tick;
+                    // The owner comes last in each tick, when all of them have taken what there is.
+                    looked_at += (0..machines).filter(|n| wrong(&attempts, machine(*n), now) == Verdict::Wrong).count();
+                    let Some(waited) = tick.checked_sub(begins * 4).map(|ticks| FIRST.pause * ticks) else { continue };
+                    assert!(waited <= Duration::from_secs(10), "{machines} machines, {begins} s: still waits");
+                    // As a page does that obeys `Retry-After`.
+                    if tick % 4 == 0 && attempts.attempt(Crowd::Far, AWAY, now, || true) == Verdict::Right {
+                        break;
+                    }
+                }
+                let most = FIRST.most as u32 + TOGETHER.most as u32 + 5 * (begins + 20);
+                assert!(looked_at as u32 <= most, "{looked_at} guesses in {begins} s");
+            }
+        }
+    }
+
+    #[test]
+    fn networks_of_one_site_have_one_first_attempt_together() {
+        let now = Instant::now();
+        let attempts = Attempts::new(now);
+        let guess = |n| wrong(&attempts, Ipv6Addr::new(0x2001, 0xdb8, 0, n, 0, 0, 0, 1).into(), now);
+        let looked_at = (0..400).filter(|network| guess(*network) == Verdict::Wrong).count();
+        assert_eq!(looked_at, 1 + TOGETHER.most as usize);
     }
 
     #[test]
@@ -236,8 +328,8 @@ mod tests {
         let mut now = Instant::now();
         let attempts = Attempts::new(now);
         for n in 0..3000u16 {
-            now += TOGETHER_PAUSE;
-            wrong(&attempts, Ipv6Addr::new(0x2001, 0xdb8, 0, n, 0, 0, 0, 1).into(), now);
+            now += Duration::from_secs(1);
+            wrong(&attempts, machine(n), now);
         }
         assert!(attempts.far.lock().unwrap().addresses.len() <= MOST_ADDRESSES);
     }
@@ -256,10 +348,10 @@ mod tests {
     fn a_network_of_guessers_elsewhere_does_not_keep_the_owner_at_home_from_logging_in() {
         let now = Instant::now();
         let attempts = Attempts::new(now);
-        for n in 0..100u16 {
-            wrong(&attempts, Ipv6Addr::new(0x2001, 0xdb8, 0, n, 0, 0, 0, 1).into(), now);
+        for number in 0..400 {
+            wrong(&attempts, machine(number), now);
         }
-        assert_eq!(attempts.attempt(Crowd::Far, AWAY, now, || true), Verdict::Wait(TOGETHER_PAUSE));
+        assert_eq!(attempts.attempt(Crowd::Far, AWAY, now, || true), Verdict::Wait(FIRST.pause));
         for crowd in [Crowd::Near, Crowd::Pages] {
             assert_eq!(attempts.attempt(crowd, HOME, now, || true), Verdict::Right, "{crowd:?}");
         }

@@ -16,12 +16,14 @@ use ring::rand::SystemRandom;
 use super::attempts::{Attempts, Crowd, Verdict};
 use super::credential::{Credential, SIGNAL, names_basic};
 use super::crowd::Place;
+use super::ended::Ended;
 use super::key::BoardKey;
 use super::origin::{Names, Sender};
 use super::refusal::Refusal;
 use super::session::{Reach, Sessions, TOKEN_LIFE, Worth};
 use super::tally::Tally;
 use super::{Config, assets, origin};
+use crate::secret::Secret;
 use crate::signalling::Admitted;
 
 /// The time for a request's body and its answer. A snapshot may have to start a camera first.
@@ -76,7 +78,7 @@ impl Guard {
             let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
                 .expect("the kernel's random numbers do not fail once the system is up");
             let expected = hmac::sign(&key, secret.reveal().as_bytes());
-            Lock { sessions: Sessions::new(&BoardKey::open(state), secret), key, expected }
+            Lock { sessions: sessions(secret, state), key, expected }
         });
         let now = Instant::now();
         Self { lock, attempts: Attempts::new(now), names: Names::new(config, port), tally: Tally::new() }
@@ -163,6 +165,15 @@ impl Guard {
         Some(self.lock.as_ref()?.sessions.issue(TOKEN_LIFE, SystemTime::now()))
     }
 
+    /// Ends the logins that a request brings: by cookie, or by a token as Bearer. Blocks until the disk has it.
+    pub fn log_out(&self, request: &Request) {
+        let Some(lock) = &self.lock else { return };
+        let token = Credential::of(request).map(|given| given.text().to_owned());
+        for session in lock.sessions.of_cookies(request.headers()).into_iter().chain(token) {
+            lock.sessions.end(&session, SystemTime::now());
+        }
+    }
+
     /// Has the browser drop its cookie.
     pub fn forget_cookie(&self, response: &mut Response) {
         for removal in self.lock.iter().flat_map(|lock| lock.sessions.removals()) {
@@ -219,6 +230,17 @@ impl Guard {
         let is_link = origin::is_opened(headers).unwrap_or(false)
             && (!origin::is_frame(headers) || path == "/" || !self.names.origins().is_empty());
         request.method() == Method::OPTIONS || is_public || is_link
+    }
+}
+
+/// Logins for `secret`. Where it cannot be read which of them were ended, all are.
+fn sessions(secret: &Secret, state: Option<&Path>) -> Sessions {
+    match Ended::open(state) {
+        Ok(ended) => Sessions::new(&BoardKey::open(state), secret, ended),
+        Err(error) => {
+            tracing::warn!(%error, "the list of ended logins cannot be read; a new key ends all logins");
+            Sessions::new(&BoardKey::renew(state), secret, Ended::start_over(state))
+        }
     }
 }
 

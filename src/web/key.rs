@@ -5,8 +5,7 @@
 //! again then, but the service starts, and nothing is ever signed with a key that somebody could know.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use ring::hmac;
@@ -34,7 +33,7 @@ impl BoardKey {
             tracing::warn!("there is no state directory: who logs in has to do so again after a restart");
             return Self::random();
         };
-        match read(&file) {
+        match durable::read(&file, BYTES).and_then(whole) {
             Ok(key) => return Self(key),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
@@ -45,7 +44,13 @@ impl BoardKey {
                 }
             }
         }
+        Self::renew(state)
+    }
+
+    /// A new one, which is kept in `state` if that is possible.
+    pub fn renew(state: Option<&Path>) -> Self {
         let key = Self::random();
+        let Some(file) = state.map(|directory| directory.join(FILE)) else { return key };
         if let Err(error) = durable::write(&file, &key.0) {
             tracing::warn!(%error, file = %file.display(), "cannot be kept: logins end with the next restart");
         }
@@ -64,18 +69,13 @@ impl BoardKey {
     }
 }
 
-fn read(file: &Path) -> io::Result<[u8; BYTES]> {
-    // A pipe would make the start wait for ever.
-    if !fs::metadata(file)?.is_file() {
-        return Err(io::Error::other("it is not a file"));
-    }
-    let mut bytes = Vec::new();
-    File::open(file)?.take(BYTES as u64 + 1).read_to_end(&mut bytes)?;
+fn whole(bytes: Vec<u8>) -> io::Result<[u8; BYTES]> {
     bytes.try_into().map_err(|_| io::Error::other(format!("it does not have {BYTES} bytes")))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

@@ -9,6 +9,7 @@ mod assets;
 mod attempts;
 mod credential;
 mod crowd;
+mod ended;
 mod guard;
 mod headers;
 mod key;
@@ -20,11 +21,12 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use tokio::net::TcpListener;
 
 use crate::control::Control;
@@ -42,11 +44,17 @@ const LEAST_SECRET: usize = 8;
 /// written as two or three.
 const MOST_SECRET: usize = 4096;
 
+const USUAL_PORT: u16 = 8080;
+
+/// Characters of a wrong address that are repeated: more than any address has.
+const MOST_QUOTED: usize = 64;
+
 /// The `[web]` table.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Config {
     /// Address and port.
+    #[serde(deserialize_with = "place")]
     pub listen: SocketAddr,
     /// What a viewer must know. Needed where `listen` is not loopback.
     pub secret: Option<Secret>,
@@ -58,10 +66,23 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
 }
 
+/// Where to listen. Names are not looked up: what they stand for may change while the service runs.
+fn place<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let bare = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    text.parse().map_err(|_| match bare {
+        Ok(ip) => D::Error::custom(format!("`{text}` has no port; write \"{}\"", SocketAddr::new(ip, USUAL_PORT))),
+        Err(_) => D::Error::custom(format!(
+            "`{}` is no address with a port, such as 127.0.0.1:8080 or [::]:8080",
+            text.chars().take(MOST_QUOTED).collect::<String>()
+        )),
+    })
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: (Ipv4Addr::LOCALHOST, 8080).into(),
+            listen: (Ipv4Addr::LOCALHOST, USUAL_PORT).into(),
             secret: None,
             secret_file: None,
             allowed_origins: Vec::new(),

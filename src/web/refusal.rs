@@ -34,6 +34,8 @@ pub enum Refusal {
     NotFound,
     /// The body is not what the path takes.
     BadBody,
+    /// The body does not say that it is JSON.
+    NotJson,
     /// There is no camera of that name.
     UnknownCamera(String),
     /// The camera gives no picture.
@@ -49,6 +51,7 @@ impl Refusal {
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::NotFound | Self::UnknownCamera(_) => StatusCode::NOT_FOUND,
             Self::BadBody | Self::BadHead(_) => StatusCode::BAD_REQUEST,
+            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NoPicture(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -65,6 +68,7 @@ impl Refusal {
             Self::Slow => "too-slow",
             Self::NotFound => "not-found",
             Self::BadBody => "bad-body",
+            Self::NotJson => "not-json",
             Self::UnknownCamera(_) => "unknown-camera",
             Self::NoPicture(_) => "no-picture",
         }
@@ -87,6 +91,7 @@ impl Refusal {
             Self::BadHead(fault) => (*fault).into(),
             Self::Slow => "the request took too long to come".into(),
             Self::NotFound => "there is nothing at this path".into(),
+            Self::NotJson => "send the secret as JSON, with `Content-Type: application/json`".into(),
             Self::BadBody => "the body is not {\"secret\":\"..\"}".into(),
             Self::UnknownCamera(reason) | Self::NoPicture(reason) => reason.clone(),
         }

@@ -1,7 +1,8 @@
-//! What a login gives: a time and a code that only this board can make, as a cookie or as a token that the page keeps.
+//! What a login gives: a time, a number and a code that only this board can make, as a cookie or as a token that the
+//! page keeps.
 //!
-//! Nothing is kept for it on the board, so it survives a restart; another secret ends it. The code is keyed by the
-//! board's own random key, mixed with the secret: who has caught one cannot try secrets with it.
+//! Nothing is kept for it on the board before it is ended, so it survives a restart; another secret ends all. The code is
+//! keyed by the board's own random key, mixed with the secret: who has caught one cannot try secrets with it.
 
 use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,6 +11,7 @@ use axum::http::HeaderMap;
 use axum::http::header::COOKIE;
 use ring::{digest, hmac};
 
+use super::ended::{Ended, Id};
 use super::key::BoardKey;
 use crate::secret::Secret;
 
@@ -23,6 +25,7 @@ pub const TOKEN_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 #[derive(Debug)]
 pub struct Sessions {
     key: hmac::Key,
+    ended: Ended,
     /// Of this board: cookies know no ports and paths, and boards behind one name must not take each other's away.
     cookie: String,
 }
@@ -32,7 +35,7 @@ pub struct Sessions {
 pub enum Worth {
     /// Made by us, and not over.
     Valid,
-    /// Made by us, and over.
+    /// Made by us, and over: its time has come, or somebody has logged out.
     Over,
     /// Not made by us, or for an earlier secret.
     Unknown,
@@ -57,18 +60,19 @@ impl Reach {
 }
 
 impl Sessions {
-    /// Sessions of this board for this secret.
-    pub fn new(board: &BoardKey, secret: &Secret) -> Self {
+    /// Sessions of this board for this secret, but for those that were ended.
+    pub fn new(board: &BoardKey, secret: &Secret, ended: Ended) -> Self {
         let secret = digest::digest(&digest::SHA256, secret.reveal().as_bytes());
         let name = hmac::sign(&board.derive(b"name of the cookie"), b"");
         let cookie = format!("peercam-{}", hexadecimal(&name.as_ref()[..4]));
-        Self { key: board.derive(&[b"session", secret.as_ref()].concat()), cookie }
+        Self { key: board.derive(&[b"session", secret.as_ref()].concat()), ended, cookie }
     }
 
     /// A session from `now` on.
     pub fn issue(&self, life: Duration, now: SystemTime) -> String {
-        let end = seconds(now) + life.as_secs();
-        format!("{end}.{}", hexadecimal(hmac::sign(&self.key, message(end).as_bytes()).as_ref()))
+        let (end, login) = (seconds(now) + life.as_secs(), rand::random());
+        let code = hmac::sign(&self.key, message(end, login).as_bytes());
+        format!("{end}.{login}.{}", hexadecimal(code.as_ref()))
     }
 
     /// The `Set-Cookie` value of a login at `now`.
@@ -84,28 +88,47 @@ impl Sessions {
 
     /// Judges what was [issued](Self::issue).
     pub fn judge(&self, session: &str, now: SystemTime) -> Worth {
-        let parts = session.split_once('.').and_then(|(end, code)| Some((end.parse::<u64>().ok()?, bytes(code)?)));
-        match parts {
-            Some((end, code)) if hmac::verify(&self.key, message(end).as_bytes(), &code).is_ok() => {
-                if end > seconds(now) { Worth::Valid } else { Worth::Over }
-            }
-            _ => Worth::Unknown,
+        match self.made(session) {
+            Some((end, login)) if end > seconds(now) && !self.ended.has(login) => Worth::Valid,
+            Some(_) => Worth::Over,
+            None => Worth::Unknown,
         }
+    }
+
+    /// Ends a session, so that copies of it are worth nothing. Blocks until the disk has it.
+    pub fn end(&self, session: &str, now: SystemTime) {
+        // Only what is still good, so that a flood of logouts writes nothing.
+        if let Some((end, login)) = self.made(session).filter(|_| self.judge(session, now) == Worth::Valid) {
+            self.ended.add(login, end, seconds(now));
+        }
+    }
+
+    /// The end and the number of a session that this board has made.
+    fn made(&self, session: &str) -> Option<(u64, Id)> {
+        let (end, rest) = session.split_once('.')?;
+        let (login, code) = rest.split_once('.')?;
+        let (end, login, code) = (end.parse().ok()?, login.parse().ok()?, bytes(code)?);
+        hmac::verify(&self.key, message(end, login).as_bytes(), &code).is_ok().then_some((end, login))
     }
 
     /// Judges the best of a request's cookies (RFC 6265, section 4.2.1); `None` where it has none of ours.
     pub fn judge_cookies(&self, headers: &HeaderMap, now: SystemTime) -> Option<Worth> {
-        let ours = |pair: &str| pair.trim().strip_prefix(&self.cookie)?.strip_prefix('=').map(str::to_owned);
-        let lines = headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
-        let worths = lines.flat_map(|line| line.split(';')).filter_map(ours).map(|session| self.judge(&session, now));
+        let worths = self.of_cookies(headers).into_iter().map(|session| self.judge(&session, now));
         // A login in a frame and one beside it are cookies of one name.
         worths.reduce(|best, worth| if worth == Worth::Valid { worth } else { best })
+    }
+
+    /// What a request's cookies of ours hold.
+    pub fn of_cookies(&self, headers: &HeaderMap) -> Vec<String> {
+        let ours = |pair: &str| pair.trim().strip_prefix(&self.cookie)?.strip_prefix('=').map(str::to_owned);
+        let lines = headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
+        lines.flat_map(|line| line.split(';')).filter_map(ours).collect()
     }
 }
 
 /// What is signed.
-fn message(end: u64) -> String {
-    format!("peercam session until {end}")
+fn message(end: u64, login: Id) -> String {
+    format!("peercam session {login} until {end}")
 }
 
 fn seconds(time: SystemTime) -> u64 {
@@ -132,7 +155,7 @@ mod tests {
     use super::*;
 
     fn sessions(board: &BoardKey, secret: &str) -> Sessions {
-        Sessions::new(board, &secret.to_owned().into())
+        Sessions::new(board, &secret.to_owned().into(), Ended::open(None).unwrap())
     }
 
     fn sent_back(set: &str) -> HeaderMap {
@@ -165,20 +188,29 @@ mod tests {
     fn a_session_with_a_longer_life_than_signed_and_garbage_are_unknown() {
         let (now, ours) = (SystemTime::now(), sessions(&BoardKey::random(), "correct horse"));
         let session = ours.issue(TOKEN_LIFE, now);
-        let (_, code) = session.split_once('.').unwrap();
-        for wrong in [format!("99999999999.{code}"), format!("{session}0"), format!("1{session}")] {
+        let (_, rest) = session.split_once('.').unwrap();
+        for wrong in [format!("99999999999.{rest}"), format!("{session}0"), format!("1{session}")] {
             assert_eq!(ours.judge(&wrong, now), Worth::Unknown, "{wrong}");
         }
-        for garbage in ["", "1.", "x.00", ".", "1.é", "correct horse"] {
+        for garbage in ["", "1.", "x.00", "..", "1.2.é", "1.2.", "correct horse"] {
             assert_eq!(ours.judge(garbage, now), Worth::Unknown, "{garbage}");
         }
+    }
+
+    #[test]
+    fn a_session_that_is_ended_is_over_and_another_of_the_same_second_is_not() {
+        let (now, ours) = (SystemTime::now(), sessions(&BoardKey::random(), "correct horse"));
+        let (one, other) = (ours.issue(COOKIE_LIFE, now), ours.issue(COOKIE_LIFE, now));
+        ours.end(&one, now);
+        assert_eq!((ours.judge(&one, now), ours.judge(&other, now)), (Worth::Over, Worth::Valid));
+        ours.end("1.2.3", now);
     }
 
     #[test]
     fn of_several_cookies_a_valid_one_is_enough() {
         let (now, ours) = (SystemTime::now(), sessions(&BoardKey::random(), "correct horse"));
         let valid = ours.issue(COOKIE_LIFE, now);
-        for line in [format!("{0}=1.2; {0}={valid}", ours.cookie), format!("{0}={valid}; {0}=", ours.cookie)] {
+        for line in [format!("{0}=1.2.3; {0}={valid}", ours.cookie), format!("{0}={valid}; {0}=", ours.cookie)] {
             let headers = HeaderMap::from_iter([(COOKIE, line.parse().unwrap())]);
             assert_eq!(ours.judge_cookies(&headers, now), Some(Worth::Valid), "{line}");
         }

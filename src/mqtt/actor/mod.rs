@@ -3,15 +3,14 @@
 mod learning;
 mod publishing;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::ClientConfig;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep_until, timeout};
 
 use super::check::Verdict;
 use super::config::Config;
+use super::credentials::Credentials;
 use super::limits::Limits;
 use super::outage::Outage;
 use super::outbox::Outbox;
@@ -24,7 +23,7 @@ use super::terms::Terms;
 use super::topics::Topics;
 use super::url::Url;
 use super::wire::{Accepted, Dial, Event, Failure, Kind, Line, OFFLINE, ONLINE};
-use super::{MOST_BYTES, Message, Order, State, tls};
+use super::{MOST_BYTES, Message, Order, State};
 use crate::tasks::Group;
 
 /// A connection that has lasted this long was a good one: the next attempt after its end comes soon.
@@ -58,7 +57,7 @@ pub struct Actor {
     /// What was said of the broker's limits, on earlier connections too.
     pub told: Limits,
     /// Read again after a refusal: a file may be another one by then.
-    pub tls: Option<Arc<ClientConfig>>,
+    pub credentials: Option<Credentials>,
     /// Whether it was said that messages to oneself do not come back.
     pub has_warned_of_check: bool,
 }
@@ -102,7 +101,7 @@ impl Actor {
                     }
                     self.tell_of(&failure);
                     if failure.kind.in_short() != Kind::Away {
-                        self.tls = None;
+                        self.credentials = None;
                     }
                     let pause = pauses.after(failure.kind);
                     tracing::debug!(reason = failure.reason, pause_ms = pause.as_millis() as u64, "trying again soon");
@@ -151,17 +150,19 @@ impl Actor {
     }
 
     async fn dial(&mut self) -> Result<Line, Failure> {
-        if self.url.scheme().is_encrypted() && self.tls.is_none() {
-            let config = self.config.clone();
-            // Reads some hundred certificates.
-            let loaded = tokio::task::spawn_blocking(move || tls::load(&config)).await;
-            let loaded = loaded.unwrap_or_else(|_| Err("what TLS needs could not be read".into()));
-            self.tls = Some(loaded.map_err(Failure::refused)?);
-        }
+        let credentials = match &self.credentials {
+            Some(known) => known.clone(),
+            None => {
+                let (config, url) = (self.config.clone(), self.url.clone());
+                let loaded = tokio::task::spawn_blocking(move || Credentials::load(&config, &url)).await;
+                let loaded = loaded.unwrap_or_else(|_| Err("the credentials could not be read".into()));
+                self.credentials.insert(loaded.map_err(Failure::refused)?).clone()
+            }
+        };
         let will = self.topics.availability();
         let delivery = self.terms.delivery();
-        let Self { config, url, client_id, tls, .. } = self;
-        Ok(Line::dial(&Dial { config, url, client_id, will: Some((&will, delivery)), tls: tls.clone() }))
+        let Self { config, url, client_id, .. } = self;
+        Ok(Line::dial(&Dial { config, url, client_id, will: Some((&will, delivery)), credentials }))
     }
 
     /// Takes what happened on the line.

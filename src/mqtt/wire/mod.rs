@@ -10,17 +10,16 @@ mod three;
 use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt};
 use futures_util::{FutureExt, stream};
 use rumqttc::{NetworkOptions, TlsConfiguration, Transport};
-use rustls::ClientConfig;
 
 use super::Message;
 use super::config::{Config, Version};
+use super::credentials::Credentials;
 use super::url::{Scheme, Url};
 
 pub use failure::{Failure, Kind};
@@ -52,8 +51,8 @@ pub struct Dial<'a> {
     pub client_id: &'a str,
     /// The topic where `offline` is published when we vanish, and how.
     pub will: Option<(&'a str, Delivery)>,
-    /// For encrypted URLs.
-    pub tls: Option<Arc<ClientConfig>>,
+    /// The user's password, and what TLS needs.
+    pub credentials: Credentials,
 }
 
 /// What happens on a connection.
@@ -248,7 +247,7 @@ fn host(url: &Url) -> String {
 }
 
 fn transport(dial: &Dial<'_>) -> Transport {
-    let tls = || dial.tls.clone().map(TlsConfiguration::Rustls);
+    let tls = || dial.credentials.tls.clone().map(TlsConfiguration::Rustls);
     match (dial.url.scheme(), tls()) {
         (Scheme::Mqtts, Some(tls)) => Transport::Tls(tls),
         (Scheme::Wss, Some(tls)) => Transport::Wss(tls),

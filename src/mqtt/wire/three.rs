@@ -17,7 +17,7 @@ pub fn options(dial: &Dial<'_>) -> MqttOptions {
     options.set_inflight(SLOTS);
     options.set_max_packet_size(MOST_BYTES, MOST_BYTES);
     if let Some(user) = &dial.config.user {
-        options.set_credentials(user, dial.config.password.as_ref().map_or("", |password| password.reveal()));
+        options.set_credentials(user, dial.credentials.password.as_ref().map_or("", |password| password.reveal()));
     }
     if let Some((topic, delivery)) = dial.will {
         options.set_last_will(LastWill::new(topic, OFFLINE, qos(delivery), delivery.is_retained));

@@ -1,0 +1,84 @@
+//! What is said of a value of the wrong kind: in the words of the file, not of the program that reads it.
+
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::read::{Faults, shortened};
+
+/// Numbers at the ends of what a key can hold: where a key has limits, its check names them for one of these.
+const ENDS: [&str; 5] = ["0", "255", "65535", "4294967295", "9223372036854775807"];
+
+/// What is wrong with the value of `key`, of which serde says `said`. `check` knows the limits of the table's numbers.
+pub fn of_kind<T>(key: &str, value: &DeValue<'_>, said: &str, check: impl Fn(&T) -> Faults) -> String
+where
+    T: DeserializeOwned,
+{
+    let Some(wanted) = wanted(said) else { return of_variant(said) };
+    let (shown, kind) = shown(value);
+    if wanted != WHOLE_NUMBER {
+        return format!("{shown} is {kind}; {wanted} is needed");
+    }
+    let number = value.as_integer().map(|number| number.to_string());
+    let is_negative = number.as_ref().is_some_and(|number| number.starts_with('-'));
+    let limits = |end: &&str| limits::<T>(key, end, &check);
+    let found = if is_negative { ENDS.iter().find_map(limits) } else { ENDS.iter().rev().find_map(limits) };
+    match (number, found) {
+        (Some(number), Some(limits)) => format!("{number}{limits}"),
+        (Some(number), None) => format!("{number} is too {}", if is_negative { "small" } else { "large" }),
+        (None, limits) => {
+            let from = limits.and_then(|text| {
+                let at = text.find(" from ").or_else(|| text.find(" within "))?;
+                Some(format!(",{}", &text[at..]))
+            });
+            format!("{shown} is {kind}; {wanted} is needed{}", from.unwrap_or_default())
+        }
+    }
+}
+
+const WHOLE_NUMBER: &str = "a whole number";
+
+/// What serde wants, in plain words; `None` where it says something else than that a value has the wrong kind.
+fn wanted(said: &str) -> Option<&str> {
+    let rest = said.strip_prefix("invalid type: ").or_else(|| said.strip_prefix("invalid value: "))?;
+    let (_, wanted) = rest.rsplit_once(", expected ")?;
+    Some(match wanted {
+        "u8" | "u16" | "u32" | "u64" | "usize" | "i8" | "i16" | "i32" | "i64" | "isize" => WHOLE_NUMBER,
+        "f32" | "f64" => "a number",
+        "a string" | "path string" => "text in quotes",
+        "a boolean" => "true or false",
+        "a sequence" => "a list in [ ]",
+        "a map" => "a table",
+        other => other.strip_prefix("struct ").map_or(other, |_| "a table"),
+    })
+}
+
+/// One word of several is wanted, and another one is there; or what a room says itself.
+fn of_variant(said: &str) -> String {
+    let parts = said.strip_prefix("unknown variant ").and_then(|rest| rest.split_once(", expected "));
+    parts.map_or_else(|| said.to_owned(), |(given, known)| format!("{given} is not known; write {known}"))
+}
+
+/// The value as it is written, as far as it is worth repeating, and what it is. Passwords do not come here: their type
+/// says by itself what it wants.
+fn shown(value: &DeValue<'_>) -> (String, &'static str) {
+    match value {
+        DeValue::String(text) => (format!("{:?}", shortened(text)), "text"),
+        DeValue::Integer(number) => (shortened(&number.to_string()), "a number"),
+        DeValue::Float(number) => (shortened(number.as_str()), "a number with a fraction"),
+        DeValue::Boolean(value) => (value.to_string(), "neither number nor text"),
+        DeValue::Datetime(time) => (time.to_string(), "a date"),
+        DeValue::Array(_) => ("what stands there".into(), "a list"),
+        DeValue::Table(_) => ("what stands there".into(), "a table"),
+    }
+}
+
+/// What the table's check says of `end` as the value of `key`, behind the number.
+fn limits<T: DeserializeOwned>(key: &str, end: &str, check: impl Fn(&T) -> Faults) -> Option<String> {
+    let text = format!("{key} = {end}");
+    let table = DeTable::parse(&text).ok()?;
+    let alone = Spanned::new(table.span(), table.into_inner());
+    let read = T::deserialize(toml::de::Deserializer::from(alone)).ok()?;
+    let faults = check(&read).into_iter().filter(|(faulty, _)| *faulty == key);
+    faults.filter_map(|(_, fault)| fault.strip_prefix(end).map(str::to_owned)).next()
+}

@@ -1,0 +1,112 @@
+//! The ways to pictures: WHEP, the WebSocket, and the servers that they name.
+
+use futures_util::{SinkExt, StreamExt};
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+use super::{Board, SECRET, header};
+use crate::ice::Servers;
+use crate::signalling::Signal;
+use crate::web::Config;
+
+/// Servers of two kinds, one of which is a relay.
+fn servers() -> Servers {
+    let config = "servers = [{ urls = \"stun:a.example\" },
+        { urls = [\"turn:b.example\", \"turns:b.example\"], username = \"q\\\"uote\", credential = \"c\" }]";
+    Servers::new(&toml::from_str(config).unwrap(), "door")
+}
+
+#[tokio::test]
+async fn a_websocket_begins_with_the_ice_servers_and_tells_them_again_when_asked() {
+    let board = Board::start_with(Config::default(), servers()).await;
+    let request = format!("ws://{}/api/signal", board.address).into_client_request().unwrap();
+    let (mut socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
+    for _ in 0..2 {
+        let told = loop {
+            // Pings come between.
+            let message = socket.next().await.unwrap().unwrap();
+            if message.is_text() {
+                break serde_json::from_str::<Value>(message.to_text().unwrap()).unwrap();
+            }
+        };
+        assert_eq!(told["type"], "ice-servers");
+        assert_eq!(told["servers"][0], json!({ "urls": ["stun:a.example"] }));
+        assert_eq!(told["servers"][1]["credential"], "c");
+        socket.send(r#"{"type":"ice-servers"}"#.into()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn whep_s_answer_links_to_the_ice_servers() {
+    let mut board = Board::start_with(Config::default(), servers()).await;
+    let answering = async {
+        let mut call = board.calls.recv().await.unwrap();
+        assert!(matches!(call.incoming.recv().await, Some(Signal::Offer { .. })));
+        call.outgoing.send(Signal::Answer { sdp: "v=0".into() }).await.unwrap();
+        call
+    };
+    let url = format!("http://{}/whep", board.address);
+    let asking = Client::new().post(url).header("content-type", "application/sdp").body("v=0").send();
+    let (_call, answer) = tokio::join!(answering, asking);
+    let answer = answer.unwrap();
+    assert_eq!(answer.status(), 201);
+    let links: Vec<_> = answer.headers().get_all("link").iter().map(|link| link.to_str().unwrap()).collect();
+    let login = r#"username="q\"uote"; credential="c"; credential-type="password""#;
+    assert_eq!(
+        links,
+        [
+            r#"<stun:a.example>; rel="ice-server""#.to_owned(),
+            format!(r#"<turn:b.example>; rel="ice-server"; {login}"#),
+            format!(r#"<turns:b.example>; rel="ice-server"; {login}"#),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn whep_is_found_behind_odd_slashes_and_its_sessions_by_a_relative_address() {
+    for path in ["/whep", "/whep/", "//whep", "/whep//", "//whep//?camera=door"] {
+        let mut board = Board::start_with(Config::default(), servers()).await;
+        let answering = async {
+            let mut call = board.calls.recv().await.unwrap();
+            assert!(matches!(call.incoming.recv().await, Some(Signal::Offer { .. })));
+            call.outgoing.send(Signal::Answer { sdp: "v=0".into() }).await.unwrap();
+            call
+        };
+        let url = format!("http://{}{path}", board.address);
+        let asking = Client::new().post(&url).header("content-type", "application/sdp").body("v=0").send();
+        let (_call, answer) = tokio::join!(answering, asking);
+        let answer = answer.unwrap();
+        assert_eq!(answer.status(), 201, "{path}");
+        let location = header(&answer, "location").to_owned();
+        assert!(!location.starts_with('/'), "{path}: {location}");
+        let session = reqwest::Url::parse(&url).unwrap().join(&location).unwrap();
+        for slash in ["", "/"] {
+            let session = format!("{session}{slash}");
+            assert_eq!(Client::new().head(&session).send().await.unwrap().status(), 200, "{path}: {session}");
+        }
+        assert_eq!(Client::new().delete(session).send().await.unwrap().status(), 200, "{path}");
+        let described = board.ask(Method::OPTIONS, path, &[], "").await;
+        assert_eq!(header(&described, "accept-post"), "application/sdp", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_endpoint_names_ice_servers_to_those_who_are_let_in() {
+    let board = Board::start_with(Board::lock(SECRET), servers()).await;
+    let links = async |headers: &[(&str, &str)]| {
+        let described = board.ask(Method::OPTIONS, "/whep", headers, "").await;
+        (described.status().as_u16(), described.headers().get_all("link").iter().count())
+    };
+    assert_eq!(links(&[]).await, (200, 0));
+    assert_eq!(links(&[("authorization", "Bearer correct horse")]).await, (200, 3));
+    assert_eq!(links(&[("authorization", "Bearer wrong")]).await, (401, 0));
+    assert_eq!(links(&[("cookie", &board.cookie().await)]).await, (200, 3));
+    let open = Board::start_with(Config::default(), servers()).await;
+    let described = async |headers: &[(&str, &str)]| {
+        let described = open.ask(Method::OPTIONS, "/whep", headers, "").await;
+        described.headers().get_all("link").iter().count()
+    };
+    assert_eq!(described(&[]).await, 3);
+    assert_eq!(described(&[("origin", "https://evil.example")]).await, 0);
+}
