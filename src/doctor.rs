@@ -123,7 +123,16 @@ pub fn files(config: &config::Config) -> Vec<Item> {
 pub async fn broker(config: &mqtt::Config, device: &str) -> Option<Item> {
     config.url.as_ref()?;
     Some(match mqtt::probe(config, device).await {
-        Ok(found) => item("broker", Level::Ok, found, None),
+        Ok(found) => {
+            let user = config.user.as_ref().map(|user| format!("user {user}"));
+            let lines: Vec<_> = user.into_iter().chain(found.permissions).collect();
+            let advice = format!("in mosquitto's access list these lines permit it: {}", lines.join(" | "));
+            match (found.is_forbidden, lines.len() > usize::from(config.user.is_some())) {
+                (true, _) => item("broker", Level::Problem, found.text, Some(&advice)),
+                (false, true) => item("broker", Level::Warning, found.text, Some(&advice)),
+                (false, false) => item("broker", Level::Ok, found.text, None),
+            }
+        }
         Err(why) if config.user.is_some() && config.password.is_none() && config.password_file.is_none() => {
             let advice = "no password was found: the credential is given to the service only; try mqtt.password_file";
             item("broker", Level::Problem, why, Some(advice))

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::media::{Bitrate, Resolution};
 
+use super::mode::is_in_level;
 use super::opener::{Settings, Warmth};
 use super::pipeline::Pipeline;
 use super::{PASSTHROUGH, encoder, time_code};
@@ -51,7 +52,7 @@ impl Default for Config {
 /// Something in a configuration that cannot be right: the key, and what to do.
 pub type Mistake = (&'static str, String);
 
-/// Encoders for 4:2:0 take even sizes only; 4096 by 2304 is the most of H.264's level 5.2 (table A-1).
+/// Encoders for 4:2:0 take even sizes only; 4096 is the longer side of the most of H.264's level 5.2 (table A-1).
 fn is_even_within(value: u32, least: u32) -> bool {
     (least..=4096).contains(&value) && value.is_multiple_of(2)
 }
@@ -74,6 +75,9 @@ impl Config {
         let size = |value, least| format!("{value} is no even number from {least} to 4096");
         require("width", is_even_within(self.width, least.width), size(self.width, least.width));
         require("height", is_even_within(self.height, least.height), size(self.height, least.height));
+        let area = format!("{} is a larger picture than 4096x2304, the most of H.264", self.resolution());
+        // A side that is too long has been told of.
+        require("height", is_in_level(self.resolution()) || self.width.max(self.height) > 4096, area);
         require("fps", (1..=240).contains(&self.fps), format!("{} is not from 1 to 240", self.fps));
         let bitrates = 50..=100_000;
         require(

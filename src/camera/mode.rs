@@ -157,6 +157,11 @@ impl Serialize for Format {
 const MOST_BLOCKS: u64 = 36_864;
 const MOST_SIDE: u32 = 4096;
 
+/// Whether H.264's level 5.2 has pictures of this size.
+pub(super) fn is_in_level(size: Resolution) -> bool {
+    u64::from(size.width.div_ceil(16)) * u64::from(size.height.div_ceil(16)) <= MOST_BLOCKS
+}
+
 /// The least side: a block of H.264.
 const LEAST_SIDE: u32 = 16;
 
@@ -187,10 +192,9 @@ impl Sizes {
     /// What of these sizes can be used; `None` where nothing can.
     pub(super) fn usable(self) -> Option<Self> {
         let sides = LEAST_SIDE..=MOST_SIDE;
-        let blocks = |size: Resolution| u64::from(size.width.div_ceil(16)) * u64::from(size.height.div_ceil(16));
         match self {
             Self::One(size) => {
-                let fits = sides.contains(&size.width) && sides.contains(&size.height) && blocks(size) <= MOST_BLOCKS;
+                let fits = sides.contains(&size.width) && sides.contains(&size.height) && is_in_level(size);
                 fits.then_some(self)
             }
             Self::Range { least, most, step } => {
@@ -206,7 +210,7 @@ impl Sizes {
                 let least = Resolution { width: least_width, height: least_height };
                 let most = Resolution { width: most_width, height: most_height };
                 let step = Resolution { width: step_width, height: step_height };
-                (blocks(least) <= MOST_BLOCKS).then_some(Self::Range { least, most, step })
+                is_in_level(least).then_some(Self::Range { least, most, step })
             }
         }
     }

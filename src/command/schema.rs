@@ -103,7 +103,7 @@ pub struct SetVideo {
     /// Pixels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub width: Option<Width>,
-    /// Pixels.
+    /// Pixels. Together with the width not more than 4096x2304 has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub height: Option<Height>,
     /// Frames per second.

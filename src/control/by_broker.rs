@@ -45,6 +45,10 @@ impl Commands {
     }
 
     fn take(&mut self, message: Message) {
+        // What the doctor tries the topic with. Who wants an answer is told that it is no command.
+        if message.payload.is_empty() && message.reply.is_none() && !message.is_retained {
+            return;
+        }
         let sender = self.senders.sender(message.reply.as_ref().map(|reply| reply.topic.as_str()));
         match accepted(&message, self.broker.topics()) {
             Ok(()) => {

@@ -4,6 +4,7 @@
 //! each connection, so that a broker with an empty database knows all of it at once. What is *published* happens once.
 
 mod actor;
+mod audit;
 mod check;
 mod config;
 mod credentials;
@@ -37,7 +38,7 @@ use terms::Terms;
 
 pub use config::{Config, Version};
 pub use limits::Limits;
-pub use probe::probe;
+pub use probe::{Found, probe};
 pub use topics::Topics;
 pub use url::{Scheme, Url, UrlError};
 

@@ -2,37 +2,59 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::MOST_BYTES;
-use super::check::{SelfCheck, Verdict};
-use super::config::Config;
+use super::audit::{Audit, Findings};
+use super::config::{Config, Version};
 use super::credentials::Credentials;
 use super::limits::Limits;
 use super::session::without_a_word;
 use super::topics::Topics;
 use super::wire::{Accepted, Delivery, Dial, Event, Failure, Kind, Line};
 
-/// All of it: dialling takes at most 5 s, and the message to oneself as long.
+/// All of it: dialling takes at most 5 s, and the messages to oneself as long.
 const LIMIT: Duration = Duration::from_secs(12);
 
-/// Connects as this device would, though under a name of its own, and sends a message to itself. What was found,
-/// or what is wrong and what to do.
+/// What was found of a broker that can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// How it stands, for people.
+    pub text: String,
+    /// Whether the access list keeps something from the device that it needs.
+    pub is_forbidden: bool,
+    /// What to write into the access list; nothing where it is sufficient.
+    pub permissions: Vec<String>,
+}
+
+/// Connects as this device would, though under a name of its own, and publishes a message on each of its topics, which
+/// is empty but for the one to itself.
 ///
 /// # Errors
 ///
 /// Where the broker cannot be used, why not.
-pub async fn probe(config: &Config, device: &str) -> Result<String, String> {
-    let Some(url) = &config.url else { return Ok("none is configured".into()) };
+pub async fn probe(config: &Config, device: &str) -> Result<Found, String> {
+    let Some(url) = &config.url else { return Err("none is configured".into()) };
     let tried = timeout(LIMIT, attempt(config, device));
-    let found = tried.await.unwrap_or_else(|_| Err(Failure::away(format!("no answer within {LIMIT:?}"))));
-    match found {
-        Ok((took, limits)) => {
-            let limits = limits.in_words().map(|limits| format!(", but {limits}")).unwrap_or_default();
-            Ok(format!("{url}, {}: a message to itself took {} ms{limits}", config.version, took.as_millis()))
-        }
-        Err(failure) => Err(format!("{url}: {}", failure.reason)),
+    let tried = tried.await.unwrap_or_else(|_| Err(Failure::away(format!("no answer within {LIMIT:?}"))));
+    let Tried { took, limits, findings } = tried.map_err(|failure| format!("{url}: {}", failure.reason))?;
+    let Findings { forbidden, doubtful, permissions } = findings;
+    let mut text = format!("{url}, {}: ", config.version);
+    text += &match took {
+        Some(took) => format!("a message to itself took {} ms", took.as_millis()),
+        None => "a message to itself did not come back".into(),
+    };
+    let is_forbidden = took.is_none() || !forbidden.is_empty();
+    if !forbidden.is_empty() {
+        text += &format!("; the access list does not let this device {}", forbidden.join(", "));
     }
+    if !doubtful.is_empty() {
+        let what = "did not come back; the access list lets this device not write there, or not read";
+        text += &format!("; messages on {} {what}", doubtful.join(", "));
+    }
+    text += &limits.in_words().map(|limits| format!(", but {limits}")).unwrap_or_default();
+    Ok(Found { text, is_forbidden, permissions })
 }
 
 /// The client id of the attempt: another one than the service's, whose connection would end else.
@@ -45,20 +67,34 @@ fn client_id(config: &Config, device: &str) -> String {
     }
 }
 
-async fn attempt(config: &Config, device: &str) -> Result<(Duration, Limits), Failure> {
+struct Tried {
+    /// How long the message to itself took, where it came back.
+    took: Option<Duration>,
+    limits: Limits,
+    findings: Findings,
+}
+
+async fn attempt(config: &Config, device: &str) -> Result<Tried, Failure> {
     let Some(url) = &config.url else { return Err(Failure::refused("none is configured")) };
     let credentials = Credentials::load(config, url).map_err(Failure::refused)?;
     let (topics, client_id) = (Topics::new(&config.prefix, device), client_id(config, device));
     let mut line = Line::dial(&Dial { config, url, client_id: &client_id, will: None, credentials });
     let busy = |_| Failure::away("the MQTT client is busy");
-    let topic = topics.self_check();
+    // A number of its own, so that it is not taken for the service's, nor the service's for it.
+    let own = Bytes::from(rand::random::<u64>().to_string());
+    let mut audit = Audit::new(&topics, own);
     let mut limits = Limits::default();
     let mut delivery = Delivery { is_retained: false, ..Delivery::BEST };
     let mut asked: Option<String> = None;
-    let mut sent: Option<(SelfCheck, Instant)> = None;
+    let mut since = Instant::now();
+    let mut took = None;
     loop {
-        let patience = sent.as_ref().map_or(LIMIT, |(check, _)| check.deadline() - Instant::now());
-        // The end of the patience is no event, but something may be to be said then.
+        let deadline = audit.deadline();
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            break;
+        }
+        let patience = deadline.map_or(LIMIT, |deadline| deadline - Instant::now());
+        // The end of the patience is no event.
         let event = timeout(patience, line.next()).await.unwrap_or(Ok(Event::Alive));
         let event = event.map_err(|mut failure| {
             match (&asked, failure.kind) {
@@ -71,51 +107,40 @@ async fn attempt(config: &Config, device: &str) -> Result<(Duration, Limits), Fa
             failure
         })?;
         let now = Instant::now();
-        match (event, &mut sent) {
-            (Event::Accepted(accepted), _) => {
+        match event {
+            Event::Accepted(accepted) => {
                 delivery = delivery.within(accepted.best);
                 limits = of(&accepted);
-                line.subscribe(std::slice::from_ref(&topic)).map_err(busy)?;
-                asked = Some(format!("for the messages of {topic}"));
+                line.subscribe(&audit.filters()).map_err(busy)?;
+                asked = Some(format!("for the messages of {}", audit.filters().join(", ")));
             }
-            (Event::Granted(granted), None) => {
-                if let Some(Err(why)) = granted.first() {
-                    let what = "the broker's access list has to let this device read and write its topics";
-                    return Err(Failure::refused(format!(
-                        "the broker does not allow a subscription to {topic} ({why}): {what}"
-                    )));
-                }
-                let mut check = SelfCheck::new(LIMIT, now);
-                if let Verdict::Send(payload) = check.look(now) {
+            Event::Granted(granted) => {
+                audit.granted(granted);
+                since = now;
+                let mut all = Vec::new();
+                while let Some((topic, payload)) = audit.next() {
                     line.publish(&topic, &payload, delivery, None).map_err(busy)?;
-                    asked = Some(format!("to publish on {topic}"));
+                    all.push(topic);
                 }
-                sent = Some((check, now));
+                asked = Some(format!("to publish on {}", all.join(", ")));
             }
-            // It will not be acknowledged.
-            (Event::Sent(0), Some((check, _))) => check.acknowledged(now),
-            (Event::Acknowledged { .. }, Some((check, _))) => check.acknowledged(now),
-            (Event::Came(message), Some((check, since))) => {
-                let is_ours = check.came(&message.payload, now);
-                if is_ours {
-                    line.hang_up().map_err(busy)?;
-                    // The goodbye has nothing more to tell, whatever becomes of it.
-                    let leaving = async { while !matches!(line.next().await, Ok(Event::Ended) | Err(_)) {} };
-                    timeout(LIMIT, leaving).await.ok();
-                    return Ok((now - *since, limits));
+            Event::Sent(number) => audit.sent(number, now),
+            Event::Acknowledged { number, refusal } => audit.acknowledged(number, refusal, now),
+            Event::Came(message) => {
+                audit.came(&message.topic, &message.payload);
+                if audit.heard_itself() && took.is_none() {
+                    took = Some(now - since);
                 }
             }
-            _ => {}
-        }
-        if let Some((check, _)) = &mut sent
-            && check.look(now) != Verdict::Fine
-        {
-            return Err(Failure::refused(format!(
-                "a message to {topic} did not come back: the broker's access list has to let this device read and \
-                 write its topics"
-            )));
+            Event::Alive | Event::Ended => {}
         }
     }
+    line.hang_up().map_err(busy)?;
+    // The goodbye has nothing more to tell, whatever becomes of it.
+    let leaving = async { while !matches!(line.next().await, Ok(Event::Ended) | Err(_)) {} };
+    timeout(LIMIT, leaving).await.ok();
+    let tells = config.version == Version::Five && delivery.is_acknowledged;
+    Ok(Tried { took, limits, findings: audit.findings(tells) })
 }
 
 /// What the broker said that it does not do.

@@ -10,7 +10,7 @@ use super::check::SelfCheck;
 use super::config::Config;
 use super::outbox::Item;
 use super::suspects::{Open, Request};
-use super::url::Url;
+use super::url::{Scheme, Url};
 use super::wire::{Delivery, Event, Failure, Line};
 
 /// How long the broker may take from its acceptance of us, or from its last answer, to the answer to a subscription.
@@ -166,7 +166,12 @@ pub fn too_large(bytes: usize, most: usize) -> String {
 /// What a broker that hangs up instead of an answer to CONNECT may not want.
 pub fn without_a_word(config: &Config, url: &Url, client_id: &str, will: Option<&str>) -> String {
     let will = will.map(|topic| format!(", a last will on {topic}")).unwrap_or_default();
-    let tls = if url.scheme().is_encrypted() { "" } else { ", expect TLS (mqtts://)" };
+    let tls = match url.scheme() {
+        Scheme::Mqtt => ", expect TLS at this port (mqtts://)",
+        Scheme::Ws => ", expect TLS at this port (wss://)",
+        Scheme::Mqtts => ", not expect TLS at this port (mqtt://)",
+        Scheme::Wss => ", not expect TLS at this port (ws://)",
+    };
     format!(
         "the broker closed the connection instead of answering: it may not allow this user, the client id \
          {client_id:?}{will}, not speak {} (mqtt.version){tls}, or not be ready",

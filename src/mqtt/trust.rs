@@ -235,8 +235,15 @@ impl Shown<'_> {
             if common.as_deref().is_some_and(|common| self.is_host(common)) && self.is_alone() {
                 return None;
             }
-            let what = "has no subjectAltName (its common name does not count): ";
-            return Some(distrust(format!("{what}{}", self.how_to_make_one())));
+            let what = match common.filter(|_| self.is_alone()) {
+                Some(common) => format!(
+                    "is for another name than the one in mqtt.url: for {}, not for {}",
+                    shortened(&common, LONGEST_NAME),
+                    self.host.to_str()
+                ),
+                None => "has no subjectAltName (its common name does not count)".into(),
+            };
+            return Some(distrust(format!("{what}: {}", self.how_to_make_one())));
         }
         let parsed = ParsedCertificate::try_from(self.encoded);
         if parsed.is_ok_and(|parsed| verify_server_name(&parsed, self.host).is_ok()) {
@@ -447,7 +454,8 @@ mod tests {
         let key = KeyPair::generate().unwrap();
         let known = made.self_signed(&key).unwrap();
         assert_eq!(judged(&known, &known, "broker.example"), Ok(()));
-        assert!(judged(&known, &known, "other.example").unwrap_err().reason.contains("no subjectAltName"));
+        let other = judged(&known, &known, "other.example").unwrap_err().reason;
+        assert!(other.contains("for broker.example, not for other.example") && !other.contains("has no"), "{other}");
         let issuer = Issuer::new(made.clone(), key);
         let mut signed = params(&[]);
         signed.distinguished_name.push(rcgen::DnType::CommonName, "broker.example");

@@ -24,6 +24,7 @@ mod bad_input;
 mod coming_and_going;
 mod commands;
 mod configuration;
+mod connections;
 mod control_channel;
 mod floods;
 mod kept;

@@ -173,6 +173,11 @@ impl Board {
         Ok(self.shipped.end()?.is_none())
     }
 
+    /// Its process, to be looked at in `/proc`.
+    pub fn process(&self) -> u32 {
+        self.shipped.id()
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> Result<String> {
         self.shipped.log()

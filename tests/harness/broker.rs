@@ -60,6 +60,7 @@ pub struct Listeners {
     users: Vec<(String, String)>,
     acl: Option<String>,
     settings: String,
+    each: String,
     authority: Option<Arc<Authority>>,
     files: Vec<(&'static str, PathBuf)>,
 }
@@ -74,8 +75,9 @@ impl Listeners {
     /// These ways in.
     pub fn of(kinds: &[Listener]) -> Self {
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let (users, settings, files) = (Vec::new(), String::new(), Vec::new());
-        Self { kinds: kinds.to_vec(), address, users, acl: None, settings, authority: None, files }
+        let (users, files) = (Vec::new(), Vec::new());
+        let (settings, each) = (String::new(), String::new());
+        Self { kinds: kinds.to_vec(), address, users, acl: None, settings, each, authority: None, files }
     }
 
     /// Listens there instead of at 127.0.0.1.
@@ -98,6 +100,13 @@ impl Listeners {
     pub fn setting(mut self, line: &str) -> Self {
         self.settings += line;
         self.settings.push('\n');
+        self
+    }
+
+    /// The same, of each listener.
+    pub fn each(mut self, line: &str) -> Self {
+        self.each += line;
+        self.each.push('\n');
         self
     }
 
@@ -266,7 +275,7 @@ impl Broker {
     }
 
     fn write_files(&self) -> Result<()> {
-        let Listeners { kinds, address, users, acl, settings, authority, files } = &self.listeners;
+        let Listeners { kinds, address, users, acl, settings, each, authority, files } = &self.listeners;
         // It would give up root for a user who cannot read this directory. Others than root are not asked.
         let mut text = format!("user root\npersistence false\nlog_type all\nlog_timestamp false\n{settings}");
         text += &format!("allow_anonymous {}\n", users.is_empty());
@@ -283,7 +292,7 @@ impl Broker {
             text += &format!("acl_file {}\n", self.file("acl").display());
         }
         for (kind, port) in kinds.iter().zip(&self.ports) {
-            text += &format!("listener {port} {address}\n");
+            text += &format!("listener {port} {address}\n{each}");
             text += match kind {
                 Listener::WebSocket | Listener::WebSocketTls => "protocol websockets\n",
                 Listener::Plain | Listener::Tls | Listener::ClientCertificate => "protocol mqtt\n",

@@ -10,74 +10,14 @@ use tokio::time::sleep;
 use crate::board::Board;
 use crate::broker::{Broker, Client, Listener, Listeners};
 use crate::browser::Browser;
+use crate::operator::{COMMAND, Ended, OUTCOME, Operator};
 use crate::page::Page;
 use crate::viewer::Viewer;
 
 const DEVICE: &str = "[device]\nid = \"door\"\n";
-const COMMAND: &str = "peercam/door/command";
-const OUTCOME: &str = "peercam/door/outcome";
 
 /// What a quiet topic has not had by then does not come.
 const SILENCE: Duration = Duration::from_millis(700);
-
-/// Somebody who commands, and hears all that the device says.
-struct Operator {
-    client: Client,
-    commands: u32,
-}
-
-impl Operator {
-    async fn of(broker: &Broker) -> Result<Self> {
-        let mut client = broker.client().await?;
-        client.subscribe("peercam/door/#").await?;
-        client.next_where("peercam/door/availability", |message| message.text() == "online").await?;
-        Ok(Self { client, commands: 0 })
-    }
-
-    /// The last outcome of a command, and whether it was told to be executing before.
-    async fn asks(&mut self, command: &str, arguments: Value) -> Result<(Value, bool)> {
-        self.commands += 1;
-        let id = format!("c{}", self.commands);
-        let text = json!({ "id": id, "command": command, "args": arguments }).to_string();
-        self.client.publish(COMMAND, text).await?;
-        self.outcome(&id).await.with_context(|| format!("{command} {arguments}"))
-    }
-
-    async fn outcome(&mut self, id: &str) -> Result<(Value, bool)> {
-        let mut has_begun = false;
-        loop {
-            let is_its = |message: &crate::broker::Received| message.json().is_ok_and(|outcome| outcome["id"] == id);
-            let outcome = self.client.next_where(OUTCOME, is_its).await?.json()?;
-            if outcome["status"] != "executing" {
-                return Ok((outcome, has_begun));
-            }
-            has_begun = true;
-        }
-    }
-
-    /// Of a command that succeeds: what it gives.
-    async fn gets(&mut self, command: &str, arguments: Value) -> Result<Value> {
-        let (outcome, _) = self.asks(command, arguments.clone()).await?;
-        ensure!(outcome["status"] == "successful", "{command} {arguments}: {outcome}");
-        Ok(outcome["result"].clone())
-    }
-
-    /// Of a command that fails: why.
-    async fn fails(&mut self, command: &str, arguments: Value) -> Result<String> {
-        let (outcome, _) = self.asks(command, arguments.clone()).await?;
-        ensure!(outcome["status"] == "failed", "{command} {arguments}: {outcome}");
-        Ok(outcome["reason"].as_str().context("no reason")?.to_owned())
-    }
-
-    /// The outcome of a text that has no id.
-    async fn nameless(&mut self, text: impl Into<bytes::Bytes>) -> Result<String> {
-        self.client.publish(COMMAND, text).await?;
-        let outcome = self.client.next_where(OUTCOME, |message| message.json().is_ok_and(|it| it["id"] == "")).await?;
-        let outcome = outcome.json()?;
-        ensure!(outcome["status"] == "failed", "{outcome}");
-        Ok(outcome["reason"].as_str().context("no reason")?.to_owned())
-    }
-}
 
 async fn started(tables: &str) -> Result<(Broker, Board)> {
     let broker = Broker::start(Listeners::default().setting("set_tcp_nodelay true")).await?;
@@ -105,7 +45,7 @@ async fn every_command_has_its_outcome_and_its_effect() -> Result<()> {
     let elsewhere = operator.fails("set-video", json!({ "camera": "yard", "fps": 10 })).await?;
     assert!(elsewhere.contains("no camera is called `yard`; there is: main"), "{elsewhere}");
 
-    let (outcome, has_begun) = operator.asks("snapshot", json!({})).await?;
+    let Ended { outcome, has_begun, .. } = operator.asks("snapshot", json!({})).await?;
     assert!(has_begun, "it takes time");
     let jpeg = outcome["result"]["jpeg"].as_str().context("no picture")?;
     // The first three bytes of a JPEG file.
@@ -143,7 +83,7 @@ async fn every_command_has_its_outcome_and_its_effect() -> Result<()> {
         ("ptz", json!({ "move": "stop" })),
         ("ptz", json!({ "move": "home" })),
     ] {
-        let (outcome, _) = operator.asks(command, arguments).await?;
+        let outcome = operator.asks(command, arguments).await?.outcome;
         let is_empty = outcome.pointer("/result/controls").is_some_and(|controls| controls == &json!([]));
         assert!(outcome["status"] == "failed" || is_empty, "{command}: {outcome}");
     }
@@ -205,12 +145,12 @@ async fn an_answer_goes_to_the_response_topic_with_its_correlation_data() -> Res
     // Where an answer would be taken for something else, it goes where outcomes usually go, and says why.
     for wrong in ["$SYS/broker", "peercam/door/status", "peercam/door/command"] {
         asker.request(COMMAND, command("2"), wrong, b"2").await?;
-        let (outcome, _) = operator.outcome("2").await.with_context(|| wrong.to_owned())?;
+        let outcome = operator.outcome("2").await.with_context(|| wrong.to_owned())?.outcome;
         assert!(outcome["reason"].as_str().is_some_and(|reason| reason.contains("response topic")), "{outcome}");
     }
     // Kept by the broker for each connection to come, it would be carried out at each.
     asker.retain(COMMAND, json!({ "id": "3", "command": "key-frame" }).to_string()).await?;
-    let (outcome, _) = operator.outcome("3").await?;
+    let outcome = operator.outcome("3").await?.outcome;
     assert_eq!(outcome["status"], "successful", "published just now it is a command: {outcome}");
     asker.retain(COMMAND, "").await
 }
@@ -235,11 +175,11 @@ async fn a_command_that_comes_twice_is_carried_out_once() -> Result<()> {
     let mut operator = Operator::of(&broker).await?;
     let command = json!({ "id": "x", "command": "snapshot", "args": { "to": "topic" } }).to_string();
     operator.client.publish(COMMAND, command.clone()).await?;
-    let (first, _) = operator.outcome("x").await?;
+    let first = operator.outcome("x").await?.outcome;
     // Every picture of the test source is another, so another one would be seen.
     operator.client.next_on("peercam/door/snapshot/main").await.ok();
     operator.client.publish(COMMAND, command).await?;
-    let (second, has_begun) = operator.outcome("x").await?;
+    let Ended { outcome: second, has_begun, .. } = operator.outcome("x").await?;
     assert_eq!(first, second);
     assert!(!has_begun, "the outcome was there");
     let heard = operator.client.until_silence(SILENCE).await?;
@@ -247,7 +187,7 @@ async fn a_command_that_comes_twice_is_carried_out_once() -> Result<()> {
 
     let other = json!({ "id": "x", "command": "key-frame" }).to_string();
     operator.client.publish(COMMAND, other).await?;
-    let (outcome, _) = operator.outcome("x").await?;
+    let outcome = operator.outcome("x").await?.outcome;
     assert!(outcome["reason"].as_str().is_some_and(|reason| reason.contains("another command had `x`")), "{outcome}");
     Ok(())
 }
@@ -261,7 +201,7 @@ async fn what_is_no_command_fails_with_a_reason_and_nothing_else_happens() -> Re
     let long = json!({ "id": "1", "command": "set-log-level", "args": { "level": "x".repeat(100_000) } });
     let cases = [
         (b"off".to_vec(), "is not JSON"),
-        (b"".to_vec(), "is not JSON"),
+        (b" ".to_vec(), "is not JSON"),
         (b"\xff\xfe\x00".to_vec(), "is not UTF-8"),
         (b"[]".to_vec(), "is not an object"),
         ("[".repeat(60_000).into_bytes(), "recursion limit"),
@@ -269,6 +209,8 @@ async fn what_is_no_command_fails_with_a_reason_and_nothing_else_happens() -> Re
         (br#"{"id":5,"command":"get-status"}"#.to_vec(), "`id` is not a text"),
         (long.to_string().into_bytes(), "at most 65536 are read"),
     ];
+    // Nothing is said of it: the doctor tries the topic so.
+    operator.client.publish(COMMAND, "").await?;
     for (text, reason) in cases {
         let found = operator.nameless(text).await?;
         assert!(found.contains(reason), "{found:?} instead of {reason:?}");

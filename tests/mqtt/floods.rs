@@ -12,9 +12,9 @@ use tokio::time::sleep;
 use crate::board::Board;
 use crate::broker::{Broker, Client, Listener, Listeners};
 use crate::headless::Headless;
+use crate::operator::{COMMAND, Ended, Operator};
 
 const TABLES: &str = "[device]\nid = \"door\"\n[home_assistant]\nenabled = true\n";
-const COMMAND: &str = "peercam/door/command";
 
 /// Messages that a flood sends each 10 ms.
 const BATCH: u32 = 50;
@@ -64,53 +64,19 @@ async fn run(
     }
 }
 
-/// An operator with an answer topic of his own.
-struct Operator {
-    client: Client,
-    commands: u32,
-}
-
-impl Operator {
-    async fn of(broker: &Broker) -> Result<Self> {
-        let mut client = broker.client().await?;
-        client.subscribe("replies/owner").await?;
-        client.subscribe("peercam/door/availability").await?;
-        client.subscribe("peercam/door/home-assistant").await?;
-        client.next_where("peercam/door/availability", |message| message.text() == "online").await?;
-        // Values are taken once the entities are announced.
-        client.next_on("peercam/door/home-assistant").await?;
-        Ok(Self { client, commands: 0 })
-    }
-
-    /// What came of a command, and after how long.
-    async fn asks(&mut self, command: &str, arguments: Value) -> Result<(Value, Duration)> {
-        self.commands += 1;
-        let id = format!("owner-{}", self.commands);
-        let text = json!({ "id": id, "command": command, "args": arguments }).to_string();
-        let began = Instant::now();
-        self.client.request(COMMAND, text, "replies/owner", b"").await?;
-        loop {
-            let is_its = |message: &crate::broker::Received| message.json().is_ok_and(|outcome| outcome["id"] == id);
-            let outcome = self.client.next_where("replies/owner", is_its).await?.json()?;
-            if outcome["status"] != "executing" {
-                return Ok((outcome, began.elapsed()));
-            }
-        }
-    }
-}
-
 /// Sixteen commands of an operator beside a flood on `topic`.
 async fn operator_is_heard_beside(topic: &'static str, payload: fn(u32) -> String) -> Result<()> {
     let broker = Broker::start(Listeners::default().setting("set_tcp_nodelay true")).await?;
     let mut board = Board::start(&format!("{TABLES}{}", broker.table(Listener::Plain))).await?;
-    let mut operator = Operator::of(&broker).await?;
+    let mut operator = Operator::apart(&broker, "replies/owner").await?;
     let flood = Flood::begin(&broker, topic, payload).await?;
     let began = Instant::now();
     let mut slowest = Duration::ZERO;
     for round in 0..8 {
         let hide = json!({ "on": round % 2 == 0 });
         for (command, arguments) in [("privacy", hide), ("get-config", json!({}))] {
-            let (outcome, took) = operator.asks(command, arguments).await.with_context(|| format!("round {round}"))?;
+            let Ended { outcome, took, .. } =
+                operator.asks(command, arguments).await.with_context(|| format!("round {round}"))?;
             ensure!(outcome["status"] == "successful", "round {round}: {outcome}");
             ensure!(took <= SOON, "round {round}: {command} took {took:?}");
             slowest = slowest.max(took);
@@ -166,7 +132,7 @@ async fn privacy_is_carried_out_beside(
 ) -> Result<()> {
     let broker = Broker::start(Listeners::default().setting("set_tcp_nodelay true")).await?;
     let board = Board::start(&format!("{TABLES}{}", broker.table(Listener::Plain))).await?;
-    Operator::of(&broker).await?;
+    Operator::apart(&broker, "replies/owner").await?;
     let mut owner = broker.client().await?;
     let flood = Flood::begin(&broker, flooded, payload).await?;
     for round in 0..8 {
@@ -213,7 +179,7 @@ fn offer(number: u32) -> String {
 async fn offers_by_the_broker_that_never_finish_keep_nobody_out() -> Result<()> {
     let broker = Broker::start(Listeners::default().setting("set_tcp_nodelay true")).await?;
     let board = Board::start(&format!("{TABLES}{}", broker.table(Listener::Plain))).await?;
-    Operator::of(&broker).await?;
+    Operator::apart(&broker, "replies/owner").await?;
     let mut flood = broker.client().await?;
     let mut joined = Vec::new();
     for round in 0..3 {

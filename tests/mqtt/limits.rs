@@ -4,9 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
+use peercam::config::Config;
+use peercam::mqtt;
 use peercam::mqtt::{Limits, State};
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::board::Board;
 use crate::broker::{Broker, Listener, Listeners};
@@ -119,6 +121,135 @@ async fn lacks(device: &Device, words: &[&str]) -> Result<Limits> {
         ensure!(Instant::now() < deadline, "{words:?} are not in: {said}");
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Which user may do what, in mosquitto's words: all that the service needs, and no more.
+const SUFFICIENT: [&str; 8] = [
+    "topic readwrite peercam/door/self-check",
+    "topic read peercam/door/command",
+    "topic read peercam/door/viewer/+/to-device",
+    "topic write peercam/door/viewer/+/to-viewer",
+    "topic write peercam/door/status",
+    "topic write peercam/door/outcome",
+    "topic write peercam/door/event",
+    "topic write peercam/door/snapshot/+",
+];
+
+async fn probed(broker: &Broker, version: &str) -> Result<mqtt::Found> {
+    let table = format!("{}version = \"{version}\"", broker.table(Listener::Plain));
+    let config = Config::parse(&table).map_err(|mistakes| anyhow::anyhow!("{mistakes:?}"))?;
+    mqtt::probe(&config.mqtt, "door").await.map_err(anyhow::Error::msg)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_names_what_the_access_list_forbids_and_the_line_that_permits_it() -> Result<()> {
+    let broker = Broker::start(Listeners::default().acl(&SUFFICIENT.join("\n"))).await?;
+    let sufficient = probed(&broker, "5").await?;
+    ensure!(!sufficient.is_forbidden && sufficient.permissions.is_empty(), "{sufficient:?}");
+    for line in SUFFICIENT {
+        // What may not be read has to be written for the doctor to tell.
+        let others =
+            SUFFICIENT.iter().filter(|other| **other != line).map(|line| line.replace(" read ", " readwrite "));
+        let instead = line.strip_prefix("topic read ").map(|topic| format!("topic write {topic}"));
+        broker.set_acl(&others.chain(instead).map(|line| line + "\n").collect::<String>())?;
+        let topic = line.rsplit(' ').next().context("no topic")?;
+        let found = probed(&broker, "5").await?;
+        ensure!(found.is_forbidden && found.text.contains(topic), "{line}: {found:?}");
+        ensure!(found.permissions.iter().any(|permission| permission.ends_with(topic)), "{line}: {found:?}");
+        if line.contains(" write ") {
+            ensure!(found.permissions == [line], "{line}: {found:?}");
+        }
+    }
+    for forbidden in SUFFICIENT {
+        // Of all that comes back, one is dropped without a word.
+        let others = SUFFICIENT.iter().filter(|other| **other != forbidden);
+        let others = others.map(|line| line.replace(" read ", " readwrite ").replace(" write ", " readwrite ") + "\n");
+        broker.set_acl(&others.collect::<String>())?;
+        let topic = forbidden.rsplit(' ').next().context("no topic")?;
+        let found = probed(&broker, "3.1.1").await?;
+        ensure!(found.permissions.len() == 1 && found.permissions[0].ends_with(topic), "{forbidden}: {found:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_limits_a_broker_is_given_the_board_is_there_and_hears_commands() -> Result<()> {
+    let limits = [
+        "max_qos 0",
+        "max_qos 1",
+        "max_keepalive 10",
+        "max_inflight_messages 1",
+        "max_inflight_bytes 1000",
+        "max_queued_messages 1",
+        "max_queued_bytes 1000",
+        "max_packet_size 20000",
+        "message_size_limit 20000",
+        "upgrade_outgoing_qos true",
+        "retain_available false",
+        "max_topic_alias 0",
+        "queue_qos0_messages true",
+    ];
+    let cases = VERSIONS.into_iter().flat_map(|version| limits.map(|limit| (version, limit)));
+    try_join_all(cases.map(async |(version, limit)| {
+        let is_of_listener = ["max_qos", "max_topic_alias"].iter().any(|name| limit.starts_with(name));
+        let listeners = Listeners::default();
+        let broker =
+            Broker::start(if is_of_listener { listeners.each(limit) } else { listeners.setting(limit) }).await?;
+        let device = Device::open("door", &format!("{}version = \"{version}\"", broker.table(Listener::Plain)))?;
+        let mut commands = device.broker.subscribe(device.broker.topics().command());
+        device.broker.retain(device.broker.topics().status(), "{}".into());
+        device.online().await.with_context(|| format!("{version}, {limit}"))?;
+        let mut client = broker.client().await?;
+        client.subscribe(&format!("{ROOT}/event")).await?;
+        for number in 0..20 {
+            // By the device itself, since other clients would break on some of these.
+            device.broker.publish(device.broker.topics().command(), number.to_string().into());
+            device.broker.publish(device.broker.topics().event(), number.to_string().into());
+            let came = timeout(Duration::from_secs(10), commands.recv()).await;
+            let came = came.with_context(|| format!("{version}, {limit}: command {number} is lost"))?;
+            ensure!(came.is_some_and(|message| message.payload == number.to_string()), "{version}, {limit}");
+        }
+        client.next_where(&format!("{ROOT}/event"), |message| message.text() == "19").await?;
+        device.close().await
+    }))
+    .await
+    .map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_gives_no_client_ids_says_so_where_one_is_left_to_it() -> Result<()> {
+    for version in VERSIONS {
+        let broker = Broker::start(Listeners::default().each("allow_zero_length_clientid false")).await?;
+        let table = format!("{}version = \"{version}\"\nclient_id = \"\"", broker.table(Listener::Plain));
+        let device = Device::open("door", &table)?;
+        let reason = device.offline().await?;
+        ensure!(reason.contains("mqtt.client_id"), "{version}: {reason}");
+        device.close().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_with_tls_and_one_without_are_told_apart() -> Result<()> {
+    let broker = Broker::start(Listeners::of(&[Listener::Plain, Listener::Tls])).await?;
+    let (plain, tls) = (broker.address(Listener::Plain), broker.address(Listener::Tls));
+    let ca = broker.file("ca.pem");
+    for version in VERSIONS {
+        for (url, words) in [
+            (format!("mqtt://{tls}"), "expect TLS at this port (mqtts://)"),
+            (format!("ws://{tls}/mqtt"), "expect TLS at this port (wss://)"),
+            (format!("mqtts://{plain}"), "(mqtt://)"),
+            (format!("wss://{plain}/mqtt"), "(ws://)"),
+        ] {
+            let is_encrypted = ["mqtts", "wss"].iter().any(|scheme| url.starts_with(scheme));
+            let ca = if is_encrypted { format!("ca_file = {ca:?}") } else { String::new() };
+            let device = Device::open("door", &format!("[mqtt]\nurl = \"{url}\"\nversion = \"{version}\"\n{ca}"))?;
+            let reason = device.offline().await?;
+            ensure!(reason.contains(words), "{version}, {url}: {reason}");
+            device.close().await?;
+        }
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,8 @@ mod document;
 #[path = "../harness/headless.rs"]
 #[allow(dead_code, reason = "a harness for several suites")]
 mod headless;
+#[path = "../harness/operator.rs"]
+mod operator;
 #[path = "../harness/page.rs"]
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod page;

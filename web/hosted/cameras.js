@@ -166,8 +166,9 @@ function situation({ availability, status }, camera) {
   if (availability === 'offline') return { tone: 'bad', words: 'Offline' };
   if (availability !== 'online') return { tone: 'quiet', words: 'Not known at the moment' };
   const { state, reason, mode } = camera;
-  // The board's own count is of all its cameras.
-  const viewers = status?.viewers?.list?.filter((viewer) => viewer.camera === camera.name).length;
+  // The board's own count is of all its cameras, and of calls that are not finished.
+  const watches = (viewer) => viewer.camera === camera.name && ['watching', 'interrupted'].includes(viewer.state);
+  const viewers = status?.viewers?.list?.filter(watches).length;
   const words = [
     state === 'waiting' && reason ? sentence(reason) : (STATES[state] ?? 'Online'),
     mode?.width > 0 && `${mode.width} × ${mode.height}`,

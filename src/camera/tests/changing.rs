@@ -53,6 +53,14 @@ async fn values_that_cannot_be_are_named_before_anything_happens() {
     for key in ["`width`: 321 is no even number", "`bitrate`: 1 kbit/s is not from 50", "`name`: cannot be changed"] {
         assert!(error.contains(key), "{error}");
     }
+    for (width, height, is_possible) in
+        [(4096, 4096, false), (4096, 2306, false), (4096, 2304, true), (2304, 4096, true)]
+    {
+        let wanted = Config { width, height, ..camera.config() };
+        let told =
+            wanted.check().iter().any(|(key, why)| *key == "height" && why.contains("larger picture than 4096x2304"));
+        assert_eq!(told, !is_possible, "{width}x{height}: {:?}", wanted.check());
+    }
     let microphone = Microphone::open(AudioConfig { capture: "test".into(), ..AudioConfig::default() }, &[], &group);
     let wanted = AudioConfig { capture: "off".into(), channels: 3, ..AudioConfig::default() };
     let error = microphone.unwrap().configure(wanted).await.unwrap_err().to_string();

@@ -144,6 +144,10 @@ fn refusal(code: ConnectReturnCode) -> Failure {
         Code::RetainNotSupported => Failure::objected("the broker keeps no retained messages"),
         Code::QoSNotSupported => Failure::objected("the broker takes QoS 0 only"),
         Code::UseAnotherServer | Code::ServerMoved => Failure::refused(moved(None)),
+        // So does mosquitto where it is to give a client id and gives none.
+        Code::UnspecifiedError => Failure::refused(
+            "the broker refuses without a reason; where mqtt.client_id is \"\" it may give none: choose one then",
+        ),
         Code::TopicNameInvalid => {
             Failure::refused("the broker does not take the topic of the last will: see mqtt.prefix and device.id")
         }
@@ -192,7 +196,9 @@ fn of_disconnect(code: DisconnectReasonCode, said: &str, elsewhere: Option<&str>
 fn moved(elsewhere: Option<&str>) -> String {
     match elsewhere {
         Some(server) => format!("the broker sends its clients to {}: set mqtt.url to that server", quoted(server)),
-        None => "the broker sends its clients to another server: set mqtt.url to that one".into(),
+        None => "the broker sends its clients to another server and does not say to which: ask who runs it, and set \
+                 mqtt.url to that server"
+            .into(),
     }
 }
 

@@ -1,13 +1,13 @@
 //! The ways to pictures: WHEP, the WebSocket, and the servers that they name.
 
 use futures_util::{SinkExt, StreamExt};
-use reqwest::{Client, Method};
+use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use super::{Board, SECRET, header};
 use crate::ice::Servers;
-use crate::signalling::Signal;
+use crate::signalling::{Call, Signal};
 use crate::web::Config;
 
 /// Servers of two kinds, one of which is a relay.
@@ -15,6 +15,21 @@ fn servers() -> Servers {
     let config = "servers = [{ urls = \"stun:a.example\" },
         { urls = [\"turn:b.example\", \"turns:b.example\"], username = \"q\\\"uote\", credential = \"c\" }]";
     Servers::new(&toml::from_str(config).unwrap(), "door")
+}
+
+/// A call by WHEP at `url` that is answered, and the answer.
+async fn answered(board: &mut Board, url: &str) -> (Call, Response) {
+    let answering = async {
+        let mut call = board.calls.recv().await.unwrap();
+        assert!(matches!(call.incoming.recv().await, Some(Signal::Offer { .. })));
+        call.outgoing.send(Signal::Answer { sdp: "v=0".into() }).await.unwrap();
+        call
+    };
+    let asking = Client::new().post(url).header("content-type", "application/sdp").body("v=0").send();
+    let (call, answer) = tokio::join!(answering, asking);
+    let answer = answer.unwrap();
+    assert_eq!(answer.status(), 201, "{url}");
+    (call, answer)
 }
 
 #[tokio::test]
@@ -40,17 +55,8 @@ async fn a_websocket_begins_with_the_ice_servers_and_tells_them_again_when_asked
 #[tokio::test]
 async fn whep_s_answer_links_to_the_ice_servers() {
     let mut board = Board::start_with(Config::default(), servers()).await;
-    let answering = async {
-        let mut call = board.calls.recv().await.unwrap();
-        assert!(matches!(call.incoming.recv().await, Some(Signal::Offer { .. })));
-        call.outgoing.send(Signal::Answer { sdp: "v=0".into() }).await.unwrap();
-        call
-    };
     let url = format!("http://{}/whep", board.address);
-    let asking = Client::new().post(url).header("content-type", "application/sdp").body("v=0").send();
-    let (_call, answer) = tokio::join!(answering, asking);
-    let answer = answer.unwrap();
-    assert_eq!(answer.status(), 201);
+    let (_call, answer) = answered(&mut board, &url).await;
     let links: Vec<_> = answer.headers().get_all("link").iter().map(|link| link.to_str().unwrap()).collect();
     let login = r#"username="q\"uote"; credential="c"; credential-type="password""#;
     assert_eq!(
@@ -67,17 +73,8 @@ async fn whep_s_answer_links_to_the_ice_servers() {
 async fn whep_is_found_behind_odd_slashes_and_its_sessions_by_a_relative_address() {
     for path in ["/whep", "/whep/", "//whep", "/whep//", "//whep//?camera=door"] {
         let mut board = Board::start_with(Config::default(), servers()).await;
-        let answering = async {
-            let mut call = board.calls.recv().await.unwrap();
-            assert!(matches!(call.incoming.recv().await, Some(Signal::Offer { .. })));
-            call.outgoing.send(Signal::Answer { sdp: "v=0".into() }).await.unwrap();
-            call
-        };
         let url = format!("http://{}{path}", board.address);
-        let asking = Client::new().post(&url).header("content-type", "application/sdp").body("v=0").send();
-        let (_call, answer) = tokio::join!(answering, asking);
-        let answer = answer.unwrap();
-        assert_eq!(answer.status(), 201, "{path}");
+        let (_call, answer) = answered(&mut board, &url).await;
         let location = header(&answer, "location").to_owned();
         assert!(!location.starts_with('/'), "{path}: {location}");
         let session = reqwest::Url::parse(&url).unwrap().join(&location).unwrap();
