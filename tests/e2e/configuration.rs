@@ -3,7 +3,10 @@
 use std::fs;
 use std::process::{Command, Output};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::board::Board;
 
 /// sysexits.h's EX_CONFIG, on which the unit does not restart.
 const BAD_CONFIGURATION: i32 = 78;
@@ -54,5 +57,78 @@ fn the_default_that_is_printed_has_no_mistakes() -> Result<()> {
     assert!(default.status.success());
     let output = peercam(&["config", "--check"], &String::from_utf8(default.stdout)?)?;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// What is optional: a relay's secret, and the broker's password and authority.
+const WITHOUT_FILES: &str = "\
+[[ice.servers]]
+urls = \"turn:relay.example\"
+secret_file = \"/nowhere/turn\"
+
+[mqtt]
+url = \"mqtts://127.0.0.1:1\"
+user = \"door\"
+password_file = \"/nowhere/password\"
+ca_file = \"/nowhere/ca.pem\"
+";
+
+#[test]
+fn files_that_are_named_and_not_there_are_mistakes() -> Result<()> {
+    let secret = "[web]\nsecret_file = \"/nowhere/secret\"\n";
+    let output = peercam(&["config", "--check"], &format!("{secret}{WITHOUT_FILES}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(BAD_CONFIGURATION), "{said}");
+    let named = [
+        ("`web.secret_file`", "/nowhere/secret"),
+        ("`secret_file` of `ice.servers`", "/nowhere/turn"),
+        ("`mqtt.password_file`", "/nowhere/password"),
+        ("`mqtt.ca_file`", "/nowhere/ca.pem"),
+    ];
+    for (key, file) in named {
+        let line = said.lines().find(|line| line.contains(key)).with_context(|| format!("{key} is not in: {said}"))?;
+        ensure!(line.contains(file) && line.contains("cannot be read: No such file"), "{line}");
+    }
+    // Without the secret that somebody chose the camera is not served: it would be open, or closed to those who know it.
+    let refused = peercam(&["run", "--config"], secret)?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    ensure!(refused.status.code() == Some(BAD_CONFIGURATION) && said.contains("`web.secret_file` /nowhere"), "{said}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_file_of_a_relay_or_the_broker_does_not_keep_the_camera_from_being_served() -> Result<()> {
+    let board = Board::start(WITHOUT_FILES).await?;
+    let status = board.status().await?;
+    let notices = status["notices"].as_array().context("no notices")?;
+    let relays = notices.iter().find(|notice| notice["about"] == "relays").and_then(|notice| notice["text"].as_str());
+    ensure!(relays.is_some_and(|text| text.contains("/nowhere/turn")), "{notices:?}");
+    let is_told =
+        |status: &Value| status["broker"]["reason"].as_str().is_some_and(|reason| reason.contains("/nowhere/"));
+    let log = board.log()?;
+    ensure!(is_told(&status) || log.contains("no connection to the broker"), "{status}\n{log}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_that_cannot_be_kept_holds_until_the_next_start_and_the_board_is_never_open() -> Result<()> {
+    // Also root cannot make a directory there.
+    let nowhere = vec![("STATE_DIRECTORY", "/proc/peercam".into())];
+    let mut board = Board::start_at("0.0.0.0", "", nowhere, "").await?;
+    let shown = |board: &Board| -> Result<Vec<String>> {
+        let said = board.said()?;
+        let lines = said.lines().filter_map(|line| line.strip_prefix("    ")).map(str::trim);
+        Ok(lines.filter(|line| line.len() == 19 && !line.contains(' ')).map(str::to_owned).collect())
+    };
+    let first = shown(&board)?.first().cloned().context("no secret is shown")?;
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let url = format!("{}/api/status", board.url);
+    ensure!(client.get(&url).send().await?.status() == 401, "it is open");
+    let status: Value = client.get(&url).bearer_auth(&first).send().await?.json().await?;
+    ensure!(status["notices"].to_string().contains("web.secret"), "{status}");
+    board.kill()?;
+    board.start_again().await?;
+    let second = shown(&board)?.last().cloned().context("no secret is shown")?;
+    ensure!(second != first && client.get(&url).bearer_auth(&second).send().await?.status() == 200, "{second}");
     Ok(())
 }

@@ -60,7 +60,7 @@ impl Board {
 
     /// The same with an address to listen on and further lines in the table `[web]`.
     pub async fn start_with(address: &str, web: &str, tables: &str) -> Result<Self> {
-        Self::begin(address, web, Vec::new(), tables).await
+        Self::start_at(address, web, Vec::new(), tables).await
     }
 
     /// As [`start`](Self::start), with figures of the board that are read below `root`.
@@ -70,10 +70,16 @@ impl Board {
 
     /// As [`start`](Self::start), with further environment variables.
     pub async fn start_among(surroundings: Vec<(&'static str, PathBuf)>, tables: &str) -> Result<Self> {
-        Self::begin("127.0.0.1", "", surroundings, tables).await
+        Self::start_at("127.0.0.1", "", surroundings, tables).await
     }
 
-    async fn begin(address: &str, web: &str, surroundings: Vec<(&'static str, PathBuf)>, tables: &str) -> Result<Self> {
+    /// Starts one with all of that.
+    pub async fn start_at(
+        address: &str,
+        web: &str,
+        surroundings: Vec<(&'static str, PathBuf)>,
+        tables: &str,
+    ) -> Result<Self> {
         let turn = TURN.lock().await;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let text = format!("[web]\nlisten = \"{address}:{port}\"\n{web}\n{CAMERA}\n{tables}\n");

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::board::Board;
-use crate::broker::{Broker, Client, Listener, Listeners};
+use crate::broker::{Broker, Listener, Listeners};
 use crate::browser::Browser;
 use crate::operator::{COMMAND, Ended, OUTCOME, Operator};
 use crate::page::Page;

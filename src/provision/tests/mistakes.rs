@@ -103,7 +103,7 @@ fn names_have_to_be_host_names_and_device_ids() {
         refused(format!("name = {name:?}"), &["line 1: `name`: is not 1 to 63"]);
     }
     refused("name = \"LocalHost\"", &["every machine"]);
-    refused("name = 5", &["line 1: `name`:", "string"]);
+    refused("name = 5", &["line 1: `name`:", "text in quotes"]);
     refused("name = \"a\"\n[device]\nid = \"b\"", &["line 3: `device.id`", "leave one of them out"]);
     refused("password = \"correct horse\"\n[web]\nsecret = \"correct horse\"", &["line 3: `web.secret`"]);
 }

@@ -144,10 +144,6 @@ impl Exchange {
             tracing::debug!("a signalling topic without a viewer's name was ignored");
             return;
         };
-        if message.payload.is_empty() {
-            // What removes a retained message, and what the doctor tries the topic with.
-            return;
-        }
         if message.is_retained {
             // Whose it was has long gone; taking it would call for nobody at each connection.
             tracing::debug!(name, "a retained signalling message was ignored");
