@@ -177,8 +177,8 @@ impl Config {
         })
     }
 
-    /// Reads the files that `[ice]` names into the secrets that they hold. A relay whose file cannot be read is left out,
-    /// since most viewers do without one. Returns why, for each.
+    /// Reads the files that `[ice]` names into the secrets that they hold. A relay whose file cannot be read is left
+    /// out, since most viewers do without one. Returns why, for each.
     pub fn settle_relay_secrets(&mut self) -> Vec<String> {
         let mut faults = Vec::new();
         self.ice.servers.retain_mut(|server| {

@@ -1,7 +1,7 @@
 //! Which of the device's topics a broker's access list forbids, found out by an empty message on each.
 //!
-//! Only MQTT 5 says that a publication is not passed on, and no version says that messages of a granted subscription are
-//! kept back (mosquitto grants all). So each topic is subscribed to, published to, and seen to come back or not.
+//! Only MQTT 5 says that a publication is not passed on, and no version says that messages of a granted subscription
+//! are kept back (mosquitto grants all). So each topic is subscribed to, published to, and seen to come back or not.
 
 use std::time::{Duration, Instant};
 

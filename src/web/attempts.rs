@@ -1,7 +1,7 @@
 //! Slows down guessing: each wrong secret makes its sender wait longer, and all senders together have a limit.
 //!
-//! The limit has two parts, since an owner who logs in from a new address cannot be told from a guesser there, but can be
-//! told from one who has guessed before: the first attempt of an address does not wait for the guesses of others.
+//! The limit has two parts, since an owner who logs in from a new address cannot be told from a guesser there, but can
+//! be told from one who has guessed before: the first attempt of an address does not wait for the guesses of others.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -22,8 +22,8 @@ const MOST_ADDRESSES: usize = 1024;
 /// machines would have no limit.
 const TOGETHER: Bucket = Bucket { most: 60.0, pause: Duration::from_secs(1) };
 /// First attempts of a crowd's addresses together, as long as they are wrong. A network of up to 280 machines makes an
-/// owner at a new address wait for 10 s at most, and one of any size makes 4 more guesses a second: a random secret of 8
-/// small letters, of which there are 2e11, holds for centuries.
+/// owner at a new address wait for 10 s at most, and one of any size makes 4 more guesses a second: a random secret of
+/// 8 small letters, of which there are 2e11, holds for centuries.
 const FIRST: Bucket = Bucket { most: 256.0, pause: Duration::from_millis(250) };
 
 /// What became of an attempt.
@@ -171,8 +171,8 @@ impl Attempts {
 }
 
 impl Ledger {
-    /// Whether nothing was tried from there lately. Who has one IPv6 network has its neighbours too: a /48 is what a site
-    /// is given (RFC 6177, section 2).
+    /// Whether nothing was tried from there lately. Who has one IPv6 network has its neighbours too: a /48 is what a
+    /// site is given (RFC 6177, section 2).
     fn is_first(&self, sender: IpAddr, now: Instant) -> bool {
         let site = |address: &IpAddr| match address {
             IpAddr::V4(address) => IpAddr::V4(*address),

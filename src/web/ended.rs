@@ -83,7 +83,7 @@ impl Ended {
             && let Err(error) = durable::write(file, text.as_bytes())
         {
             let file = file.display();
-            tracing::warn!(%error, %file, "a logout cannot be kept: a copy of its cookie is good again after a restart");
+            tracing::warn!(%error, %file, "a logout cannot be kept: copies of its cookie are good after a restart");
         }
     }
 }

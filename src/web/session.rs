@@ -1,8 +1,8 @@
 //! What a login gives: a time, a number and a code that only this board can make, as a cookie or as a token that the
 //! page keeps.
 //!
-//! Nothing is kept for it on the board before it is ended, so it survives a restart; another secret ends all. The code is
-//! keyed by the board's own random key, mixed with the secret: who has caught one cannot try secrets with it.
+//! Nothing is kept for it on the board before it is ended, so it survives a restart; another secret ends all. The code
+//! is keyed by the board's own random key, mixed with the secret: who has caught one cannot try secrets with it.
 
 use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -89,7 +89,7 @@ fn files_that_are_named_and_not_there_are_mistakes() -> Result<()> {
         let line = said.lines().find(|line| line.contains(key)).with_context(|| format!("{key} is not in: {said}"))?;
         ensure!(line.contains(file) && line.contains("cannot be read: No such file"), "{line}");
     }
-    // Without the secret that somebody chose the camera is not served: it would be open, or closed to those who know it.
+    // Without the secret that somebody chose the camera would be open, or closed to those who know it.
     let refused = peercam(&["run", "--config"], secret)?;
     let said = String::from_utf8_lossy(&refused.stderr);
     ensure!(refused.status.code() == Some(BAD_CONFIGURATION) && said.contains("`web.secret_file` /nowhere"), "{said}");

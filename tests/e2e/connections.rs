@@ -32,7 +32,7 @@ async fn websockets_keep_their_places_among_the_connections_and_give_them_back()
     Ok(())
 }
 
-/// What a burst of HTTP takes it does not take from the pictures: its thread alone gives way where processors are short.
+/// A burst of HTTP takes nothing from the pictures: its thread alone gives way where processors are short.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http_is_served_by_one_thread_that_gives_way_to_all_others() -> Result<()> {
     let board = Board::start("").await?;
