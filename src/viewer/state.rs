@@ -10,6 +10,10 @@ const OFFER_WITHIN: Duration = Duration::from_secs(10);
 /// How long ICE and DTLS may take: over a relay across the world, with losses, about five seconds.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(15);
 
+/// How long a path may stay silent once that is noticed, which takes three seconds: well within ten a vanished viewer is
+/// freed, and an outage of five is survived.
+const SILENT_FOR: Duration = Duration::from_secs(4);
+
 /// Where a viewer is in its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -68,7 +72,8 @@ impl State {
             (Negotiating, LineClosed) => (self, Part("the viewer left before it made an offer")),
             (Negotiating, TooLate) => (self, Part("no offer came within 10 s")),
             (Negotiating | Connecting, Closed) => (self, Part("no path to the viewer was found")),
-            (_, TooLate) => (self, Part("no path to the viewer was found within 15 s")),
+            (Watching | Interrupted, TooLate) => (self, Part("the path to the viewer is lost")),
+            (Connecting, TooLate) => (self, Part("no path to the viewer was found within 15 s")),
             (Connecting, Connected) => (Watching, Stream),
             (Interrupted, Connected) => (Watching, Wait),
             (Watching, Disconnected) => (Interrupted, Wait),
@@ -83,7 +88,8 @@ impl State {
         match self {
             Self::Negotiating => Some(OFFER_WITHIN),
             Self::Connecting => Some(CONNECTED_WITHIN),
-            Self::Watching | Self::Interrupted => None,
+            Self::Interrupted => Some(SILENT_FOR),
+            Self::Watching => None,
         }
     }
 }
@@ -118,7 +124,7 @@ mod tests {
                 assert!(matches!(state.on(event), (_, Action::Part(_))), "{state:?} on {event:?}");
             }
         }
-        for state in [State::Negotiating, State::Connecting] {
+        for state in [State::Negotiating, State::Connecting, State::Interrupted] {
             assert!(state.patience().is_some());
             assert!(matches!(state.on(Event::TooLate), (_, Action::Part(_))));
         }

@@ -16,15 +16,15 @@ use super::runtime::GroupRuntime;
 use super::{Error, Stack, codecs, of_the_crate};
 use crate::sdp::Media;
 
-/// Checks per candidate pair: at [`CHECK_INTERVAL`], ten seconds for a viewer's candidates to find a way. Few of them go
-/// (`checks`).
-pub const CHECKS: u16 = 500;
+/// Checks per candidate pair: at [`CHECK_INTERVAL`], as long as a viewer is waited for. Few of them go (`checks`).
+pub const CHECKS: u16 = 750;
 
-/// Silence after which the path counts as interrupted, and after which more it counts as lost.
-/// Together seven seconds: well within ten a vanished viewer is freed, and an outage of five is survived.
+/// Silence after which the path counts as interrupted.
 const DISCONNECTED: Duration = Duration::from_secs(3);
-/// See [`DISCONNECTED`].
-const FAILED: Duration = Duration::from_secs(4);
+/// Silence after that by which the stack gives a path up. It gives up a search for one after both together, which is as
+/// long as a viewer is waited for: one that names no candidates and loses its first checks repeats them after half a
+/// second, one, two and four. That a path is lost once it was there is decided sooner (`viewer/state.rs`).
+const FAILED: Duration = Duration::from_secs(12);
 /// Pause between consent checks (RFC 7675, section 5.1 has 5 s; this notices an interruption sooner).
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
