@@ -60,6 +60,11 @@ impl Ours {
             session: session.origin.sess_id.clone(),
         })
     }
+
+    /// The board's ICE credentials, which name its generation.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
 }
 
 impl Offer {

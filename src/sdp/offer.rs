@@ -1,12 +1,14 @@
 //! A viewer's offer, decided upon: which sections are served, over which transports, and why others are not.
 
+use std::net::SocketAddr;
+
 use sdp_types::Session;
 
 use super::Error;
 use super::bundle::{At, Bundle, Channel, Served, Share};
 use super::codec::{self, Media};
 use super::line::{self, Section};
-use super::transport::Credentials;
+use super::transport::{Credentials, Role};
 use crate::media::H264Profile;
 
 /// What the board has to send.
@@ -265,6 +267,17 @@ impl Offer {
     /// The viewer's ICE credentials on one transport, which name the generation (RFC 8839, section 5.4).
     pub fn credentials(&self, transport: usize) -> &Credentials {
         &self.bundles[transport].transport.credentials
+    }
+
+    /// Whether the board begins the DTLS handshake on one transport (RFC 5763, section 5).
+    pub fn begins_handshake(&self, transport: usize) -> bool {
+        self.bundles[transport].transport.role == Role::Active
+    }
+
+    /// The viewer's addresses on one transport, as far as the offer names them.
+    pub fn addresses(&self, transport: usize) -> impl Iterator<Item = SocketAddr> {
+        let candidates = self.bundles[transport].transport.candidates.iter();
+        candidates.map(|candidate| SocketAddr::new(candidate.address, candidate.port))
     }
 
     /// Where candidates of one transport belong: the section that speaks for it, by index and tag.

@@ -32,6 +32,7 @@ mod leaks;
 mod loss;
 mod missing_package;
 mod notices;
+mod restart;
 mod secret;
 mod sound;
 mod watching;

@@ -50,26 +50,24 @@ impl Checks {
     }
 
     /// Whether a check of `size` bytes from `from` may go to `to`, which has proved nothing.
-    pub fn admit(&mut self, from: SocketAddr, to: SocketAddr, size: usize, now: Instant) -> bool {
-        let price = size + HEADERS;
+    pub fn is_due(&self, from: SocketAddr, to: SocketAddr, size: usize, now: Instant) -> bool {
         // A tick that comes a moment early counts, or each second one would be lost.
         let is_early = self.next.is_some_and(|next| now + CHECK_INTERVAL / 4 < next);
-        if is_early || price > self.credit {
+        let is_its_turn = match self.pairs.get(&(from, to)) {
+            Some(pair) => pair.due <= now,
+            None => self.pairs.len() < MOST_PAIRS,
+        };
+        !is_early && is_its_turn && size + HEADERS <= self.credit
+    }
+
+    /// As [`is_due`](Self::is_due); where it may, it counts as sent.
+    pub fn admit(&mut self, from: SocketAddr, to: SocketAddr, size: usize, now: Instant) -> bool {
+        if !self.is_due(from, to, size, now) {
             return false;
         }
-        let (count, pair) = (self.pairs.len(), self.pairs.get_mut(&(from, to)));
-        match pair {
-            Some(pair) if now < pair.due => return false,
-            Some(pair) => {
-                pair.pause = (pair.pause * 2).min(LONGEST_PAUSE);
-                pair.due = now + pair.pause;
-            }
-            None if count == MOST_PAIRS => return false,
-            None => {
-                self.pairs.insert((from, to), Pair { due: now + FIRST_PAUSE, pause: FIRST_PAUSE });
-            }
-        }
-        self.credit -= price;
+        let pause = self.pairs.get(&(from, to)).map_or(FIRST_PAUSE, |pair| (pair.pause * 2).min(LONGEST_PAUSE));
+        self.pairs.insert((from, to), Pair { due: now + pause, pause });
+        self.credit -= size + HEADERS;
         self.next = Some(self.next.map_or(now, |next| next.max(now)) + CHECK_INTERVAL);
         true
     }

@@ -1,7 +1,7 @@
 //! One connection of the WebRTC stack, which is one transport of a viewer's offer.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use super::events::{Event, Teller};
 use super::guard::Guard;
 use super::interfaces::Interfaces;
 use super::link::Link;
+use super::messages::Part;
 use super::relay::{Answers, Search};
 use super::rtp::Track;
 use super::{Error, Later, Stack, Whole, build, of_the_crate};
@@ -36,7 +37,7 @@ pub struct Connection {
     /// Events that came while an answer was made.
     early: VecDeque<Event>,
     relay: Option<Arc<Search>>,
-    guard: Arc<Guard>,
+    pub(super) guard: Arc<Guard>,
     /// The ICE generation that was gathered for last.
     generation: Option<sdp::Credentials>,
     interfaces: Interfaces,
@@ -67,6 +68,7 @@ impl Connection {
         let answers = Arc::new(Answers::default());
         let relay = stack.servers.has_relay().then(|| Arc::new(Search::new(stack.relay.clone(), answers.clone())));
         let guard = Arc::new(whole.guard.beside());
+        guard.takes_part(if offer.begins_handshake(transport) { Part::Client } else { Part::Server });
         let teller = Teller {
             events,
             messages: whole.messages.clone(),
@@ -115,6 +117,9 @@ impl Connection {
         }
         let reduced = RTCSessionDescription::offer(offer.reduced(transport))?;
         self.connection.set_remote_description(reduced).await?;
+        if self.generation.is_some() && is_new {
+            self.guard.restarts();
+        }
         let answer = self.connection.create_answer(None).await?;
         self.connection.set_local_description(answer).await?;
         // Without a restart nothing is gathered again, and the candidates are known.
@@ -122,6 +127,9 @@ impl Connection {
             self.generation = Some(offer.credentials(transport).clone());
             self.found.clear();
             self.is_gathered = false;
+            let ours = self.described().await?.credentials().clone();
+            self.guard.begins(ours, offer.credentials(transport).clone());
+            offer.addresses(transport).for_each(|address| self.guard.names(address));
             self.wait_for_candidates(later).await;
         }
         Ok(())
@@ -129,13 +137,17 @@ impl Connection {
 
     /// What the answer needs of the stack's.
     pub async fn ours(&mut self) -> Result<Ours, Error> {
-        let description = self.connection.local_description().await;
-        let description = description.ok_or(webrtc::error::Error::ErrPeerConnSDPTypeInvalidValue)?;
-        let mut ours = Ours::read(&description.sdp).ok_or(webrtc::error::Error::ErrPeerConnSDPTypeInvalidValue)?;
+        let mut ours = self.described().await?;
         ours.candidates = ours.candidates.into_iter().map(|candidate| self.ranked(candidate)).collect();
         ours.candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.priority));
-        self.guard.answered(&description.sdp);
         Ok(ours)
+    }
+
+    /// The board's side, as the stack knows it by now.
+    async fn described(&self) -> Result<Ours, Error> {
+        let description = self.connection.local_description().await;
+        let ours = description.and_then(|description| Ours::read(&description.sdp));
+        Ok(ours.ok_or(webrtc::error::Error::ErrPeerConnSDPTypeInvalidValue)?)
     }
 
     /// Gives a candidate of the board its place among the others, which the crate gives all the same.
@@ -194,12 +206,14 @@ impl Connection {
 
     /// Takes a candidate of the viewer's.
     pub async fn add_candidate(&self, candidate: &sdp::Candidate, generation: Option<String>) -> Result<(), Error> {
+        let address = SocketAddr::new(candidate.address, candidate.port);
         let candidate = RTCIceCandidateInit {
             candidate: format!("candidate:{candidate}"),
             username_fragment: generation,
             ..Default::default()
         };
         let added = self.connection.add_ice_candidate(candidate).await;
+        self.guard.names(address);
         added.map_err(|error| Error::BadCandidate(error.to_string()))
     }
 
@@ -212,6 +226,7 @@ impl Connection {
                     biased;
                     event = self.events.recv() => event.unwrap_or(Event::Closed),
                     () = self.guard.ended() => Event::Left,
+                    () = self.guard.moved() => Event::Reached,
                     never = self.guard.repeat() => match never {},
                 },
             };
@@ -250,6 +265,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        self.guard.leaves();
         // A connection that is merely dropped lives on in the crate's driver.
         let connection = self.connection.clone();
         self.stack.group.spawn(async move {

@@ -1,5 +1,6 @@
 //! What happens at a peer connection, as its session gets to know it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -75,6 +76,9 @@ impl PeerConnectionEventHandler for Teller {
         if let Some(relay) = self.relay.as_ref().filter(|_| event.candidate.typ == RTCIceCandidateType::Relay) {
             relay.found();
         }
+        if let (RTCIceCandidateType::Host, Ok(address)) = (event.candidate.typ, event.candidate.address.parse()) {
+            self.guard.gathered(SocketAddr::new(address, event.candidate.port));
+        }
         if let Ok(init) = event.candidate.to_json() {
             self.tell(Event::Candidate(Some(Candidate {
                 candidate: init.candidate,
@@ -95,7 +99,8 @@ impl PeerConnectionEventHandler for Teller {
     }
 
     async fn on_ice_connection_state_change(&self, state: RTCIceConnectionState) {
-        if state == RTCIceConnectionState::Connected {
+        // After a restart the stack only has what it had before, until another path is found.
+        if state == RTCIceConnectionState::Connected && !self.guard.is_former() {
             self.tell(Event::Reached);
         }
     }

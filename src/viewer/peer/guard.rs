@@ -8,16 +8,22 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
 use std::time::Instant;
 
 use tokio::sync::Notify;
-use webrtc::runtime::AsyncUdpSocket;
+use webrtc::runtime::{AsyncUdpSocket, Transmit};
 
 use super::checks::Checks;
 use super::handshake::{Handshake, Sent, Verdict};
+use super::messages::Part;
+use super::path::{Passage, Path};
+use super::sockets::Way;
 use super::stun;
 use super::unread::Unread;
+use crate::sdp::Credentials;
 
 /// Addresses of a viewer that may be proved at one socket: it moves between a few networks, or a NAT moves it.
 const MOST_PROVED: usize = 16;
@@ -35,6 +41,11 @@ pub struct Guard {
     /// Of all connections of the viewer, as `checks` is.
     unread: Arc<Mutex<Unread>>,
     checks: Arc<Mutex<Checks>>,
+    path: Mutex<Path>,
+    /// Whether [`detour`](Guard::detour) has one: asked of each packet, without a lock.
+    has_detour: AtomicBool,
+    /// The viewer's nomination has led to another path.
+    moved: Notify,
     /// The name by which checks address us, followed by a colon (RFC 8445, section 7.2.2).
     name: Mutex<Option<String>>,
 }
@@ -63,19 +74,98 @@ impl Guard {
         Self { unread: self.unread.clone(), checks: self.checks.clone(), ..Self::default() }
     }
 
-    /// The viewer gets this answer.
-    pub fn answered(&self, answer: &str) {
-        let name = answer.lines().find_map(|line| line.strip_prefix("a=ice-ufrag:")).map(|name| format!("{name}:"));
-        let mut known = self.name.lock().expect(UNPOISONED);
-        if *known != name {
-            *known = name;
-            self.checks.lock().expect(UNPOISONED).restart();
+    /// ICE restarts at the stack: it has forgotten its pair.
+    pub fn restarts(&self) {
+        self.on_path(Path::restart);
+    }
+
+    /// The viewer gets an answer with the first credentials, and has the second.
+    pub fn begins(&self, ours: Credentials, theirs: Credentials) {
+        *self.name.lock().expect(UNPOISONED) = Some(format!("{}:", ours.ufrag));
+        self.checks.lock().expect(UNPOISONED).restart();
+        self.on_path(|path| path.begin(ours, theirs));
+    }
+
+    /// The viewer may be at this address.
+    pub fn names(&self, address: SocketAddr) {
+        self.on_path(|path| path.name(address));
+    }
+
+    /// The stack has one of our addresses as a candidate.
+    pub fn gathered(&self, local: SocketAddr) {
+        self.on_path(|path| path.gathered(local));
+    }
+
+    /// The stack has a socket.
+    pub fn opens(&self, local: SocketAddr, socket: Arc<dyn AsyncUdpSocket>) {
+        self.on_path(|path| path.open(local, socket));
+    }
+
+    /// The stack has let go of it.
+    pub fn closes(&self, local: SocketAddr) {
+        self.on_path(|path| path.close(local));
+    }
+
+    /// The connection is over.
+    pub fn leaves(&self) {
+        self.on_path(Path::end);
+    }
+
+    /// Whether the viewer is reached by the path of before a restart.
+    pub fn is_former(&self) -> bool {
+        self.on_path(|path| path.is_former())
+    }
+
+    /// Waits until the viewer is reached by another path than before a restart.
+    pub async fn moved(&self) {
+        self.moved.notified().await;
+    }
+
+    /// What the stack is to receive at a socket beside what comes there, and from where.
+    pub fn next(&self, local: SocketAddr, waker: &Waker) -> Option<(SocketAddr, Vec<u8>)> {
+        self.on_path(|path| path.next(local, waker))
+    }
+
+    /// By which way all goes but checks, where the stack takes another.
+    pub fn detour(&self) -> Option<Way> {
+        if !self.has_detour.load(Ordering::Acquire) {
+            return None;
         }
+        self.path.lock().expect(UNPOISONED).detour().cloned()
+    }
+
+    /// The way to which only this socket listens any more.
+    pub fn left_to(&self, local: SocketAddr) -> Option<Way> {
+        self.on_path(|path| path.left_to(local))
+    }
+
+    /// Sends what is to be sent beside what the stack sends. What cannot go at once is lost, as anywhere on the way.
+    pub fn flush(&self, cx: &mut Context<'_>) {
+        for (socket, destination, contents) in self.on_path(Path::outgoing) {
+            let transmit = Transmit { destination, ecn: None, contents: &contents, segment_size: None, src_ip: None };
+            let sent = socket.poll_send(cx, &transmit);
+            tracing::trace!(?sent, "a check of the viewer's path");
+        }
+    }
+
+    fn on_path<T>(&self, act: impl FnOnce(&mut Path) -> T) -> T {
+        let mut path = self.path.lock().expect(UNPOISONED);
+        let result = act(&mut path);
+        self.has_detour.store(path.detour().is_some(), Ordering::Release);
+        if path.has_moved() {
+            self.moved.notify_one();
+        }
+        result
     }
 
     /// The viewer has sent this many bytes that name candidates.
     pub fn earned(&self, bytes: usize) {
         self.checks.lock().expect(UNPOISONED).earn(bytes);
+    }
+
+    /// The stack takes this part in the handshake.
+    pub fn takes_part(&self, part: Part) {
+        self.handshake.lock().expect(UNPOISONED).begins(part);
     }
 
     /// Media can flow.
@@ -102,6 +192,9 @@ impl Guard {
         datagram: &[u8],
         now: Instant,
     ) -> Sending {
+        if self.on_path(|path| path.sends(from, to, datagram, now)) == Passage::Closed {
+            return Sending::HeldBack;
+        }
         if stun::is_message(datagram) {
             match [datagram[0], datagram[1]] {
                 stun::BINDING_SUCCESS | stun::ALLOCATE_REQUEST => addresses.prove(to),
@@ -134,14 +227,23 @@ impl Guard {
     pub async fn repeat(&self) -> Infallible {
         loop {
             let due = self.handshake.lock().expect(UNPOISONED).due();
+            let search = self.on_path(|path| path.next_search());
             tokio::select! {
                 biased;
                 () = self.changed.notified() => continue,
+                () = sleep_until(search) => {
+                    let mut checks = self.checks.lock().expect(UNPOISONED);
+                    self.on_path(|path| path.search(&mut checks, Instant::now()));
+                    continue;
+                }
                 () = sleep_until(due) => {}
             }
             let flight = self.handshake.lock().expect(UNPOISONED).repeat(Instant::now());
             let way = self.way.lock().expect(UNPOISONED).clone();
-            let Some((socket, to)) = way else { continue };
+            // After a restart the flight goes where all goes, but for one in a relay's envelope.
+            let detour = self.detour().filter(|detour| !detour.is_relayed());
+            let detour = detour.map(|detour| (detour.socket.clone(), detour.to()));
+            let Some((socket, to)) = detour.or(way) else { continue };
             for datagram in flight {
                 let sent = socket.send_to(&datagram, to).await;
                 tracing::trace!(?sent, "a flight of the handshake is repeated");
@@ -149,9 +251,34 @@ impl Guard {
         }
     }
 
-    /// What becomes of a datagram that came.
-    pub fn receives(&self, addresses: &Addresses, from: SocketAddr, datagram: &[u8], now: Instant) -> Verdict {
+    /// What becomes of a datagram that came at a socket of the stack's.
+    pub fn receives(
+        &self,
+        addresses: &Addresses,
+        at: SocketAddr,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Verdict {
         if !addresses.has_proved(from) && !self.is_for_us(datagram) {
+            return Verdict::Discard;
+        }
+        self.judges(at, from, datagram, now)
+    }
+
+    /// What the stack gets of a datagram that came by a way which it has left.
+    pub fn receives_left<'a>(&self, way: &Way, from: SocketAddr, datagram: &'a [u8], now: Instant) -> Option<&'a [u8]> {
+        let content = stun::content(datagram);
+        let is_given = from == way.to() && self.judges(way.place.local, from, datagram, now) == Verdict::Give;
+        (is_given && !stun::is_message(content)).then_some(content)
+    }
+
+    fn judges(&self, at: SocketAddr, from: SocketAddr, datagram: &[u8], now: Instant) -> Verdict {
+        // RTP and RTCP need no look.
+        if datagram.first().is_none_or(|first| *first >= 128) {
+            return Verdict::Give;
+        }
+        if self.on_path(|path| path.receives(at, from, datagram)) == Passage::Closed {
             return Verdict::Discard;
         }
         let content = stun::content(datagram);
@@ -223,7 +350,7 @@ mod tests {
     use super::super::stun::tests::message;
     use super::*;
 
-    const ANSWER: &str = "v=0\r\na=ice-ufrag:ourname\r\n";
+    const AT: &str = "192.0.2.1:5000";
     const DTLS: [u8; 17] = [23, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 1, 0, 4, 1, 2, 3, 4];
 
     /// A viewer's guard at one socket.
@@ -233,22 +360,26 @@ mod tests {
         fn new() -> Self {
             let socket = Self(Guard::default(), Addresses::default());
             socket.0.earned(2000);
-            socket.0.answered(ANSWER);
+            socket.0.takes_part(Part::Client);
+            socket.0.begins(credentials("ourname"), credentials("theirs"));
             socket
         }
 
         fn send(&self, to: &str, datagram: &[u8]) -> bool {
-            let from = address("192.0.2.1:5000");
-            self.0.sends(&self.1, from, address(to), datagram, Instant::now()) != Sending::HeldBack
+            self.0.sends(&self.1, address(AT), address(to), datagram, Instant::now()) != Sending::HeldBack
         }
 
         fn is_given(&self, from: &str, datagram: &[u8]) -> bool {
-            self.0.receives(&self.1, address(from), datagram, Instant::now()) == Verdict::Give
+            self.0.receives(&self.1, address(AT), address(from), datagram, Instant::now()) == Verdict::Give
         }
     }
 
     fn address(address: &str) -> SocketAddr {
         address.parse().unwrap()
+    }
+
+    fn credentials(ufrag: &str) -> Credentials {
+        Credentials { ufrag: ufrag.into(), password: "0123456789012345678901".into() }
     }
 
     fn check(name: &[u8]) -> Vec<u8> {
@@ -290,7 +421,7 @@ mod tests {
     fn an_address_is_proved_at_one_socket_and_sixteen_are_remembered() {
         let (socket, other) = (Socket::new(), Addresses::default());
         socket.send(VIEWER, &message(stun::BINDING_SUCCESS, &[]));
-        assert_eq!(socket.0.receives(&other, address(VIEWER), &DTLS, Instant::now()), Verdict::Discard);
+        assert_eq!(socket.0.receives(&other, address(AT), address(VIEWER), &DTLS, Instant::now()), Verdict::Discard);
         for port in 1..=16 {
             socket.send(&format!("198.51.100.8:{port}"), &message(stun::BINDING_SUCCESS, &[]));
         }
@@ -311,12 +442,12 @@ mod tests {
     #[test]
     fn before_there_is_an_answer_nobody_knows_our_name() {
         let (guard, addresses) = (Guard::default(), Addresses::default());
+        let asked = |name| guard.receives(&addresses, address(AT), address(VIEWER), &check(name), Instant::now());
         for name in [&b":"[..], b"", b"ourname:x"] {
-            assert_eq!(guard.receives(&addresses, address(VIEWER), &check(name), Instant::now()), Verdict::Discard);
+            assert_eq!(asked(name), Verdict::Discard);
         }
-        guard.answered(ANSWER);
-        guard.answered("a=ice-ufrag:another\r\n");
-        let asked = |name| guard.receives(&addresses, address(VIEWER), &check(name), Instant::now());
+        guard.begins(credentials("ourname"), credentials("theirs"));
+        guard.begins(credentials("another"), credentials("theirs"));
         assert_eq!(asked(b"another:x"), Verdict::Give);
         assert_eq!(asked(b"ourname:x"), Verdict::Discard, "a restart gave us another name");
     }

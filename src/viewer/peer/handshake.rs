@@ -1,6 +1,6 @@
 //! The DTLS handshake as it passes through our sockets, where what the stack leaves undone is made good.
 //!
-//! Three faults of `rtc-dtls` 0.21.1 are guarded here (docs/upstream):
+//! Four faults of `rtc-dtls` 0.21.1 are guarded here (docs/upstream):
 //!
 //! - Each handshake packet that comes switches its retransmission timer off, also one that it has had before. A peer
 //!   that misses our flight repeats its own, and ours is never sent again. So a repeat is not given to the stack, whose
@@ -9,9 +9,14 @@
 //! - It acts on records that are not authenticated: on a ChangeCipherSpec of any epoch, and on malformed ones by a fatal
 //!   alert. Such records are discarded (RFC 6347, section 4.1.2.7), and after the handshake all but application data
 //!   and alerts of its own epoch.
+//! - It takes what comes first for what the peer sends, and acts on alerts that anybody can make. So only what a peer can
+//!   send at this point goes on ([`messages`](super::messages)); alerts in the clear never do: who believes one lets
+//!   anybody end a handshake, and one that has failed ends by its time.
 //! - It keeps fragments and early packets without a bound that matters, and joins fragments by recursion.
 
 use std::time::{Duration, Instant};
+
+use super::messages::{CLIENT_HELLO, Messages, Part, Piece, pieces};
 
 /// Content types of records (RFC 5246, section 6.2.1).
 const CHANGE_CIPHER_SPEC: u8 = 20;
@@ -20,14 +25,17 @@ const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
 /// Type, version, epoch, sequence number and length (RFC 6347, section 4.1).
 const RECORD_HEADER: usize = 13;
-/// Type, length, message number, fragment offset and length (RFC 6347, section 4.2.2).
-const MESSAGE_HEADER: usize = 12;
-/// The type of a ClientHello.
-const CLIENT_HELLO: u8 = 1;
+/// DTLS 1.0, of a first ClientHello and HelloVerifyRequest (RFC 6347, section 4.2.1), and DTLS 1.2.
+const VERSIONS: [[u8; 2]; 2] = [[0xfe, 0xff], [0xfe, 0xfd]];
+/// Records that a peer sends in the clear, each of its flights repeated a dozen times.
+const MOST_RECORDS: u64 = 1024;
 
 /// Bytes of DTLS that the stack is given before the handshake is complete. A peer with a chain of RSA certificates,
 /// all of which it sends seven times, stays below; kept in small pieces they cost the board five times as much.
 const MOST_BYTES: usize = 32 * 1024;
+/// Encrypted bytes that the stack is given before the peer's ChangeCipherSpec: a Finished that has overtaken it, and the
+/// first data after it.
+const MOST_EARLY: usize = 4 * 1024;
 /// Fragments of handshake messages that the stack is given: it joins them by a recursion as deep and in a time that
 /// grows with their third power. A flight of ten messages in four pieces each, sent six times.
 const MOST_FRAGMENTS: usize = 256;
@@ -67,13 +75,19 @@ pub enum Sent {
 #[derive(Debug, Default)]
 pub struct Handshake {
     is_complete: bool,
-    is_client: bool,
+    /// The stack's part, as soon as it is known.
+    part: Option<Part>,
+    /// The stack has begun to encrypt.
+    has_changed: bool,
+    /// The peer has, and the stack knows it.
+    they_have_changed: bool,
     bytes: usize,
+    early: usize,
     fragments: usize,
     repeats: usize,
-    /// The highest number of a message that the stack was given.
-    heard: Option<u16>,
-    /// The highest that it has answered.
+    /// What the stack was given.
+    heard: Messages,
+    /// The last message, with all before it, that it has answered.
     answered: Option<u16>,
     flight: Flight,
 }
@@ -101,18 +115,21 @@ impl Handshake {
         if !is_part || self.is_complete {
             return Sent::Other;
         }
-        let messages = || records.iter().flat_map(Record::messages);
-        self.is_client |= messages().any(|message| message.kind == CLIENT_HELLO);
+        let messages = || records.iter().flat_map(Record::pieces);
+        if messages().any(|message| message.kind == CLIENT_HELLO) {
+            self.part = Some(Part::Client);
+        }
+        self.has_changed |= records.iter().any(|record| record.kind == CHANGE_CIPHER_SPEC);
         let first = messages().map(|message| message.number).min();
-        let is_answer = self.heard > self.answered;
+        let is_answer = self.heard.whole() > self.answered;
         let is_repeat = first.is_some() && first <= self.flight.first;
         if is_answer || is_repeat || self.flight.datagrams.is_empty() {
-            self.answered = self.heard;
+            self.answered = self.heard.whole();
             self.flight = Flight { first, pause: FIRST_REPEAT, ..Flight::default() };
         }
         self.flight.sent = Some(now);
         // A server's flight is called for by the client's repeats.
-        self.flight.due = self.is_client.then_some(now + FIRST_REPEAT);
+        self.flight.due = self.is_client().then_some(now + FIRST_REPEAT);
         if self.flight.datagrams.len() < MOST_DATAGRAMS {
             self.flight.datagrams.push(datagram.to_vec());
         }
@@ -127,27 +144,73 @@ impl Handshake {
         if self.is_complete {
             // Only the server sends last, so that only it can be missed (RFC 6347, section 4.2.4).
             return match is_of_handshake {
-                true if !self.is_client => self.missed(now),
+                true if !self.is_client() => self.missed(now),
                 _ if records.iter().all(Record::is_of_connection) => Verdict::Give,
                 _ => Verdict::Discard,
             };
         }
-        if !records.iter().all(Record::is_sound) {
-            return Verdict::Discard;
-        }
-        let messages = || records.iter().flat_map(Record::messages);
+        let messages = || records.iter().flat_map(Record::pieces);
         let highest = messages().map(|message| message.number).max();
         let is_plain = records.iter().all(|record| record.epoch == 0);
+        let mut heard = self.heard.clone();
+        let theirs = self.theirs(&records);
+        if !theirs.is_some_and(|theirs| records.iter().all(|record| self.fits(theirs, record, &mut heard))) {
+            return Verdict::Discard;
+        }
         if highest.is_some() && highest <= self.answered && is_plain {
             return self.missed(now);
         }
-        self.bytes += size;
-        self.fragments += messages().count();
-        if self.bytes > MOST_BYTES || self.fragments > MOST_FRAGMENTS {
+        let has_changed = self.they_have_changed || records.iter().any(|record| record.kind == CHANGE_CIPHER_SPEC);
+        // The stack proves what is encrypted as it comes, and keeps what comes before it can.
+        let early = if is_plain || has_changed { 0 } else { size };
+        let plain = if is_plain { size } else { 0 };
+        let (bytes, early) = (self.bytes + plain, self.early + early);
+        let fragments = self.fragments + messages().count();
+        if bytes > MOST_BYTES || early > MOST_EARLY || fragments > MOST_FRAGMENTS {
             return Verdict::Discard;
         }
-        self.heard = self.heard.max(highest);
+        (self.bytes, self.early, self.fragments) = (bytes, early, fragments);
+        self.they_have_changed = has_changed;
+        self.heard = heard;
         Verdict::Give
+    }
+
+    /// The stack takes this part.
+    pub fn begins(&mut self, part: Part) {
+        self.part = Some(part);
+    }
+
+    fn is_client(&self) -> bool {
+        self.part == Some(Part::Client)
+    }
+
+    /// The peer's part. Where nobody has told, who says hello is the client.
+    fn theirs(&mut self, records: &[Record<'_>]) -> Option<Part> {
+        let is_hello = || records.iter().flat_map(Record::pieces).any(|message| message.kind == CLIENT_HELLO);
+        if self.part.is_none() && is_hello() {
+            self.part = Some(Part::Server);
+        }
+        self.part.map(|part| if part == Part::Client { Part::Server } else { Part::Client })
+    }
+
+    /// Whether a peer that is still in its handshake may send this, after what is `heard`. What is encrypted is left to
+    /// the stack to prove.
+    fn fits(&self, theirs: Part, record: &Record<'_>, heard: &mut Messages) -> bool {
+        match (record.kind, record.epoch) {
+            // It would have the stack take what follows for encrypted.
+            (CHANGE_CIPHER_SPEC, 0) => record.content == [1] && self.is_turn(heard),
+            (HANDSHAKE, 0) => {
+                let Some(pieces) = pieces(record.content) else { return false };
+                pieces.iter().all(|piece| heard.take(theirs, piece))
+            }
+            (ALERT | HANDSHAKE | APPLICATION_DATA, 1) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it is the peer's turn to encrypt: a server's when we do, a client's when it has sent all else.
+    fn is_turn(&self, heard: &Messages) -> bool {
+        if self.is_client() { self.has_changed } else { heard.has_verified() }
     }
 
     /// The peer has missed our last flight.
@@ -173,14 +236,14 @@ impl Handshake {
         self.repeats += 1;
         self.flight.sent = Some(now);
         self.flight.pause *= 2;
-        self.flight.due = (self.is_client && !self.is_complete).then_some(now + self.flight.pause);
+        self.flight.due = (self.is_client() && !self.is_complete).then_some(now + self.flight.pause);
         self.flight.datagrams.clone()
     }
 
     /// Media can flow: both sides have finished.
     pub fn complete(&mut self) {
         self.is_complete = true;
-        if self.is_client {
+        if self.is_client() {
             self.flight = Flight::default();
         }
     }
@@ -193,50 +256,34 @@ struct Record<'a> {
     content: &'a [u8],
 }
 
-/// The head of a handshake message or of a fragment of one.
-struct Message {
-    kind: u8,
-    number: u16,
-}
-
-/// The records of a datagram, unless it is cut off.
+/// The records of a datagram, unless it is cut off or has one that cannot be.
 fn read(mut datagram: &[u8]) -> Option<Vec<Record<'_>>> {
     let mut records = Vec::new();
     while !datagram.is_empty() {
         let (head, rest) = datagram.split_first_chunk::<RECORD_HEADER>()?;
         let (content, others) = rest.split_at_checked(usize::from(u16::from_be_bytes([head[11], head[12]])))?;
-        records.push(Record { kind: head[0], epoch: u16::from_be_bytes([head[3], head[4]]), content });
+        let epoch = u16::from_be_bytes([head[3], head[4]]);
+        let number = head[5..11].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        // A number far ahead would make those that follow look old.
+        if !VERSIONS.contains(&[head[1], head[2]]) || (epoch == 0 && number > MOST_RECORDS) {
+            return None;
+        }
+        records.push(Record { kind: head[0], epoch, content });
         datagram = others;
     }
     Some(records)
 }
 
-impl<'a> Record<'a> {
-    /// Whether a peer that is still in its handshake may send this. What is encrypted is left to the stack to prove.
-    fn is_sound(&self) -> bool {
-        match (self.kind, self.epoch) {
-            (CHANGE_CIPHER_SPEC, 0) => self.content == [1],
-            (ALERT, 0) => self.content.len() == 2,
-            (HANDSHAKE, 0) => self.messages().next().is_some(),
-            (ALERT | HANDSHAKE | APPLICATION_DATA, 1) => true,
-            _ => false,
-        }
-    }
-
+impl Record<'_> {
     /// Whether it belongs to a connection whose handshake is complete: it is encrypted, and there is no second one.
     fn is_of_connection(&self) -> bool {
         matches!((self.kind, self.epoch), (ALERT | APPLICATION_DATA, 1))
     }
 
     /// The handshake messages that can be read in it.
-    fn messages(&self) -> impl Iterator<Item = Message> + use<'a> {
-        let mut content = if self.kind == HANDSHAKE && self.epoch == 0 { self.content } else { &[] };
-        std::iter::from_fn(move || {
-            let (head, rest) = content.split_first_chunk::<MESSAGE_HEADER>()?;
-            let length = usize::from(u16::from_be_bytes([head[10], head[11]])) | usize::from(head[9]) << 16;
-            content = rest.get(length..).unwrap_or_default();
-            Some(Message { kind: head[0], number: u16::from_be_bytes([head[4], head[5]]) })
-        })
+    fn pieces(&self) -> Vec<Piece> {
+        let is_plain = self.kind == HANDSHAKE && self.epoch == 0;
+        is_plain.then(|| pieces(self.content)).flatten().unwrap_or_default()
     }
 }
 
@@ -248,6 +295,11 @@ mod tests {
     const SERVER_HELLO: u8 = 2;
     const HELLO_VERIFY_REQUEST: u8 = 3;
     const CERTIFICATE: u8 = 11;
+    const SERVER_KEY_EXCHANGE: u8 = 12;
+    const CERTIFICATE_REQUEST: u8 = 13;
+    const SERVER_HELLO_DONE: u8 = 14;
+    const CERTIFICATE_VERIFY: u8 = 15;
+    const CLIENT_KEY_EXCHANGE: u8 = 16;
     const FINISHED: u8 = 20;
 
     fn record(kind: u8, epoch: u16, content: &[u8]) -> Vec<u8> {
@@ -259,9 +311,19 @@ mod tests {
         record
     }
 
-    /// A record with one whole handshake message.
+    /// A record with one whole handshake message, as large as there are some.
     fn message(kind: u8, number: u8) -> Vec<u8> {
-        record(HANDSHAKE, 0, &[kind, 0, 0, 2, 0, number, 0, 0, 0, 0, 0, 2, 5, 5])
+        let length = if kind == SERVER_HELLO_DONE { 0 } else { 70 };
+        let mut content = vec![kind, 0, 0, length, 0, number, 0, 0, 0, 0, 0, length];
+        content.resize(content.len() + usize::from(length), 5);
+        record(HANDSHAKE, 0, &content)
+    }
+
+    /// A record with a piece of one: the length of the whole, where the piece begins, and its bytes.
+    fn piece(kind: u8, number: u8, length: u32, offset: u8, bytes: &[u8]) -> Vec<u8> {
+        let [_, length @ ..] = length.to_be_bytes();
+        let head = [&[kind][..], &length, &[0, number, 0, 0, offset, 0, 0, bytes.len() as u8]].concat();
+        record(HANDSHAKE, 0, &[&head[..], bytes].concat())
     }
 
     /// What follows the messages of a last flight.
@@ -359,7 +421,9 @@ mod tests {
         let mut server = At::new();
         server.receive(&message(CLIENT_HELLO, 0), 0);
         server.send(&message(SERVER_HELLO, 0), 1);
-        let theirs = [message(CERTIFICATE, 1), finish()].concat();
+        let theirs =
+            [message(CERTIFICATE, 1), message(CLIENT_KEY_EXCHANGE, 2), message(CERTIFICATE_VERIFY, 3), finish()]
+                .concat();
         assert_eq!(server.receive(&theirs, 10), Verdict::Give);
         server.send(&finish(), 11);
         server.0.complete();
@@ -383,6 +447,9 @@ mod tests {
             record(CHANGE_CIPHER_SPEC, 0, &[2]),
             record(CHANGE_CIPHER_SPEC, 0, &[1, 1]),
             record(ALERT, 0, &[2]),
+            // A fatal alert and a goodbye in the clear.
+            record(ALERT, 0, &[2, 40]),
+            record(ALERT, 0, &[1, 0]),
             record(APPLICATION_DATA, 0, b"plain"),
             record(APPLICATION_DATA, 2, &[0; 40]),
             record(24, 0, &[1, 2, 3]),
@@ -391,6 +458,8 @@ mod tests {
             record(HANDSHAKE, 0, &[]),
             message(CLIENT_HELLO, 0)[..20].to_vec(),
             message(CLIENT_HELLO, 0)[..9].to_vec(),
+            [&[HANDSHAKE, 3, 3][..], &message(SERVER_HELLO_DONE, 2)[3..]].concat(),
+            [&message(SERVER_HELLO_DONE, 2)[..5], &[1; 6], &message(SERVER_HELLO_DONE, 2)[11..]].concat(),
         ];
         let (mut before, mut after) = (At::client(), At::client());
         after.0.complete();
@@ -413,16 +482,104 @@ mod tests {
             let mut at = At::client();
             (0..100_000).filter(|_| at.receive(records, 50) == Verdict::Give).count() * records.len()
         };
-        // One byte of a message of 16 MB, which the stack would keep and try to join.
-        let fragment = record(HANDSHAKE, 0, &[CERTIFICATE, 255, 255, 255, 0, 9, 0, 0, 1, 0, 0, 1, 5]);
-        assert!(flood(&fragment) <= MOST_FRAGMENTS * fragment.len());
-        assert!(flood(&record(APPLICATION_DATA, 1, &[0; 1200])) <= MOST_BYTES);
-        assert!(flood(&record(HANDSHAKE, 1, &[])) <= MOST_BYTES);
+        let fitting = piece(CERTIFICATE, 1, 70, 3, &[5]);
+        assert!(flood(&fitting) <= MOST_FRAGMENTS * fitting.len());
+        assert!(flood(&record(APPLICATION_DATA, 1, &[0; 1200])) <= MOST_EARLY);
+        assert!(flood(&record(HANDSHAKE, 1, &[])) <= MOST_EARLY);
         let mut at = At::client();
         let answers = (0..1000).filter(|second| {
             at.receive(&message(SERVER_HELLO, 0), second * 1000);
             !at.repeated(second * 1000).is_empty()
         });
         assert_eq!(answers.count(), MOST_REPEATS);
+    }
+
+    /// A client that waits for the server's first flight, and a server that waits for the client's second.
+    fn both() -> [At; 2] {
+        let (mut client, mut server) = (At::new(), At::new());
+        client.0.begins(Part::Client);
+        client.send(&message(CLIENT_HELLO, 0), 0);
+        server.0.begins(Part::Server);
+        assert_eq!(server.receive(&message(CLIENT_HELLO, 0), 0), Verdict::Give);
+        server.send(&[message(SERVER_HELLO, 0), message(CERTIFICATE, 1)].concat(), 1);
+        [client, server]
+    }
+
+    fn flights() -> [Vec<Vec<u8>>; 2] {
+        let of_server = [(SERVER_HELLO, 0), (CERTIFICATE, 1), (SERVER_KEY_EXCHANGE, 2), (CERTIFICATE_REQUEST, 3)];
+        let of_server = of_server.into_iter().chain([(SERVER_HELLO_DONE, 4)]);
+        let of_client = [(CERTIFICATE, 1), (CLIENT_KEY_EXCHANGE, 2), (CERTIFICATE_VERIFY, 3)];
+        let all = |flight: &mut dyn Iterator<Item = (u8, u8)>| flight.map(|(kind, at)| message(kind, at)).collect();
+        [all(&mut of_server.into_iter()), all(&mut of_client.into_iter())]
+    }
+
+    #[test]
+    fn what_no_peer_sends_at_this_point_of_the_handshake_ends_here() {
+        let whole = |kind, number, length: u8| piece(kind, number, length.into(), 0, &vec![5; length.into()]);
+        let (hello, done) = (message(SERVER_HELLO, 0), message(SERVER_HELLO_DONE, 4));
+        let bad = [
+            // 16 MB, of which nothing is there; a piece beyond its end; an empty piece; more than the record has.
+            piece(CERTIFICATE, 1, 0xff_ffff, 0, &[]),
+            piece(CERTIFICATE, 1, 70, 60, &[5; 11]),
+            piece(CERTIFICATE, 1, 70, 60, &[]),
+            [
+                &piece(CERTIFICATE, 1, 70, 0, &[5; 70])[..RECORD_HEADER - 2],
+                &[0, 12],
+                &[11, 0, 0, 70, 0, 1, 0, 0, 0, 0, 0, 70],
+            ]
+            .concat(),
+            // Numbers and lengths that the message cannot have.
+            message(CERTIFICATE, 0),
+            message(CERTIFICATE, 9),
+            whole(SERVER_HELLO, 0, 20),
+            whole(SERVER_HELLO_DONE, 4, 1),
+            whole(CERTIFICATE_VERIFY, 3, 2),
+            // HelloRequest, Finished in the clear, and a type that is none.
+            whole(0, 0, 0),
+            whole(FINISHED, 4, 12),
+            whole(99, 1, 40),
+            record(CHANGE_CIPHER_SPEC, 0, &[1]),
+            [hello.clone(), record(ALERT, 0, &[2, 40])].concat(),
+            [hello.clone(), record(APPLICATION_DATA, 0, b"plain")].concat(),
+            [message(CERTIFICATE, 1), done[..20].to_vec()].concat(),
+        ];
+        for (mut at, flight) in both().into_iter().zip(flights()) {
+            for (step, genuine) in flight.iter().enumerate() {
+                for records in &bad {
+                    assert_eq!(at.receive(records, 2), Verdict::Discard, "before {step}: {records:?}");
+                }
+                for other in flights().iter().flatten().filter(|other| !flight.iter().any(|one| one[13] == other[13])) {
+                    assert_eq!(at.receive(other, 2), Verdict::Discard, "of the other part, before {step}");
+                }
+                assert_eq!(at.receive(genuine, 2), Verdict::Give, "{step}");
+            }
+            at.send(&[message(CERTIFICATE, 1), finish()].concat(), 3);
+            assert_eq!(at.receive(&finish(), 4), Verdict::Give);
+        }
+    }
+
+    #[test]
+    fn a_forged_message_ahead_of_its_time_does_not_make_the_genuine_ones_look_like_repeats() {
+        let [mut client, _] = both();
+        assert_eq!(client.receive(&message(HELLO_VERIFY_REQUEST, 0), 1), Verdict::Give);
+        assert_eq!(
+            client.receive(&message(SERVER_HELLO_DONE, 5), 1),
+            Verdict::Give,
+            "it may have overtaken the others"
+        );
+        client.send(&message(CLIENT_HELLO, 1), 2);
+        for (kind, number) in [(SERVER_HELLO, 1), (CERTIFICATE, 2), (SERVER_KEY_EXCHANGE, 3), (CERTIFICATE_REQUEST, 4)]
+        {
+            assert_eq!(client.receive(&message(kind, number), 3), Verdict::Give, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_flood_of_what_cannot_be_read_yet_does_not_keep_the_last_flight_out() {
+        let mut client = At::client();
+        for _ in 0..1000 {
+            client.receive(&record(HANDSHAKE, 1, &[7; 40]), 20);
+        }
+        assert_eq!(client.receive(&finish(), 30), Verdict::Give);
     }
 }

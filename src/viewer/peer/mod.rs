@@ -17,11 +17,14 @@ mod guard;
 mod handshake;
 mod interfaces;
 mod link;
+mod messages;
 mod names;
+mod path;
 mod relay;
 mod rtp;
 mod runtime;
 mod socket;
+mod sockets;
 mod stun;
 mod unread;
 

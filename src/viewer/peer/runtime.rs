@@ -62,7 +62,7 @@ impl Runtime for GroupRuntime {
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
         let socket = TokioRuntime.wrap_udp_socket(socket)?;
         let (answers, guard) = (self.answers.clone(), self.guard.clone());
-        Ok(Arc::new(FrameSocket::new(socket, self.video_payload_type, answers, guard)))
+        Ok(Arc::new(FrameSocket::new(socket, self.video_payload_type, answers, guard)?))
     }
 
     fn wrap_tcp_listener(&self, listener: TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {

@@ -16,13 +16,18 @@ use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
 use super::guard::{Addresses, Guard, Sending};
 use super::handshake::Verdict;
 use super::relay::Answers;
+use super::stun;
 
 /// Bytes of one call: what IPv4 lets the kernel build of it (udp(7): 64 kB less headers).
 const MOST_BYTES: usize = 60_000;
 
+/// Errors that are passed over at once: of datagrams that nobody takes any more.
+const MOST_ERRORS: usize = 16;
+
 /// A socket of one viewer.
 pub struct FrameSocket {
     socket: Arc<dyn AsyncUdpSocket>,
+    local: SocketAddr,
     video_payload_type: u8,
     held: Mutex<Held>,
     answers: Arc<Answers>,
@@ -51,14 +56,18 @@ enum Part {
 }
 
 impl FrameSocket {
-    /// Collects the packets that carry `video_payload_type`, shows `answers` what comes, and asks `guard` about it.
+    /// Collects the packets that carry `video_payload_type`, shows `answers` what comes, and asks `guard` about it, which
+    /// knows the socket until it is dropped.
     pub fn new(
         socket: Arc<dyn AsyncUdpSocket>,
         video_payload_type: u8,
         answers: Arc<Answers>,
         guard: Arc<Guard>,
-    ) -> Self {
-        Self { socket, video_payload_type, held: Mutex::default(), answers, guard, addresses: Addresses::default() }
+    ) -> io::Result<Self> {
+        let local = socket.local_addr()?;
+        guard.opens(local, socket.clone());
+        let (held, addresses) = Default::default();
+        Ok(Self { socket, local, video_payload_type, held, answers, guard, addresses })
     }
 
     /// SRTP leaves the header readable (RFC 3711, section 3.1): version 2, then marker and payload type.
@@ -71,11 +80,56 @@ impl FrameSocket {
         }
     }
 
+    /// Sends by the way on which the viewer is reached.
+    fn send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
+        let (whole, contents) = (transmit.contents, stun::content(transmit.contents));
+        let Some(way) = self.guard.detour().filter(|_| !stun::is_message(contents)) else {
+            return self.socket.poll_send(cx, transmit);
+        };
+        let destination = way.to();
+        if !way.is_relayed() {
+            return way.socket.poll_send(cx, &Transmit { destination, contents, ..*transmit });
+        }
+        // Each in an envelope of its own, which is a copy of what a relay makes slow anyway.
+        for content in contents.chunks(transmit.segment_size.unwrap_or(contents.len()).max(1)) {
+            let contents = &way.wrapped(content).unwrap_or_default();
+            let one = Transmit { destination, contents, ecn: None, segment_size: None, src_ip: None };
+            if let Poll::Ready(Err(error)) = way.socket.poll_send(cx, &one) {
+                return Poll::Ready(Err(error));
+            }
+        }
+        Poll::Ready(Ok(whole.len()))
+    }
+
+    /// Receives what comes by a way that the stack has left and only this socket listens to.
+    fn poll_left(
+        &self,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let Some(way) = self.guard.left_to(self.local) else { return Poll::Pending };
+        // An error is of a way that may be dead, which its checks find out; the kernel tells each of them once.
+        for _ in 0..MOST_ERRORS {
+            let Ok(received) = ready!(way.socket.poll_recv(cx, buffers, meta)) else { continue };
+            for (buffer, meta) in buffers.iter_mut().zip(meta.iter_mut()).take(received) {
+                let datagram = &buffer[..meta.len.min(buffer.len())];
+                let content = self.guard.receives_left(&way, meta.addr, datagram, Instant::now());
+                // A copy of a few small packets a second, out of a relay's envelope.
+                let content = content.unwrap_or_default().to_vec();
+                buffer[..content.len()].copy_from_slice(&content);
+                (meta.addr, meta.len, meta.stride) = (way.place.peer, content.len(), content.len());
+            }
+            return Poll::Ready(Ok(received));
+        }
+        Poll::Pending
+    }
+
     fn flush(&self, cx: &mut Context<'_>, held: &mut Held) -> Poll<io::Result<()>> {
         let Some(destination) = held.to else { return Poll::Ready(Ok(())) };
         let segment_size = (held.bytes.len() > held.size).then_some(held.size);
         let transmit = Transmit { destination, ecn: None, contents: &held.bytes, segment_size, src_ip: None };
-        let sent = ready!(self.socket.poll_send(cx, &transmit));
+        let sent = ready!(self.send(cx, &transmit));
         held.clear();
         Poll::Ready(sent.map(drop))
     }
@@ -106,6 +160,12 @@ impl Held {
     }
 }
 
+impl Drop for FrameSocket {
+    fn drop(&mut self) {
+        self.guard.closes(self.local);
+    }
+}
+
 impl fmt::Debug for FrameSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.socket.fmt(f)
@@ -114,7 +174,7 @@ impl fmt::Debug for FrameSocket {
 
 impl AsyncUdpSocket for FrameSocket {
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+        Ok(self.local)
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
@@ -123,12 +183,16 @@ impl AsyncUdpSocket for FrameSocket {
         let part = if transmit.segment_size.is_some() || most < 2 { Part::Other } else { self.part(transmit.contents) };
         // RTP, which is nearly all, needs no look; the clock is read for the rest only.
         if transmit.contents.first().is_some_and(|first| *first < 128) {
-            let (from, now) = (self.socket.local_addr()?, Instant::now());
-            match self.guard.sends(&self.addresses, from, transmit.destination, transmit.contents, now) {
+            let now = Instant::now();
+            match self.guard.sends(&self.addresses, self.local, transmit.destination, transmit.contents, now) {
                 Sending::Sent => {}
                 Sending::Remembered => self.guard.remember(&self.socket, transmit.destination),
-                Sending::HeldBack => return Poll::Ready(Ok(size)),
+                Sending::HeldBack => {
+                    self.guard.flush(cx);
+                    return Poll::Ready(Ok(size));
+                }
             }
+            self.guard.flush(cx);
         }
         let mut held = self.held.lock().expect("nobody panics with it");
         if !held.takes(transmit, part, most) {
@@ -143,7 +207,7 @@ impl AsyncUdpSocket for FrameSocket {
             return Poll::Ready(Ok(size));
         }
         if held.bytes.is_empty() {
-            return self.socket.poll_send(cx, transmit);
+            return self.send(cx, transmit);
         }
         let before = held.bytes.len();
         held.push(transmit);
@@ -163,15 +227,30 @@ impl AsyncUdpSocket for FrameSocket {
         buffers: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        let received = ready!(self.socket.poll_recv(cx, buffers, meta))?;
+        if let Some((from, datagram)) = self.guard.next(self.local, cx.waker()) {
+            let (Some(buffer), Some(meta)) = (buffers.first_mut(), meta.first_mut()) else { return Poll::Pending };
+            let len = datagram.len().min(buffer.len());
+            buffer[..len].copy_from_slice(&datagram[..len]);
+            *meta = RecvMeta::default();
+            (meta.addr, meta.len, meta.stride) = (from, len, len);
+            return Poll::Ready(Ok(1));
+        }
+        let Poll::Ready(received) = self.socket.poll_recv(cx, buffers, meta) else {
+            let left = self.poll_left(cx, buffers, meta);
+            self.guard.flush(cx);
+            return left;
+        };
+        let received = received?;
         for (buffer, meta) in buffers.iter().zip(meta.iter_mut()).take(received) {
             let datagram = &buffer[..meta.len.min(buffer.len())];
             self.answers.see(datagram);
-            if self.guard.receives(&self.addresses, meta.addr, datagram, Instant::now()) == Verdict::Discard {
+            if self.guard.receives(&self.addresses, self.local, meta.addr, datagram, Instant::now()) == Verdict::Discard
+            {
                 // The driver passes over a datagram without a length.
                 meta.len = 0;
             }
         }
+        self.guard.flush(cx);
         Poll::Ready(Ok(received))
     }
 
@@ -206,7 +285,8 @@ mod tests {
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.set_nonblocking(true).unwrap();
         let socket =
-            FrameSocket::new(TokioRuntime.wrap_udp_socket(sender).unwrap(), 96, Arc::default(), Arc::default());
+            FrameSocket::new(TokioRuntime.wrap_udp_socket(sender).unwrap(), 96, Arc::default(), Arc::default())
+                .unwrap();
         let destination = receiver.local_addr().unwrap();
         for contents in packets {
             let transmit = Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };

@@ -1,4 +1,10 @@
-//! STUN messages (RFC 8489) and the envelopes of TURN (RFC 8656), as far as our sockets have to read them.
+//! STUN messages (RFC 8489) and the envelopes of TURN (RFC 8656), as far as our sockets have to read and write them.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+
+use ring::hmac;
+use rtc::stun::fingerprint::fingerprint_value;
 
 /// The first two bytes of a Binding request: a connectivity check, or a question to a STUN server.
 pub const BINDING_REQUEST: [u8; 2] = [0x00, 0x01];
@@ -6,22 +12,58 @@ pub const BINDING_REQUEST: [u8; 2] = [0x00, 0x01];
 pub const BINDING_SUCCESS: [u8; 2] = [0x01, 0x01];
 /// The first two bytes of an Allocate request.
 pub const ALLOCATE_REQUEST: [u8; 2] = [0x00, 0x03];
+/// The first two bytes of a success in answer to Allocate.
+pub const ALLOCATE_SUCCESS: [u8; 2] = [0x01, 0x03];
 /// The first two bytes of an error in answer to Allocate.
 pub const ALLOCATE_ERROR: [u8; 2] = [0x01, 0x13];
-/// TURN's Send and Data indications, which carry somebody's datagram.
-const INDICATIONS: [[u8; 2]; 2] = [[0x00, 0x16], [0x00, 0x17]];
+/// The first two bytes of a Refresh request, by which an allocation is kept or released.
+pub const REFRESH_REQUEST: [u8; 2] = [0x00, 0x04];
+/// The first two bytes of a ChannelBind request.
+pub const CHANNEL_BIND_REQUEST: [u8; 2] = [0x00, 0x09];
+/// The first two bytes of a Send indication, which has a relay send somebody's datagram on.
+pub const SEND_INDICATION: [u8; 2] = [0x00, 0x16];
+/// The first two bytes of a Data indication, by which a relay brings somebody's datagram.
+pub const DATA_INDICATION: [u8; 2] = [0x00, 0x17];
 
 /// The attribute USERNAME (RFC 8489, section 14.3).
 pub const USERNAME: u16 = 0x0006;
+/// The attribute MESSAGE-INTEGRITY (RFC 8489, section 14.5).
+const MESSAGE_INTEGRITY: u16 = 0x0008;
 /// The attribute ERROR-CODE (RFC 8489, section 14.8).
 pub const ERROR_CODE: u16 = 0x0009;
+/// The attribute CHANNEL-NUMBER (RFC 8656, section 18.1).
+pub const CHANNEL_NUMBER: u16 = 0x000c;
+/// The attribute LIFETIME (RFC 8656, section 18.2).
+pub const LIFETIME: u16 = 0x000d;
+/// The attribute XOR-PEER-ADDRESS (RFC 8656, section 18.3).
+pub const XOR_PEER_ADDRESS: u16 = 0x0012;
 /// The attribute DATA (RFC 8656, section 18.4).
-const DATA: u16 = 0x0013;
+pub const DATA: u16 = 0x0013;
+/// The attribute XOR-RELAYED-ADDRESS (RFC 8656, section 18.5).
+pub const XOR_RELAYED_ADDRESS: u16 = 0x0016;
+/// The attribute XOR-MAPPED-ADDRESS (RFC 8489, section 14.2).
+pub const XOR_MAPPED_ADDRESS: u16 = 0x0020;
+/// The attribute PRIORITY (RFC 8445, section 16.1).
+pub const PRIORITY: u16 = 0x0024;
+/// The attribute USE-CANDIDATE (RFC 8445, section 16.1).
+pub const USE_CANDIDATE: u16 = 0x0025;
+/// The attribute FINGERPRINT (RFC 8489, section 14.7).
+const FINGERPRINT: u16 = 0x8028;
+
+/// Transactions that are remembered of each kind. One check goes every 20 ms, and is answered within seconds.
+const MOST_TRANSACTIONS: usize = 256;
+
+/// Names a request and its response (RFC 8489, section 5).
+pub type Transaction = [u8; 12];
 
 /// Type, length, magic cookie and transaction.
 const HEADER: usize = 20;
 /// RFC 8489, section 5.
 const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
+/// Kind and length of an attribute.
+const ATTRIBUTE_HEADER: usize = 4;
+/// An HMAC-SHA1.
+const INTEGRITY_BYTES: usize = 20;
 /// Channel number and length (RFC 8656, section 12.4).
 const CHANNEL_HEADER: usize = 4;
 
@@ -35,31 +77,185 @@ pub fn is_response(message: &[u8]) -> bool {
     message.first().is_some_and(|first| first & 1 != 0)
 }
 
+/// The transaction of a STUN message.
+pub fn transaction(message: &[u8]) -> Option<Transaction> {
+    message.get(8..HEADER)?.try_into().ok()
+}
+
+/// The attributes of a STUN message in their order, as far as they are whole: kind, value, and where each begins.
+fn attributes(message: &[u8]) -> impl Iterator<Item = (u16, &[u8], usize)> {
+    let mut at = HEADER;
+    std::iter::from_fn(move || {
+        let (head, rest) = message.get(at..)?.split_first_chunk::<ATTRIBUTE_HEADER>()?;
+        let length = usize::from(u16::from_be_bytes([head[2], head[3]]));
+        let attribute = (u16::from_be_bytes([head[0], head[1]]), rest.get(..length)?, at);
+        // Values are padded to four bytes.
+        at += ATTRIBUTE_HEADER + length.next_multiple_of(4);
+        Some(attribute)
+    })
+}
+
 /// The value of the first attribute of a kind; `None` where there is none or the message is cut off before it.
 pub fn attribute(message: &[u8], kind: u16) -> Option<&[u8]> {
-    let mut attributes = message.get(HEADER..)?;
-    loop {
-        let (head, rest) = attributes.split_first_chunk::<4>()?;
-        let length = usize::from(u16::from_be_bytes([head[2], head[3]]));
-        if u16::from_be_bytes([head[0], head[1]]) == kind {
-            return rest.get(..length);
-        }
-        // Values are padded to four bytes.
-        attributes = rest.get(length.next_multiple_of(4)..)?;
+    attributes(message).find(|(one, ..)| *one == kind).map(|(_, value, _)| value)
+}
+
+/// The address in the first attribute of a kind, which is one of the XOR addresses (RFC 8489, section 14.2).
+pub fn address(message: &[u8], kind: u16) -> Option<SocketAddr> {
+    let [_, _, high, low, masked @ ..] = attribute(message, kind)? else { return None };
+    let port = u16::from_be_bytes([high ^ COOKIE[0], low ^ COOKIE[1]]);
+    let mut bytes = masked.to_vec();
+    bytes.iter_mut().zip(&message[4..HEADER]).for_each(|(byte, mask)| *byte ^= mask);
+    let ip = match <[u8; 4]>::try_from(&bytes[..]) {
+        Ok(four) => IpAddr::from(four),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?),
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+/// Transactions, the oldest of which are forgotten.
+#[derive(Debug)]
+pub struct Transactions<T>(VecDeque<(Transaction, T)>);
+
+impl<T> Default for Transactions<T> {
+    fn default() -> Self {
+        Self(VecDeque::new())
     }
+}
+
+impl<T> Transactions<T> {
+    /// Remembers what a transaction is about.
+    pub fn note(&mut self, transaction: Transaction, what: T) {
+        if self.0.len() == MOST_TRANSACTIONS {
+            self.0.pop_front();
+        }
+        self.0.push_back((transaction, what));
+    }
+
+    /// Forgets what a message's transaction is about.
+    pub fn forget(&mut self, message: &[u8]) {
+        self.0.retain(|(one, _)| transaction(message) != Some(*one));
+    }
+
+    /// What all of them are about.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.0.iter_mut().map(|(_, what)| what)
+    }
+
+    /// What a message's transaction is about.
+    pub fn find(&self, message: &[u8]) -> Option<&T> {
+        let transaction = transaction(message)?;
+        self.0.iter().rev().find(|(one, _)| *one == transaction).map(|(_, what)| what)
+    }
+}
+
+/// A STUN message in the making.
+pub struct Draft(Vec<u8>);
+
+impl Draft {
+    /// A message of a type, in a transaction.
+    pub fn new(kind: [u8; 2], transaction: Transaction) -> Self {
+        let mut message = kind.to_vec();
+        message.extend([0, 0]);
+        message.extend(COOKIE);
+        message.extend(transaction);
+        Self(message)
+    }
+
+    /// Adds an attribute, whose value is at most a datagram.
+    pub fn with(mut self, kind: u16, value: &[u8]) -> Self {
+        self.0.extend(kind.to_be_bytes());
+        self.0.extend((value.len() as u16).to_be_bytes());
+        self.0.extend(value);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self.set_length(0);
+        self
+    }
+
+    /// Adds an attribute with an address, as one of the XOR addresses.
+    pub fn with_address(self, kind: u16, address: SocketAddr) -> Self {
+        let port = address.port().to_be_bytes();
+        let (family, mut bytes) = match address.ip() {
+            IpAddr::V4(ip) => (1, ip.octets().to_vec()),
+            IpAddr::V6(ip) => (2, ip.octets().to_vec()),
+        };
+        bytes.iter_mut().zip(&self.0[4..HEADER]).for_each(|(byte, mask)| *byte ^= mask);
+        let head = [0, family, port[0] ^ COOKIE[0], port[1] ^ COOKIE[1]];
+        self.with(kind, &[&head[..], &bytes].concat())
+    }
+
+    /// The message as it is.
+    pub fn finish(self) -> Vec<u8> {
+        self.0
+    }
+
+    /// The message with MESSAGE-INTEGRITY by a password of ICE's, and with FINGERPRINT (RFC 8445, section 7.1).
+    pub fn sign(mut self, password: &str) -> Vec<u8> {
+        self.set_length(ATTRIBUTE_HEADER + INTEGRITY_BYTES);
+        let integrity = hmac::sign(&key(password), &self.0);
+        let mut message = self.with(MESSAGE_INTEGRITY, integrity.as_ref());
+        message.set_length(ATTRIBUTE_HEADER + size_of::<u32>());
+        let fingerprint = fingerprint_value(&message.0).to_be_bytes();
+        message.with(FINGERPRINT, &fingerprint).0
+    }
+
+    /// Writes the length of what is there and of `more` bytes that will be.
+    fn set_length(&mut self, more: usize) {
+        let length = (self.0.len() - HEADER + more) as u16;
+        self.0[2..4].copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+/// A message by another user name, where it has one, and another password.
+pub fn signed_again(message: &[u8], name: &str, password: &str) -> Vec<u8> {
+    let mut draft = Draft::new([message[0], message[1]], transaction(message).unwrap_or_default());
+    for (kind, value, _) in attributes(message) {
+        draft = match kind {
+            USERNAME => draft.with(kind, name.as_bytes()),
+            MESSAGE_INTEGRITY | FINGERPRINT => draft,
+            _ => draft.with(kind, value),
+        };
+    }
+    draft.sign(password)
+}
+
+/// Whether the sender of a message knows a password: its MESSAGE-INTEGRITY is right.
+pub fn is_signed(message: &[u8], password: &str) -> bool {
+    let Some((_, integrity, at)) = attributes(message).find(|(kind, ..)| *kind == MESSAGE_INTEGRITY) else {
+        return false;
+    };
+    // It covers what is before it, under a length that ends with it (RFC 8489, section 14.5).
+    let mut covered = message[..at].to_vec();
+    let length = (at + ATTRIBUTE_HEADER + INTEGRITY_BYTES - HEADER) as u16;
+    covered[2..4].copy_from_slice(&length.to_be_bytes());
+    hmac::verify(&key(password), &covered, integrity).is_ok()
+}
+
+fn key(password: &str) -> hmac::Key {
+    hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, password.as_bytes())
+}
+
+/// The number of the channel of TURN that a datagram is of (RFC 7983).
+pub fn channel(datagram: &[u8]) -> Option<[u8; 2]> {
+    match datagram {
+        [first @ 64..=79, second, ..] => Some([*first, *second]),
+        _ => None,
+    }
+}
+
+/// Whether a datagram is a Send or Data indication of TURN.
+fn is_indication(datagram: &[u8]) -> bool {
+    is_message(datagram) && (datagram.starts_with(&SEND_INDICATION) || datagram.starts_with(&DATA_INDICATION))
 }
 
 /// What an endpoint means by a datagram: its content where it goes to or comes from a relay, itself otherwise.
 pub fn content(datagram: &[u8]) -> &[u8] {
     let inner = match datagram {
-        // RFC 7983: a channel of TURN.
-        [64..=79, _, high, low, ..] => {
+        [_, _, high, low, ..] if channel(datagram).is_some() => {
             let length = usize::from(u16::from_be_bytes([*high, *low]));
             datagram.get(CHANNEL_HEADER..CHANNEL_HEADER + length)
         }
-        [first, second, ..] if INDICATIONS.contains(&[*first, *second]) && is_message(datagram) => {
-            attribute(datagram, DATA)
-        }
+        _ if is_indication(datagram) => attribute(datagram, DATA),
         _ => None,
     };
     inner.unwrap_or(datagram)
@@ -71,19 +267,43 @@ pub mod tests {
 
     /// A STUN message of a type with attributes.
     pub fn message(kind: [u8; 2], attributes: &[(u16, &[u8])]) -> Vec<u8> {
-        let mut body = Vec::new();
-        for (kind, value) in attributes {
-            body.extend(kind.to_be_bytes());
-            body.extend((value.len() as u16).to_be_bytes());
-            body.extend(*value);
-            body.resize(body.len().next_multiple_of(4), 0);
+        let draft = Draft::new(kind, [7; 12]);
+        attributes.iter().fold(draft, |draft, (kind, value)| draft.with(*kind, value)).finish()
+    }
+
+    #[test]
+    fn a_message_is_signed_as_the_samples_of_rfc_5769_are() {
+        // RFC 5769, section 2.2, with its SOFTWARE and padding by spaces, which is covered.
+        let sample = b"\x01\x01\x00\x3c\x21\x12\xa4\x42\xb7\xe7\xa7\x01\xbc\x34\xd6\x86\xfa\x87\xdf\xae\
+            \x80\x22\x00\x0b\x74\x65\x73\x74\x20\x76\x65\x63\x74\x6f\x72\x20\
+            \x00\x20\x00\x08\x00\x01\xa1\x47\xe1\x12\xa6\x43\
+            \x00\x08\x00\x14\x2b\x91\xf5\x99\xfd\x9e\x90\xc3\x8c\x74\x89\xf9\x2a\xf9\xba\x53\xf0\x6b\xe7\xd7\
+            \x80\x28\x00\x04\xc0\x7d\x4c\x96";
+        let password = "VOkJxbRl1RmTxUk/WvJxBt";
+        assert!(is_signed(sample, password) && !is_signed(sample, "another"));
+        assert_eq!(address(sample, XOR_MAPPED_ADDRESS), Some("192.0.2.1:32853".parse().unwrap()));
+        for place in 0..sample.len() - 8 {
+            let mut damaged = sample.to_vec();
+            damaged[place] ^= 1;
+            // The length's low bits are written anew before it is looked at.
+            assert!(place / 2 == 1 || !is_signed(&damaged, password), "byte {place}");
+            assert!(!is_signed(&sample[..place], password), "cut at {place}");
         }
-        let mut message = kind.to_vec();
-        message.extend((body.len() as u16).to_be_bytes());
-        message.extend(COOKIE);
-        message.extend([7; 12]);
-        message.extend(body);
-        message
+        let ours = signed_again(sample, "", "another");
+        assert!(is_signed(&ours, "another") && !is_signed(&ours, password));
+        let fingerprint = fingerprint_value(&ours[..ours.len() - 8]).to_be_bytes();
+        assert_eq!(attribute(&ours, FINGERPRINT), Some(&fingerprint[..]));
+        assert_eq!(address(&ours, XOR_MAPPED_ADDRESS), address(sample, XOR_MAPPED_ADDRESS));
+    }
+
+    #[test]
+    fn addresses_are_written_as_they_are_read() {
+        for text in ["192.0.2.1:1", "[2001:db8::1:2]:65535"] {
+            let message = Draft::new(SEND_INDICATION, [9; 12]).with_address(XOR_PEER_ADDRESS, text.parse().unwrap());
+            assert_eq!(address(&message.finish(), XOR_PEER_ADDRESS), Some(text.parse().unwrap()));
+        }
+        let odd = message(SEND_INDICATION, &[(XOR_PEER_ADDRESS, &[0, 1, 2, 3, 4])]);
+        assert_eq!(address(&odd, XOR_PEER_ADDRESS), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rtc::peer_connection::configuration::RTCOfferOptions;
 use rtc::peer_connection::transport::RTCDtlsRole;
 use rtc::rtp_transceiver::rtp_sender::RtpCodecKind;
 use webrtc::data_channel::{DataChannel, DataChannelEvent};
@@ -13,11 +14,13 @@ use webrtc::rtp_transceiver::{RTCRtpTransceiverDirection, RTCRtpTransceiverInit}
 use webrtc::runtime::TokioRuntime;
 
 use super::super::guard::Guard;
+use super::super::stun::{self, Draft};
 use super::super::{Event, Later, Peer, Stack};
+use super::OFFER;
 use super::network::{Bare, Happening, Network, ViewerRuntime};
 use crate::ice::Servers;
 use crate::media::H264Profile;
-use crate::sdp::Board;
+use crate::sdp::{Board, Credentials, Ours};
 use crate::tasks::Group;
 
 const BOARD: Board = Board { profile: H264Profile::CONSTRAINED_BASELINE, has_sound: true };
@@ -32,6 +35,7 @@ const WILL_BEGIN: &str = "a=setup:active";
 /// A viewer that has made its offer.
 struct Viewer {
     bare: Bare,
+    guard: Arc<Guard>,
     network: Arc<Network>,
     channel: Arc<dyn DataChannel>,
     offer: String,
@@ -49,11 +53,20 @@ impl Viewer {
         let offer = bare.connection.create_offer(None).await.unwrap();
         let offer = bare.described(offer).await;
         guard.earned(1_000_000);
-        guard.answered(&offer);
+        begins(&guard, &offer);
         let repeating = guard.clone();
         #[allow(clippy::disallowed_methods, reason = "the runtime ends with its test")]
         tokio::spawn(async move { repeating.repeat().await });
-        Self { bare, network, channel, offer: offer.replace(MAY_BEGIN, setup) }
+        Self { bare, guard, network, channel, offer: offer.replace(MAY_BEGIN, setup) }
+    }
+
+    /// Offers to restart ICE, and means it.
+    async fn restart(&mut self) -> String {
+        let offer = restart_offer(self).await;
+        let offer = self.bare.described(offer).await;
+        self.guard.restarts();
+        begins(&self.guard, &offer);
+        offer
     }
 
     /// Takes the board's answer; returns the board's addresses.
@@ -200,6 +213,94 @@ async fn answers_that_nobody_acknowledges_are_dropped() {
     assert!((1000..=128 * 1024).contains(&outstanding), "{outstanding} bytes are kept");
 }
 
+/// The viewer's guard lets in who knows the name in its offer.
+fn begins(guard: &Guard, offer: &str) {
+    let ours = Ours::read(offer).unwrap().credentials().clone();
+    guard.begins(ours.clone(), ours);
+}
+
+/// The viewer's offer to restart ICE, of which it has not made up its mind.
+async fn restart_offer(viewer: &Viewer) -> RTCSessionDescription {
+    viewer.bare.connection.create_offer(Some(RTCOfferOptions { ice_restart: true })).await.unwrap()
+}
+
+/// Whether the viewer is reached by the path of before a restart.
+fn is_former(peer: &Peer) -> bool {
+    peer.connections[0].as_ref().is_some_and(|connection| connection.guard.is_former())
+}
+
+/// Both sides go on: what the viewer says is heard within a second, time after time.
+async fn goes_on(viewer: &Viewer, peer: &mut Peer, times: usize) {
+    for time in 0..times {
+        let text = format!("still here {time} {:?}", Instant::now());
+        let both = async { tokio::join!(viewer.say(&text), hears(peer, &text)) };
+        tokio::time::timeout(Duration::from_secs(1), both).await.unwrap_or_else(|_| panic!("silence after {time}"));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_that_the_viewer_does_not_go_on_with_leaves_all_as_it_was() {
+    let (stack, _group) = stack().await;
+    let mut viewer = Viewer::new(Network::new(0.0, 0), MAY_BEGIN).await;
+    let (mut peer, ..) = join(&stack, &viewer, async |_| {}).await.expect("a join");
+    goes_on(&viewer, &mut peer, 1).await;
+    for _ in 0..2 {
+        let dropped = restart_offer(&viewer).await;
+        peer.negotiate(&dropped.sdp, BOARD).await.unwrap();
+        // The stack would give up after seven seconds.
+        goes_on(&viewer, &mut peer, 18).await;
+        assert!(is_former(&peer));
+    }
+    let offer = viewer.restart().await;
+    let answer = peer.negotiate(&offer, BOARD).await.unwrap();
+    viewer.take(&answer).await;
+    // The viewer's stack has no guard that keeps what it says until it has found the new path.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    goes_on(&viewer, &mut peer, 18).await;
+    assert!(!is_former(&peer), "the new path is found");
+}
+
+/// How soon a check that nominates, the first that a board hears of its pair, is answered by one with this answer to
+/// [`OFFER`]; `None` where it is not.
+fn nomination_answered(answer: &str) -> Option<Duration> {
+    let ours = Ours::read(answer).unwrap();
+    let place = ours.candidates.iter().find(|candidate| candidate.address.is_ipv4()).unwrap();
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.connect((place.address, place.port)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let (Credentials { ufrag, password }, began) = (ours.credentials(), Instant::now());
+    let nomination = Draft::new(stun::BINDING_REQUEST, [7; 12])
+        .with(stun::USERNAME, format!("{ufrag}:abcd").as_bytes())
+        .with(stun::PRIORITY, &[1; 4])
+        .with(stun::USE_CANDIDATE, &[])
+        .sign(password);
+    socket.send(&nomination).unwrap();
+    let mut buffer = [0; 1500];
+    while began.elapsed() < Duration::from_secs(2) {
+        let Ok(size) = socket.recv(&mut buffer) else { continue };
+        let (message, local) = (&buffer[..size], socket.local_addr().unwrap());
+        let transaction = stun::transaction(message).unwrap();
+        if transaction == [7; 12] {
+            return Some(began.elapsed());
+        }
+        let success = Draft::new(stun::BINDING_SUCCESS, transaction).with_address(stun::XOR_MAPPED_ADDRESS, local);
+        socket.send(&success.sign("abcdefghijklmnopqrstuvwx")).unwrap();
+    }
+    None
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_nomination_is_answered_although_it_is_the_first_check_of_its_pair() {
+    let (stack, _group) = stack().await;
+    let (_peer, answer) = stack.answer(OFFER, BOARD, Later::InAnswer).await.unwrap();
+    let answered = tokio::task::block_in_place(|| nomination_answered(&answer)).expect("an answer");
+    assert!(answered < Duration::from_millis(400), "aioice repeats after half a second: {answered:?}");
+    // The crate as it is: when this fails, its fault is mended.
+    let (_board, answer) = bare_board(OFFER, RTCDtlsRole::Client).await;
+    assert_eq!(tokio::task::block_in_place(|| nomination_answered(&answer)), None);
+}
+
 /// A bare connection that answers as our stack did before it had a guard.
 async fn bare_board(offer: &str, role: RTCDtlsRole) -> (Bare, String) {
     let settings = Bare::settings().with_answering_dtls_role(role).build();
@@ -270,6 +371,85 @@ async fn a_stranger_s_change_cipher_spec_ends_no_session() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let both = async { tokio::join!(viewer.say("still here"), hears(&mut peer, "still here")) };
         tokio::time::timeout(Duration::from_secs(5), both).await.expect("the data channel is dead");
+    }
+}
+
+/// What no peer sends at this point: made of the datagram that the viewer is about to send.
+fn misfits(genuine: &[u8], _: u64) -> Vec<Vec<u8>> {
+    let record = |kind: u8, version: u8, epoch: u8, content: &[u8]| {
+        let head = [kind, 0xfe, version, 0, epoch, 0, 0, 0, 0, 0, 50, 0, content.len() as u8];
+        [&head[..], content].concat()
+    };
+    let message = |kind: u8, number: u8, content: &[u8]| {
+        let length = content.len() as u8;
+        let head = [kind, 0, 0, length, 0, number, 0, 0, 0, 0, 0, length];
+        record(22, 0xfd, 0, &[&head[..], content].concat())
+    };
+    let mut misfits = vec![
+        record(21, 0xfd, 0, &[2, 40]),
+        record(21, 0xfd, 0, &[1, 0]),
+        record(20, 0xfd, 1, &[1]),
+        record(20, 0xfd, 0, &[2]),
+        record(23, 0xfd, 0, b"plain"),
+        record(22, 0x03, 0, &[2; 80]),
+        record(22, 0xfd, 9, &[2; 80]),
+        // A message of 16 MB; a piece beyond its end.
+        record(22, 0xfd, 0, &[11, 255, 255, 255, 0, 1, 0, 0, 0, 0, 0, 0]),
+        record(22, 0xfd, 0, &[11, 0, 0, 40, 0, 1, 0, 0, 39, 0, 0, 2, 5, 5]),
+        message(0, 0, &[]),
+        message(20, 4, &[7; 12]),
+        message(14, 0, &[]),
+        message(11, 0, &[0; 60]),
+        [genuine, &record(21, 0xfd, 0, &[2, 40])].concat(),
+        [genuine, &genuine[..genuine.len() / 2]].concat(),
+    ];
+    // Hellos of the part that the viewer does not have.
+    let is_client = genuine.get(13) == Some(&1);
+    misfits.push(if is_client { message(2, 0, &[0; 70]) } else { client_hello() });
+    // The turn to encrypt has not come while there is anything in the clear.
+    if genuine[0] == 22 && !is_client && !genuine.windows(14).any(|record| record[0] == 20 && record[1] == 0xfe) {
+        misfits.push(record(20, 0xfd, 0, &[1]));
+    }
+    misfits
+}
+
+/// A copy with one byte changed: another byte for each seed.
+fn mutant(genuine: &[u8], seed: u64) -> Vec<Vec<u8>> {
+    let mut mutant = genuine.to_vec();
+    let place = seed as usize % mutant.len();
+    mutant[place] ^= 0x11;
+    vec![mutant]
+}
+
+/// Joins while somebody sends from the viewer's own address, just before each datagram of its handshake.
+async fn joins_beside(forger: fn(&[u8], u64) -> Vec<Vec<u8>>, count: u64, setup: &str) -> Vec<Option<Duration>> {
+    let (stack, _group) = stack().await;
+    let mut took = Vec::new();
+    for first in (0..count).step_by(20) {
+        let some = (first..count.min(first + 20)).map(async |seed| {
+            let viewer = Viewer::new(Network::new(0.0, seed), setup).await;
+            viewer.network.forge_before_each(forger);
+            join(&stack, &viewer, async |_| {}).await.map(|(.., took)| took)
+        });
+        took.extend(futures_util::future::join_all(some).await);
+    }
+    took
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_peer_sends_at_a_step_of_the_handshake_ends_no_join_although_it_comes_from_the_viewer_s_address() {
+    for setup in [MAY_BEGIN, WILL_BEGIN] {
+        all_came(&joins_beside(misfits, 100, setup).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: cargo test --lib joins::each_byte -- --ignored --nocapture"]
+async fn each_byte_of_a_handshake_is_forged_and_what_dies_is_counted() {
+    for setup in [MAY_BEGIN, WILL_BEGIN] {
+        let took = joins_beside(mutant, 800, setup).await;
+        let came: String = took.iter().map(|took| if took.is_some() { '.' } else { 'x' }).collect();
+        println!("{setup}: {} of {} joined\n{came}", took.iter().flatten().count(), took.len());
     }
 }
 

@@ -29,12 +29,18 @@ use super::super::guard::Guard;
 use super::super::interfaces::Interfaces;
 use super::super::socket::FrameSocket;
 
+/// Makes of a datagram of the viewer's what is sent before it.
+type Forger = fn(&[u8], u64) -> Vec<Vec<u8>>;
+
 /// A network between a viewer and the rest, which loses a share of what passes either way.
 #[derive(Debug)]
 pub struct Network {
     loss: f64,
     is_cut: AtomicBool,
     chance: Mutex<SmallRng>,
+    seed: u64,
+    /// What somebody sends from the viewer's address just before a datagram of the viewer's handshake.
+    forger: Mutex<Option<Forger>>,
     /// What the viewer sends by.
     sockets: Mutex<Vec<Arc<dyn AsyncUdpSocket>>>,
 }
@@ -45,8 +51,15 @@ impl Network {
             loss,
             is_cut: AtomicBool::default(),
             chance: Mutex::new(SmallRng::seed_from_u64(seed)),
+            seed,
+            forger: Mutex::default(),
             sockets: Mutex::default(),
         })
+    }
+
+    /// From now on sends what `forger` makes of each datagram of the viewer's handshake, and of this network's seed.
+    pub fn forge_before_each(&self, forger: Forger) {
+        *self.forger.lock().unwrap() = Some(forger);
     }
 
     /// Loses all from now on.
@@ -80,6 +93,14 @@ impl AsyncUdpSocket for LossySocket {
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, transmit: &Transmit<'_>) -> Poll<io::Result<usize>> {
+        let forger = *self.1.forger.lock().unwrap();
+        for contents in forger
+            .filter(|_| matches!(transmit.contents.first(), Some(20..=63)))
+            .into_iter()
+            .flat_map(|forge| forge(transmit.contents, self.1.seed))
+        {
+            ready!(self.0.poll_send(cx, &Transmit { contents: &contents, ..*transmit }))?;
+        }
         if self.1.loses() {
             return Poll::Ready(Ok(transmit.contents.len()));
         }
@@ -112,7 +133,7 @@ impl Runtime for ViewerRuntime {
         let socket = TokioRuntime.wrap_udp_socket(socket)?;
         self.0.sockets.lock().unwrap().push(socket.clone());
         let socket = Arc::new(LossySocket(socket, self.0.clone()));
-        Ok(Arc::new(FrameSocket::new(socket, 127, Arc::default(), self.1.clone())))
+        Ok(Arc::new(FrameSocket::new(socket, 127, Arc::default(), self.1.clone())?))
     }
     fn wrap_tcp_listener(&self, listener: TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {
         TokioRuntime.wrap_tcp_listener(listener)
