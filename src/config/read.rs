@@ -140,7 +140,7 @@ impl<'t> Reader<'t> {
                 Ok(_) => drop(sound.insert(key.clone(), value.clone())),
                 Err(error) => {
                     let (span, key) = (error.span().unwrap_or(value.span()), key.get_ref());
-                    let what = wording::of_kind::<T>(key, value.get_ref(), error.message(), &check);
+                    let what = wording::of_kind::<T>(key, value, &error, &check);
                     self.note(span, format!("`{name}.{key}`: {what}"));
                 }
             }
@@ -158,7 +158,7 @@ impl<'t> Reader<'t> {
         match T::deserialize(toml::de::ValueDeserializer::from(value.clone())) {
             Ok(read) => Some(read),
             Err(error) => {
-                let what = wording::of_kind::<T>(name, value.get_ref(), error.message(), |_| Vec::new());
+                let what = wording::of_kind::<T>(name, value, &error, |_| Vec::new());
                 self.note(value.span(), format!("`{name}`: {what}"));
                 None
             }

@@ -104,7 +104,10 @@ fn a_value_of_the_wrong_kind_is_told_in_the_words_of_the_file_and_with_the_limit
     for (toml, said) in [
         ("[[camera]]\nfps = -1", "-1 is not from 1 to 240"),
         ("[[camera]]\nbitrate = 99999999999", "99999999999 kbit/s is not from 50 to 100000"),
-        ("[[camera]]\nfps = 29.97", "29.97 is a number with a fraction; a whole number is needed, from 1 to 240"),
+        (
+            "[[camera]]\nfps = 29.97",
+            "29.97 is a number with a point or an exponent; a whole number is needed, from 1 to 240",
+        ),
         ("[viewers]\nmax = \"x\"", "\"x\" is text; a whole number is needed, within 1 to 500"),
         ("[viewers]\nmax = 99999999999999999999", "99999999999999999999 is not within 1 to 500"),
         ("[audio]\nchannels = 300", "300 is neither 1 nor 2"),
@@ -113,6 +116,11 @@ fn a_value_of_the_wrong_kind_is_told_in_the_words_of_the_file_and_with_the_limit
         ("[mdns]\nenabled = \"yes\"", "\"yes\" is text; true or false is needed"),
         ("[log]\nformat = \"xml\"", "`xml` is not known; write one of `auto`, `text`, `json`"),
         ("[web]\nallowed_hosts = \"a\"", "\"a\" is text; a list in [ ] is needed"),
+        ("[web]\nallowed_hosts = [\"a\", 5]", "5 is a number; text in quotes is needed"),
+        (
+            "[ice]\nservers = [{ urls = \"turn:x\", username = true, credential = \"c\" }]",
+            "true is neither number nor text; text in quotes is needed",
+        ),
         ("[web]\nlisten = \"0.0.0.0\"", "`0.0.0.0` has no port; write \"0.0.0.0:8080\""),
         ("[web]\nlisten = \"[::]\"", "`[::]` has no port; write \"[::]:8080\""),
         ("[web]\nlisten = \"camera.local:80\"", "is no address with a port"),

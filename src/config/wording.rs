@@ -1,20 +1,24 @@
 //! What is said of a value of the wrong kind: in the words of the file, not of the program that reads it.
 
+use std::ops::Range;
+
 use serde::de::DeserializeOwned;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeTable, DeValue, Error};
 
 use super::read::{Faults, shortened};
 
 /// Numbers at the ends of what a key can hold: where a key has limits, its check names them for one of these.
 const ENDS: [&str; 5] = ["0", "255", "65535", "4294967295", "9223372036854775807"];
 
-/// What is wrong with the value of `key`, of which serde says `said`. `check` knows the limits of the table's numbers.
-pub fn of_kind<T>(key: &str, value: &DeValue<'_>, said: &str, check: impl Fn(&T) -> Faults) -> String
+/// What is wrong with the value of `key`, or with one within it. `check` knows the limits of the table's numbers.
+pub fn of_kind<T>(key: &str, value: &Spanned<DeValue<'_>>, error: &Error, check: impl Fn(&T) -> Faults) -> String
 where
     T: DeserializeOwned,
 {
-    let Some(wanted) = wanted(said) else { return of_variant(said) };
+    let Some(wanted) = wanted(error.message()) else { return of_variant(error.message()) };
+    let place = error.span().unwrap_or(value.span());
+    let value = within(value, &place).unwrap_or(value.get_ref());
     let (shown, kind) = shown(value);
     if wanted != WHOLE_NUMBER {
         return format!("{shown} is {kind}; {wanted} is needed");
@@ -37,6 +41,16 @@ where
 }
 
 const WHOLE_NUMBER: &str = "a whole number";
+
+/// The value that stands at `place`, in a list or table of lists and tables.
+fn within<'v, 't>(value: &'v Spanned<DeValue<'t>>, place: &Range<usize>) -> Option<&'v DeValue<'t>> {
+    match value.get_ref() {
+        found if value.span() == *place => Some(found),
+        DeValue::Array(list) => list.iter().find_map(|one| within(one, place)),
+        DeValue::Table(table) => table.values().find_map(|one| within(one, place)),
+        _ => None,
+    }
+}
 
 /// What serde wants, in plain words; `None` where it says something else than that a value has the wrong kind.
 fn wanted(said: &str) -> Option<&str> {
@@ -65,7 +79,7 @@ fn shown(value: &DeValue<'_>) -> (String, &'static str) {
     match value {
         DeValue::String(text) => (format!("{:?}", shortened(text)), "text"),
         DeValue::Integer(number) => (shortened(&number.to_string()), "a number"),
-        DeValue::Float(number) => (shortened(number.as_str()), "a number with a fraction"),
+        DeValue::Float(number) => (shortened(number.as_str()), "a number with a point or an exponent"),
         DeValue::Boolean(value) => (value.to_string(), "neither number nor text"),
         DeValue::Datetime(time) => (time.to_string(), "a date"),
         DeValue::Array(_) => ("what stands there".into(), "a list"),

@@ -339,6 +339,9 @@ async fn a_refused_client_id_and_another_server_are_said_in_words() -> Result<()
         ("5", &[0x20, 3, 0, 0x85, 0], &["mqtt.client_id"]),
         ("5", &[0x20, 3, 0, 0x9d, 0], &["another server", "mqtt.url"]),
         ("5", &[0x20, 3, 0, 0, 0, 0xe0, 8, 0x9c, 6, 0x1c, 0, 3, b'b', b'.', b'c'], &["\"b.c\"", "mqtt.url"]),
+        // As a port with TLS answers what is none: an alert.
+        ("5", &[0x15, 3, 1, 0, 2, 2, 0x46], &["sent no MQTT 5", "mqtts://"]),
+        ("3.1.1", &[0x15, 3, 1, 0, 2, 2, 0x46], &["sent no MQTT 3.1.1", "mqtts://"]),
         ("5", &[], &["mqtt.version", "peercam-door", "door/availability"]),
         ("3.1.1", &[], &["mqtt.version", "peercam-door", "door/availability"]),
     ] {

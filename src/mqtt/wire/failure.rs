@@ -15,6 +15,9 @@ pub const BAD_PASSWORD: &str =
 pub const BAD_CLIENT_ID: &str = "the broker does not accept this board's client id: set mqtt.client_id, to at most 23 \
                                  letters and digits or to what the broker expects, or to \"\" to be given one";
 
+/// What may stand behind bytes that are no MQTT.
+pub const ANOTHER_PROTOCOL: &str = "is it a broker, and does it expect TLS at this port (mqtts://)?";
+
 /// What has to change before an attempt can succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -99,6 +102,9 @@ impl Failure {
             rustls::Error::AlertReceived(alert) => Self::refused(format!(
                 "the broker ended TLS ({alert:?}): does it want a certificate (mqtt.certificate_file), or another one?"
             )),
+            rustls::Error::InvalidMessage(_) => Self::refused(
+                "what answers there does not speak TLS: is it a port without it (mqtt:// or ws:// in mqtt.url)?",
+            ),
             other => Self::refused(format!("what answers there does not speak TLS with this board: {other}")),
         }
     }

@@ -168,7 +168,7 @@ fn of_state(error: StateError, elsewhere: Option<&str>) -> Failure {
         StateError::Io(error) => Failure::of_transport(&error),
         StateError::AwaitPingResp => Failure::away("the broker does not answer any more"),
         StateError::ConnectionAborted => Failure::closed(),
-        other => Failure::away(format!("the broker sent what is no MQTT 5: {other}")),
+        other => Failure::away(format!("what answers there sent no MQTT 5 ({other}): {}", failure::ANOTHER_PROTOCOL)),
     }
 }
 

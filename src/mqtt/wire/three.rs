@@ -103,6 +103,8 @@ fn of_state(error: StateError) -> Failure {
         StateError::Deserialization(rumqttc::Error::Io(error)) | StateError::Io(error) => Failure::of_transport(&error),
         StateError::AwaitPingResp => Failure::away("the broker does not answer any more"),
         StateError::ConnectionAborted => Failure::closed(),
-        other => Failure::away(format!("the broker sent what is no MQTT 3.1.1: {other}")),
+        other => {
+            Failure::away(format!("what answers there sent no MQTT 3.1.1 ({other}): {}", failure::ANOTHER_PROTOCOL))
+        }
     }
 }
