@@ -101,7 +101,12 @@ async fn one_that_is_not_good_is_refused_in_words_that_say_how_to_make_one() -> 
             "localhost",
             &["CA:TRUE", "a copy of this very certificate"],
         ),
-        (alone("-subj /CN=else"), "server.crt", "localhost", &["no subjectAltName", "-addext", "DNS:localhost"]),
+        (
+            alone("-subj /CN=else"),
+            "server.crt",
+            "localhost",
+            &["for else, not for localhost", "-addext", "DNS:localhost"],
+        ),
     ] {
         let (_broker, device) = shown(&lines, ca, host, "5").await?;
         let reason = device.offline().await.with_context(|| lines.clone())?;
