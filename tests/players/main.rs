@@ -69,13 +69,14 @@ const PYTHON: &str = "MADE/python/bin/python3";
 
 /// All of them. Those that do not restart ICE have no call for it. By default `webrtcbin` offers a transport for each
 /// stream.
-const PLAYERS: [Player; 12] = [
+const PLAYERS: [Player; 13] = [
     program("whepsrc", false, &[GSTREAMER, "whepsrc"]),
     program("whepclientsrc", false, &[GSTREAMER, "whepclientsrc"]),
     program("webrtcbin", false, &[GSTREAMER, "webrtcbin"]),
     program("webrtcbin, bundled", false, &[GSTREAMER, "bundled"]),
     program("aiortc", false, &[PYTHON, "-B", "tests/players/play_aiortc.py"]),
     program("libwebrtc", true, &[PYTHON, "-B", "tests/players/play_libwebrtc.py"]),
+    program("libwebrtc, sound apart", true, &[PYTHON, "-B", "tests/players/play_libwebrtc.py", "apart"]),
     Player { says_goodbye: false, ..program("libdatachannel", false, &["node", "MADE/node/play_libdatachannel.mjs"]) },
     Player { says_goodbye: false, ..program("werift", true, &["node", "MADE/node/play_werift.mjs"]) },
     program("pion", true, &["MADE/pion-player"]),

@@ -36,10 +36,31 @@ class Session:
         """The answer to an offer that restarts ICE, of which WHEP tells the difference only (RFC 8840)."""
         kept = re.findall(r"^(?:a=(?:ice-ufrag|ice-pwd|candidate|mid):.*|m=.*)\r\n", offer, re.MULTILINE)
         _, fragment = self._ask("PATCH", "application/trickle-ice-sdpfrag", "".join(kept))
-        candidates = "".join(sorted(set(re.findall(r"^a=candidate:.*\r\n", fragment, re.MULTILINE))))
-        answer = re.sub(r"^a=(?:candidate:.*|end-of-candidates)\r\n", "", self.answer, flags=re.MULTILINE)
-        for name in ("ice-ufrag", "ice-pwd"):
-            fresh = re.search(rf"^a={name}:.*\r\n", fragment, re.MULTILINE)[0]
-            answer = re.sub(rf"^a={name}:.*\r\n", fresh, answer, flags=re.MULTILINE)
-        self.answer = re.sub(r"^(?=a=ice-ufrag:)", candidates, answer, count=1, flags=re.MULTILINE)
+        self.answer = merged(self.answer, fragment)
         return self.answer
+
+
+def value(text, name):
+    """The value of an attribute."""
+    found = re.search(rf"^a={name}:(.*)\r\n", text, re.MULTILINE)
+    return found and found[1]
+
+
+def merged(answer, fragment):
+    """The answer with what a fragment tells of each transport: of all sections that had the same credentials."""
+    head, *sections = re.split(r"^(?=m=)", answer, flags=re.MULTILINE)
+    transports = {}
+    for told in re.split(r"^(?=m=)", fragment, flags=re.MULTILINE)[1:]:
+        of_tag = next(section for section in sections if value(section, "mid") == value(told, "mid"))
+        transports[value(of_tag, "ice-ufrag")] = told
+    for index, section in enumerate(sections):
+        told = transports.get(value(section, "ice-ufrag"))
+        if told is None:
+            continue
+        section = re.sub(r"^a=(?:candidate:.*|end-of-candidates)\r\n", "", section, flags=re.MULTILINE)
+        for name in ("ice-ufrag", "ice-pwd"):
+            section = re.sub(rf"^a={name}:.*\r\n", f"a={name}:{value(told, name)}\r\n", section, flags=re.MULTILINE)
+        if value(section, "mid") == value(told, "mid"):
+            section += "".join(re.findall(r"^a=candidate:.*\r\n", told, re.MULTILINE))
+        sections[index] = section
+    return head + "".join(sections)

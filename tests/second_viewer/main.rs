@@ -11,7 +11,7 @@ mod shipped;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use board::{Board, ENCODERS, VIEWERS};
 use player::{AUDIO, Bundling, CHANNEL, Player, VIDEO};
@@ -137,6 +137,11 @@ async fn decodes_pictures_and_sound(bundling: Bundling) -> Result<()> {
     // A tenth of each second is a beep, two thirds of which are louder than half of its amplitude.
     let loud = f64::from(seen.loud) / f64::from(seen.samples);
     assert!((0.04..0.09).contains(&loud), "{:.1} % of the sound is loud where it should be 6.7", loud * 100.0);
+    // Few people notice what is less (ITU-R BT.1359: 45 to 125 ms).
+    let (flash, beep) = seen.flash.zip(seen.beep).context("no beep")?;
+    let apart = (i64::try_from(beep)? - i64::try_from(flash)? + 1500) % 1000 - 500;
+    println!("{bundling:?}: the sound is {apart} ms late");
+    assert!(apart.abs() < 80, "the sound is {apart} ms later than the picture");
     assert_eq!(board.count(ENCODERS).await?, 1);
     assert_eq!(board.count(VIEWERS).await?, 1, "one viewer, however many transports");
 

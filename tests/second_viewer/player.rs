@@ -38,6 +38,9 @@ const DECODE_AUDIO: &str = "queue ! rtpopusdepay ! opusdec ! audioconvert ! audi
 /// Half of the beep's amplitude.
 const LOUD: u16 = 4096;
 
+/// Samples of silence before a beep, which nine tenths of each second are.
+const SILENCE: u32 = 24_000;
+
 /// What was seen and heard.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
@@ -51,6 +54,13 @@ pub struct Seen {
     pub samples: u32,
     /// See `samples`.
     pub loud: u32,
+    /// How long after a whole second of the player's clock the pictures have it that a second of the board's began, in
+    /// ms, by the latest one.
+    pub flash: Option<u64>,
+    /// The same by the latest beep, which begins with the second.
+    pub beep: Option<u64>,
+    /// Samples since the last loud one.
+    silence: u32,
     /// What the board has said on the data channel.
     pub told: Vec<String>,
 }
@@ -255,21 +265,35 @@ fn see(sample: &gst::Sample, seen: &mut Seen) -> Option<()> {
     let stride = usize::try_from(frame.plane_stride()[0]).ok()?;
     match time_code::decode(frame.plane_data(0).ok()?, stride, resolution) {
         Some(code) => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_millis() as u32;
-            seen.oldest = seen.oldest.max(Duration::from_millis(now.wrapping_sub(code).into()));
+            let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()?;
+            let age = u64::from((now as u32).wrapping_sub(code));
+            seen.oldest = seen.oldest.max(Duration::from_millis(age));
             seen.codes.push(code);
+            let since = now.checked_sub(age)? % 1000;
+            seen.flash = Some((due(sample)? + 1000 - since) % 1000);
         }
         None => seen.unreadable += 1,
     }
     Some(())
 }
 
-/// Counts samples.
+/// When the player shows or plays a sample, in ms of the pipeline's clock.
+fn due(sample: &gst::Sample) -> Option<u64> {
+    let segment = sample.segment()?.downcast_ref::<gst::ClockTime>()?;
+    Some(segment.to_running_time(sample.buffer()?.pts()?)?.mseconds())
+}
+
+/// Counts samples, and finds where a beep begins.
 fn hear(sample: &gst::Sample, seen: &mut Seen) -> Option<()> {
     let map = sample.buffer()?.map_readable().ok()?;
-    for sample in map.chunks_exact(2) {
+    for (at, bytes) in (0..).zip(map.chunks_exact(2)) {
+        let is_loud = i16::from_le_bytes([bytes[0], bytes[1]]).unsigned_abs() > LOUD;
+        if is_loud && seen.silence > SILENCE {
+            seen.beep = Some((due(sample)? + at / 48) % 1000);
+        }
         seen.samples += 1;
-        seen.loud += u32::from(i16::from_le_bytes([sample[0], sample[1]]).unsigned_abs() > LOUD);
+        seen.loud += u32::from(is_loud);
+        seen.silence = if is_loud { 0 } else { seen.silence + 1 };
     }
     Some(())
 }
