@@ -44,7 +44,7 @@ impl Ours {
     /// not there, which is the stack's fault.
     pub fn read(text: &str) -> Option<Self> {
         let session = Session::parse(text.as_bytes()).ok()?;
-        let mut sections = session.medias.iter().map(|media| Section { session: &session, media });
+        let mut sections = session.medias.iter().map(|media| Section::new(&session, media, &[]));
         let first = sections.next()?;
         let channel = sections.find(|section| section.media.media == "application").and_then(|section| {
             let port = section.first("sctp-port")?.parse().ok()?;
@@ -77,8 +77,7 @@ impl Offer {
         let stays = |section: &&Decided| section.verdict != Verdict::Rejected;
         for bundle in &self.bundles {
             let tags = bundle
-                .share
-                .tags()
+                .tags
                 .iter()
                 .filter(|tag| self.sections.iter().filter(stays).any(|section| section.mid.as_ref() == Some(*tag)));
             let tags: Vec<_> = tags.cloned().collect();

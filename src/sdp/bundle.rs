@@ -6,11 +6,11 @@ use super::line::{Lines, Section};
 use super::offer::{Board, Offer, Verdict};
 use super::transport::Transport;
 
-/// By what sections share a transport.
-#[derive(Clone, Debug, PartialEq)]
+/// By what sections of one offer share a transport.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Share {
-    /// They are in the group of these tags.
-    Group(Vec<String>),
+    /// They are in the group of this number.
+    Group(usize),
     /// The section of this index is in none, and has a transport of its own.
     Alone(usize),
     /// Nothing shares it any more.
@@ -20,15 +20,7 @@ pub(super) enum Share {
 impl Share {
     /// That of the section with this index.
     pub(super) fn of(section: Section<'_>, index: usize) -> Self {
-        section.group().map_or(Self::Alone(index), Self::Group)
-    }
-
-    /// The tags of the group; none without one.
-    pub(super) fn tags(&self) -> &[String] {
-        match self {
-            Self::Group(tags) => tags,
-            Self::Alone(_) | Self::Nobody => &[],
-        }
+        section.group.map_or(Self::Alone(index), |(number, _)| Self::Group(number))
     }
 }
 
@@ -36,6 +28,8 @@ impl Share {
 #[derive(Clone, Debug)]
 pub(super) struct Bundle {
     pub(super) share: Share,
+    /// Of the group that shares it, as offered; none without one.
+    pub(super) tags: Vec<String>,
     pub(super) transport: Transport,
     /// The index of the section that speaks for it.
     pub(super) tagged: usize,
@@ -54,13 +48,14 @@ impl Bundle {
             let mut staying = members.iter().copied().filter(|at| verdicts[*at] != Verdict::Rejected);
             staying.find(|at| sections[*at].first("mid") == Some(tag))
         };
-        let tagged = share.tags().iter().find_map(of_tag).unwrap_or(index);
+        let tags = sections[index].group.map_or(&[][..], |(_, tags)| tags);
+        let tagged = tags.iter().find_map(of_tag).unwrap_or(index);
         // It speaks for all (RFC 9143, section 7.3.1); where it says nothing, what is carried does.
         let carrier = sections[if sections[tagged].has("ice-ufrag") { tagged } else { index }];
         let sharing: Vec<_> = members.iter().map(|at| sections[*at]).collect();
         let transport = Transport::read(carrier, &sharing)
             .map_err(|what| Error::Unusable(format!("the offer's {} section {what}", carrier.kind())))?;
-        Ok(Self { share, transport, tagged, is_lost: false })
+        Ok(Self { share, tags: tags.to_vec(), transport, tagged, is_lost: false })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Lines of a description: attributes, for which the session's stand in where a section has none of its own (RFC 8866,
 //! section 5.13).
 
+use std::collections::HashSet;
 use std::fmt::Display;
 
 use sdp_types::{Attribute, Direction, Group, Media, Session, TypedAttribute};
@@ -24,6 +25,18 @@ pub fn parse(text: &str) -> Result<Session, Error> {
     Ok(session)
 }
 
+/// The tags of each BUNDLE group, as far as there are sections for them. They are read once, since there may be as many
+/// as a message has room for.
+pub fn groups(session: &Session) -> Vec<Vec<String>> {
+    let tag = |media| Section { session, media, group: None }.first("mid");
+    let known: HashSet<_> = session.medias.iter().filter_map(tag).collect();
+    let groups = session.attributes.iter().filter(|attribute| attribute.attribute == "group");
+    let groups = groups.filter_map(|attribute| attribute.value.as_deref()?.parse::<Group>().ok());
+    let bundles = groups.filter(|group| group.semantics.as_str().eq_ignore_ascii_case("BUNDLE"));
+    let tags = bundles.map(|group| group.mid_tags.into_iter().filter(|tag| known.contains(tag.as_str())).collect());
+    tags.filter(|tags: &Vec<_>| !tags.is_empty()).collect()
+}
+
 /// One section of a description, in the light of the whole.
 #[derive(Clone, Copy)]
 pub struct Section<'a> {
@@ -31,9 +44,20 @@ pub struct Section<'a> {
     pub session: &'a Session,
     /// The section.
     pub media: &'a Media,
+    /// The number and the tags of the BUNDLE group that it is in (RFC 9143).
+    pub group: Option<(usize, &'a [String])>,
 }
 
 impl<'a> Section<'a> {
+    /// The section of `media`, which is in one of the [groups](groups) or in none.
+    pub fn new(session: &'a Session, media: &'a Media, groups: &'a [Vec<String>]) -> Self {
+        let section = Self { session, media, group: None };
+        let mid = section.first("mid");
+        let of_tag = |(_, tags): &(usize, &Vec<String>)| mid.is_some_and(|mid| tags.iter().any(|tag| tag == mid));
+        let group = groups.iter().enumerate().find(of_tag).map(|(number, tags)| (number, &**tags));
+        Self { group, ..section }
+    }
+
     /// All values of an attribute: the section's, or else the session's. A property has an empty one.
     pub fn all(self, name: &'static str) -> impl Iterator<Item = &'a str> {
         let has_own = self.media.has_attribute(name);
@@ -77,20 +101,9 @@ impl<'a> Section<'a> {
         self.media.media.chars().take(20).collect()
     }
 
-    /// The tags of the BUNDLE group that it is in (RFC 9143).
-    pub fn group(self) -> Option<Vec<String>> {
-        let mid = self.first("mid")?;
-        let groups = self.session.attributes.iter().filter(|attribute| attribute.attribute == "group");
-        let mut groups = groups.filter_map(|attribute| attribute.value.as_deref()?.parse::<Group>().ok());
-        let group = groups.find(|group| {
-            group.semantics.as_str().eq_ignore_ascii_case("BUNDLE") && group.mid_tags.iter().any(|tag| tag == mid)
-        })?;
-        Some(group.mid_tags)
-    }
-
     /// Whether it can carry anything. The error completes the sentence "the section ..".
     pub fn check(self) -> Result<(), String> {
-        let is_bundled = self.group().is_some();
+        let is_bundled = self.group.is_some();
         // Of a bundled section the port may be another's (RFC 9143, section 6).
         if self.media.port == 0 && !(is_bundled && self.has("bundle-only")) {
             return Err("is rejected by the offer itself (port 0)".into());

@@ -67,7 +67,8 @@ impl Offer {
     /// told that none comes. So is one of which nothing would ever be served.
     pub fn read(text: &str, board: Board) -> Result<Self, Error> {
         let session = line::parse(text)?;
-        let sections = sections(&session)?;
+        let groups = line::groups(&session);
+        let sections = sections(&session, &groups)?;
         let mut refusal = None;
         let videos = || (0..sections.len()).filter(|index| sections[*index].media.media == "video");
         for index in videos().filter(|index| sections[*index].wants()) {
@@ -157,7 +158,8 @@ impl Offer {
     /// [`Error::Unusable`] where that cannot be; the connection goes on as it was.
     pub fn again(&self, text: &str, board: Board) -> Result<Self, Error> {
         let session = line::parse(text)?;
-        let sections = sections(&session)?;
+        let groups = line::groups(&session);
+        let sections = sections(&session, &groups)?;
         if sections.len() < self.sections.len() {
             let reason = "a further offer has all sections of the first, in the same order (RFC 3264, section 8)";
             return Err(Error::Unusable(reason.into()));
@@ -345,8 +347,8 @@ impl Decided {
 }
 
 /// The sections, whose tags have to differ (RFC 5888, section 4).
-fn sections(session: &Session) -> Result<Vec<Section<'_>>, Error> {
-    let sections: Vec<_> = session.medias.iter().map(|media| Section { session, media }).collect();
+fn sections<'a>(session: &'a Session, groups: &'a [Vec<String>]) -> Result<Vec<Section<'a>>, Error> {
+    let sections: Vec<_> = session.medias.iter().map(|media| Section::new(session, media, groups)).collect();
     for (at, section) in sections.iter().enumerate() {
         let mid = section.first("mid");
         if mid.is_some() && sections[..at].iter().any(|earlier| earlier.first("mid") == mid) {

@@ -211,6 +211,27 @@ fn of_a_partial_group_what_is_in_it_shares_a_transport_and_the_rest_does_not() {
 }
 
 #[test]
+fn groups_without_end_cost_no_more_than_other_lines() {
+    let many = "a=group:BUNDLE x\r\n".repeat(12_000);
+    let long = format!("a=group:BUNDLE {}0 1 2\r\n", "x ".repeat(115_000));
+    for groups in [many, long] {
+        let crowd = "m=text 9 UDP/TLS/RTP/SAVPF 98\r\na=x\r\n".repeat(28);
+        let text = apart().replace("t=0 0\r\n", &format!("t=0 0\r\n{groups}")) + &crowd;
+        assert!(text.len() < 256 * 1024, "what a message may have");
+        let time = |text: &str| {
+            let began = std::time::Instant::now();
+            let read = Offer::read(text, BOARD).unwrap();
+            answer_of(&read.again(text, BOARD).unwrap());
+            began.elapsed()
+        };
+        // A group of something else is read, too.
+        let (bundled, other) = (time(&text), time(&text.replace("BUNDLE", "FINITE")));
+        println!("{} bytes of groups take {bundled:?}, and {other:?} where they are others", groups.len());
+        assert!(bundled < 10 * other, "{bundled:?}, and {other:?} where the groups are others");
+    }
+}
+
+#[test]
 fn a_transport_that_cannot_be_had_costs_only_what_it_carries() {
     let without = |name: &str| {
         let text = apart();
