@@ -116,6 +116,14 @@ impl Served {
         video.chain(audio).chain(channel).find(|(at, _)| *at == index).map(|(_, bundle)| bundle)
     }
 
+    /// Learns what shares a transport with each in another offer.
+    pub(super) fn find(&mut self, sections: &[Section<'_>]) {
+        let share = |index: usize| Share::of(sections[index], index);
+        self.video.iter_mut().for_each(|video| video.share = share(video.index));
+        self.audio.iter_mut().for_each(|audio| audio.share = share(audio.index));
+        self.channel.iter_mut().for_each(|channel| channel.share = share(channel.index));
+    }
+
     /// Puts each on its transport.
     pub(super) fn assign(&mut self, bundles: &[Bundle]) {
         let bundle_of = |share: &Share| bundles.iter().position(|bundle| bundle.share == *share).unwrap_or_default();

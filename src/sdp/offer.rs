@@ -169,23 +169,15 @@ impl Offer {
         }
         // The stack knows of the first; what has come to an end is not sent, and what is new has no track.
         let mut served = self.served.clone();
-        if let Some(video) = &served.video
-            && sections[video.index].check().is_ok()
+        served.find(&sections);
+        if let Some(At { index, what, .. }) = &served.video
+            && sections[*index].media.media == "video"
+            && sections[*index].check().is_ok()
         {
-            picture_of(sections[video.index], board, Some(video.what.payload_type))?;
+            picture_of(sections[*index], board, Some(what.payload_type))?;
         }
-        if served.channel.is_none() {
-            let channel = |(index, section)| Some(At::new(index, section, Channel::read(section)?));
-            let fresh = sections.iter().copied().enumerate().skip(self.sections.len());
-            let shared = |(index, section): &(usize, Section<'_>)| {
-                let share = Share::of(*section, *index);
-                section.check().is_ok() && served.indices().any(|other| Share::of(sections[other], other) == share)
-            };
-            let fresh = fresh.filter(|(_, section)| section.media.media == "application");
-            served.channel = fresh.filter(shared).filter_map(channel).next();
-        }
-        let verdicts: Vec<_> =
-            sections.iter().copied().enumerate().map(|(at, section)| served.verdict(at, section, board)).collect();
+        let all = sections.iter().copied().enumerate();
+        let mut verdicts: Vec<_> = all.clone().map(|(at, section)| served.verdict(at, section, board)).collect();
         let mut bundles = Vec::new();
         for (at, earlier) in self.bundles.iter().enumerate() {
             let mut carried = served.indices().filter(|index| self.served.bundle_of(*index) == Some(at));
@@ -201,9 +193,6 @@ impl Offer {
                 None => Bundle { share: Share::Nobody, ..earlier.clone() },
             });
         }
-        if let Some(channel) = served.channel.as_mut().filter(|_| self.served.channel.is_none()) {
-            channel.bundle = bundles.iter().position(|bundle| bundle.share == channel.share).unwrap_or_default();
-        }
         for index in served.indices().filter(|index| verdicts[*index] != Verdict::Rejected) {
             let share = Share::of(sections[index], index);
             let at = served.bundle_of(index).filter(|at| !bundles[*at].is_lost);
@@ -212,6 +201,18 @@ impl Offer {
                 let reason = format!("the offer moves its {kind} section to another transport; begin a new session");
                 return Err(Error::Unusable(reason));
             }
+        }
+        // A data channel needs no track, but a transport that there is.
+        let added = all.skip(self.sections.len()).filter(|(_, section)| section.media.media == "application");
+        let mut added = added.filter(|(_, section)| section.check().is_ok()).filter_map(|(index, section)| {
+            let bundle = bundles.iter().position(|bundle| bundle.share == Share::of(section, index))?;
+            Some(At { bundle, ..At::new(index, section, Channel::read(section)?) })
+        });
+        if served.channel.is_none()
+            && let Some(channel) = added.next()
+        {
+            verdicts[channel.index] = Verdict::Channel;
+            served.channel = Some(channel);
         }
         Ok(Self::new(&sections, verdicts, served, bundles))
     }

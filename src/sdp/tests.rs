@@ -379,7 +379,25 @@ fn a_section_may_come_to_an_end_and_be_asked_for_again() {
     assert!(again.reduced(1).contains("m=audio"), "the stack keeps it");
     assert_eq!(again.again(&apart(), BOARD).unwrap().flows(), (true, true));
     let both = ended.replacen("m=video 9", "m=video 0", 1);
-    assert_eq!(again.again(&both, BOARD).unwrap().flows(), (false, false));
+    let over = again.again(&both, BOARD).unwrap();
+    assert_eq!(over.flows(), (false, false));
+    // Its place is free for something else (RFC 3264, section 8.1), of which there is no track.
+    let other = both.replacen("m=video 0", "m=audio 9", 1);
+    assert_eq!(over.again(&other, BOARD).unwrap().flows(), (false, false));
+}
+
+#[test]
+fn a_data_channel_that_a_further_offer_adds_is_served_on_a_transport_that_there_is() {
+    let text = apart();
+    let (media, data) = text.split_at(text.find("m=application").unwrap());
+    let grouped = |text: &str, group: &str| text.replace("t=0 0\r\n", &format!("t=0 0\r\na=group:BUNDLE {group}\r\n"));
+    let first = Offer::read(&grouped(media, "1"), BOARD).unwrap();
+    let again = first.again(&grouped(&text, "1 2"), BOARD).unwrap();
+    assert!(again.reduced(1).contains("BUNDLE audio data\r\n"), "{}", again.reduced(1));
+    assert!(sections(&answer_of(&again))[2].0.starts_with("application 9 "));
+    assert!(again.again(&grouped(&text, "1 2"), BOARD).unwrap().reduced(1).contains("BUNDLE audio data\r\n"));
+    let alone = first.again(&format!("{}{data}", grouped(media, "1")), BOARD).unwrap();
+    assert!(sections(&answer_of(&alone))[2].0.starts_with("application 0 "), "there is no connection for it");
 }
 
 #[test]
