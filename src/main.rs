@@ -15,6 +15,7 @@ use peercam::doctor;
 use peercam::provision;
 use peercam::provision::{EXAMPLE, Outcome, joining, provision};
 use peercam::start::Start;
+use peercam::tasks;
 use tokio::runtime::Runtime;
 
 /// sysexits.h's EX_CONFIG: the unit does not restart on it, as only the operator can help.
@@ -72,6 +73,8 @@ struct ConfigArguments {
 }
 
 fn main() -> ExitCode {
+    // Until the log is set up, which `run` does.
+    tasks::report_panics(|panic| eprintln!("{panic}"));
     let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {

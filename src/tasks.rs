@@ -4,8 +4,10 @@
 //! ends the process or goes unnoticed: a task of [`Group::spawn`] ends alone, one of [`Group::keep`] is started again.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::panic;
+use std::panic::{AssertUnwindSafe, Location, PanicHookInfo, catch_unwind};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -173,6 +175,37 @@ pub fn message(panic: &(dyn Any + Send)) -> String {
     text.unwrap_or("it gave no words").chars().take(MOST_MESSAGE).collect()
 }
 
+thread_local! {
+    /// Where the last panic was, within [`caught`]; `None` outside of it.
+    static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs `work`. A panic in it is an error: what it said, and where. Nothing else is reported of it, as the caller has
+/// words for it: libraries panic at what devices say.
+///
+/// # Errors
+///
+/// When it panicked.
+pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    let outer = PLACE.replace(Some(String::new()));
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    let place = PLACE.replace(outer).unwrap_or_default();
+    outcome.map_err(|panic| format!("{} ({place})", message(&*panic)))
+}
+
+/// Has all panics reported by `report`, but for those that are [`caught`].
+pub fn report_panics(report: impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static) {
+    panic::set_hook(Box::new(move |panic| {
+        let is_caught = PLACE.with_borrow_mut(|place| {
+            let found = panic.location().map(ToString::to_string).unwrap_or_default();
+            place.as_mut().map(|place| *place = found).is_some()
+        });
+        if !is_caught {
+            report(panic);
+        }
+    }));
+}
+
 /// Pauses between attempts: doubling from `first` to `most`, each shortened by up to a quarter at random,
 /// so that a fleet of boards does not knock in step after a power cut.
 #[derive(Clone, Debug)]
@@ -334,6 +367,27 @@ mod tests {
         let group = Group::new();
         group.spawn_blocking(|| panic!("in a thread"));
         assert!(group.close(Duration::from_secs(5)).await);
+    }
+
+    #[test]
+    fn a_panic_that_is_caught_is_told_with_its_place_to_its_caller_alone() {
+        static REPORTED: AtomicU32 = AtomicU32::new(0);
+        report_panics(|panic| {
+            // Other tests panic meanwhile.
+            let is_ours = panic.payload_as_str().is_some_and(|said| said.starts_with("caught or not"));
+            REPORTED.fetch_add(u32::from(is_ours), Ordering::Relaxed);
+        });
+        let line = line!() + 1;
+        let inner = || caught(|| panic!("caught or not: {}", 13));
+        let outer = caught(|| {
+            assert!(inner().is_err_and(|said: String| said.contains(&format!("13 (src/tasks.rs:{line}:"))));
+            panic!("caught or not")
+        });
+        assert!(outer.is_err_and(|said: String| said.starts_with("caught or not (src/tasks.rs:")));
+        assert_eq!(REPORTED.load(Ordering::Relaxed), 0);
+        assert!(catch_unwind(|| panic!("caught or not")).is_err());
+        assert_eq!(REPORTED.load(Ordering::Relaxed), 1);
+        assert_eq!(caught(|| 7), Ok(7));
     }
 
     #[tokio::test(start_paused = true)]

@@ -84,7 +84,7 @@ pub fn start_logging(config: &LogConfig) -> LogLevel {
         LogFormat::Auto | LogFormat::Text => lines.with_ansi(to_terminal).boxed(),
     };
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
-    panic::set_hook(Box::new(log_panic));
+    tasks::report_panics(log_panic);
     LogLevel(Box::new(move |wanted| {
         let wanted = LogConfig { level: wanted.to_owned(), ..LogConfig::default() };
         if let Some((_, mistake)) = wanted.check().into_iter().next() {

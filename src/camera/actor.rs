@@ -3,15 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use gstreamer as gst;
-use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::media::{Demand, DemandWatch};
 use crate::tasks::{Backoff, Group};
 
-use super::due::{KeyFrames, Progress, Timers};
-use super::opener::{Outcome, Settings, Shared, Warmth, blocking, locked};
+use super::attempt::{Device, Hiding, Opening, Told};
+use super::due::{KeyFrames, Progress, Timers, sleep_until};
+use super::opener::{Outcome, Settings, Shared, Warmth, unless_in_use};
 use super::pipeline::{self, Pipeline, Sink};
 use super::snapshot::{self, Picture};
 use super::state::{Action, Event};
@@ -29,9 +28,6 @@ const WORKS: u64 = 5;
 /// How often a device that is not there is looked for. Looking is cheap, so that its return is noticed fast.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// How long a device may take to close: the kernel gives up waiting for sound after ten seconds.
-const CLOSING: Duration = Duration::from_secs(11);
-
 /// What a handle asks of its actor.
 #[derive(Debug)]
 pub(super) enum Command<S> {
@@ -39,8 +35,8 @@ pub(super) enum Command<S> {
     Configure(S, Verdict),
     /// Another pipeline in the place of the running one.
     Restart,
-    /// Privacy; the answer when the device is closed.
-    Privacy(Privacy, oneshot::Sender<()>),
+    /// Privacy; the answer when the device is closed, or takes too long for it.
+    Privacy(Privacy, oneshot::Sender<Result<(), Error>>),
     /// The next raw picture.
     Snapshot(oneshot::Sender<Picture>),
 }
@@ -65,19 +61,13 @@ struct Trial<S> {
     verdict: Verdict,
 }
 
-/// A device that has not let go of its pipeline yet.
-struct Closing {
-    device: String,
-    closed: oneshot::Receiver<()>,
-}
-
 /// The actor at work.
 struct Running<'a, S> {
     actor: &'a mut Actor<S>,
     demand: DemandWatch,
     state: State,
-    pipeline: Option<Pipeline>,
-    closing: Option<Closing>,
+    device: Device<S>,
+    hiding: Option<Hiding>,
     timers: Timers,
     backoff: Backoff,
     key_frames: KeyFrames,
@@ -98,8 +88,8 @@ impl<S: Settings> Actor<S> {
             demand: self.sink.feed.demand(),
             actor: self,
             state: State::Idle,
-            pipeline: None,
-            closing: None,
+            device: Device::Closed,
+            hiding: None,
             timers: Timers::default(),
             // A device that is busy or broken becomes free unannounced; its picture is to be back within 2 s.
             backoff: Backoff::new(LOOK, Duration::from_millis(1500)),
@@ -112,7 +102,8 @@ impl<S: Settings> Actor<S> {
             trial: None,
         };
         running.run().await;
-        running.stop().await;
+        // The group waits for the thread that closes the device.
+        running.stop();
     }
 }
 
@@ -120,42 +111,47 @@ impl<S: Settings> Running<'_, S> {
     async fn run(&mut self) {
         let group = self.actor.group.clone();
         if self.actor.privacy == Privacy::On {
-            self.apply(Event::Hidden).await;
+            self.apply(Event::Hidden);
         }
         let now = self.demand.now();
-        self.heed(now).await;
+        self.heed(now);
         loop {
-            let timer = self.timers.next();
+            let hiding = self.hiding.as_ref().map(|hiding| hiding.limit);
+            let timer = [self.timers.next(), self.device.limit(), hiding].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 () = group.stopped() => return,
-                Some(command) = self.actor.inbox.recv() => self.obey(command).await,
-                demand = self.demand.changed() => self.heed(demand).await,
-                event = report(&mut self.pipeline) => self.hear(event).await,
-                () = sleep_until(timer) => self.look().await,
+                Some(command) = self.actor.inbox.recv() => self.obey(command),
+                demand = self.demand.changed() => self.heed(demand),
+                told = self.device.told() => self.hear(told),
+                () = sleep_until(timer) => self.look(),
             }
         }
     }
 
-    async fn obey(&mut self, command: Command<S>) {
+    fn obey(&mut self, command: Command<S>) {
         if let Command::Privacy(privacy, _) = command {
             self.actor.privacy = privacy;
         }
         match command {
-            Command::Configure(settings, verdict) => self.configure(settings, verdict).await,
-            Command::Restart => self.apply(Event::Renewed).await,
+            Command::Configure(settings, verdict) => self.configure(settings, verdict),
+            Command::Restart => self.apply(Event::Renewed),
             Command::Privacy(Privacy::On, done) => {
-                self.apply(Event::Hidden).await;
+                self.hiding.get_or_insert_default().told.push(done);
+                self.apply(Event::Hidden);
                 // What is there to be shown was recorded before.
                 self.actor.sink.feed.clear();
-                // Nobody waits only where the request was given up.
-                done.send(()).ok();
+                if self.device.closing().is_none() {
+                    self.answer_hiding();
+                }
             }
             Command::Privacy(Privacy::Off, done) => {
-                self.apply(Event::Shown).await;
-                done.send(()).ok();
+                self.answer_hiding();
+                self.apply(Event::Shown);
+                // Nobody waits only where the request was given up.
+                done.send(Ok(())).ok();
                 let now = self.demand.now();
-                self.heed(now).await;
+                self.heed(now);
             }
             Command::Snapshot(taker) => {
                 self.snapshots.push(taker);
@@ -164,7 +160,7 @@ impl<S: Settings> Running<'_, S> {
         }
     }
 
-    async fn configure(&mut self, settings: S, verdict: Verdict) {
+    fn configure(&mut self, settings: S, verdict: Verdict) {
         let former = self.actor.settings.send_replace(settings.clone());
         let is_tuned = settings.suits(&former);
         // The first picture of an earlier trial never came, so what was before it is what can be gone back to.
@@ -180,20 +176,20 @@ impl<S: Settings> Running<'_, S> {
             None => former,
         };
         if is_tuned {
-            if let Some(pipeline) = &self.pipeline {
+            if let Some(pipeline) = self.device.pipeline() {
                 settings.tune(pipeline);
             }
             verdict.send(Ok(())).ok();
             // It may be wanted warm now, or not any more.
             let now = self.demand.now();
-            return self.heed(now).await;
+            return self.heed(now);
         }
         if matches!(self.state, State::Idle | State::Private) {
             verdict.send(Ok(())).ok();
             return;
         }
         self.trial = Some(Trial { former, verdict });
-        self.apply(Event::Renewed).await;
+        self.apply(Event::Renewed);
     }
 
     /// The trial is over, if there was one: its settings hold.
@@ -203,13 +199,13 @@ impl<S: Settings> Running<'_, S> {
         }
     }
 
-    async fn heed(&mut self, demand: Demand) {
+    fn heed(&mut self, demand: Demand) {
         let has_wish = std::mem::replace(&mut self.wishes, demand.key_frames) != demand.key_frames;
         if demand.viewers > 0 || self.actor.settings.borrow().warmth() == Warmth::Kept {
             self.timers.leave = None;
             if self.state == State::Idle {
                 // The first frame of a pipeline is a key frame, which fulfils the wish.
-                return self.apply(Event::Wanted).await;
+                return self.apply(Event::Wanted);
             }
         } else if self.state != State::Idle && self.timers.leave.is_none() {
             self.timers.leave = Some(Instant::now() + GRACE);
@@ -220,53 +216,62 @@ impl<S: Settings> Running<'_, S> {
         }
     }
 
-    async fn hear(&mut self, event: pipeline::Event) {
-        match event {
-            pipeline::Event::FirstFrame => self.apply(Event::FirstFrame).await,
-            pipeline::Event::Failed(failure) => self.fail(failure).await,
+    fn hear(&mut self, told: Told) {
+        match told {
+            Told::Opened(opened) => self.take_over(opened),
+            Told::Reported(pipeline::Event::FirstFrame) => self.apply(Event::FirstFrame),
+            Told::Reported(pipeline::Event::Failed(failure)) => self.fail(failure),
+            Told::Closed => self.go_on(),
         }
     }
 
-    async fn look(&mut self) {
+    fn look(&mut self) {
         let now = Instant::now();
         let is_due = |timer: Option<Instant>| timer.is_some_and(|due| due <= now);
         self.force_due_key_frame(now);
+        if is_due(self.hiding.as_ref().map(|hiding| hiding.limit)) {
+            self.answer_hiding();
+        }
+        if is_due(self.device.limit()) {
+            self.stop();
+            return self.hang();
+        }
         if is_due(self.timers.leave) {
             self.timers.leave = None;
-            return self.apply(Event::Unwanted).await;
+            return self.apply(Event::Unwanted);
         }
         if is_due(self.timers.retry) {
             self.timers.retry = None;
-            return self.apply(Event::RetryDue).await;
+            return self.apply(Event::RetryDue);
         }
         if is_due(self.timers.check) {
             self.timers.check = Some(now + CHECK);
-            self.check(now).await;
+            self.check(now);
         }
     }
 
-    async fn check(&mut self, now: Instant) {
-        let Some(pipeline) = &self.pipeline else { return };
+    fn check(&mut self, now: Instant) {
+        let Some(pipeline) = self.device.pipeline() else { return };
         let patience = pipeline.graph().patience;
         let patience = if self.state == State::Live { patience.next } else { patience.first };
         let published = pipeline.published();
         if !self.works && published >= WORKS {
             self.works = true;
-            locked(&self.actor.source).learn(Outcome::Works);
+            self.learn(Outcome::Works);
         }
         if self.progress.silence(published, now) < patience {
             return;
         }
         let (device, pictures) = (pipeline.graph().device.clone(), pipeline.damaged());
         match self.state {
-            State::Starting if pictures > 0 => self.fail(Error::Damaged { device, pictures, waited: patience }).await,
-            State::Starting => self.fail(Error::Silent { device, waited: patience }).await,
+            State::Starting if pictures > 0 => self.fail(Error::Damaged { device, pictures, waited: patience }),
+            State::Starting => self.fail(Error::Silent { device, waited: patience }),
             _ => {
                 tracing::warn!(%device, waited_ms = patience.as_millis() as u64, "no frames any more, restarting");
                 if !self.works {
-                    locked(&self.actor.source).learn(Outcome::Stalled);
+                    self.learn(Outcome::Stalled);
                 }
-                self.apply(Event::Stalled).await;
+                self.apply(Event::Stalled);
             }
         }
     }
@@ -275,21 +280,57 @@ impl<S: Settings> Running<'_, S> {
         if self.timers.key_frame.is_some_and(|due| due <= now) {
             self.timers.key_frame = None;
             self.key_frames.forced(now);
-            if let Some(pipeline) = &self.pipeline {
+            if let Some(pipeline) = self.device.pipeline() {
                 pipeline.force_key_frame();
             }
         }
     }
 
-    async fn fail(&mut self, failure: Error) {
-        locked(&self.actor.source).learn(Outcome::Failed(&failure));
+    /// The device has hung for too long.
+    fn hang(&mut self) {
+        let Some(failure) = self.device.hangs() else { return };
+        if self.state == State::Starting {
+            return self.fail(failure);
+        }
+        tracing::error!(source = %self.actor.status.borrow().name, reason = %failure, "the device does not let go");
+        self.tell();
+    }
+
+    /// The device is closed.
+    fn go_on(&mut self) {
+        self.device = Device::Closed;
+        self.actor.status.send_if_modified(|status| std::mem::take(&mut status.encoders_running) > 0);
+        self.answer_hiding();
+        self.tell();
+        if self.state == State::Starting {
+            self.start();
+        }
+    }
+
+    /// Tells those who wait for it whether the device is closed.
+    fn answer_hiding(&mut self) {
+        let Some(hiding) = self.hiding.take() else { return };
+        // Before the answers: whoever has one and asks for the status finds it there.
+        self.tell();
+        hiding.answer(self.device.closing());
+    }
+
+    fn learn(&self, outcome: Outcome<'_>) {
+        // In use is it only where opening hangs, of which there is nothing to learn.
+        if let Some(mut source) = unless_in_use(&self.actor.source) {
+            source.learn(outcome);
+        }
+    }
+
+    fn fail(&mut self, failure: Error) {
+        self.learn(Outcome::Failed(&failure));
         // A device that is not there says nothing about the settings: they hold.
         if let Some(trial) = self.trial.take_if(|_| failure.is_of_settings()) {
             let name = self.actor.status.borrow().name.clone();
             tracing::warn!(source = %name, reason = %failure, "the new settings do not work, back to the former");
             self.actor.settings.send_replace(trial.former);
             trial.verdict.send(Err(failure)).ok();
-            return self.apply(Event::Renewed).await;
+            return self.apply(Event::Renewed);
         }
         let is_news = self.failure.as_ref().is_none_or(|known| known.to_string() != failure.to_string());
         if is_news {
@@ -297,26 +338,27 @@ impl<S: Settings> Running<'_, S> {
             tracing::warn!(source = %name, reason = %failure, "waiting");
         }
         self.failure = Some(failure);
-        self.apply(Event::Failed).await;
+        self.apply(Event::Failed);
     }
 
-    async fn apply(&mut self, event: Event) {
+    fn apply(&mut self, event: Event) {
         let (state, action) = self.state.on(event);
         self.state = state;
         match action {
             Action::Nothing => return,
-            Action::Start => return self.start().await,
+            Action::Start => return self.start(),
             Action::Restart => {
-                self.stop().await;
-                return self.start().await;
+                self.stop();
+                return self.start();
             }
             Action::Stop => {
                 self.failure = None;
                 self.backoff.reset();
-                self.stop().await;
+                self.stop();
+                self.timers.leave = None;
             }
             Action::Pause => {
-                self.stop().await;
+                self.stop();
                 let is_absent = self.failure.as_ref().is_some_and(Error::is_absence);
                 if is_absent {
                     self.backoff.reset();
@@ -326,7 +368,7 @@ impl<S: Settings> Running<'_, S> {
             }
             Action::Settle => {
                 self.failure = None;
-                if let Some(graph) = self.pipeline.as_ref().map(Pipeline::graph) {
+                if let Some(graph) = self.device.pipeline().map(Pipeline::graph) {
                     tracing::info!(device = %graph.device, mode = graph.mode.as_ref().map(tracing::field::display),
                         encoder = graph.encoder.as_ref().map(|encoder| encoder.kind.name), "frames flow");
                 }
@@ -339,72 +381,48 @@ impl<S: Settings> Running<'_, S> {
         self.accept();
     }
 
-    async fn start(&mut self) {
+    fn start(&mut self) {
         self.tell();
-        // A device is opened once at a time: attempts must not pile up behind one that hangs.
-        if let Some(closing) = &mut self.closing {
-            if closing.closed.try_recv() == Err(TryRecvError::Empty) {
-                let failure = Error::Stuck { device: closing.device.clone() };
-                return Box::pin(self.fail(failure)).await;
-            }
-            self.closing = None;
+        match self.device.closing() {
+            None => {}
+            Some(closing) if closing.limit.is_none() => return self.fail(closing.hangs()),
+            // Once it is closed this is called again.
+            Some(_) => return,
         }
         self.works = false;
         let actor = &self.actor;
-        let (source, sink, settings) = (actor.source.clone(), actor.sink.clone(), actor.settings.borrow().clone());
-        let started = blocking(&actor.group, move || {
-            gst::init().map_err(Error::broken)?;
-            let graph = locked(&source).open(&settings)?;
-            Pipeline::run(graph, sink)
-        })
-        .await;
-        let pipeline = match started {
+        let settings = actor.settings.borrow().clone();
+        let opening = Opening::begin(actor.source.clone(), actor.sink.clone(), settings, &actor.group);
+        self.device = Device::Opening(opening);
+    }
+
+    fn take_over(&mut self, opened: Result<Pipeline, Error>) {
+        let begun_with = self.device.begun_with();
+        let pipeline = match opened {
             Ok(pipeline) => pipeline,
-            // Not `fail`: that calls `apply`, which called this.
-            Err(failure) => return Box::pin(self.fail(failure)).await,
+            Err(failure) => return self.fail(failure),
         };
+        let settings = self.actor.settings.borrow().clone();
+        if begun_with.is_some_and(|begun_with| begun_with != settings) {
+            settings.tune(&pipeline);
+        }
         let now = Instant::now();
         self.key_frames.forced(now);
         self.progress = Progress { published: 0, since: Some(now) };
         self.timers = Timers { check: Some(now + CHECK), leave: self.timers.leave, ..Timers::default() };
-        let graph = pipeline.graph();
-        self.actor.status.send_modify(|status| {
-            status.device.clone_from(&graph.device);
-            status.mode.clone_from(&graph.mode);
-            status.encoder = match (&graph.encoder, &graph.mode) {
-                (Some(encoder), _) => Some(encoder.kind.name.to_owned()),
-                (None, Some(_)) => Some(super::PASSTHROUGH.to_owned()),
-                (None, None) => Some("opusenc".to_owned()),
-            };
-            let encoders = u32::from(graph.encoder.is_some() || graph.mode.is_none());
-            status.encoder_starts += u64::from(encoders);
-            status.encoders_running = encoders;
-        });
-        self.pipeline = Some(pipeline);
+        self.actor.status.send_modify(|status| status.take_in(pipeline.graph()));
+        self.device = Device::Open(Box::new(pipeline));
         self.tell();
     }
 
-    async fn stop(&mut self) {
-        self.timers = Timers::default();
-        if let Some(pipeline) = self.pipeline.take() {
-            let device = pipeline.graph().device.clone();
-            let (done, closed) = oneshot::channel();
-            self.actor.group.spawn_blocking(move || {
-                drop(pipeline);
-                // Nobody waits for it any more where it took too long.
-                done.send(()).ok();
-            });
-            let mut closing = Closing { device, closed };
-            if tokio::time::timeout(CLOSING, &mut closing.closed).await.is_err() {
-                tracing::error!(device = %closing.device, waited_s = CLOSING.as_secs(), "the device does not let go");
-                self.closing = Some(closing);
-            }
-        }
-        self.actor.status.send_if_modified(|status| std::mem::take(&mut status.encoders_running) > 0);
+    /// Has the device closed; nothing of it is published any more.
+    fn stop(&mut self) {
+        self.timers = Timers { leave: self.timers.leave, ..Timers::default() };
+        self.device.let_go(&self.actor.status.borrow(), &self.actor.group);
     }
 
     fn serve_snapshots(&mut self) {
-        if let (State::Live, Some(pipeline)) = (self.state, &self.pipeline) {
+        if let (State::Live, Some(pipeline)) = (self.state, self.device.pipeline()) {
             for taker in self.snapshots.drain(..) {
                 snapshot::take(pipeline, taker);
             }
@@ -414,7 +432,10 @@ impl<S: Settings> Running<'_, S> {
     /// Publishes state and reason where they changed.
     fn tell(&self) {
         let reason = match self.state {
-            State::Private => Some(super::PRIVACY.to_owned()),
+            State::Private => Some(match self.device.closing() {
+                Some(closing) if self.hiding.is_none() => closing.may_be_open().to_string(),
+                _ => super::PRIVACY.to_owned(),
+            }),
             _ => self.failure.as_ref().map(Error::to_string),
         };
         // Until an attempt brings a frame it is waited for: a status that says so four times a second tells nothing.
@@ -424,19 +445,5 @@ impl<S: Settings> Running<'_, S> {
             (status.state, status.reason) = (state, reason);
             is_news
         });
-    }
-}
-
-async fn report(pipeline: &mut Option<Pipeline>) -> pipeline::Event {
-    match pipeline {
-        Some(pipeline) => pipeline.event().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep_until(timer: Option<Instant>) {
-    match timer {
-        Some(due) => tokio::time::sleep_until(due.into()).await,
-        None => std::future::pending().await,
     }
 }

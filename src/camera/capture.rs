@@ -13,7 +13,7 @@ use super::controls::Adjusted;
 use super::device::{self, Source, Video};
 use super::encoder::{self, Work};
 use super::jpeg::Guard;
-use super::mode::{self, Encoding, Format, Wanted};
+use super::mode::{self, Choice, Encoding, Format, Wanted};
 use super::opener::{Opener, Outcome};
 use super::paced::{self, Pace, Waker};
 use super::pipeline::{Graph, Patience};
@@ -28,6 +28,8 @@ pub(super) struct Capture {
     source: Source,
     /// The camera of the last attempt. One that comes back under another number is known by this.
     seen: Option<Video>,
+    /// The format of the last attempt, if it came so far.
+    format: Option<Format>,
     /// Whether a camera worked. From then on its absence is waited for: a test picture would hide an unplugged one.
     has_worked: bool,
     record: Record,
@@ -40,7 +42,7 @@ impl Capture {
     pub(super) fn new(config: Config, adjusted: Adjusted) -> Self {
         let source = Source::parse(&config.source);
         let (record, told) = (Record::default(), String::new());
-        Self { config, source, seen: None, has_worked: false, record, told, adjusted }
+        Self { config, source, seen: None, format: None, has_worked: false, record, told, adjusted }
     }
 }
 
@@ -52,6 +54,7 @@ impl Opener<Config> for Capture {
             self.has_worked = false;
         }
         self.config.clone_from(config);
+        self.format = None;
         self.record.forget();
         let video = match &self.source {
             Source::Test => None,
@@ -70,7 +73,7 @@ impl Opener<Config> for Capture {
     fn learn(&mut self, outcome: Outcome<'_>) {
         let Some(video) = &self.seen else { return };
         self.has_worked |= matches!(outcome, Outcome::Works);
-        self.record.add(video, outcome);
+        self.record.add(video, self.format, outcome);
     }
 }
 
@@ -126,11 +129,26 @@ impl Capture {
         Ok(graph)
     }
 
-    fn v4l2(&self, video: &Video) -> Result<Graph, Error> {
+    /// What to ask of the camera. A format that does not bring pictures gives way to the next.
+    fn choose(&mut self, video: &Video) -> Result<Choice, Error> {
         let encoding = if self.config.encoder == PASSTHROUGH { Encoding::Camera } else { Encoding::Board };
         let wanted = Wanted { resolution: self.config.resolution(), fps: self.config.fps, encoding };
-        let choice = mode::choose(&video.offers, wanted)
+        let failures = |format| self.record.failures_of(video, format).0;
+        let choice = mode::choose(&video.offers, wanted, failures)
             .ok_or_else(|| Error::NoMode { device: video.in_words(), formats: video.formats() })?;
+        let first = mode::choose(&video.offers, wanted, |_| 0).map(|first| first.format);
+        let is_news = |first: &Format| *first != choice.format && self.record.is_untried(video, choice.format);
+        if let Some(first) = first.filter(is_news) {
+            let (device, instead) = (video.in_words(), choice.format.name());
+            let why = self.record.failures_of(video, first).1;
+            tracing::warn!(device, format = first.name(), instead, why, "another format of the camera is tried");
+        }
+        self.format = Some(choice.format);
+        Ok(choice)
+    }
+
+    fn v4l2(&mut self, video: &Video) -> Result<Graph, Error> {
+        let choice = self.choose(video)?;
         let fps = choice.rate.map_or(f64::from(self.config.fps), mode::Rate::as_fps);
         let mode = Mode { format: choice.format.name().into(), resolution: choice.resolution, fps };
         let source = element("v4l2src")?.property("device", video.path.display().to_string());

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::panic;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,6 +15,7 @@ use v4l2r::bindings::{v4l2_query_ext_ctrl, v4l2_querymenu};
 use v4l2r::ioctl::{self, CtrlId, QueryCtrlFlags};
 
 use crate::media::Resolution;
+use crate::tasks;
 
 use super::device::{self, Source, Video};
 use super::node::{Node, os_error, words};
@@ -351,7 +351,10 @@ fn titles(path: &Path, found: &[v4l2_query_ext_ctrl]) -> Titles {
         return Titles::new();
     }
     // The names of single values cannot be looked at before.
-    let asked = panic::catch_unwind(|| v4l::Device::with_path(path).and_then(|device| device.query_controls()));
+    let asked = tasks::caught(|| v4l::Device::with_path(path).and_then(|device| device.query_controls()));
+    if let Err(panic) = &asked {
+        tracing::debug!(device = %path.display(), %panic, "the names of a menu cannot be read");
+    }
     let described = asked.ok().and_then(Result::ok).unwrap_or_default();
     described.into_iter().filter_map(|found| Some((found.id, found.items?))).collect()
 }

@@ -21,6 +21,14 @@ impl Timers {
     }
 }
 
+/// Returns when `timer` is due: never without one.
+pub(super) async fn sleep_until(timer: Option<Instant>) {
+    match timer {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Which wishes for a key frame are fulfilled when.
 #[derive(Debug, Default)]
 pub(super) struct KeyFrames {

@@ -123,9 +123,20 @@ pub enum Error {
         /// What its pictures say.
         found: Resolution,
     },
-    /// The device was told to stop and goes on.
-    #[error("{device} hangs: it does not let itself be closed; unplug it, or restart the board")]
+    /// The device was told to begin or to stop, and does not answer.
+    #[error("{device} hangs: it does not let itself be {verb}; unplug it, or restart the board")]
     Stuck {
+        /// The device in words.
+        device: String,
+        /// `opened` or `closed`.
+        verb: &'static str,
+    },
+    /// Privacy is on, and the device does not answer.
+    #[error(
+        "{}: nothing of {device} is sent, but it hangs and may still be open; unplug it, or restart the board",
+        super::PRIVACY
+    )]
+    MaybeOpen {
         /// The device in words.
         device: String,
     },
@@ -213,6 +224,12 @@ impl Error {
 
     /// Whether it says anything about the settings that the attempt was made with.
     pub(super) fn is_of_settings(&self) -> bool {
-        !self.is_absence() && !matches!(self, Self::OtherSize { .. })
+        !self.is_absence() && !matches!(self, Self::OtherSize { .. } | Self::Stuck { .. })
+    }
+
+    /// Whether a camera may do better in another of its formats.
+    pub(super) fn is_of_format(&self) -> bool {
+        use Error::{Broken, Damaged, Failed, MissingElement, Silent};
+        matches!(self, Broken(_) | Damaged { .. } | Failed { .. } | MissingElement { .. } | Silent { .. })
     }
 }

@@ -1,6 +1,7 @@
 //! Devices become encoded frames. The only room that knows GStreamer, V4L2 and ALSA.
 
 mod actor;
+mod attempt;
 mod capture;
 mod clock;
 mod config;
@@ -23,6 +24,7 @@ mod plugins;
 mod record;
 mod snapshot;
 mod state;
+mod status;
 mod survey;
 mod test_picture;
 mod test_tone;
@@ -30,17 +32,15 @@ pub mod time_code;
 mod trial;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use gstreamer as gst;
-use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::media::{Feed, H264Profile, Resolution, Subscription};
+use crate::media::{Feed, H264Profile, Subscription};
 use crate::tasks::Group;
 
 use actor::{Actor, Command};
@@ -53,10 +53,11 @@ pub use error::Error;
 use microphone::Sound;
 pub use mode::{Format, Offer, Rate, Sizes};
 pub use movement::{Motion, Movement};
-use opener::blocking;
+use opener::{blocking, unless_in_use};
 use pipeline::Sink;
 use snapshot::Picture;
 pub use state::State;
+pub use status::{Mode, Status};
 pub use survey::{EncoderTrial, Survey, survey};
 
 /// What `encoder` and status call a camera that encodes by itself.
@@ -67,48 +68,6 @@ const PRIVACY: &str = "privacy is on";
 
 /// How long a snapshot may take: cold cameras need a few seconds to measure light.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(5);
-
-/// What a camera or microphone is doing, for status, health and the page's state pill.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Status {
-    /// The camera's name; `microphone` for the microphone.
-    pub name: String,
-    /// Where it is in its life.
-    pub state: State,
-    /// Why there is no picture, when there is none and somebody wants one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// The device in use, in words: `vivid (/dev/video0)`, `test picture`.
-    pub device: String,
-    /// What is captured: `YUYV 1280x720 at 30 fps`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mode: Option<Mode>,
-    /// The encoder in use; `passthrough` for a camera that encodes by itself.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub encoder: Option<String>,
-    /// How many encoders were started since the process began.
-    pub encoder_starts: u64,
-    /// How many encoders run now: 0 or 1.
-    pub encoders_running: u32,
-}
-
-/// A capture mode as chosen.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Mode {
-    /// As V4L2 calls it, mostly: `YUYV`, `NV12`, `I420`, `MJPEG`, `H264`.
-    pub format: String,
-    /// Picture size.
-    #[serde(flatten)]
-    pub resolution: Resolution,
-    /// Frames per second.
-    pub fps: f64,
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} at {} fps", self.format, self.resolution, (self.fps * 100.0).round() / 100.0)
-    }
-}
 
 /// A builder for an element, or what to install where GStreamer does not have it.
 fn element(name: &str) -> Result<gst::element_factory::ElementBuilder<'_>, Error> {
@@ -241,9 +200,14 @@ impl Camera {
         self.actor.send(Command::Restart).ok();
     }
 
-    /// Switches privacy. When this returns with `On`, the device is closed.
-    pub async fn set_privacy(&self, privacy: Privacy) {
-        set_privacy(&self.actor, privacy).await;
+    /// Switches privacy. With `On`, nothing of the device is shown or sent from the moment at which this returns, which
+    /// is within a second, and the device is closed.
+    ///
+    /// # Errors
+    ///
+    /// When the device hangs, so that it may still be open. Privacy is on all the same.
+    pub async fn set_privacy(&self, privacy: Privacy) -> Result<(), Error> {
+        set_privacy(&self.actor, privacy).await
     }
 
     /// What can be adjusted at the device, with the values that it has now.
@@ -393,8 +357,8 @@ impl Microphone {
     /// Whether there is something to hear with, as far as can be told without opening it. Blocks for some milliseconds.
     pub fn is_there(&self) -> bool {
         let config = self.config.borrow().clone();
-        // What a panic in a driver's library leaves behind is sound: one decision, made or not.
-        self.sound.lock().unwrap_or_else(PoisonError::into_inner).is_there(&config)
+        // A device that is being opened, and hangs, brings nothing.
+        unless_in_use(&self.sound).is_some_and(|mut sound| sound.is_there(&config))
     }
 
     /// The configuration in effect.
@@ -420,9 +384,13 @@ impl Microphone {
         configure(&self.actor, config, mistakes).await
     }
 
-    /// Switches privacy. When this returns with `On`, the device is closed.
-    pub async fn set_privacy(&self, privacy: Privacy) {
-        set_privacy(&self.actor, privacy).await;
+    /// Switches privacy, as [`Camera::set_privacy`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Camera::set_privacy`].
+    pub async fn set_privacy(&self, privacy: Privacy) -> Result<(), Error> {
+        set_privacy(&self.actor, privacy).await
     }
 }
 
@@ -439,11 +407,12 @@ async fn configure<S>(
     outcome.await.unwrap_or(Err(Error::Closed))
 }
 
-async fn set_privacy<S>(actor: &mpsc::UnboundedSender<Command<S>>, privacy: Privacy) {
+async fn set_privacy<S>(actor: &mpsc::UnboundedSender<Command<S>>, privacy: Privacy) -> Result<(), Error> {
     let (done, outcome) = oneshot::channel();
-    // Refused only when the source was closed, when no device is open any more.
-    if actor.send(Command::Privacy(privacy, done)).is_ok() {
-        outcome.await.ok();
+    match actor.send(Command::Privacy(privacy, done)) {
+        Ok(()) => outcome.await.unwrap_or(Ok(())),
+        // The source was closed: no device is open any more.
+        Err(_) => Ok(()),
     }
 }
 

@@ -281,7 +281,7 @@ pub(super) struct Wanted {
 /// Who encodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
-    /// The board, unless the camera has nothing but H.264.
+    /// The board, unless the camera has nothing but H.264, or nothing else of it works.
     Board,
     /// The camera.
     Camera,
@@ -296,15 +296,14 @@ pub(super) struct Choice {
     pub(super) rate: Option<Rate>,
 }
 
-/// The offer nearest to what is wanted: first by size, then by whole frames per second, then by the cost of its
-/// format. `None` if there is no offer that fits `wanted.encoding`.
-pub(super) fn choose(offers: &[Offer], wanted: Wanted) -> Option<Choice> {
-    let has_raw = offers.iter().any(|offer| offer.format != Format::H264);
-    let fits = |format: Format| match wanted.encoding {
-        Encoding::Camera => format == Format::H264,
-        Encoding::Board => format != Format::H264 || !has_raw,
-    };
+/// The offer to take: of those whose format has failed least, the one nearest to what is wanted, first by size, then by
+/// whole frames per second, then by the cost of its format. `None` if there is no offer that fits `wanted.encoding`.
+pub(super) fn choose(offers: &[Offer], wanted: Wanted, failures: impl Fn(Format) -> u32) -> Option<Choice> {
+    let fits = |format: Format| wanted.encoding == Encoding::Board || format == Format::H264;
     let choices = offers.iter().filter(|offer| fits(offer.format)).map(|offer| {
+        // What the camera has encoded is the last resort, unless it is asked for.
+        let (format, failed) = (offer.format, failures(offer.format));
+        let is_last = wanted.encoding == Encoding::Board && format == Format::H264;
         let off = |rate: &Rate| (rate.as_fps() - f64::from(wanted.fps)).abs();
         let rate = offer.rates.iter().copied().min_by(|one, other| off(one).total_cmp(&off(other)));
         let resolution = offer.sizes.nearest(wanted.resolution);
@@ -312,7 +311,7 @@ pub(super) fn choose(offers: &[Offer], wanted: Wanted) -> Option<Choice> {
             resolution.width.abs_diff(wanted.resolution.width) + resolution.height.abs_diff(wanted.resolution.height);
         // 29.97 is as good as 30.
         let slow = rate.as_ref().map_or(0, |rate| off(rate).round() as u64);
-        ((far, slow, offer.format), Choice { format: offer.format, resolution, rate })
+        ((failed, is_last, far, slow, format), Choice { format, resolution, rate })
     });
     choices.min_by_key(|(cost, _)| *cost).map(|(_, choice)| choice)
 }
@@ -336,7 +335,7 @@ mod tests {
 
     fn chosen(offers: &[Offer], width: u32, height: u32, fps: u32) -> String {
         let wanted = Wanted { resolution: size(width, height), fps, encoding: Encoding::Board };
-        let Some(choice) = choose(offers, wanted) else { return "none".into() };
+        let Some(choice) = choose(offers, wanted, |_| 0) else { return "none".into() };
         let rate = choice.rate.map_or("any".into(), |rate| format!("{}/{}", rate.frames, rate.seconds));
         format!("{} {} {rate}", choice.format.name(), choice.resolution)
     }
@@ -390,10 +389,34 @@ mod tests {
     fn the_cameras_own_encoder_is_used_when_asked_for_and_only_then() {
         let camera = [offer(YUYV, 640, 480, &[(30, 1)]), offer(Format::H264, 1280, 720, &[(30, 1)])];
         let wanted = |encoding| Wanted { resolution: size(1280, 720), fps: 30, encoding };
-        let format = |encoding| choose(&camera, wanted(encoding)).map(|choice| choice.format);
+        let format = |encoding| choose(&camera, wanted(encoding), |_| 0).map(|choice| choice.format);
         assert_eq!(format(Encoding::Camera), Some(Format::H264));
         assert_eq!(format(Encoding::Board), Some(YUYV));
-        assert_eq!(choose(&camera[..1], wanted(Encoding::Camera)), None);
+        assert_eq!(choose(&camera[..1], wanted(Encoding::Camera), |_| 0), None);
+    }
+
+    #[test]
+    fn formats_that_failed_stand_behind_those_that_failed_less_and_h264_behind_all_others() {
+        let camera = [
+            offer(Format::H264, 1280, 720, &[(30, 1)]),
+            offer(Format::MJPEG, 1280, 720, &[(30, 1)]),
+            offer(YUYV, 640, 480, &[(30, 1)]),
+        ];
+        let wanted = |encoding| Wanted { resolution: size(1280, 720), fps: 30, encoding };
+        let chosen = |encoding, failed: [(Format, u32); 2]| {
+            let failures = |format| failed.iter().find(|(known, _)| *known == format).map_or(0, |(_, failed)| *failed);
+            choose(&camera, wanted(encoding), failures).map(|choice| choice.format)
+        };
+        let cases = [
+            ([(Format::MJPEG, 0), (YUYV, 0)], Format::MJPEG),
+            ([(Format::MJPEG, 1), (YUYV, 0)], YUYV),
+            ([(Format::MJPEG, 1), (YUYV, 1)], Format::H264),
+            ([(Format::MJPEG, 2), (Format::H264, 1)], YUYV),
+        ];
+        for (failed, expected) in cases {
+            assert_eq!(chosen(Encoding::Board, failed), Some(expected), "{failed:?}");
+        }
+        assert_eq!(chosen(Encoding::Camera, [(Format::H264, 9), (YUYV, 0)]), Some(Format::H264), "it was asked for");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! What an actor has to know of settings, what it opens, and the threads on which it does so.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use tokio::sync::oneshot;
 
@@ -57,6 +56,15 @@ pub(super) fn locked<S>(source: &Shared<S>) -> MutexGuard<'_, dyn Opener<S> + 's
     source.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The same; `None` where it is in use, as by a thread that hangs within a device's driver.
+pub(super) fn unless_in_use<T: ?Sized>(shared: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match shared.try_lock() {
+        Ok(found) => Some(found),
+        Err(TryLockError::Poisoned(found)) => Some(found.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
 /// Runs what may block on a thread for such work. A panic in it is an error: devices say what libraries did not expect.
 pub(super) async fn blocking<T: Send + 'static>(
     group: &Group,
@@ -64,8 +72,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, Error> {
     let (done, outcome) = oneshot::channel();
     group.spawn_blocking(move || {
-        let outcome = catch_unwind(AssertUnwindSafe(work));
-        let outcome = outcome.unwrap_or_else(|panic| Err(Error::Panicked(tasks::message(&*panic))));
+        let outcome = tasks::caught(work).unwrap_or_else(|panic| Err(Error::Panicked(panic)));
         // Nobody takes the outcome only when the process ends.
         done.send(outcome).ok();
     });

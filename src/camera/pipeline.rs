@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::media::{Bitrate, Feed, Frame, H264Profile};
 
+use super::attempt::Gate;
 use super::clock::Clock;
 use super::encoder::Encoder;
 use super::even::Even;
@@ -100,13 +101,14 @@ impl Graph {
 pub(super) struct Pipeline {
     pipeline: gst::Pipeline,
     graph: Graph,
+    gate: Gate,
     events: mpsc::UnboundedReceiver<Event>,
     published: Arc<AtomicU64>,
 }
 
 impl Pipeline {
-    /// Starts `graph`. Blocks until the device is open; frames come later.
-    pub(super) fn run(graph: Graph, sink: Sink) -> Result<Self, Error> {
+    /// Starts `graph`. Blocks until the device is open; frames come later, and are published through `gate`.
+    pub(super) fn run(graph: Graph, sink: Sink, gate: Gate) -> Result<Self, Error> {
         let (sender, events) = mpsc::unbounded_channel();
         let published = Arc::new(AtomicU64::new(0));
         let pipeline = gst::Pipeline::new();
@@ -114,7 +116,7 @@ impl Pipeline {
         pipeline.use_clock(Some(clock.as_gst()));
         // What an old pipeline left cannot be continued by this one.
         sink.feed.clear();
-        let sink = publisher(clock, sink, published.clone(), sender.clone());
+        let sink = publisher(clock, sink, gate.clone(), published.clone(), sender.clone());
         pipeline.add_many(&graph.elements).map_err(Error::broken)?;
         pipeline.add(&sink).map_err(Error::broken)?;
         gst::Element::link_many(graph.elements.iter().chain([sink.upcast_ref()])).map_err(Error::broken)?;
@@ -130,7 +132,7 @@ impl Pipeline {
             }
             gst::BusSyncReply::Drop
         });
-        let mut running = Self { pipeline, graph, events, published };
+        let mut running = Self { pipeline, graph, gate, events, published };
         match running.pipeline.set_state(gst::State::Playing) {
             Ok(_) => Ok(running),
             // The message on the bus says more than the state change does.
@@ -158,6 +160,11 @@ impl Pipeline {
     /// How many pictures came damaged.
     pub(super) fn damaged(&self) -> u64 {
         self.graph.guard.as_ref().map_or(0, |guard| guard.dropped.load(Ordering::Relaxed))
+    }
+
+    /// What its frames pass through.
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// What it was built of.
@@ -201,6 +208,7 @@ impl Drop for Pipeline {
 fn publisher(
     clock: Clock,
     sink: Sink,
+    gate: Gate,
     published: Arc<AtomicU64>,
     events: mpsc::UnboundedSender<Event>,
 ) -> gst_app::AppSink {
@@ -227,7 +235,9 @@ fn publisher(
         }
         let stamped = clock.instant(base + running);
         let captured = if sink.profile.is_some() { stamped } else { even.place(stamped) };
-        sink.feed.publish(Frame::new(data, captured, is_key));
+        if !gate.pass(|| sink.feed.publish(Frame::new(data, captured, is_key))) {
+            return Err(gst::FlowError::Flushing);
+        }
         if published.fetch_add(1, Ordering::Relaxed) == 0 {
             events.send(Event::FirstFrame).ok();
         }

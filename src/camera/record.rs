@@ -1,5 +1,5 @@
-//! What became of each camera that was tried: which one `auto` tries next, how long its first picture may take, and the
-//! size that its JPEGs really have.
+//! What became of each camera that was tried: which one `auto` tries next, in which of its formats, how long its first
+//! picture may take, and the size that its JPEGs really have.
 
 use std::time::{Duration, Instant};
 
@@ -7,6 +7,7 @@ use crate::media::Resolution;
 
 use super::Error;
 use super::device::Video;
+use super::mode::Format;
 use super::opener::Outcome;
 
 /// A camera that was silent so often, and never brought a picture, is none: with patience that grows these were 4, 8
@@ -33,6 +34,17 @@ struct Entry {
     has_worked: bool,
     /// What its JPEGs have in the place of the size that was agreed.
     size: Option<(Resolution, Resolution)>,
+    formats: Vec<Tried>,
+}
+
+/// What is known of a format of a camera.
+#[derive(Debug)]
+struct Tried {
+    format: Format,
+    /// How often it failed, and why at last. One that has worked never fails: what fails then is not the format.
+    failures: u32,
+    why: String,
+    has_worked: bool,
 }
 
 impl Record {
@@ -40,6 +52,7 @@ impl Record {
     pub(super) fn forget(&mut self) {
         for entry in self.entries.iter_mut().filter(|entry| entry.last.elapsed() > FORGOTTEN) {
             (entry.failures, entry.silences) = (0, 0);
+            entry.formats.retain(|tried| tried.has_worked);
         }
         // As many as a board has cameras, also where each plug makes a new one.
         if self.entries.len() > 64 {
@@ -47,9 +60,12 @@ impl Record {
         }
     }
 
-    /// Adds what became of an attempt.
-    pub(super) fn add(&mut self, video: &Video, outcome: Outcome<'_>) {
+    /// Adds what became of an attempt, which was made in this format if it came so far.
+    pub(super) fn add(&mut self, video: &Video, format: Option<Format>, outcome: Outcome<'_>) {
         let entry = self.entry(video);
+        if let Some(format) = format {
+            entry.add_to(format, outcome);
+        }
         entry.last = Instant::now();
         match outcome {
             Outcome::Works => (entry.failures, entry.silences, entry.has_worked) = (0, 0, true),
@@ -67,6 +83,20 @@ impl Record {
     /// How often it failed since it last worked.
     pub(super) fn failures(&self, video: &Video) -> u32 {
         self.find(video).map_or(0, |entry| entry.failures)
+    }
+
+    /// How often the format failed, and why at last.
+    pub(super) fn failures_of(&self, video: &Video, format: Format) -> (u32, &str) {
+        self.tried(video, format).map_or((0, ""), |tried| (tried.failures, &tried.why))
+    }
+
+    /// Whether nothing is known of the format.
+    pub(super) fn is_untried(&self, video: &Video, format: Format) -> bool {
+        self.tried(video, format).is_none()
+    }
+
+    fn tried(&self, video: &Video, format: Format) -> Option<&Tried> {
+        self.find(video)?.formats.iter().find(|tried| tried.format == format)
     }
 
     /// How often it was silent since it last worked.
@@ -99,11 +129,35 @@ impl Record {
                 silences: 0,
                 has_worked: false,
                 size: None,
+                formats: vec![],
             };
             self.entries.push(entry);
             self.entries.len() - 1
         });
         &mut self.entries[place]
+    }
+}
+
+impl Entry {
+    fn add_to(&mut self, format: Format, outcome: Outcome<'_>) {
+        let known = self.formats.iter().position(|tried| tried.format == format);
+        let place = known.unwrap_or_else(|| {
+            self.formats.push(Tried { format, failures: 0, why: String::new(), has_worked: false });
+            self.formats.len() - 1
+        });
+        let tried = &mut self.formats[place];
+        let why = match outcome {
+            Outcome::Works => {
+                (tried.failures, tried.has_worked) = (0, true);
+                return;
+            }
+            Outcome::Stalled => "frames stopped coming".into(),
+            Outcome::Failed(failure) if failure.is_of_format() => failure.to_string(),
+            Outcome::Failed(_) => return,
+        };
+        if !tried.has_worked {
+            (tried.failures, tried.why) = (tried.failures + 1, why);
+        }
     }
 }
 
@@ -138,16 +192,16 @@ mod tests {
         let (one, other) = (camera(0), camera(1));
         for _ in 0..3 {
             assert!(!record.is_mute(&one));
-            record.add(&one, Outcome::Failed(&silent()));
+            record.add(&one, None, Outcome::Failed(&silent()));
         }
         assert!(record.is_mute(&one) && !record.is_mute(&other));
         assert_eq!((record.failures(&one), record.failures(&other)), (3, 0));
-        record.add(&other, Outcome::Works);
+        record.add(&other, None, Outcome::Works);
         for _ in 0..9 {
-            record.add(&other, Outcome::Failed(&silent()));
+            record.add(&other, None, Outcome::Failed(&silent()));
         }
         assert!(!record.is_mute(&other), "it worked once");
-        record.add(&one, Outcome::Works);
+        record.add(&one, None, Outcome::Works);
         assert_eq!((record.failures(&one), record.silences(&one)), (0, 0));
     }
 
@@ -155,8 +209,8 @@ mod tests {
     fn what_is_busy_fails_without_being_silent_and_what_is_gone_does_not_fail() {
         let mut record = Record::default();
         let one = camera(0);
-        record.add(&one, Outcome::Failed(&Error::Busy { device: "camera".into() }));
-        record.add(&one, Outcome::Failed(&Error::Gone { device: "camera".into() }));
+        record.add(&one, None, Outcome::Failed(&Error::Busy { device: "camera".into() }));
+        record.add(&one, None, Outcome::Failed(&Error::Gone { device: "camera".into() }));
         assert_eq!((record.failures(&one), record.silences(&one)), (1, 0));
     }
 
@@ -165,10 +219,26 @@ mod tests {
         let mut record = Record::default();
         let (agreed, found) = (Resolution { width: 640, height: 480 }, Resolution { width: 640, height: 464 });
         let error = Error::OtherSize { device: "camera".into(), agreed, found };
-        record.add(&camera(0), Outcome::Failed(&error));
+        record.add(&camera(0), None, Outcome::Failed(&error));
         assert_eq!(record.size(&camera(0), agreed), found);
         assert_eq!(record.size(&camera(0), found), found);
         assert_eq!(record.size(&camera(1), agreed), agreed);
         assert_eq!(record.failures(&camera(0)), 0, "it is no failure of the camera");
+    }
+
+    #[test]
+    fn a_format_fails_until_it_has_worked() {
+        let mut record = Record::default();
+        let (video, format) = (camera(0), Format::MJPEG);
+        record.add(&video, Some(format), Outcome::Failed(&Error::Busy { device: "camera".into() }));
+        record.add(&video, Some(format), Outcome::Failed(&Error::Gone { device: "camera".into() }));
+        assert_eq!(record.failures_of(&video, format), (0, ""), "that is not of the format");
+        record.add(&video, Some(format), Outcome::Stalled);
+        record.add(&video, Some(format), Outcome::Failed(&silent()));
+        assert_eq!(record.failures_of(&video, format), (2, "camera brought no frame within 4 s"));
+        assert_eq!(record.failures_of(&video, Format::H264), (0, ""));
+        record.add(&video, Some(format), Outcome::Works);
+        record.add(&video, Some(format), Outcome::Failed(&silent()));
+        assert_eq!(record.failures_of(&video, format).0, 0);
     }
 }

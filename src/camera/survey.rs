@@ -109,7 +109,7 @@ fn picture(config: &Config) -> Result<String, Error> {
 fn in_mode(video: &Video, config: &Config) -> Result<(String, Mode), Error> {
     let encoding = if config.encoder == PASSTHROUGH { Encoding::Camera } else { Encoding::Board };
     let wanted = Wanted { resolution: config.resolution(), fps: config.fps, encoding };
-    let choice = mode::choose(&video.offers, wanted)
+    let choice = mode::choose(&video.offers, wanted, |_| 0)
         .ok_or_else(|| Error::NoMode { device: video.in_words(), formats: video.formats() })?;
     let fps = choice.rate.map_or(f64::from(config.fps), mode::Rate::as_fps);
     Ok((video.in_words(), Mode { format: choice.format.name().into(), resolution: choice.resolution, fps }))

@@ -256,8 +256,8 @@ impl Effects {
         let _sound = self.sound.lock().await;
         let mut settings = self.tools.upkeep.settings();
         settings.audio.on = wanted.on.or(settings.audio.on);
-        microphone.set_privacy(self.of_microphone(&settings)).await;
-        let warning = self
+        let closed = microphone.set_privacy(self.of_microphone(&settings)).await;
+        let unkept = self
             .keep(move |settings| {
                 let kept = &mut settings.audio;
                 kept.on = wanted.on.or(kept.on);
@@ -265,6 +265,7 @@ impl Effects {
                 kept.channels = channels.or(kept.channels);
             })
             .await;
+        let warning = one_of([closed.err().map(|error| error.to_string()), unkept]);
         let now = microphone.config();
         let on = settings.audio.on.unwrap_or(true);
         Ok(Some(with(json!({ "on": on, "bitrate": now.bitrate, "channels": now.channels }), warning)))
@@ -288,25 +289,28 @@ impl Effects {
             let mut settings = self.tools.upkeep.settings();
             set(&mut settings);
             let sound = async {
-                if let Some(microphone) = self.microphone() {
-                    microphone.set_privacy(self.of_microphone(&settings)).await;
-                }
+                let microphone = self.microphone()?;
+                let closed = microphone.set_privacy(self.of_microphone(&settings)).await;
+                closed.err().map(|error| error.to_string())
             };
-            join(sound, self.keep(set.clone())).await.1
+            join(sound, self.keep(set.clone())).await
         };
         // All at once: a device that is slow to close keeps neither the others open nor the change from the disk.
         let cameras = self.cameras().iter().map(|(name, camera)| self.set_privacy(name, camera, wanted));
-        let (_, warning) = join(join_all(cameras), sound_and_disk).await;
+        let (open_cameras, (open_microphone, unkept)) = join(join_all(cameras), sound_and_disk).await;
+        let warning = one_of(open_cameras.into_iter().chain([open_microphone, unkept]));
         self.control.parts().notices.withdraw(CLOSED);
         Ok(Some(with(json!({ "on": is_on }), warning)))
     }
 
-    async fn set_privacy(&self, name: &str, camera: &Camera, wanted: camera::Privacy) {
-        camera.set_privacy(wanted).await;
+    /// Says what there is to know of a camera that may still be open.
+    async fn set_privacy(&self, name: &str, camera: &Camera, wanted: camera::Privacy) -> Option<String> {
+        let closed = camera.set_privacy(wanted).await;
         if let (camera::Privacy::On, Some(broker)) = (wanted, self.broker()) {
             // The last picture must not go on being shown.
             broker.retain(broker.topics().snapshot(name), Bytes::new());
         }
+        closed.err().map(|error| error.to_string())
     }
 
     async fn list_controls(&self, camera: Option<Name>) -> Done {
@@ -414,6 +418,12 @@ fn after_restart(asked: Result<(), upkeep::Error>) -> Ended {
 
 fn written(value: &impl serde::Serialize) -> Value {
     serde_json::to_value(value).expect("these types hold nothing that JSON cannot")
+}
+
+/// All warnings in one.
+fn one_of(warnings: impl IntoIterator<Item = Option<String>>) -> Option<String> {
+    let all: Vec<_> = warnings.into_iter().flatten().collect();
+    (!all.is_empty()).then(|| all.join("; "))
 }
 
 fn with(mut result: Value, warning: Option<String>) -> Value {

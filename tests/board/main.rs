@@ -15,6 +15,7 @@ mod browser;
 #[path = "../harness/namespace.rs"]
 #[allow(dead_code, reason = "the suite of the image uses the rest")]
 mod namespace;
+mod nodes;
 #[path = "../harness/package.rs"]
 #[allow(dead_code, reason = "the suite of the package uses the rest")]
 mod package;
@@ -33,6 +34,10 @@ use serde_json::{Value, json};
 
 use crate::board::{ADDRESS, Board};
 use crate::browser::Browser;
+use crate::nodes::{
+    PLANES, a_camera_of_several_planes_brings_its_colours_and_nodes_that_are_no_cameras_are_told,
+    what_the_driver_refuses_or_drops_is_told_or_overcome,
+};
 use crate::packaged::the_package_is_installed_upgraded_and_purged_while_the_board_runs;
 use crate::provisioning::{
     a_file_on_the_boot_partition_sets_the_board_up_before_the_service_starts,
@@ -62,6 +67,12 @@ fn config(width: u32, height: u32) -> String {
         width = {width}
         height = {height}
         fps = 30
+
+        [[camera]]
+        name = "planes"
+        source = "{PLANES}"
+        width = 320
+        height = 180
 
         [audio]
         capture = "auto"
@@ -104,6 +115,8 @@ async fn run(image: &std::path::Path) -> Result<()> {
     let viewer = Viewer::log_in(&browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
     test!(a_browser_shows_the_camera_and_plays_the_microphone_for_20_s_without_a_freeze, board, &viewer);
     test!(the_snapshot_shows_the_colour_bars, board, &viewer);
+    test!(a_camera_of_several_planes_brings_its_colours_and_nodes_that_are_no_cameras_are_told, board, &viewer);
+    test!(what_the_driver_refuses_or_drops_is_told_or_overcome, board, &viewer);
     test!(the_status_under_the_unit_has_what_the_unit_lets_it_see, board, &viewer);
     test!(the_cameras_controls_are_listed_and_set, board, &viewer);
     test!(another_size_reaches_the_viewer_on_the_same_connection, board, &viewer);
@@ -184,7 +197,7 @@ async fn a_browser_shows_the_camera_and_plays_the_microphone_for_20_s_without_a_
 }
 
 async fn the_snapshot_shows_the_colour_bars(_board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
-    let (size, colours) = viewer.snapshot_colours(&BAR_CENTRES, BAR_HEIGHT).await?;
+    let (size, colours) = viewer.snapshot_colours("main", &BAR_CENTRES, BAR_HEIGHT).await?;
     ensure!(size == (640, 360), "the snapshot is {size:?}");
     ensure_bars(&colours).context("/snapshot.jpg")?;
     // The same bars as they come through the encoder and the browser's decoder.

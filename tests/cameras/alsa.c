@@ -1,12 +1,15 @@
 /* A sound card in user space: an ALSA plugin that captures a saw-tooth in real time.
  * pcm.NAME { type peercam  rate 48000  channels 1  format S16_LE  fault good } with fault
- *   good, mute (it never has a sample), gone (unplugged after half a second), busy, absent */
+ *   good, mute (it never has a sample), gone (unplugged after half a second), busy, absent,
+ *   opening, closing (it hangs for some seconds when it is opened or closed) */
 #include <alsa/asoundlib.h>
 #include <alsa/pcm_external.h>
 #include <stdint.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
+
+enum { HANGS = 4 };
 
 struct card {
     snd_pcm_ioplug_t io;
@@ -62,6 +65,9 @@ static int revents(snd_pcm_ioplug_t *io, struct pollfd *fds, unsigned count, uns
 }
 
 static int close_card(snd_pcm_ioplug_t *io) {
+    struct card *c = io->private_data;
+    /* Not where it was only asked what it can do. */
+    if (!strcmp(c->fault, "closing") && c->start.tv_sec) sleep(HANGS);
     close(io->poll_fd);
     free(io->private_data);
     return 0;
@@ -86,6 +92,7 @@ SND_PCM_PLUGIN_DEFINE_FUNC(peercam) {
     }
     if (!strcmp(fault, "busy")) return -EBUSY;
     if (!strcmp(fault, "absent") || unplugged) return -ENODEV;
+    if (!strcmp(fault, "opening")) sleep(HANGS);
     struct card *c = calloc(1, sizeof *c);
     if (!c) return -ENOMEM;
     snprintf(c->fault, sizeof c->fault, "%s", fault);

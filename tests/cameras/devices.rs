@@ -7,20 +7,30 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use futures_util::{SinkExt, StreamExt};
 use reqwest::Client;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::sleep;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::shipped::{PROGRAM, Shipped};
 
 /// How long a start may take on a loaded machine.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// The tests measure times: one board runs at a time.
-static TURN: Mutex<()> = Mutex::const_new(());
+/// The tests measure times: one board runs at a time, but for those whose tests mostly wait.
+static TURN: RwLock<()> = RwLock::const_new(());
+
+/// For how long a board has the machine.
+#[allow(dead_code, reason = "held, and never looked at")]
+enum Turn {
+    Alone(RwLockWriteGuard<'static, ()>),
+    Beside(RwLockReadGuard<'static, ()>),
+}
 
 /// Where ALSA finds the sound cards of `alsa.c`.
 const SOUND: &str = r#"
@@ -76,9 +86,17 @@ impl Devices {
         Ok(self.command().arg("doctor").args(arguments).output()?)
     }
 
-    /// The binary before them, with these tables in its configuration.
+    /// The binary before them, with these tables in its configuration, alone on the machine.
     pub async fn watch(&self, tables: &str) -> Result<Watched> {
-        let turn = TURN.lock().await;
+        self.watch_in(Turn::Alone(TURN.write().await), tables).await
+    }
+
+    /// The same beside others that are started in this way.
+    pub async fn watch_beside(&self, tables: &str) -> Result<Watched> {
+        self.watch_in(Turn::Beside(TURN.read().await), tables).await
+    }
+
+    async fn watch_in(&self, turn: Turn, tables: &str) -> Result<Watched> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let text = format!("[web]\nlisten = \"127.0.0.1:{port}\"\n{tables}\n");
         let shipped = Shipped::start(self.command(), &text)?;
@@ -116,7 +134,7 @@ pub struct Watched {
     pub shipped: Shipped,
     pub url: String,
     client: Client,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
 impl Watched {
@@ -145,6 +163,22 @@ impl Watched {
                 bail!("{list} are {found:#?}\nafter {limit:?}; the log:\n{}", self.shipped.log()?);
             }
             sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Has a command carried out; gives its outcome.
+    pub async fn command(&self, command: &str, arguments: Value) -> Result<Value> {
+        let url = format!("{}/api/signal?for=commands", self.url.replace("http", "ws"));
+        let (mut socket, _) = connect_async(url).await?;
+        let text = json!({ "type": "command", "id": "1", "command": command, "args": arguments }).to_string();
+        socket.send(Message::text(text)).await?;
+        loop {
+            let message = socket.next().await.context("the WebSocket was closed")??;
+            let Message::Text(text) = message else { continue };
+            let told: Value = serde_json::from_str(&text)?;
+            if told["type"] == "outcome" && told["status"] != "executing" {
+                return Ok(told);
+            }
         }
     }
 

@@ -12,16 +12,22 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::task::block_in_place;
+use tokio::time::Instant;
 
 use devices::Devices;
 use player::{AUDIO, Bundling, Player, VIDEO};
 
 /// What can be waited for comes within this time, where nothing has to be given up first.
 const LIMIT: Duration = Duration::from_secs(25);
+
+/// How many boards run beside each other where they mostly wait.
+const BESIDE: usize = 4;
 
 const SILENT: &str = "[audio]\ncapture = \"off\"\n";
 
@@ -72,12 +78,16 @@ fn size_of(jpeg: Vec<u8>) -> Result<(i32, i32)> {
 
 /// JPEGs of one size, as many as asked for.
 fn jpegs(width: u32, height: u32, count: u32) -> Result<Vec<Vec<u8>>> {
-    gst::init()?;
-    let text = format!(
+    encoded(&format!(
         "videotestsrc num-buffers={count} ! video/x-raw,format=I420,width={width},height={height} ! jpegenc ! \
          appsink name=out sync=false"
-    );
-    let pipeline = gst::parse::launch(&text)?.downcast::<gst::Pipeline>().ok().context("no pipeline")?;
+    ))
+}
+
+/// What comes to the end of a pipeline, buffer after buffer.
+fn encoded(pipeline: &str) -> Result<Vec<Vec<u8>>> {
+    gst::init()?;
+    let pipeline = gst::parse::launch(pipeline)?.downcast::<gst::Pipeline>().ok().context("no pipeline")?;
     let sink =
         pipeline.by_name("out").and_then(|found| found.downcast::<gst_app::AppSink>().ok()).context("no sink")?;
     pipeline.set_state(gst::State::Playing)?;
@@ -269,6 +279,63 @@ async fn jpegs_of_another_size_or_damaged_end_nothing() -> Result<()> {
     Ok(())
 }
 
+/// H.264 as a camera encodes it, a film of access units.
+fn h264(width: u32, height: u32, count: u32) -> Result<Vec<Vec<u8>>> {
+    encoded(&format!(
+        "videotestsrc num-buffers={count} ! video/x-raw,format=I420,width={width},height={height},framerate=15/1 ! \
+         x264enc tune=zerolatency key-int-max=5 ! video/x-h264,stream-format=byte-stream,alignment=au ! \
+         appsink name=out sync=false"
+    ))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_camera_whose_first_format_brings_nothing_is_used_in_its_next_and_the_log_says_why() -> Result<()> {
+    let devices = Devices::new(&[""; 0], "")?;
+    let rubbish = devices.file("rubbish", &film(&[vec![0x55; 4000]]))?;
+    let film = devices.file("film", &film(&h264(320, 240, 30)?))?;
+    let (mjpeg, yuyv) = ("format MJPG\nsize 320x240", "format YUYV\nsize 160x120");
+    let nodes = [
+        // No picture of the first can be decoded; the second is smaller.
+        (format!("{mjpeg}\n{yuyv}\nframes {}", rubbish.display()), "YUYV", "format=\"MJPEG\"", "all of them damaged"),
+        // The bus has no room for it, as where two cameras share it (ENOSPC).
+        (format!("{yuyv}\nformat MJPG\nsize 160x120\nfails YUYV 28\nframes FILM"), "MJPEG", "format=\"YUYV\"", "space"),
+        // It begins and never brings anything.
+        (format!("format NV12\nsize 320x240\n{yuyv}\nfails NV12 0"), "YUYV", "format=\"NV12\"", "no frame within"),
+        // What the camera encodes itself comes last of all.
+        (
+            format!(
+                "{yuyv}\nformat NV12\nsize 320x240\nformat H264\nsize 320x240\nfails YUYV 5\nfails NV12 5\nframes {}",
+                film.display()
+            ),
+            "H264",
+            "format=\"NV12\"",
+            "another format",
+        ),
+    ];
+    let whole = devices.file("whole", &self::film(&jpegs(160, 120, 5)?))?;
+    for (number, (node, ..)) in nodes.iter().enumerate() {
+        let node = node.replace("FILM", &whole.display().to_string());
+        devices.plug(number, format!("{node}\nrate 15/1\nfps 15"))?;
+    }
+    let watched = devices.watch(&one_each(nodes.len())).await?;
+    let cameras = watched.cameras_are(LIMIT, |cameras| cameras.iter().all(is_live)).await?;
+    for (camera, (_, format, ..)) in cameras.iter().zip(&nodes) {
+        ensure!(camera["mode"]["format"] == *format, "{camera:#}");
+    }
+    let log = watched.end().await?;
+    for (number, (_, instead, first, why)) in nodes.iter().enumerate() {
+        let node = format!("(/dev/video{number})");
+        let told = |line: &&str| line.contains("another format of the camera is tried") && line.contains(&node);
+        let lines: Vec<&str> = log.lines().filter(told).collect();
+        let expected = if number == 3 { 2 } else { 1 };
+        ensure!(lines.len() == expected, "of {node}: {lines:#?}\n{log}");
+        let last = lines[expected - 1];
+        let says_all = [*first, *why, &format!("instead=\"{instead}\"")].iter().all(|part| last.contains(part));
+        ensure!(says_all, "{last}");
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_camera_that_is_unplugged_midway_comes_back() -> Result<()> {
     let node = "card Loose\nformat YUYV\nsize 320x240\nrate 15/1\nfps 15";
@@ -389,28 +456,34 @@ fn odd_node(chance: &mut Chance) -> Vec<u8> {
     node
 }
 
+/// How many cameras a board has with such nodes, and how many of them bring pictures.
+async fn before_odd_nodes(nodes: &[Vec<u8>]) -> Result<(usize, usize)> {
+    let devices = Devices::new(nodes, "")?;
+    let doctor = block_in_place(|| devices.doctor(&[]))?;
+    let complaints = String::from_utf8_lossy(&doctor.stderr);
+    let described = || nodes.iter().map(|node| String::from_utf8_lossy(node)).collect::<Vec<_>>().join("---\n");
+    // A problem is found, of course; a signal has no code.
+    let is_well = doctor.status.code().is_some_and(|code| code < 3) && !complaints.contains("panicked");
+    ensure!(is_well, "{}\n{complaints}\n{}", doctor.status, described());
+    let watched = devices.watch_beside(&one_each(nodes.len())).await?;
+    // One that has less than a picture a second by its own account is waited for longer than this test takes.
+    let is_slow = |camera: &Value| camera["mode"]["fps"].as_f64().is_some_and(|fps| fps < 1.0);
+    let is_settled = |camera: &Value| is_live(camera) || camera["reason"].is_string() || is_slow(camera);
+    let settled = watched.cameras_are(LIMIT, |cameras| cameras.iter().all(is_settled)).await;
+    let cameras = settled.with_context(described)?;
+    watched.end().await?;
+    Ok((cameras.len(), cameras.iter().filter(|camera| is_live(camera)).count()))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_hundred_odd_devices_end_nothing() -> Result<()> {
     let mut chance = Chance(7);
-    let (mut seen, mut live) = (0, 0);
-    while seen < 500 {
-        // As many as a board has cameras at most.
-        let nodes: Vec<Vec<u8>> = (0..16).map(|_| odd_node(&mut chance)).collect();
-        let devices = Devices::new(&nodes, "")?;
-        let doctor = devices.doctor(&[])?;
-        let complaints = String::from_utf8_lossy(&doctor.stderr);
-        // A problem is found, of course; a signal has no code.
-        ensure!(doctor.status.code().is_some_and(|code| code < 3), "after {seen}: {}\n{complaints}", doctor.status);
-        ensure!(!complaints.contains("panicked"), "after {seen}: {complaints}");
-        let watched = devices.watch(&one_each(nodes.len())).await?;
-        // One that has less than a picture a second by its own account is waited for longer than this test takes.
-        let is_slow = |camera: &Value| camera["mode"]["fps"].as_f64().is_some_and(|fps| fps < 1.0);
-        let is_settled = |camera: &Value| is_live(camera) || camera["reason"].is_string() || is_slow(camera);
-        let cameras = watched.cameras_are(LIMIT, |cameras| cameras.iter().all(is_settled)).await?;
-        seen += cameras.len();
-        live += cameras.iter().filter(|camera| is_live(camera)).count();
-        watched.end().await?;
-    }
+    // As many nodes as a board has cameras at most. Silent ones are waited for, so that some boards fit beside each other.
+    let boards: Vec<Vec<Vec<u8>>> = (0..32).map(|_| (0..16).map(|_| odd_node(&mut chance)).collect()).collect();
+    let outcomes = stream::iter(boards.iter().map(|nodes| before_odd_nodes(nodes))).buffer_unordered(BESIDE);
+    let lived: Vec<(usize, usize)> = outcomes.try_collect().await?;
+    let (seen, live) = lived.iter().fold((0, 0), |(seen, live), (more, alive)| (seen + more, live + alive));
+    ensure!(seen >= 500);
     println!("{seen} devices, of which {live} bring pictures");
     Ok(())
 }
@@ -429,14 +502,16 @@ async fn sound_cards_of_any_rate_format_and_number_of_channels_are_heard() -> Re
         "rate 8000 format U8",
         "rate 44100 format FLOAT_LE channels 2",
     ];
-    for card in cards {
+    let heard = cards.map(async |card: &str| {
         let devices = Devices::new(&[""; 0], &format!("pcm.card {{ type peercam {card} }}"))?;
-        let watched = devices.watch(CARD).await?;
+        let watched = devices.watch_beside(CARD).await?;
         let _listener = Player::join(&watched.url, &[VIDEO, AUDIO], Bundling::All).await?;
         let heard = |found: &[Value]| found[0]["state"] == "live";
-        watched.are("microphone", LIMIT, heard).await.with_context(|| card)?;
-        watched.end().await?;
-    }
+        watched.are("microphone", LIMIT, heard).await.with_context(|| card.to_owned())?;
+        watched.end().await
+    });
+    let logs: Vec<String> = stream::iter(heard).buffer_unordered(BESIDE).try_collect().await?;
+    ensure!(logs.len() == cards.len());
     Ok(())
 }
 
@@ -449,6 +524,33 @@ async fn sound_cards_that_are_busy_gone_or_mute_are_told_of_and_pictures_go_on()
         let told = |found: &[Value]| found[0]["reason"].as_str().is_some_and(|reason| reason.contains(why));
         watched.are("microphone", LIMIT, told).await.with_context(|| fault)?;
         watched.cameras_are(LIMIT, |cameras| cameras[0]["state"] == "live").await?;
+        watched.end().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn privacy_is_answered_within_a_second_where_a_sound_card_hangs_and_says_what_may_be_open() -> Result<()> {
+    for (fault, state) in [("closing", "live"), ("opening", "starting")] {
+        let devices = Devices::new(&[""; 0], &format!("pcm.card {{ type peercam fault {fault} }}"))?;
+        let watched = devices.watch(CARD).await?;
+        let _listener = Player::join(&watched.url, &[VIDEO, AUDIO], Bundling::All).await?;
+        watched.are("microphone", LIMIT, |found| found[0]["state"] == state).await.with_context(|| fault)?;
+        let begun = Instant::now();
+        let outcome = watched.command("privacy", json!({ "on": true })).await?;
+        let took = begun.elapsed();
+        ensure!(
+            took < Duration::from_secs(1) && outcome["status"] == "successful",
+            "{fault}: {outcome} after {took:?}"
+        );
+        let warning = outcome["result"]["warning"].as_str().unwrap_or_default();
+        ensure!(warning.contains("may still be open"), "{fault}: {outcome}");
+        let status = watched.status().await?;
+        ensure!(status["microphone"]["state"] == "private", "{fault}: {status:#}");
+        ensure!(status["microphone"]["reason"] == warning, "{fault}: {status:#}");
+        ensure!(status["cameras"][0]["reason"] == "privacy is on", "the camera is closed: {status:#}");
+        let closed = |found: &[Value]| found[0]["reason"] == "privacy is on";
+        watched.are("microphone", LIMIT, closed).await.with_context(|| fault)?;
         watched.end().await?;
     }
     Ok(())

@@ -3,6 +3,7 @@
  *
  *   driver, card, bus      any bytes                     caps        of the node, hexadecimal
  *   open, querycap, sfmt, streamon                       the errno with which these fail
+ *   fails CODE ERRNO       streamon fails so in this format; with 0 it never brings a frame
  *   format CODE            begins a format, with its     size WxH, range W W STEP H H STEP (stepwise), continuous W W H H
  *   rate N/D               of all sizes, in frames/s     rates N/D N/D N/D: intervals from, to, step
  *   fps F, first S         real rate; seconds before the first frame (negative: it never comes)
@@ -38,7 +39,8 @@ struct item { uint32_t id, index; char name[32]; };
 struct camera {
     char driver[16], card[32], bus[32], endless[16], frames[256];
     uint32_t caps, formats[LINES], width, height, format, bytes;
-    int n_formats, n_sizes, n_controls, n_items, rates_are_steps, n_rates, open, querycap, sfmt, streamon, gone;
+    int n_formats, n_sizes, n_controls, n_items, n_fails, rates_are_steps, n_rates, open, querycap, sfmt, streamon, gone;
+    struct { uint32_t format; int error; } fails[LINES];
     struct size sizes[LINES];
     struct v4l2_fract rates[LINES];
     struct control controls[LINES];
@@ -85,7 +87,9 @@ static void say(struct camera *c, char *key, char *value) {
     else if (!strcmp(key, "querycap")) c->querycap = atoi(value);
     else if (!strcmp(key, "sfmt")) c->sfmt = atoi(value);
     else if (!strcmp(key, "streamon")) c->streamon = atoi(value);
-    else if (!strcmp(key, "gone")) c->gone = atoi(value);
+    else if (!strcmp(key, "fails") && strlen(value) > 5 && c->n_fails < LINES) {
+        c->fails[c->n_fails].format = code(value), c->fails[c->n_fails++].error = atoi(value + 5);
+    } else if (!strcmp(key, "gone")) c->gone = atoi(value);
     else if (!strcmp(key, "bytes")) c->bytes = strtoul(value, NULL, 10);
     else if (!strcmp(key, "fps")) c->fps = atof(value);
     else if (!strcmp(key, "first")) c->first = atof(value);
@@ -428,6 +432,11 @@ static int answer(struct camera *c, int fd, uint32_t request, void *p) {
         double first = c->first ? c->first : 1 / c->fps;
         struct itimerspec every = {{1 / c->fps, (long)(1e9 / c->fps) % 1000000000}, {first, (long)(first * 1e9) % 1000000000}};
         if (c->streamon) FAIL(c->streamon);
+        for (int i = 0; i < c->n_fails; i++) {
+            if (c->fails[i].format != c->format) continue;
+            if (c->fails[i].error) FAIL(c->fails[i].error);
+            first = -1;
+        }
         c->sequence = 0, c->streams = 1;
         return first < 0 ? 0 : timerfd_settime(fd, 0, &every, NULL);
     }

@@ -166,18 +166,16 @@ impl<'a> Viewer<'a> {
     }
 
     /// Fetches `/snapshot.jpg`; its size, and its colours at the given shares of its width and height.
-    pub async fn snapshot_colours(&self, across: &[f64], down: f64) -> Result<Colours> {
-        self.colours(
-            "const response = await fetch('/snapshot.jpg');
-             if (!response.ok) throw new Error(`status ${response.status}: ${await response.text()}`);
+    pub async fn snapshot_colours(&self, camera: &str, across: &[f64], down: f64) -> Result<Colours> {
+        let source = format!(
+            "const response = await fetch('/snapshot.jpg?camera={camera}');
+             if (!response.ok) throw new Error(`status ${{response.status}}: ${{await response.text()}}`);
              const type = response.headers.get('Content-Type');
-             if (type !== 'image/jpeg') throw new Error(`the content type is ${type}`);
+             if (type !== 'image/jpeg') throw new Error(`the content type is ${{type}}`);
              const source = await createImageBitmap(await response.blob());
-             const { width, height } = source;",
-            across,
-            down,
-        )
-        .await
+             const {{ width, height }} = source;"
+        );
+        self.colours(&source, across, down).await
     }
 
     /// The same of the video as it is shown now.

@@ -16,6 +16,7 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use tokio::task::JoinSet;
 
 use crate::namespace::Found;
 use crate::package::Repacked;
@@ -35,42 +36,51 @@ fn main() -> ExitCode {
     alone::go_on(namespace::enter(), |found| async move { run(&found).await })
 }
 
-/// Runs one test and says how it went.
+/// Runs one test and says how it went; not before, since another root's tests run beside it.
 macro_rules! test {
-    ($name:ident, $($argument:expr),*) => {{
+    ($place:expr, $name:ident, $($argument:expr),*) => {{
         let started = Instant::now();
-        eprint!("test {} ... ", stringify!($name));
-        if let Err(error) = $name($($argument),*).await {
-            eprintln!("FAILED");
-            return Err(error.context(stringify!($name)));
+        let result = $name($($argument),*).await;
+        let (place, name, seconds) = ($place, stringify!($name), started.elapsed().as_secs_f64());
+        if let Err(error) = result {
+            eprintln!("test {place}: {name} ... FAILED ({seconds:.1} s)");
+            return Err(error.context(name));
         }
-        eprintln!("ok ({:.1} s)", started.elapsed().as_secs_f64());
+        eprintln!("test {place}: {name} ... ok ({seconds:.1} s)");
     }};
 }
 
 async fn run(found: &Found) -> Result<()> {
     let started = Instant::now();
-    test!(lintian_finds_no_error, &found.package);
-    test!(the_shipped_configuration_is_that_of_every_version_before,);
+    test!("package", lintian_finds_no_error, &found.package);
+    test!("package", the_shipped_configuration_is_that_of_every_version_before,);
+    // Beside each other: what apt and dpkg do is the work of one processor.
+    let mut releases = JoinSet::new();
     for (release, tar) in &found.roots {
-        eprintln!("in {release}:");
-        try_in(&Root::unpack(tar)?, &found.package).await.with_context(|| format!("in {release}"))?;
+        let (release, tar, package) = (*release, tar.clone(), found.package.clone());
+        releases.spawn(async move {
+            let root = Root::unpack(&tar)?;
+            try_in(release, &root, &package).await.with_context(|| format!("in {release}"))
+        });
+    }
+    while let Some(tried) = releases.join_next().await {
+        tried??;
     }
     eprintln!("the package passed, {:.0} s in all", started.elapsed().as_secs_f64());
     Ok(())
 }
 
-async fn try_in(root: &Root, package: &Path) -> Result<()> {
-    test!(apt_installs_it_with_all_it_needs_and_the_first_picture_comes, root, package);
-    test!(the_service_is_enabled_and_the_reboot_is_not, root);
-    test!(systemd_understands_the_units_and_finds_the_service_exposed_little, root);
-    test!(doctor_misses_nothing, root);
-    test!(where_x264_is_not_installed_openh264_encodes, root);
-    test!(a_missing_plugin_is_told_with_the_package_that_has_it, root);
-    test!(another_shipped_configuration_comes_with_an_upgrade_where_nobody_has_changed_it, root, package);
-    test!(an_upgrade_keeps_a_changed_configuration_and_has_nothing_to_ask, root, package);
-    test!(where_both_have_changed_it_the_operators_is_kept_and_the_other_put_beside, root, package);
-    test!(removed_it_leaves_configuration_and_state_and_purged_nothing, root, package);
+async fn try_in(release: &str, root: &Root, package: &Path) -> Result<()> {
+    test!(release, apt_installs_it_with_all_it_needs_and_the_first_picture_comes, root, package);
+    test!(release, the_service_is_enabled_and_the_reboot_is_not, root);
+    test!(release, systemd_understands_the_units_and_finds_the_service_exposed_little, root);
+    test!(release, doctor_misses_nothing, root);
+    test!(release, where_x264_is_not_installed_openh264_encodes, root);
+    test!(release, a_missing_plugin_is_told_with_the_package_that_has_it, root);
+    test!(release, another_shipped_configuration_comes_with_an_upgrade_where_nobody_has_changed_it, root, package);
+    test!(release, an_upgrade_keeps_a_changed_configuration_and_has_nothing_to_ask, root, package);
+    test!(release, where_both_have_changed_it_the_operators_is_kept_and_the_other_put_beside, root, package);
+    test!(release, removed_it_leaves_configuration_and_state_and_purged_nothing, root, package);
     Ok(())
 }
 
@@ -98,10 +108,11 @@ async fn apt_installs_it_with_all_it_needs_and_the_first_picture_comes(root: &Ro
     let (_, times) = told.rsplit_once("processor: ").context("bash measured nothing")?;
     let times: Vec<f64> = times.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
     let work: f64 = times.iter().sum();
-    eprint!("installed in {:.0} s ({work:.0} s of the processor), ", began.elapsed().as_secs_f64());
+    let installed = began.elapsed().as_secs_f64();
     ensure!(told.contains("peercam: starts with this system; the page is at port 8080"), "{told}");
-    let picture = root.serve()?.picture().await?;
-    eprint!("picture after {:.0} s ... ", began.elapsed().as_secs_f64());
+    let picture = root.serve().await?.picture().await?;
+    let shown = began.elapsed().as_secs_f64();
+    eprintln!("installed in {installed:.0} s ({work:.0} s of the processor), picture after {shown:.0} s");
     // JPEG's first and last marker (ITU T.81, B.1.1.3).
     ensure!(picture.starts_with(&[0xff, 0xd8]) && picture.ends_with(&[0xff, 0xd9]), "{} bytes", picture.len());
     ensure!(work < INSTALL_LIMIT, "it took {work} s of the processor");
@@ -145,7 +156,7 @@ async fn where_x264_is_not_installed_openh264_encodes(root: &Root) -> Result<()>
     root.must("apt-get remove --yes gstreamer1.0-plugins-ugly")?;
     let report = root.must("peercam doctor")?;
     ensure!(report.contains("fps, openh264enc"), "{report}");
-    root.serve()?.picture().await?;
+    root.serve().await?.picture().await?;
     root.must("apt-get install --yes gstreamer1.0-plugins-ugly")?;
     Ok(())
 }
@@ -208,7 +219,7 @@ async fn removed_it_leaves_configuration_and_state_and_purged_nothing(root: &Roo
 
     // Nor is there anything that does not bear the name: a second round leaves the root as the first has.
     root.must(&format!("apt-get install --yes {}", root.bring(package)?))?;
-    root.serve()?.picture().await?;
+    root.serve().await?.picture().await?;
     root.must("apt-get purge --yes peercam")?;
     let again = root.listing()?;
     let differing: Vec<_> = again.iter().filter(|path| !purged.contains(path)).collect();

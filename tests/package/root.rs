@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::{Client, Response};
 use tempfile::TempDir;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::sleep;
 
 use crate::package::run;
@@ -21,6 +22,9 @@ const DEVICES: [&str; 5] = ["full", "null", "random", "urandom", "zero"];
 
 /// Where the package's configuration opens the page.
 const URL: &str = "http://127.0.0.1:8080";
+
+/// Whose the port is: all roots are in one network.
+static PORT: Mutex<()> = Mutex::const_new(());
 
 /// The start includes making GStreamer's registry of plugins, 2 s on a quiet machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -94,8 +98,9 @@ impl Root {
         Ok(listed.lines().map(str::to_owned).collect())
     }
 
-    /// Starts the service as its unit does, which nobody reads here.
-    pub fn serve(&self) -> Result<Service<'_>> {
+    /// Starts the service as its unit does, which nobody reads here. One root serves at a time.
+    pub async fn serve(&self) -> Result<Service<'_>> {
+        let port = PORT.lock().await;
         // As systemd would, for a user of its own, who is nobody here.
         self.must("install -d -m 700 -o nobody -g nogroup /var/lib/peercam /var/cache/peercam")?;
         let log = self.path().join("run/peercam.log");
@@ -103,7 +108,7 @@ impl Root {
         command.args(["peercam", "run"]).stderr(File::create(&log)?).stdout(Stdio::null());
         command.env("STATE_DIRECTORY", "/var/lib/peercam").env("GST_REGISTRY", "/var/cache/peercam/registry.bin");
         let client = Client::builder().no_proxy().build()?;
-        Ok(Service { process: command.spawn()?, log, root: self, client })
+        Ok(Service { process: command.spawn()?, log, root: self, client, _port: port })
     }
 
     fn command<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Command {
@@ -117,7 +122,7 @@ impl Root {
 
 impl Drop for Root {
     fn drop(&mut self) {
-        // Two at once would take twice the memory. What cannot be unmounted ends with the namespace.
+        // What cannot be unmounted ends with the namespace.
         Command::new("umount").args(["--recursive", "--lazy"]).arg(self.path()).status().ok();
     }
 }
@@ -128,6 +133,7 @@ pub struct Service<'a> {
     log: PathBuf,
     root: &'a Root,
     client: Client,
+    _port: MutexGuard<'static, ()>,
 }
 
 impl Service<'_> {

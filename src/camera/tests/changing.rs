@@ -101,7 +101,7 @@ async fn privacy_closes_the_device_to_everybody_and_viewers_stay_for_its_end() {
     let camera = Camera::open(config(320, 180, 30), &group);
     let mut viewer = camera.feed().subscribe();
     let last = frames(&mut viewer, 3).await[2].captured;
-    camera.set_privacy(Privacy::On).await;
+    camera.set_privacy(Privacy::On).await.unwrap();
     let status = camera.status().borrow().clone();
     assert_eq!((status.state, status.encoders_running), (State::Private, 0));
     assert_eq!(status.reason.as_deref(), Some("privacy is on"));
@@ -116,7 +116,7 @@ async fn privacy_closes_the_device_to_everybody_and_viewers_stay_for_its_end() {
     let _another = camera.feed().subscribe();
     in_time(camera.configure(config(640, 360, 30))).await.unwrap();
     assert_eq!(camera.status().borrow().encoder_starts, 1);
-    camera.set_privacy(Privacy::Off).await;
+    camera.set_privacy(Privacy::Off).await.unwrap();
     let frame = in_time(viewer.next()).await;
     assert!(frame.is_key && frame.captured > last);
     assert_eq!(size_of(&frame), (640, 360), "what was set meanwhile");
@@ -131,7 +131,7 @@ async fn a_camera_that_begins_private_is_not_opened_even_to_keep_it_warm() {
     let mut status = camera.status();
     in_time(status.wait_for(|status| status.state == State::Private)).await.unwrap();
     assert_eq!(status.borrow().encoder_starts, 0);
-    camera.set_privacy(Privacy::Off).await;
+    camera.set_privacy(Privacy::Off).await.unwrap();
     in_time(status.wait_for(|status| status.state == State::Live)).await.unwrap();
     close(group).await;
 }
@@ -164,7 +164,7 @@ async fn the_microphone_takes_another_bitrate_as_it_runs_and_other_channels_anew
     assert_eq!(microphone.status().borrow().encoder_starts, 1);
     in_time(microphone.configure(AudioConfig { channels: 2, ..test })).await.unwrap();
     assert_eq!((microphone.status().borrow().encoder_starts, microphone.config().channels), (2, 2));
-    microphone.set_privacy(Privacy::On).await;
+    microphone.set_privacy(Privacy::On).await.unwrap();
     assert_eq!(microphone.status().borrow().state, State::Private);
     close(group).await;
 }

@@ -2,6 +2,7 @@
 
 mod changing;
 mod damaged;
+mod hanging;
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use gstreamer_video as gst_video;
 
-use crate::media::Frame;
+use crate::media::{Frame, Resolution};
 
 use super::*;
 

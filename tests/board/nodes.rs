@@ -1,0 +1,104 @@
+//! What the kernel's `vivid` has besides a simple camera: buffers for each plane, nodes that are no cameras, and errors
+//! on demand.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::board::Board;
+use crate::watching::Viewer;
+use crate::{BAR_CENTRES, BAR_HEIGHT, ensure_bars, process};
+
+/// The camera that has a buffer for each plane.
+pub const PLANES: &str = "/dev/video10";
+
+/// What an error may take until the picture is back, on an emulated machine.
+const RECOVERY: Duration = Duration::from_secs(20);
+
+pub async fn a_camera_of_several_planes_brings_its_colours_and_nodes_that_are_no_cameras_are_told(
+    board: &mut Board,
+    viewer: &Viewer<'_>,
+) -> Result<()> {
+    let capabilities = board.must(&format!("v4l2-ctl -d {PLANES} --info")).await?;
+    ensure!(capabilities.contains("Video Capture Multiplanar"), "{capabilities}");
+    let doctor = board.run("peercam doctor 2>&1").await?.text;
+    for (node, said) in [
+        (PLANES, "NV12"),
+        ("/dev/video11", "it takes pictures and brings none"),
+        ("/dev/video12", "it has data about pictures, but no pictures"),
+        ("/dev/video13", "it has data about pictures, but no pictures"),
+    ] {
+        let is_told = doctor.lines().any(|line| line.contains(node) && line.contains(said));
+        ensure!(is_told, "nothing like {said:?} of {node} in {doctor}");
+    }
+    let (size, colours) = viewer.snapshot_colours("planes", &BAR_CENTRES, BAR_HEIGHT).await?;
+    ensure!(size == (320, 180), "the snapshot is {size:?}");
+    ensure_bars(&colours)
+}
+
+pub async fn what_the_driver_refuses_or_drops_is_told_or_overcome(
+    board: &mut Board,
+    viewer: &Viewer<'_>,
+) -> Result<()> {
+    let before = process(board).await?;
+    for refused in ["reqbufs", "qbuf", "streamon"] {
+        is_cold(viewer).await?;
+        board.must(&format!("v4l2-ctl -d {PLANES} -c inject_vidioc_{refused}_error=1")).await?;
+        has_picture(viewer).await.with_context(|| format!("{refused} was refused once"))?;
+    }
+    is_cold(viewer).await?;
+    board.must(&format!("v4l2-ctl -d {PLANES} -c percentage_of_dropped_buffers=100")).await?;
+    let outcome = picture(viewer).await?;
+    let reason = outcome["reason"].as_str().unwrap_or_default();
+    ensure!(reason.contains(PLANES) && reason.contains("no "), "{outcome}");
+    board.must(&format!("v4l2-ctl -d {PLANES} -c percentage_of_dropped_buffers=0")).await?;
+    has_picture(viewer).await.context("its first picture came late")?;
+
+    // The same to the camera that is watched.
+    viewer.remember_connection().await?;
+    for fault in ["inject_fatal_streaming_error=1", "inject_v4l2_buf_flag_error=1"] {
+        board.must(&format!("v4l2-ctl -d /dev/video0 -c {fault}")).await?;
+        let frames = viewer.counters().await?.frames_decoded;
+        viewer.wait_for_frames_after(frames + 30.0).await.with_context(|| fault)?;
+    }
+    board.must("v4l2-ctl -d /dev/video0 -c percentage_of_dropped_buffers=100").await?;
+    viewer.wait_for_loss().await?;
+    board.must("v4l2-ctl -d /dev/video0 -c percentage_of_dropped_buffers=0").await?;
+    let frames = viewer.counters().await?.frames_decoded;
+    viewer.wait_for_frames_after(frames).await?;
+    ensure!(viewer.has_remembered_connection().await?, "the page made a new peer connection");
+    let after = process(board).await?;
+    ensure!(before == after, "{before} became {after}");
+    Ok(())
+}
+
+async fn picture(viewer: &Viewer<'_>) -> Result<Value> {
+    viewer.command("snapshot", json!({ "camera": "planes", "to": "result" })).await
+}
+
+/// A picture of the second camera comes in time, however many are asked for.
+async fn has_picture(viewer: &Viewer<'_>) -> Result<()> {
+    let deadline = Instant::now() + RECOVERY;
+    loop {
+        let outcome = picture(viewer).await?;
+        if outcome["status"] == "successful" {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{outcome}");
+    }
+}
+
+/// Nobody uses the second camera any more.
+async fn is_cold(viewer: &Viewer<'_>) -> Result<()> {
+    let deadline = Instant::now() + RECOVERY;
+    loop {
+        let status = viewer.status().await?;
+        if status["cameras"][1]["state"] == "idle" {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{status:#}");
+        sleep(Duration::from_millis(200)).await;
+    }
+}
