@@ -22,7 +22,7 @@ const CLOSING: Duration = Duration::from_secs(11);
 
 /// How long privacy waits for the device to close before it says that it may still be open: the answer is to be there
 /// within a second.
-const PROMPT: Duration = Duration::from_millis(700);
+const PROMPT: Duration = Duration::from_millis(500);
 
 /// Those who wait for the device to be closed to everybody.
 pub(super) struct Hiding {

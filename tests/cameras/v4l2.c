@@ -8,7 +8,8 @@
  *   rate N/D               of all sizes, in frames/s     rates N/D N/D N/D: intervals from, to, step
  *   fps F, first S         real rate; seconds before the first frame (negative: it never comes)
  *   gone N                 the device is unplugged after N frames
- *   bytes N                a frame has so many bytes     frames PATH: JPEGs, each behind its length in decimal and a line end
+ *   bytes N                a frame has so many bytes     frames PATH: a film for JPEG and H.264, each picture behind its length in
+ *                          decimal and a line end
  *   endless LIST           formats, sizes, rates or controls have no end
  *   control ID TYPE MIN MAX STEP DEFAULT FLAGS NAME      menu ID INDEX NAME
  */
@@ -287,10 +288,10 @@ static void tell(struct camera *c, struct v4l2_buffer *b, uint32_t index, uint32
     } else b->length = bytes, b->bytesused = used, b->m.offset = index * ROOM;
 }
 
-/* The next frame: a JPEG of the film, else grey that changes. */
+/* The next frame: where it is compressed one of the film, else grey that changes. */
 static uint32_t shoot(struct camera *c, uint8_t *into) {
     uint32_t line, bytes = laid_out(c, &line);
-    if (c->frames[0] && !c->film) {
+    if (c->frames[0] && !line && !c->film) {
         int fd = REAL(open)(c->frames, O_RDONLY | O_CLOEXEC);
         struct stat found;
         if (fd < 0 || REAL(fstat)(fd, &found) || !(c->film = malloc(found.st_size + 1))) return 0;
@@ -298,7 +299,7 @@ static uint32_t shoot(struct camera *c, uint8_t *into) {
         *c->end = 0;
         REAL(close)(fd);
     }
-    if (c->film) {
+    if (c->film && !line) {
         if (c->scene >= c->end) c->scene = c->film;
         uint32_t length = strtoul(c->scene, &c->scene, 10);
         memcpy(into, ++c->scene, length < ROOM ? length : ROOM);

@@ -222,13 +222,16 @@ async fn the_root_is_read_only_and_what_is_kept_lies_on_the_data_partition(machi
 }
 
 /// Files that the kernel's drivers name (`modinfo --field firmware`), of chips on boards and in USB adapters.
-const WIFI_FIRMWARE: [&str; 8] = [
-    // Raspberry Pi 3 B, Zero 2 W; 3 B+, 4, 5; and what sets their antennas up.
+const WIFI_FIRMWARE: [&str; 11] = [
+    // Raspberry Pi 3 B, Zero W; 3 B+, 4, 5; and what sets their antennas up.
     "brcm/brcmfmac43430-sdio.bin",
     "brcm/brcmfmac43455-sdio.bin",
     "brcm/brcmfmac43455-sdio.raspberrypi,4-model-b.txt",
-    // USB adapters.
+    // USB adapters: of MediaTek and Ralink, of Realtek.
     "mediatek/mt7610u.bin",
+    "mediatek/mt7601u.bin",
+    "rt2870.bin",
+    "rtlwifi/rtl8192cufw_TMSC.bin",
     "rtlwifi/rtl8188eufw.bin",
     "rtw88/rtw8822b_fw.bin",
     // M.2 cards.
