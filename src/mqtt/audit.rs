@@ -3,6 +3,7 @@
 //! Only MQTT 5 says that a publication is not passed on, and no version says that messages of a granted subscription
 //! are kept back (mosquitto grants all). So each topic is subscribed to, published to, and seen to come back or not.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -36,20 +37,42 @@ struct Tried {
     /// What the service subscribes to, or publishes to: the topic, where it has no wildcard.
     filter: String,
     payload: Bytes,
+    is_subscribed: bool,
+    is_published: bool,
     refused_to_read: Option<String>,
     refused_to_write: Option<String>,
     came: bool,
 }
 
-/// All topics of one device.
+/// What the broker is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The messages of these topics.
+    Subscribe(Vec<String>),
+    /// To take this payload on this topic.
+    Publish(String, Bytes),
+}
+
+/// All topics of one device, asked for one step after the other, so that it is known which one a broker hangs up on.
+/// What the service needs comes first: a broker may hang up on the rest, as AWS IoT does, and be set up well.
 #[derive(Debug)]
 pub struct Audit {
     tried: Vec<Tried>,
-    /// How many have been published, and how many of these the broker has; each in their order.
-    published: usize,
-    numbers: Vec<u16>,
-    acknowledged: usize,
+    /// Whether the broker says that a publication is not passed on.
+    tells: bool,
+    /// What is still to be asked for.
+    plan: VecDeque<Asked>,
+    asked: Option<Asked>,
+    /// When the last step was answered.
     last: Option<Instant>,
+    has_hung_up: bool,
+}
+
+/// A step; of a publication its number too, once it went out.
+#[derive(Debug)]
+enum Asked {
+    Messages(Vec<usize>),
+    Publication(usize, Option<u16>),
 }
 
 /// What the access list forbids.
@@ -64,83 +87,113 @@ pub struct Findings {
 }
 
 impl Audit {
-    /// Nothing is tried yet. `own` is what is published on the topic of messages to oneself.
-    pub fn new(topics: &Topics, own: Bytes) -> Self {
+    /// Nothing is tried yet. `own` is what is published on the topic of messages to oneself; `tells` says whether the
+    /// broker says that a publication is not passed on.
+    pub fn new(topics: &Topics, own: Bytes, tells: bool) -> Self {
         let tried = |uses, topic: String, filter: Option<String>| Tried {
             uses,
             filter: filter.unwrap_or_else(|| topic.clone()),
             topic,
             // It says nothing to those who hear it, the service among them.
             payload: Bytes::new(),
+            is_subscribed: false,
+            is_published: false,
             refused_to_read: None,
             refused_to_write: None,
             came: false,
         };
-        let snapshots = topics.snapshot("+");
-        let (calls, answers) = (topics.from_viewers(), topics.to_viewer("+"));
+        let (calls, answers, snapshots) = (topics.from_viewers(), topics.to_viewer("+"), topics.snapshot("+"));
         let tried = vec![
             Tried { payload: own, ..tried(Use::Both, topics.self_check(), None) },
-            tried(Use::Reads, topics.command(), None),
-            tried(Use::Reads, calls.replace('+', NOBODY), Some(calls)),
-            tried(Use::Writes, topics.to_viewer(NOBODY), Some(answers)),
             tried(Use::Writes, topics.status(), None),
             tried(Use::Writes, topics.outcome(), None),
             tried(Use::Writes, topics.event(), None),
+            tried(Use::Writes, topics.to_viewer(NOBODY), Some(answers)),
             tried(Use::Writes, topics.snapshot(NOBODY), Some(snapshots)),
+            tried(Use::Reads, topics.command(), None),
+            tried(Use::Reads, calls.replace('+', NOBODY), Some(calls)),
         ];
-        Self { tried, published: 0, numbers: Vec::new(), acknowledged: 0, last: None }
+        let (needed, others): (Vec<_>, Vec<_>) = (0..tried.len()).partition(|at| tried[*at].uses != Use::Writes);
+        let mut plan = VecDeque::from([Asked::Messages(needed), Asked::Publication(0, None)]);
+        if !tells {
+            // To see what becomes of a publication, which the broker tells else.
+            plan.push_back(Asked::Messages(others));
+        }
+        plan.extend((1..tried.len()).map(|at| Asked::Publication(at, None)));
+        Self { tried, tells, plan, asked: None, last: None, has_hung_up: false }
     }
 
-    /// What to subscribe to, in this order.
-    pub fn filters(&self) -> Vec<String> {
-        self.tried.iter().map(|tried| tried.topic.clone()).collect()
+    /// What to ask for next; `None` while the broker has not answered the step before, or nothing is left.
+    pub fn next(&mut self) -> Option<Step> {
+        if self.asked.is_some() {
+            return None;
+        }
+        let tried = |at: &usize| &self.tried[*at];
+        let asked = self.plan.pop_front()?;
+        let step = match &asked {
+            Asked::Messages(all) => Step::Subscribe(all.iter().map(|at| tried(at).topic.clone()).collect()),
+            Asked::Publication(at, _) => Step::Publish(tried(at).topic.clone(), tried(at).payload.clone()),
+        };
+        self.asked = Some(asked);
+        Some(step)
     }
 
     /// The broker has answered the subscription.
-    pub fn granted(&mut self, granted: Vec<Result<(), String>>) {
-        for (tried, granted) in self.tried.iter_mut().zip(granted) {
-            tried.refused_to_read = granted.err();
+    pub fn granted(&mut self, granted: Vec<Result<(), String>>, now: Instant) {
+        let Some(Asked::Messages(all)) = self.asked.take() else { return };
+        for (at, granted) in all.into_iter().zip(granted) {
+            self.tried[at].is_subscribed = granted.is_ok();
+            self.tried[at].refused_to_read = granted.err();
         }
+        self.last = Some(now);
     }
 
-    /// What to publish next.
-    pub fn next(&mut self) -> Option<(String, Bytes)> {
-        let tried = self.tried.get(self.published)?;
-        self.published += 1;
-        Some((tried.topic.clone(), tried.payload.clone()))
-    }
-
-    /// The one published the longest ago went out under this number; 0 is never acknowledged.
+    /// The publication went out under this number; 0 is never acknowledged.
     pub fn sent(&mut self, number: u16, now: Instant) {
-        self.numbers.push(number);
+        if let Some(Asked::Publication(_, sent)) = &mut self.asked {
+            *sent = Some(number);
+        }
         if number == 0 {
-            self.has_one_more(now);
+            self.acknowledged(0, None, now);
         }
     }
 
     /// The broker has the one with this number, and passes it on or not.
     pub fn acknowledged(&mut self, number: u16, refusal: Option<String>, now: Instant) {
-        let Some(at) = self.numbers.iter().position(|sent| *sent == number) else { return };
-        self.tried[at].refused_to_write = refusal;
-        self.has_one_more(now);
+        if let Some(Asked::Publication(at, _)) =
+            self.asked.take_if(|asked| matches!(asked, Asked::Publication(_, Some(sent)) if *sent == number))
+        {
+            self.tried[at].is_published = true;
+            self.tried[at].refused_to_write = refusal;
+            self.last = Some(now);
+        }
     }
 
-    fn has_one_more(&mut self, now: Instant) {
-        self.acknowledged += 1;
-        self.last = Some(now);
+    /// The broker has hung up. Whether it did so on what the service does not need; then this is the end.
+    pub fn hung_up(&mut self) -> bool {
+        let is_unneeded = |at: &usize| match self.asked {
+            Some(Asked::Messages(_)) => self.tried[*at].uses == Use::Writes,
+            _ => self.tried[*at].uses == Use::Reads,
+        };
+        self.has_hung_up = match &self.asked {
+            Some(Asked::Messages(all)) => all.iter().all(is_unneeded),
+            Some(Asked::Publication(at, _)) => is_unneeded(at),
+            None => false,
+        };
+        self.has_hung_up
     }
 
-    /// A message came. Whether it is the one that was published there.
+    /// A message came, which may be the one that was published there.
     pub fn came(&mut self, topic: &str, payload: &Bytes) {
         for tried in self.tried.iter_mut().filter(|tried| tried.topic == topic && tried.payload == payload) {
             tried.came = true;
         }
     }
 
-    /// When there is nothing more to wait for; `None` while the broker has not all of them.
+    /// When there is nothing more to wait for; `None` while something is to be asked or answered.
     pub fn deadline(&self) -> Option<Instant> {
-        let has_all = self.acknowledged == self.tried.len();
-        let is_over = self.tried.iter().all(|tried| tried.came || tried.is_refused());
+        let has_all = self.asked.is_none() && self.plan.is_empty();
+        let is_over = self.tried.iter().all(|tried| tried.came || !tried.is_subscribed);
         self.last.filter(|_| has_all).map(|last| if is_over { last } else { last + LONGEST })
     }
 
@@ -149,8 +202,8 @@ impl Audit {
         self.tried[0].came
     }
 
-    /// What is forbidden. `tells` says whether the broker says so of publications.
-    pub fn findings(&self, tells: bool) -> Findings {
+    /// What is forbidden.
+    pub fn findings(&self) -> Findings {
         let mut findings = Findings::default();
         for tried in &self.tried {
             let filter = &tried.filter;
@@ -159,31 +212,26 @@ impl Audit {
                 findings.forbidden.push(what);
                 findings.permissions.push(format!("topic {permission} {filter}"));
             };
-            let is_granted = tried.refused_to_read.is_none();
             if let Some(why) = tried.refused_to_read.as_ref().filter(|_| reads) {
                 forbids(format!("subscribe to {filter} ({why})"), "read");
             }
             if let Some(why) = tried.refused_to_write.as_ref().filter(|_| writes) {
                 forbids(format!("publish on {filter} ({why})"), "write");
             }
-            if tried.came || !is_granted || tried.refused_to_write.is_some() {
+            // After it has hung up nothing comes back.
+            let is_missing = tried.is_subscribed && tried.is_published && !tried.came && !self.has_hung_up;
+            if !is_missing || tried.refused_to_write.is_some() {
                 continue;
             }
-            if reads && tells {
+            if reads && self.tells {
                 forbids(format!("read what comes on {filter}"), "read");
-            } else if !tells {
+            } else if !self.tells {
                 findings.doubtful.push(filter.clone());
                 let permission = if tried.uses == Use::Writes { "write" } else { "readwrite" };
                 findings.permissions.push(format!("topic {permission} {filter}"));
             }
         }
         findings
-    }
-}
-
-impl Tried {
-    fn is_refused(&self) -> bool {
-        self.refused_to_read.is_some() || self.refused_to_write.is_some()
     }
 }
 
@@ -200,23 +248,53 @@ mod tests {
         takes: impl Fn(&str) -> bool,
         gives: impl Fn(&str) -> bool,
     ) -> Findings {
-        let (mut audit, now) = (Audit::new(&Topics::new("peercam", "door"), OWN), Instant::now());
+        let (mut audit, now) = (Audit::new(&Topics::new("peercam", "door"), OWN, tells), Instant::now());
         let refusal = |is_fine: bool| if is_fine { Ok(()) } else { Err("no".to_owned()) };
-        let filters = audit.filters();
-        assert!(filters.iter().all(|filter| !filter.contains('+')), "{filters:?}");
-        audit.granted(filters.iter().map(|filter| refusal(grants(filter))).collect());
-        let mut number = 0;
-        while let Some((topic, payload)) = audit.next() {
-            assert_eq!(audit.deadline(), None);
-            number += 1;
-            audit.sent(number, now);
-            audit.acknowledged(number, refusal(takes(&topic) || !tells).err(), now);
-            if takes(&topic) && grants(&topic) && gives(&topic) {
-                audit.came(&topic, &payload);
+        while let Some(step) = audit.next() {
+            assert_eq!((audit.next(), audit.deadline()), (None, None), "one after the other");
+            match step {
+                Step::Subscribe(topics) => {
+                    assert!(topics.iter().all(|topic| !topic.contains('+')), "{topics:?}");
+                    audit.granted(topics.iter().map(|topic| refusal(grants(topic))).collect(), now);
+                }
+                Step::Publish(topic, payload) => {
+                    audit.sent(7, now);
+                    audit.acknowledged(6, None, now);
+                    audit.acknowledged(7, refusal(takes(&topic) || !tells).err(), now);
+                    if takes(&topic) && grants(&topic) && gives(&topic) {
+                        audit.came(&topic, &payload);
+                    }
+                }
             }
         }
         assert!(audit.deadline().is_some());
-        audit.findings(tells)
+        audit.findings()
+    }
+
+    #[test]
+    fn a_broker_may_hang_up_on_what_the_service_does_not_need() {
+        let topics = Topics::new("peercam", "door");
+        for (tells, unneeded) in [(true, topics.command()), (false, topics.status())] {
+            let (mut audit, now) = (Audit::new(&topics, OWN, tells), Instant::now());
+            loop {
+                match audit.next().unwrap() {
+                    Step::Subscribe(filters) if filters.contains(&unneeded) && !tells => break,
+                    Step::Publish(topic, _) if topic == unneeded => break,
+                    Step::Subscribe(filters) => {
+                        assert!(!audit.hung_up(), "{filters:?} are needed");
+                        audit.granted(vec![Ok(()); filters.len()], now);
+                    }
+                    Step::Publish(topic, payload) => {
+                        assert!(!audit.hung_up(), "{topic} is needed");
+                        audit.sent(1, now);
+                        audit.acknowledged(1, None, now);
+                        audit.came(&topic, &payload);
+                    }
+                }
+            }
+            assert!(audit.hung_up());
+            assert_eq!(audit.findings(), Findings::default());
+        }
     }
 
     #[test]

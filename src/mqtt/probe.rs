@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::MOST_BYTES;
-use super::audit::{Audit, Findings};
+use super::audit::{Audit, Findings, Step};
 use super::config::{Config, Version};
 use super::credentials::Credentials;
 use super::limits::Limits;
@@ -82,65 +82,76 @@ async fn attempt(config: &Config, device: &str) -> Result<Tried, Failure> {
     let busy = |_| Failure::away("the MQTT client is busy");
     // A number of its own, so that it is not taken for the service's, nor the service's for it.
     let own = Bytes::from(rand::random::<u64>().to_string());
-    let mut audit = Audit::new(&topics, own);
+    let mut audit: Option<Audit> = None;
     let mut limits = Limits::default();
     let mut delivery = Delivery { is_retained: false, ..Delivery::BEST };
     let mut asked: Option<String> = None;
-    let mut since = Instant::now();
-    let mut took = None;
+    let (mut since, mut took) = (Instant::now(), None);
     loop {
-        let deadline = audit.deadline();
+        let deadline = audit.as_ref().and_then(Audit::deadline);
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             break;
         }
         let patience = deadline.map_or(LIMIT, |deadline| deadline - Instant::now());
         // The end of the patience is no event.
-        let event = timeout(patience, line.next()).await.unwrap_or(Ok(Event::Alive));
-        let event = event.map_err(|mut failure| {
-            match (&asked, failure.kind) {
-                (Some(asked), Kind::Closed | Kind::Objected) => {
-                    failure.reason = format!("{} after the broker was asked {asked}", failure.reason);
+        let event = match timeout(patience, line.next()).await.unwrap_or(Ok(Event::Alive)) {
+            Ok(event) => event,
+            Err(mut failure) => {
+                let is_objection = matches!(failure.kind, Kind::Closed | Kind::Objected);
+                if is_objection && audit.as_mut().is_some_and(Audit::hung_up) {
+                    break;
                 }
-                (None, Kind::Closed) => failure.reason = without_a_word(config, url, &client_id, None),
-                _ => {}
+                match (&asked, failure.kind) {
+                    (Some(asked), Kind::Closed | Kind::Objected) => {
+                        failure.reason = format!("{} after the broker was asked {asked}", failure.reason);
+                    }
+                    (None, Kind::Closed) => failure.reason = without_a_word(config, url, &client_id, None),
+                    _ => {}
+                }
+                return Err(failure);
             }
-            failure
-        })?;
+        };
         let now = Instant::now();
-        match event {
-            Event::Accepted(accepted) => {
+        match (event, &mut audit) {
+            (Event::Accepted(accepted), _) => {
                 delivery = delivery.within(accepted.best);
                 limits = of(&accepted);
-                line.subscribe(&audit.filters()).map_err(busy)?;
-                asked = Some(format!("for the messages of {}", audit.filters().join(", ")));
+                let tells = config.version == Version::Five && delivery.is_acknowledged;
+                audit = Some(Audit::new(&topics, own.clone(), tells));
             }
-            Event::Granted(granted) => {
-                audit.granted(granted);
-                since = now;
-                let mut all = Vec::new();
-                while let Some((topic, payload)) = audit.next() {
-                    line.publish(&topic, &payload, delivery, None).map_err(busy)?;
-                    all.push(topic);
-                }
-                asked = Some(format!("to publish on {}", all.join(", ")));
-            }
-            Event::Sent(number) => audit.sent(number, now),
-            Event::Acknowledged { number, refusal } => audit.acknowledged(number, refusal, now),
-            Event::Came(message) => {
+            (Event::Granted(granted), Some(audit)) => audit.granted(granted, now),
+            (Event::Sent(number), Some(audit)) => audit.sent(number, now),
+            (Event::Acknowledged { number, refusal }, Some(audit)) => audit.acknowledged(number, refusal, now),
+            (Event::Came(message), Some(audit)) => {
                 audit.came(&message.topic, &message.payload);
                 if audit.heard_itself() && took.is_none() {
                     took = Some(now - since);
                 }
             }
-            Event::Alive | Event::Ended => {}
+            _ => {}
+        }
+        match audit.as_mut().and_then(Audit::next) {
+            Some(Step::Subscribe(filters)) => {
+                line.subscribe(&filters).map_err(busy)?;
+                asked = Some(format!("for the messages of {}", filters.join(", ")));
+            }
+            Some(Step::Publish(topic, payload)) => {
+                line.publish(&topic, &payload, delivery, None).map_err(busy)?;
+                if payload == own {
+                    since = now;
+                }
+                asked = Some(format!("to publish on {topic}"));
+            }
+            None => {}
         }
     }
-    line.hang_up().map_err(busy)?;
+    // Where the broker has hung up already there is nobody to say it to.
+    line.hang_up().ok();
     // The goodbye has nothing more to tell, whatever becomes of it.
     let leaving = async { while !matches!(line.next().await, Ok(Event::Ended) | Err(_)) {} };
     timeout(LIMIT, leaving).await.ok();
-    let tells = config.version == Version::Five && delivery.is_acknowledged;
-    Ok(Tried { took, limits, findings: audit.findings(tells) })
+    let findings = audit.map(|audit| audit.findings()).unwrap_or_default();
+    Ok(Tried { took, limits, findings })
 }
 
 /// What the broker said that it does not do.

@@ -173,6 +173,24 @@ async fn the_doctor_names_what_the_access_list_forbids_and_the_line_that_permits
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_is_content_with_a_broker_that_hangs_up_on_what_the_service_does_not_ask_for() -> Result<()> {
+    for version in VERSIONS {
+        // A policy that lets a board publish its own and hear the rest, as AWS IoT has them.
+        let cloud = Scripted::start(|sent| match sent {
+            packet::SUBSCRIBE => Some("status"),
+            packet::PUBLISH => Some("command"),
+            _ => None,
+        })
+        .await?;
+        let table = format!("[mqtt]\nurl = \"mqtt://{}\"\nversion = \"{version}\"", cloud.address);
+        let config = Config::parse(&table).map_err(|mistakes| anyhow::anyhow!("{mistakes:?}"))?;
+        let found = mqtt::probe(&config.mqtt, "door").await.map_err(anyhow::Error::msg)?;
+        ensure!(!found.is_forbidden && found.permissions.is_empty(), "{version}: {found:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whatever_limits_a_broker_is_given_the_board_is_there_and_hears_commands() -> Result<()> {
     let limits = [
         "max_qos 0",
