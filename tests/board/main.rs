@@ -35,7 +35,7 @@ use serde_json::{Value, json};
 use crate::board::{ADDRESS, Board};
 use crate::browser::Browser;
 use crate::nodes::{
-    PLANES, a_camera_of_several_planes_brings_its_colours_and_nodes_that_are_no_cameras_are_told,
+    PLANES, a_camera_with_a_buffer_for_each_plane_brings_its_colours, ensure_told,
     what_the_driver_refuses_or_drops_is_told_or_overcome,
 };
 use crate::packaged::the_package_is_installed_upgraded_and_purged_while_the_board_runs;
@@ -110,12 +110,12 @@ async fn run(image: &std::path::Path) -> Result<()> {
     test!(the_service_starts_under_its_unit, board);
     test!(a_file_on_the_boot_partition_sets_the_board_up_before_the_service_starts, board);
     test!(the_unit_exposes_little, board);
-    test!(doctor_finds_the_camera_and_the_microphone, board);
+    test!(doctor_finds_the_cameras_and_the_microphone_and_says_what_is_no_camera, board);
     let browser = Browser::start().await?;
     let viewer = Viewer::log_in(&browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
     test!(a_browser_shows_the_camera_and_plays_the_microphone_for_20_s_without_a_freeze, board, &viewer);
     test!(the_snapshot_shows_the_colour_bars, board, &viewer);
-    test!(a_camera_of_several_planes_brings_its_colours_and_nodes_that_are_no_cameras_are_told, board, &viewer);
+    test!(a_camera_with_a_buffer_for_each_plane_brings_its_colours, board, &viewer);
     test!(what_the_driver_refuses_or_drops_is_told_or_overcome, board, &viewer);
     test!(the_status_under_the_unit_has_what_the_unit_lets_it_see, board, &viewer);
     test!(the_cameras_controls_are_listed_and_set, board, &viewer);
@@ -154,14 +154,14 @@ async fn the_unit_exposes_little(board: &mut Board) -> Result<()> {
     Ok(())
 }
 
-async fn doctor_finds_the_camera_and_the_microphone(board: &mut Board) -> Result<()> {
+async fn doctor_finds_the_cameras_and_the_microphone_and_says_what_is_no_camera(board: &mut Board) -> Result<()> {
     let report = board.must("peercam doctor --json 2>/dev/null").await?;
     let report: Value = serde_json::from_str(&report).with_context(|| report.clone())?;
     // The driver's name for its device, and the card's name: what the kernel says, not what we configured.
     for found in ["vivid", "Loopback", "640x360"] {
         ensure!(report.to_string().contains(found), "no {found} in {report:#}");
     }
-    Ok(())
+    ensure_told(&report)
 }
 
 async fn a_browser_shows_the_camera_and_plays_the_microphone_for_20_s_without_a_freeze(

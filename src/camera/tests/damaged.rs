@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::jpeg::Guard;
 use super::super::opener::{Opener, Outcome};
-use super::super::pipeline::{Event, Graph, Sink};
+use super::super::pipeline::{Event, Graph};
 use super::*;
 
 const SIZE: Resolution = Resolution { width: 96, height: 80 };
@@ -148,20 +148,9 @@ impl Opener<Config> for Panicking {
 async fn a_panic_over_a_device_is_a_failure_like_another_and_the_device_is_tried_again() {
     let group = Group::new();
     let config = config(320, 180, 30);
-    let (feed, looks) = (Feed::new(), Arc::<AtomicU64>::default());
+    let looks = Arc::<AtomicU64>::default();
     let good = capture::Capture::new(config.clone(), Adjusted::new(BTreeMap::new()));
-    let (status, mut statuses) = watch::channel(Status::default());
-    let (_sender, inbox) = mpsc::unbounded_channel();
-    let actor = Actor {
-        source: Arc::new(Mutex::new(Panicking { looks: looks.clone(), good })),
-        sink: Sink { feed: feed.clone(), profile: None },
-        settings: watch::channel(config).0,
-        privacy: Privacy::Off,
-        status,
-        inbox,
-        group: group.clone(),
-    };
-    group.keep("camera", actor, |actor| Box::pin(actor.run()));
+    let (feed, mut statuses, _commands) = camera_of(Panicking { looks: looks.clone(), good }, config, &group);
     let mut viewer = feed.subscribe();
     let waiting = in_time(statuses.wait_for(|status| status.reason.is_some())).await.unwrap().clone();
     assert!(waiting.reason.unwrap().contains("a driver that nobody has thought of"));

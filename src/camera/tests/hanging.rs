@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::opener::{Opener, Outcome};
-use super::super::pipeline::{Graph, Sink};
+use super::super::pipeline::Graph;
 use super::*;
 
 /// What privacy may take, whatever hangs.
@@ -59,22 +59,10 @@ struct Hung {
 
 impl Hung {
     fn open() -> Self {
-        let (group, hangs, feed) = (Group::new(), Hangs::default(), Feed::new());
-        let config = config(320, 180, 30);
+        let (group, hangs, config) = (Group::new(), Hangs::default(), config(320, 180, 30));
         let good = capture::Capture::new(config.clone(), Adjusted::new(BTreeMap::new()));
-        let (status, statuses) = watch::channel(Status { name: "main".into(), ..Status::default() });
-        let (sender, inbox) = mpsc::unbounded_channel();
-        let actor = Actor {
-            source: Arc::new(Mutex::new(Hanging { hangs: hangs.clone(), good })),
-            sink: Sink { feed: feed.clone(), profile: None },
-            settings: watch::channel(config).0,
-            privacy: Privacy::Off,
-            status,
-            inbox,
-            group: group.clone(),
-        };
-        group.keep("camera", actor, |actor| Box::pin(actor.run()));
-        Self { group, hangs, feed, status: statuses, actor: sender }
+        let (feed, status, actor) = camera_of(Hanging { hangs: hangs.clone(), good }, config, &group);
+        Self { group, hangs, feed, status, actor }
     }
 
     async fn is(&mut self, state: State, reason: Option<&str>) {

@@ -13,6 +13,7 @@ use gstreamer_video as gst_video;
 
 use crate::media::{Frame, Resolution};
 
+use super::opener::Opener;
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,6 +24,26 @@ fn config(width: u32, height: u32, fps: u32) -> Config {
 
 async fn in_time<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("it takes far less than the patience")
+}
+
+/// What a camera is made of whose device is `source`: its pictures, its status, and what takes commands.
+type Parts = (Feed, watch::Receiver<Status>, mpsc::UnboundedSender<Command<Config>>);
+
+fn camera_of(source: impl Opener<Config> + 'static, config: Config, group: &Group) -> Parts {
+    let (status, statuses) = watch::channel(Status { name: config.name.clone(), ..Status::default() });
+    let (sender, inbox) = mpsc::unbounded_channel();
+    let feed = Feed::new();
+    let actor = Actor {
+        source: Arc::new(Mutex::new(source)),
+        sink: Sink { feed: feed.clone(), profile: None },
+        settings: watch::channel(config).0,
+        privacy: Privacy::Off,
+        status,
+        inbox,
+        group: group.clone(),
+    };
+    group.keep("camera", actor, |actor| Box::pin(actor.run()));
+    (feed, statuses, sender)
 }
 
 async fn close(group: Group) {
