@@ -17,7 +17,8 @@ impl Default for LimitsConfig {
 }
 
 impl LimitsConfig {
-    /// The most that can be asked for: beyond, the sockets alone exceed the usual limit of 1024 open files.
+    /// The most that can be asked for. With eight sockets each they need half of the open files that the unit permits
+    /// (`LimitNOFILE` of `systemd/peercam.service`).
     const MOST: usize = 500;
 
     /// The keys whose values cannot be, each with what is wrong and what is allowed.
