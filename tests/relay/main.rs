@@ -66,6 +66,7 @@ async fn run() -> Result<()> {
     let browser = Browser::start_at(&network::viewers_place()).await?;
     test!(pictures_come_through_the_relay_where_nothing_else_connects, browser, SHARED, 600);
     test!(a_whep_viewer_comes_through_the_relay_with_the_servers_of_the_answer_s_links, browser, SHARED, 600);
+    test!(the_picture_goes_on_over_the_relay_when_a_restart_s_answer_is_lost, browser, SHARED, 600);
     test!(credentials_are_renewed_before_they_end_and_who_watches_does_not_notice, browser, SHARED, SHORT);
     test!(a_wrong_secret_gives_no_connection_and_board_and_viewer_are_told_why, browser, "south", 600);
     test!(a_relay_that_does_not_answer_is_told_of_too, browser, SHARED, 600);
@@ -124,6 +125,36 @@ async fn a_whep_viewer_comes_through_the_relay_with_the_servers_of_the_answer_s_
     ensure!(link.contains("credential-type=\"password\""), "{link}");
     let path = viewer.watch(30).await?;
     ensure!((&*path.local, &*path.remote) == ("relay", "relay"), "the path is not the relay's: {path:?}");
+    Ok(())
+}
+
+async fn the_picture_goes_on_over_the_relay_when_a_restart_s_answer_is_lost(
+    _: &Board,
+    viewer: &Viewer<'_>,
+    _: &Coturn,
+) -> Result<()> {
+    viewer.join().await?;
+    viewer.watch(60).await?;
+    let frozen = viewer.path().await?.freezes;
+    let () = viewer
+        .ask(
+            "const { onmessage } = socket;
+             const before = heard.length;
+             socket.onmessage = ({ data }) => heard.push({ at: performance.now(), ...JSON.parse(data) });
+             await offer({ iceRestart: true });
+             await until('the answer', () => heard.slice(before).some(({ type }) => type === 'answer'));
+             await new Promise((done) => setTimeout(done, 1000));
+             await connection.setLocalDescription({ type: 'rollback' });
+             socket.onmessage = onmessage",
+        )
+        .await?;
+    // This relay's allocations last ten seconds, and nobody refreshes that of the former path.
+    let path = viewer.watch(60).await?;
+    ensure!(path.freezes - frozen < 1.0, "the picture stood still: {path:?}");
+    let () = viewer.ask("await offer({ iceRestart: true })").await?;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let path = viewer.watch(60).await?;
+    ensure!((&*path.local, &*path.remote) == ("relay", "relay"), "after the restart: {path:?}");
     Ok(())
 }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use webrtc::runtime::AsyncUdpSocket;
 
 use super::checks::{CHECK_INTERVAL, Checks};
-use super::sockets::{Place, Sockets, Way};
+use super::sockets::{Passage, Place, Sockets, Way};
 use super::stun::{self, Draft, Transactions};
 use crate::sdp::Credentials;
 
@@ -32,15 +32,6 @@ const SETTLED: Duration = Duration::from_secs(1);
 
 /// Bytes of one of the stack's checks, which the viewer has to have paid for ([`Checks`]).
 const CHECK_BYTES: usize = 128;
-
-/// Whether a datagram goes on as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Passage {
-    /// It does.
-    Open,
-    /// It ends here; something else may go in its place.
-    Closed,
-}
 
 /// A datagram to be sent beside those of the stack: by which socket, where, and what.
 pub type Outgoing = (Arc<dyn AsyncUdpSocket>, SocketAddr, Vec<u8>);
@@ -110,6 +101,7 @@ impl Path {
     /// The stack has let go of it.
     pub fn close(&mut self, local: SocketAddr) {
         self.sockets.close(local);
+        self.sockets.tidy(self.way.as_ref().map(|way| way.place.local));
     }
 
     /// What the stack is to receive next at a socket beside what comes; it is woken for more.
@@ -230,8 +222,9 @@ impl Path {
             return Passage::Open;
         };
         if !stun::is_message(content) {
-            // What is no check goes to the stack's pair.
-            if !self.is_telling && self.stand_in.is_none() {
+            // What is no check goes to the stack's pair; what it has sent before a restart may still be on its way here.
+            let is_of_generation = self.former.is_none() || self.sockets.candidates().any(|at| at == local);
+            if is_of_generation && !self.is_telling && self.stand_in.is_none() {
                 self.chooses(place, 0, now);
             }
             return Passage::Open;
@@ -324,6 +317,7 @@ impl Path {
         self.has_moved |= self.former.take().is_some();
         self.way = Some(Way { socket: open.socket.clone(), place });
         self.chosen = Some((priority, now));
+        self.sockets.tidy(None);
         self.stand_in.get_or_insert(place);
         self.outgoing.extend(self.release.take());
         if let Some(stand_in) = self.stand_in.filter(|stand_in| *stand_in != place) {
@@ -535,8 +529,10 @@ mod tests {
 
         /// The stack restarts with sockets of its own, and is told of the way.
         fn restarts(&mut self, name: &str) -> Place {
-            let former = self.local;
+            let (former, way) = (self.local, self.way().unwrap());
             self.path.restart();
+            // What was sent before still comes by.
+            assert_eq!(self.goes(way, &[23; 40]), Passage::Open);
             (self.ours, self.theirs) = (credentials(&format!("us{name}")), credentials(&format!("them{name}")));
             self.path.begin(self.ours.clone(), self.theirs.clone());
             self.path.close(former);
@@ -614,6 +610,28 @@ mod tests {
             assert!(stun::is_signed(answer, &ours.password));
             assert_eq!(stun::address(answer, stun::XOR_MAPPED_ADDRESS), Some(way.peer));
         }
+    }
+
+    #[tokio::test]
+    async fn a_former_way_over_a_channel_of_our_relay_is_understood_after_a_restart() {
+        let mut both = Both::connected(Some(RELAY));
+        let (way, relay, ours) = (both.way().unwrap(), address(RELAY), both.ours.clone());
+        let bind = Draft::new(stun::CHANNEL_BIND_REQUEST, [1; 12])
+            .with(stun::CHANNEL_NUMBER, &[0x40, 1, 0, 0])
+            .with_address(stun::XOR_PEER_ADDRESS, way.peer);
+        assert_eq!(both.path.sends(way.local, relay, &bind.finish(), both.now), Passage::Open);
+        both.restarts("2");
+        both.path.outgoing();
+        let check = Draft::new(stun::BINDING_REQUEST, [5; 12]).with(stun::USERNAME, b"us:them").sign(&ours.password);
+        let datagram = [&[0x40, 1, 0, check.len() as u8][..], &check].concat();
+        assert_eq!(both.path.receives(way.local, relay, &datagram), Passage::Closed);
+        let [(_, to, answer)] = both.went().try_into().unwrap();
+        assert_eq!(to, relay);
+        assert!(stun::is_signed(stun::content(&answer), &ours.password));
+        // Which is forgotten with the way.
+        both.nominates(both.place(None, OTHER), 1);
+        assert_eq!(both.path.receives(way.local, relay, &datagram), Passage::Open);
+        assert!(both.went().is_empty());
     }
 
     #[tokio::test]

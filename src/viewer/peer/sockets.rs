@@ -51,6 +51,15 @@ impl Way {
     }
 }
 
+/// Whether a datagram goes on as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passage {
+    /// It does.
+    Open,
+    /// It ends here; something else may go in its place.
+    Closed,
+}
+
 /// One of our sockets.
 #[derive(Debug)]
 pub struct Open {
@@ -82,10 +91,15 @@ impl Sockets {
         self.open.push(Open { local, socket, relay, is_candidate, waiting, waker });
     }
 
-    /// The stack has let go of it.
+    /// The stack has let go of it. Its channels are remembered until [`tidy`](Self::tidy).
     pub fn close(&mut self, local: SocketAddr) {
         self.open.retain(|open| open.local != local);
-        self.channels.retain(|(at, ..), _| *at != local);
+    }
+
+    /// Forgets the channels of sockets that are neither open nor `kept`.
+    pub fn tidy(&mut self, kept: Option<SocketAddr>) {
+        let Self { open, channels } = self;
+        channels.retain(|(at, ..), _| Some(*at) == kept || open.iter().any(|open| open.local == *at));
     }
 
     /// Those that are open.
