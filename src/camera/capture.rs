@@ -84,8 +84,7 @@ impl Capture {
         let resolution = self.config.resolution();
         match (device::camera(name, resolution), &self.seen) {
             (Err(Error::Absent { device }), Some(seen)) => {
-                let back = device::cameras(resolution).into_iter().find(|video| video.is_same_as(seen));
-                back.ok_or(Error::Absent { device })
+                device::again(seen, resolution).ok_or(Error::Absent { device })
             }
             (found, _) => found,
         }

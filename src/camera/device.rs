@@ -199,6 +199,16 @@ pub(super) fn looked_at(near: Resolution) -> (Vec<Video>, Vec<String>) {
     (cameras, others)
 }
 
+/// The same camera under whatever number it has now. Only its own formats are listed: that takes longest.
+pub(super) fn again(seen: &Video, near: Resolution) -> Option<Video> {
+    let is_it = |path: &PathBuf| {
+        let identity = Node::open(path).and_then(|node| node.identity());
+        identity.is_ok_and(|found| found.card == seen.card && found.bus == seen.bus)
+    };
+    let mut looked = video_nodes().into_iter().filter(is_it).filter_map(|path| Video::look(&path, near).ok());
+    looked.find(|video| !video.offers.is_empty())
+}
+
 /// The camera that the configuration means by `name`, a path or a stable name.
 pub(super) fn camera(name: &str, near: Resolution) -> Result<Video, Error> {
     let candidates = NAMES.iter().map(|folder| Path::new(folder).join(name));
