@@ -45,7 +45,7 @@ impl Ours {
     pub fn read(text: &str) -> Option<Self> {
         let session = Session::parse(text.as_bytes()).ok()?;
         let mut sections = session.medias.iter().map(|media| Section::new(&session, media, &[]));
-        let first = sections.next()?;
+        let first = sections.clone().next()?;
         let channel = sections.find(|section| section.media.media == "application").and_then(|section| {
             let port = section.first("sctp-port")?.parse().ok()?;
             Some((port, section.first("max-message-size")?.parse().ok()?))

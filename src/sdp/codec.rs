@@ -114,17 +114,54 @@ pub fn opus(section: Section<'_>, fixed: Option<u8>) -> Option<Media> {
 /// The names of what is offered, for who wonders why it is refused.
 pub fn names(section: Section<'_>) -> Vec<String> {
     let mut names = Vec::new();
-    for entry in entries(section) {
-        let name: String = entry.map.encoding_name.chars().take(20).collect();
-        let mode = entry.parameter("packetization-mode").map(|mode| mode.chars().take(4).collect::<String>());
-        let name = mode.map_or_else(|| name.clone(), |mode| format!("{name} with packetization-mode {mode}"));
+    let mut known: Vec<_> = entries(section).collect();
+    for format in section.media.fmt.split_whitespace() {
+        let payload_type = format.parse::<u8>().ok();
+        let entry = known.iter().position(|entry| Some(entry.map.payload_type) == payload_type);
+        let name = match entry.map(|at| known.swap_remove(at)) {
+            Some(entry) => entry.in_words(),
+            None => missing(section, format, payload_type),
+        };
         if !names.contains(&name) {
             names.push(name);
         }
+        // What a browser offers is less.
+        if names.len() == MOST_NAMES {
+            break;
+        }
     }
-    // What a browser offers is less.
-    names.truncate(10);
     names
+}
+
+/// Names of codecs that a refusal lists.
+const MOST_NAMES: usize = 10;
+
+/// Why a format of the section is none that could be sent.
+fn missing(section: Section<'_>, format: &str, payload_type: Option<u8>) -> String {
+    let format: String = format.chars().take(20).collect();
+    let name = match payload_type {
+        Some(128..) | None => return format!("payload type {format}, which has to be within 0 to 127"),
+        // Those that need no line to say so (RFC 3551, section 6).
+        Some(0) => "PCMU".into(),
+        Some(8) => "PCMA".into(),
+        Some(9) => "G722".into(),
+        Some(payload_type) => {
+            let map = section.typed::<RtpMap>().find(|map| map.payload_type == payload_type);
+            let Some(map) = map else { return format!("payload type {format} without a=rtpmap") };
+            map.encoding_name.chars().take(20).collect::<String>()
+        }
+    };
+    if payload_type.is_some_and(is_like_rtcp) {
+        return format!(
+            "{name} at payload type {format}, which RTP and RTCP on one port exclude (RFC 5761, section 4)"
+        );
+    }
+    name
+}
+
+/// From 64 to 95 a payload type with its marker looks like RTCP on the same port (RFC 5761, section 4).
+fn is_like_rtcp(payload_type: u8) -> bool {
+    (64..96).contains(&payload_type)
 }
 
 impl Media {
@@ -174,6 +211,20 @@ impl Entry {
         fixed.is_none_or(|fixed| fixed == self.map.payload_type)
     }
 
+    /// For who wonders why it is refused.
+    fn in_words(&self) -> String {
+        let name: String = self.map.encoding_name.chars().take(20).collect();
+        let usual = if name.eq_ignore_ascii_case("opus") { 48_000 } else { 90_000 };
+        let is_ours = ["opus", "h264"].iter().any(|ours| name.eq_ignore_ascii_case(ours));
+        if is_ours && self.map.clock_rate != usual {
+            return format!("{name} at {} Hz instead of {usual}", self.map.clock_rate);
+        }
+        match self.parameter("packetization-mode") {
+            Some(mode) => format!("{name} with packetization-mode {}", mode.chars().take(4).collect::<String>()),
+            None => name,
+        }
+    }
+
     fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.split(';').find_map(|pair| {
             let (key, value) = pair.split_once('=')?;
@@ -185,8 +236,7 @@ impl Entry {
 /// What can be sent in a section, in the viewer's order of preference.
 fn entries<'a>(section: Section<'a>) -> impl Iterator<Item = Entry> + 'a {
     let formats = section.media.fmt.split_whitespace().filter_map(|format| format.parse::<u8>().ok());
-    // From 64 to 95 a payload type with its marker looks like RTCP on the same port (RFC 5761, section 4).
-    formats.filter(|format| !(64..96).contains(format)).filter_map(move |format| {
+    formats.filter(|format| *format < 128 && !is_like_rtcp(*format)).filter_map(move |format| {
         let map = section.typed::<RtpMap>().find(|map| map.payload_type == format)?;
         let parameters = section.typed::<Fmtp>().filter(|parameters| parameters.fmt == format);
         let parameters = parameters.flat_map(|parameters| parameters.format_specific_params);
@@ -202,6 +252,10 @@ fn entries<'a>(section: Section<'a>) -> impl Iterator<Item = Entry> + 'a {
 fn extension(section: Section<'_>, name: &str) -> Option<Extension> {
     let mut maps = section.typed::<ExtMap>().filter(|map| map.uri == name);
     let map = maps.find(|map| (1..=LAST_ONE_BYTE_ID).contains(&map.id))?;
+    // An id that stands for two extensions stands for none (RFC 8285, section 6).
+    if section.typed::<ExtMap>().any(|other| other.id == map.id && other.uri != map.uri) {
+        return None;
+    }
     match map.direction {
         None | Some(Direction::SendRecv) => Some(Extension { id: map.id, is_one_way: false }),
         Some(Direction::RecvOnly) => Some(Extension { id: map.id, is_one_way: true }),

@@ -33,7 +33,9 @@ pub fn groups(session: &Session) -> Vec<Vec<String>> {
     let groups = session.attributes.iter().filter(|attribute| attribute.attribute == "group");
     let groups = groups.filter_map(|attribute| attribute.value.as_deref()?.parse::<Group>().ok());
     let bundles = groups.filter(|group| group.semantics.as_str().eq_ignore_ascii_case("BUNDLE"));
-    let tags = bundles.map(|group| group.mid_tags.into_iter().filter(|tag| known.contains(tag.as_str())).collect());
+    // A tag is in one group, once (RFC 9143, section 7.1); where it is not, the first counts.
+    let mut known = known;
+    let tags = bundles.map(|group| group.mid_tags.into_iter().filter(|tag| known.remove(tag.as_str())).collect());
     tags.filter(|tags: &Vec<_>| !tags.is_empty()).collect()
 }
 
@@ -80,6 +82,11 @@ impl<'a> Section<'a> {
         self.all(T::NAME).filter_map(|value| value.parse().ok())
     }
 
+    /// Whether the viewer itself rejects it. Of a bundled section the port may be another's (RFC 9143, section 6).
+    pub fn is_rejected(self) -> bool {
+        self.media.port == 0 && !(self.group.is_some() && self.has("bundle-only"))
+    }
+
     /// Whether the viewer wants to receive in this section.
     pub fn wants(self) -> bool {
         matches!(self.direction(), Direction::SendRecv | Direction::RecvOnly)
@@ -103,9 +110,7 @@ impl<'a> Section<'a> {
 
     /// Whether it can carry anything. The error completes the sentence "the section ..".
     pub fn check(self) -> Result<(), String> {
-        let is_bundled = self.group.is_some();
-        // Of a bundled section the port may be another's (RFC 9143, section 6).
-        if self.media.port == 0 && !(is_bundled && self.has("bundle-only")) {
+        if self.is_rejected() {
             return Err("is rejected by the offer itself (port 0)".into());
         }
         if !matches!(&*self.media.media, "audio" | "video") {
@@ -120,7 +125,7 @@ impl<'a> Section<'a> {
             return Err(format!("is for {protocol}; this board sends UDP/TLS/RTP/SAVPF"));
         }
         // BUNDLE has it that RTCP comes on the same port (RFC 9143, section 9.3).
-        if !is_bundled && !self.has("rtcp-mux") && !self.has("rtcp-mux-only") {
+        if self.group.is_none() && !self.has("rtcp-mux") && !self.has("rtcp-mux-only") {
             return Err("has no a=rtcp-mux; this board sends RTP and RTCP on one port only".into());
         }
         Ok(())

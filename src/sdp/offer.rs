@@ -70,7 +70,8 @@ impl Offer {
         let groups = line::groups(&session);
         let sections = sections(&session, &groups)?;
         let mut refusal = None;
-        let videos = || (0..sections.len()).filter(|index| sections[*index].media.media == "video");
+        let is_video = |section: &Section<'_>| section.media.media == "video" && !section.is_rejected();
+        let videos = || (0..sections.len()).filter(|index| is_video(&sections[*index]));
         for index in videos().filter(|index| sections[*index].wants()) {
             match Self::first(&sections, Some(index), board) {
                 Ok(offer) => return Ok(offer),
@@ -227,7 +228,8 @@ impl Offer {
                 protocol: section.media.proto.clone(),
                 formats: section.media.fmt.clone(),
                 mid: section.first("mid").map(str::to_owned),
-                has_mux: section.has("rtcp-mux"),
+                // Who can do nothing else is answered so, too (RFC 8858, section 3).
+                has_mux: section.has("rtcp-mux") || section.has("rtcp-mux-only"),
                 has_reduced_size: section.has("rtcp-rsize"),
                 bundle: bundle.unwrap_or_default(),
                 verdict: if bundle.is_some() { verdict } else { Verdict::Rejected },
@@ -373,10 +375,18 @@ fn no_codec(sent: &str, section: Section<'_>) -> Error {
 
 /// Why an offer is refused of which nothing can be served, though no single thing in it is wrong.
 fn nothing(sections: &[Section<'_>], board: Board) -> Error {
-    let of_kind = |kind: &str| sections.iter().copied().find(|section| section.media.media == *kind);
+    let of_kind = |kind: &str| {
+        let mut all = sections.iter().copied().filter(|section| section.media.media == *kind);
+        all.clone().find(|section| !section.is_rejected()).or_else(|| all.next())
+    };
     let reason = match (of_kind("video"), of_kind("audio")) {
-        (Some(_), _) => "the offer's video section does not receive; make its transceiver recvonly",
-        (None, Some(audio)) => match audio.check() {
+        (Some(video), None) if video.is_rejected() => {
+            "the offer's video section is rejected by the offer itself (port 0)"
+        }
+        (Some(video), _) if !video.is_rejected() => {
+            "the offer's video section does not receive; make its transceiver recvonly"
+        }
+        (_, Some(audio)) => match audio.check() {
             Err(what) => return Error::Unusable(format!("the offer's audio section {what}")),
             Ok(()) if codec::opus(audio, None).is_none() => return no_codec("sound as Opus", audio),
             Ok(()) if !board.has_sound => {
@@ -384,7 +394,11 @@ fn nothing(sections: &[Section<'_>], board: Board) -> Error {
             }
             Ok(()) => "the offer's audio section does not receive; make its transceiver recvonly",
         },
-        (None, None) => "the offer has nothing that this board could serve; add a recvonly video transceiver",
+        _ if of_kind("application").is_some() => {
+            "the offer's application section is no data channel; it has to be UDP/DTLS/SCTP webrtc-datachannel with a port \
+             other than 0, and a=sctp-port from 1 to 65535 (RFC 8841)"
+        }
+        _ => "the offer has nothing that this board could serve; add a recvonly video transceiver",
     };
     Error::Unusable(reason.into())
 }

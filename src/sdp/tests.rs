@@ -47,7 +47,22 @@ fn offer() -> String {
 fn answer_of(offer: &Offer) -> String {
     let video = offer.video().map(|media| Sources { ssrc: 1, retransmission: media.retransmission.map(|_| 2) });
     let audio = offer.audio().map(|_| Sources { ssrc: 3, retransmission: None });
-    let ours = |at: usize| Ours::read(&OURS.replace("ufrag:board", &format!("ufrag:board{at}"))).unwrap();
+    let ours = |at: usize| {
+        let (media, channel) = OURS.split_once("m=application").unwrap();
+        let reduced = offer.reduced(at);
+        let text = match (reduced.contains("m=video") || reduced.contains("m=audio"), reduced.contains("m=application"))
+        {
+            (true, true) => OURS.to_owned(),
+            (true, false) => media.to_owned(),
+            // As the stack answers a data channel that has a transport for itself.
+            (false, _) => {
+                let (media, channel) = (media.replace("m=video 9 UDP/TLS/RTP/SAVPF 109", "m=application"), channel);
+                let (line, rest) = channel.split_once("\r\n").unwrap();
+                media.replace("m=application", &format!("m=application{line}")) + rest
+            }
+        };
+        Ours::read(&text.replace("ufrag:board", &format!("ufrag:board{at}"))).unwrap()
+    };
     offer.answer(&(0..offer.transports()).map(ours).collect::<Vec<_>>(), video, audio)
 }
 
@@ -169,6 +184,7 @@ fn without_bundle_each_section_has_a_transport_of_its_own() {
     let lines = ["video 9 UDP/TLS/RTP/SAVPF 109 110", "audio 9 UDP/TLS/RTP/SAVPF 111", "application 9 UDP/DTLS/SCTP"];
     for (at, ((line, rest), expected)) in sections(&answer).into_iter().zip(lines).enumerate() {
         assert!(line.starts_with(expected), "{answer}");
+        assert_eq!(rest.contains("a=sctp-port:5000\r\na=max-message-size:"), at == 2, "{answer}");
         assert!(rest.contains(&format!("a=ice-ufrag:board{at}\r\n")) && rest.contains("a=setup:active"), "{answer}");
         assert_eq!(rest.matches("a=candidate:").count(), 1, "{answer}");
     }
@@ -659,4 +675,60 @@ fn ranked_candidates_have_priorities_that_differ() {
     let relayed =
         Candidate::read("1 1 udp 5 192.0.2.7 4000 typ relay raddr 10.0.0.1 rport 1").unwrap().unwrap().ranked(0);
     assert_eq!(relayed.to_string(), "1 1 udp 16777215 192.0.2.7 4000 typ relay raddr 0.0.0.0 rport 0");
+}
+
+#[test]
+fn what_cannot_be_sent_is_said_as_it_is() {
+    let with = |from: &str, to: &str| refusal(&offer().replace("H264", "VP9").replace(from, to));
+    for (formats, said) in [
+        ("0 8", "PCMU, PCMA"),
+        ("72", "payload type 72 without a=rtpmap"),
+        ("300 x", "payload type 300, which has to be within 0 to 127, payload type x"),
+    ] {
+        let reason = with("SAVPF 96 103 104 109 110", &format!("SAVPF {formats}"));
+        assert!(reason.contains(said), "{reason}");
+    }
+    let at = |payload_type: &str| {
+        let line = format!("SAVPF {payload_type}\r\na=rtpmap:{payload_type} H264/90000");
+        refusal(&offer().replace("SAVPF 96 103 104 109 110", &line))
+    };
+    assert!(at("72").contains("H264 at payload type 72, which RTP and RTCP on one port exclude"), "{}", at("72"));
+    let clock = refusal(&offer().replace("H264/90000", "H264/8000"));
+    assert!(clock.contains("H264 at 8000 Hz instead of 90000"), "{clock}");
+}
+
+#[test]
+fn several_fingerprints_are_refused_and_one_that_is_repeated_is_not() {
+    let line = format!("a=fingerprint:sha-256 {FINGERPRINT}\r\n");
+    let other = line.replace("A9:61", "A9:62");
+    assert!(refusal(&offer().replace(&line, &format!("{other}{line}"))).contains("several sha-256 fingerprints"));
+    answer(&offer().replace(&line, &format!("{line}{line}")), BOARD);
+}
+
+#[test]
+fn a_section_that_the_offer_itself_rejects_is_in_nobodys_way() {
+    let rejected = offer().replacen("m=video 9", "m=video 0", 1);
+    let answered = answer(&rejected, BOARD);
+    assert!(sections(&answered)[0].0.starts_with("video 0 ") && sections(&answered)[1].1.contains("a=sendonly"));
+    let alone = rejected.split("m=audio").next().unwrap().to_owned();
+    assert!(refusal(&alone).contains("rejected by the offer itself"), "{}", refusal(&alone));
+    let data = |from: &str, to: &str| {
+        let text = offer();
+        let (head, data) = (text.find("m=video").unwrap(), text.find("m=application").unwrap());
+        refusal(&format!("{}{}", &text[..head], &text[data..]).replace("BUNDLE 0 1 2", "BUNDLE 2").replace(from, to))
+    };
+    assert!(data("sctp-port:5000", "sctp-port:0").contains("no data channel"));
+    assert!(data("webrtc-datachannel", "chat").contains("no data channel"));
+}
+
+#[test]
+fn what_stands_twice_counts_once_or_not_at_all() {
+    let twice = offer().replace("BUNDLE 0 1 2", "BUNDLE 0 1 1 2\r\na=group:BUNDLE 1 0");
+    let answered = answer(&twice, BOARD);
+    assert_eq!(answered.matches("a=group").count(), 1, "{answered}");
+    assert!(answered.contains("a=group:BUNDLE 0 1 2\r\n"), "{answered}");
+    let shared = offer().replace("a=extmap:13/recvonly", "a=extmap:5");
+    assert!(!answer(&shared, BOARD).contains("a=extmap"), "an id for two extensions");
+    let only = offer().replace("a=group:BUNDLE 0 1 2\r\n", "").replace("a=rtcp-mux", "a=rtcp-mux-only");
+    assert_eq!(answer(&only, BOARD).matches("a=rtcp-mux\r\n").count(), 2);
 }

@@ -161,7 +161,12 @@ fn fingerprint(section: Section<'_>) -> Result<Fingerprint, String> {
         (false, true) => "has keys in the offer (a=crypto, SDES); this board takes DTLS-SRTP, with a=fingerprint",
         (false, false) => "has no fingerprint of its certificate (a=fingerprint); this board takes DTLS-SRTP",
     };
-    fingerprints(section).next().ok_or_else(|| fault.into())
+    let first = fingerprints(section).next().ok_or(fault)?;
+    // Any of them may be that of the certificate (RFC 8122, section 5), and the stack compares with one.
+    if fingerprints(section).any(|other| other != first) {
+        return Err("has several sha-256 fingerprints; name the one of the certificate in use".into());
+    }
+    Ok(first)
 }
 
 fn role(section: Section<'_>) -> Result<Role, String> {

@@ -19,8 +19,8 @@ use crate::ice::Servers;
 use crate::tasks::Group;
 
 pub use mqtt::serve as serve_mqtt;
-pub use websocket::Purpose;
 pub use websocket::serve as serve_websocket;
+pub use websocket::{MOST_FRAME, Purpose};
 pub use whep::Admitted;
 pub use whep::router as whep_router;
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::manners::Manners;
-use super::{Line, Reception, Refusal, Signal, Way, call, parse};
+use super::{Line, MOST_BYTES, Reception, Refusal, Signal, Way, call, parse};
 use crate::command;
 use crate::command::Origin;
 use crate::ice::Issued;
@@ -19,6 +19,10 @@ const PING: Duration = Duration::from_secs(20);
 
 /// Outcomes that wait for the socket: two of each command that may be under way, and a burst of refusals.
 const OUTCOMES: usize = 128;
+
+/// Bytes of a message that are read off the socket. One of more than [`MOST_BYTES`] is objected to, and so that this can
+/// be said, it is read; one that is longer than this ends the connection.
+pub const MOST_FRAME: usize = 2 * MOST_BYTES;
 
 /// What a socket is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -33,7 +37,7 @@ pub enum Purpose {
 
 /// Carries one call on `socket` until either side ends it, or the reception's group stops.
 ///
-/// The upgrade must limit messages to [`super::MOST_BYTES`].
+/// The upgrade limits messages to [`MOST_FRAME`].
 pub async fn serve(mut socket: WebSocket, purpose: Purpose, camera: Option<String>, reception: Reception) {
     let line = match purpose {
         Purpose::Commands => None,
@@ -77,7 +81,8 @@ async fn converse(socket: &mut WebSocket, mut line: Option<Line>, reception: &Re
                     Some(Ok(Message::Text(text))) => Ok(text),
                     Some(Ok(Message::Binary(_))) => Err("messages are text, not binary".to_owned()),
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
-                    Some(Ok(Message::Close(_))) | Some(Err(_)) | None => return (close_code::NORMAL, ""),
+                    Some(Ok(Message::Close(_))) | None => return (close_code::NORMAL, ""),
+                    Some(Err(error)) => return unread(&error),
                 };
                 if !manners.is_within_rate(Instant::now()) {
                     return (close_code::POLICY, "too many messages");
@@ -124,6 +129,16 @@ async fn converse(socket: &mut WebSocket, mut line: Option<Line>, reception: &Re
             }
             () = grace(group) => return (close_code::AWAY, "the board shuts down"),
         }
+    }
+}
+
+/// How to part with a viewer whose message cannot be read (RFC 6455, section 7.4.1). The library tells by words only.
+fn unread(error: &axum::Error) -> (u16, &'static str) {
+    let words = error.to_string();
+    match () {
+        () if words.contains("too long") => (close_code::SIZE, "the message is too long"),
+        () if words.contains("UTF-8") => (close_code::INVALID, "the message is not UTF-8"),
+        () => (close_code::NORMAL, ""),
     }
 }
 

@@ -188,7 +188,7 @@ async fn signal(
     Extension(Peer { place, .. }): Extension<Peer>,
     upgrade: WebSocketUpgrade,
 ) -> Response {
-    upgrade.max_message_size(signalling::MOST_BYTES).max_frame_size(signalling::MOST_BYTES).on_upgrade(
+    upgrade.max_message_size(signalling::MOST_FRAME).max_frame_size(signalling::MOST_FRAME).on_upgrade(
         async move |socket| {
             let group = rooms.reception.group.clone();
             // What goes over it is waited for, by a picture or an owner, and comes from who was let in: it is served

@@ -88,6 +88,8 @@ pub fn faults(offer: &str, answer: &str) -> Vec<String> {
         }
         candidates.extend(attributes(after, "candidate").map(str::to_owned));
         if after.media() == Some("application") {
+            let has_port = ["sctp-port", "sctpmap"].iter().any(|name| after.attribute_val(name).is_some());
+            check(has_port && after.attribute_val("max-message-size").is_some(), "no port of SCTP");
             continue;
         }
         for format in formats(after) {
@@ -105,7 +107,8 @@ pub fn faults(offer: &str, answer: &str) -> Vec<String> {
         check(sends.contains(&direction), "direction");
         check(after.attribute_val("msid").is_some() == (direction == "sendonly"), "msid where something is sent");
         for name in ["rtcp-mux", "rtcp-rsize"] {
-            check(before.attribute_val(name).is_some() || after.attribute_val(name).is_none(), name);
+            let is_only = name == "rtcp-mux" && before.attribute_val("rtcp-mux-only").is_some();
+            check(is_only || before.attribute_val(name).is_some() || after.attribute_val(name).is_none(), name);
         }
         for (name, offered) in
             attributes(after, "extmap").filter_map(|map| map.split_once(' ').map(|(id, uri)| (uri, id)))

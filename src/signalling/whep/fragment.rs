@@ -97,6 +97,24 @@ impl Fragment {
                 return Err(format!("names {place}, which the offer of this session does not have"));
             }
         }
+        // A generation has both (RFC 8839, section 5.4). Who repeats the name alone says which one candidates are of.
+        let is_known = |ufrag: &str| (0..parts.len()).any(|at| ufrag_of(&parts, at) == Some(ufrag));
+        for one in &self.generations {
+            match (one.ufrag.as_deref(), one.password.as_deref()) {
+                (Some(ufrag), None) if !is_known(ufrag) => return Err("has a=ice-ufrag without a=ice-pwd".into()),
+                (None, Some(_)) => return Err("has a=ice-pwd without a=ice-ufrag".into()),
+                _ => {}
+            }
+        }
+        let has_other_password = |(old, fresh): &(&str, &Generation)| {
+            fresh.ufrag.as_deref() == Some(*old)
+                && !(0..parts.len()).any(|at| {
+                    ufrag_of(&parts, at) == Some(*old) && password_of(&parts, at) == fresh.password.as_deref()
+                })
+        };
+        if self.renewed(&parts).iter().any(has_other_password) {
+            return Err("changes a=ice-pwd and not a=ice-ufrag; a restart changes both (RFC 8839, section 5.4)".into());
+        }
         Ok(())
     }
 
@@ -147,6 +165,7 @@ impl Fragment {
     /// The user name fragments of the offer that these credentials take the place of.
     fn renewed<'a>(&'a self, parts: &[Vec<&'a str>]) -> Vec<(&'a str, &'a Generation)> {
         let mut renewed = Vec::new();
+        let named = || self.generations.iter().filter(|one| one.index.is_some());
         for generation in self.generations.iter().filter(|one| one.ufrag.is_some() && one.password.is_some()) {
             match generation.index {
                 Some(_) => {
@@ -155,6 +174,11 @@ impl Fragment {
                     // What a section says comes before what was said for all.
                     renewed.retain(|(known, _)| Some(*known) != old);
                     renewed.extend(old.map(|old| (old, generation)));
+                }
+                // They are of the sections that the fragment has, or of all where it has none.
+                None if self.has_sections => {
+                    let sections = named().filter_map(|one| section_of(parts, one.mid.as_deref(), one.index));
+                    renewed.extend(sections.filter_map(|at| Some((ufrag_of(parts, at)?, generation))));
                 }
                 None => renewed.extend((0..parts.len()).filter_map(|at| Some((ufrag_of(parts, at)?, generation)))),
             }
@@ -213,6 +237,11 @@ fn value<'a>(part: &[&'a str], prefix: &str) -> Option<&'a str> {
 /// The user name fragment of a part: its own, or that of the whole.
 fn ufrag_of<'a>(parts: &[Vec<&'a str>], at: usize) -> Option<&'a str> {
     value(&parts[at], "a=ice-ufrag:").or_else(|| value(&parts[0], "a=ice-ufrag:"))
+}
+
+/// The password of a part: its own, or that of the whole.
+fn password_of<'a>(parts: &[Vec<&'a str>], at: usize) -> Option<&'a str> {
+    value(&parts[at], "a=ice-pwd:").or_else(|| value(&parts[0], "a=ice-pwd:"))
 }
 
 /// The part that is the section of this tag, or in an offer without tags of this index.
@@ -350,5 +379,23 @@ mod tests {
         assert!(Fragment::read("hello").unwrap_err().contains("hello"));
         assert!(Fragment::read("").unwrap_err().contains("empty"));
         assert!(Fragment::read(&"a=candidate:1 1 udp 1 a 1 typ host\n".repeat(65)).unwrap_err().contains("at most 64"));
+    }
+
+    #[test]
+    fn credentials_for_all_are_of_the_sections_that_the_fragment_has() {
+        let of = |ufrag: &str| format!("a=ice-ufrag:{ufrag}\r\na=ice-pwd:y\r\nm=video 9 X 0\r\na=mid:b\r\n");
+        assert!(!Fragment::read(&of("picture")).unwrap().restarts(APART), "they are those that it has");
+        let restarted = Fragment::read(&of("new")).unwrap().restarted(APART);
+        assert!(restarted.contains("ufrag:sound") && !restarted.contains("ufrag:picture"), "{restarted}");
+    }
+
+    #[test]
+    fn half_a_generation_is_refused() {
+        let said = |text: &str| Fragment::read(text).unwrap().check(OFFER);
+        assert!(said("a=ice-ufrag:new\r\n").unwrap_err().contains("without a=ice-pwd"));
+        assert!(said("a=ice-pwd:new\r\n").unwrap_err().contains("without a=ice-ufrag"));
+        assert!(said("a=ice-ufrag:old\r\na=ice-pwd:new\r\n").unwrap_err().contains("changes a=ice-pwd"));
+        assert!(said(&format!("a=ice-ufrag:old\r\na={CANDIDATE}\r\n")).is_ok());
+        assert!(said("a=ice-ufrag:new\r\na=ice-pwd:new\r\n").is_ok());
     }
 }

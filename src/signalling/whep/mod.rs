@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -108,11 +109,15 @@ async fn create(
     Query(wanted): Query<Wanted>,
     uri: Uri,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Response {
     if !is_type(&headers, SDP) {
         return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send the offer with Content-Type: application/sdp");
     }
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) => return unread(&rejection),
+    };
     let Ok(offer) = String::from_utf8(body.into()) else {
         return problem(StatusCode::BAD_REQUEST, "the offer is not UTF-8");
     };
@@ -196,7 +201,7 @@ async fn resource(
     Path(id): Path<String>,
     method: axum::http::Method,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Response {
     if method == axum::http::Method::OPTIONS {
         let headers = [(header::ALLOW, "PATCH, DELETE, OPTIONS, HEAD"), (ACCEPT_PATCH, FRAGMENT)];
@@ -208,11 +213,18 @@ async fn resource(
     };
     match method {
         axum::http::Method::DELETE => {
+            if !matches_any(&headers, &resource.session.lock().await.etag()) {
+                let text = "If-Match names another generation of this session; leave it out to end the session";
+                return problem(StatusCode::PRECONDITION_FAILED, text);
+            }
             resource.to_device.try_send(Signal::bye("deleted")).ok();
             whep.shared.resources().remove(&id);
             StatusCode::OK.into_response()
         }
-        axum::http::Method::PATCH => resource.patch(&headers, body).await,
+        axum::http::Method::PATCH => match body {
+            Ok(body) => resource.patch(&headers, body).await,
+            Err(rejection) => unread(&rejection),
+        },
         axum::http::Method::HEAD => (StatusCode::OK, [(header::CONTENT_TYPE, SDP)]).into_response(),
         _ => {
             let text = "PATCH or DELETE a session";
@@ -236,15 +248,15 @@ impl Resource {
         if let Err(reason) = fragment.check(&session.offer) {
             return problem(StatusCode::BAD_REQUEST, &format!("the SDP fragment {reason}"));
         }
-        let wanted = headers.get(header::IF_MATCH).map(HeaderValue::as_bytes);
+        let is_current = matches_any(headers, &session.etag());
         if fragment.restarts(&session.offer) {
             // RFC 9725, section 4.3.3: a restart matches whatever generation there is.
-            if wanted.is_some_and(|tag| tag != b"*" && tag != session.etag().as_bytes()) {
+            if !is_current {
                 return problem(StatusCode::PRECONDITION_FAILED, "an ICE restart needs If-Match: \"*\"");
             }
             return self.restart(&fragment, &mut session).await;
         }
-        if wanted.is_some_and(|tag| tag != b"*" && tag != session.etag().as_bytes()) {
+        if !is_current {
             return problem(
                 StatusCode::PRECONDITION_FAILED,
                 "this ICE session is over; see the ETag of the last answer",
@@ -278,6 +290,26 @@ impl Resource {
             Err(_) => problem(StatusCode::GATEWAY_TIMEOUT, "the board did not answer in time; try again"),
         }
     }
+}
+
+/// Whether `If-Match` permits what is asked of the generation with this tag (RFC 9110, section 13.1.1): where it is not
+/// there, too.
+fn matches_any(headers: &HeaderMap, etag: &str) -> bool {
+    let mut values = headers.get_all(header::IF_MATCH).iter().peekable();
+    let is_match = |value: &HeaderValue| {
+        let tags = value.to_str().unwrap_or_default();
+        tags.split(',').map(str::trim).any(|tag| tag == "*" || tag == etag)
+    };
+    values.peek().is_none() || values.any(is_match)
+}
+
+/// Why a body was not read.
+fn unread(rejection: &BytesRejection) -> Response {
+    let text = match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => format!("the body is too long: at most {MOST_BYTES} bytes are read"),
+        _ => "the body did not arrive whole".to_owned(),
+    };
+    problem(rejection.status(), &text)
 }
 
 /// A server as headers say it, one for each URL (draft-ietf-wish-whep-03, section 4.6).
