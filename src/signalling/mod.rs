@@ -270,11 +270,12 @@ pub fn parse(text: &str) -> Result<Signal, String> {
     if text.len() > MOST_BYTES {
         return Err(format!("the message has {} bytes; at most {MOST_BYTES} are read", text.len()));
     }
-    serde_json::from_str(text).map_err(|error| {
-        format!(
-            "not a signalling message ({error}); send {{\"type\":\"offer\"|\"candidate\"|\"ice-servers\"|\"bye\", ..}}"
-        )
-    })
+    const WANTED: &str = "send {\"type\":\"offer\"|\"candidate\"|\"ice-servers\"|\"bye\", ..}";
+    // The library's words for JSON that is no object name types of ours.
+    if !text.trim_start().starts_with('{') {
+        return Err(format!("not a signalling message (no JSON object); {WANTED}"));
+    }
+    serde_json::from_str(text).map_err(|error| format!("not a signalling message ({error}); {WANTED}"))
 }
 
 #[cfg(test)]

@@ -137,6 +137,7 @@ fn unread(error: &axum::Error) -> (u16, &'static str) {
     let words = error.to_string();
     match () {
         () if words.contains("too long") => (close_code::SIZE, "the message is too long"),
+        () if words.contains("protocol error") => (close_code::PROTOCOL, "that is no WebSocket frame"),
         () if words.contains("UTF-8") => (close_code::INVALID, "the message is not UTF-8"),
         () => (close_code::NORMAL, ""),
     }

@@ -246,12 +246,12 @@ fn sessions(secret: &Secret, state: Option<&Path>) -> Sessions {
 
 /// Lets requests pass that come under our name, from our pages, and in time.
 pub async fn receive(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
-    let path = request.uri().path().to_owned();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     if let Err(refusal) = guard.provenance(&request) {
         return guard.refuse(&refusal, &path, request.headers());
     }
     match tokio::time::timeout(REQUEST, next.run(request)).await {
-        Ok(response) => response,
+        Ok(response) => Refusal::explained(response, &method, &path).await,
         Err(_) => guard.refuse(&Refusal::Slow, &path, &HeaderMap::new()),
     }
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use axum::Json;
+use axum::body::to_bytes;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
@@ -12,6 +13,9 @@ use super::credential::is_whep;
 
 /// Characters of an origin that are quoted: a scheme, a name of DNS's greatest length, and a port.
 const MOST_QUOTED: usize = 270;
+
+/// Bytes of what the HTTP library says: its longest sentence names a field of the query.
+const MOST_TEXT: usize = 4096;
 
 /// Why a request is not served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +44,8 @@ pub enum Refusal {
     UnknownCamera(String),
     /// The camera gives no picture.
     NoPicture(String),
+    /// What HTTP itself has no place for: with this status, for this reason.
+    Http(StatusCode, String),
 }
 
 impl Refusal {
@@ -53,6 +59,7 @@ impl Refusal {
             Self::BadBody | Self::BadHead(_) => StatusCode::BAD_REQUEST,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NoPicture(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Http(status, _) => *status,
         }
     }
 
@@ -71,6 +78,9 @@ impl Refusal {
             Self::NotJson => "not-json",
             Self::UnknownCamera(_) => "unknown-camera",
             Self::NoPicture(_) => "no-picture",
+            Self::Http(StatusCode::METHOD_NOT_ALLOWED, _) => "method-not-allowed",
+            Self::Http(StatusCode::PAYLOAD_TOO_LARGE, _) => "too-long",
+            Self::Http(..) => "bad-request",
         }
     }
 
@@ -81,7 +91,9 @@ impl Refusal {
             }
             Self::WrongSecret => "that is not the secret of this camera".into(),
             Self::Wait(pause) => format!("too many wrong attempts; try again in {} s", whole_seconds(*pause)),
-            Self::Host => "this camera is not known by the name in `Host`; add it to `web.allowed_hosts`".into(),
+            Self::Host => "this camera is not known by the name in `Host` (from a proxy, in `X-Forwarded-Host` or \
+                           `Forwarded`); add it to `web.allowed_hosts`"
+                .into(),
             Self::Origin(None) => "a page of another origin may not do this; add it to `web.allowed_origins`".into(),
             Self::Origin(Some(page)) => format!(
                 "a page of {} may not do this; add that to `web.allowed_origins`. If it is the camera's own page behind a \
@@ -92,9 +104,30 @@ impl Refusal {
             Self::Slow => "the request took too long to come".into(),
             Self::NotFound => "there is nothing at this path".into(),
             Self::NotJson => "send the secret as JSON, with `Content-Type: application/json`".into(),
-            Self::BadBody => "the body is not {\"secret\":\"..\"}".into(),
-            Self::UnknownCamera(reason) | Self::NoPicture(reason) => reason.clone(),
+            Self::BadBody => {
+                "the body is not {\"secret\":\"..\"}, with \"keep\":\"cookie\" or \"token\" where wanted".into()
+            }
+            Self::UnknownCamera(reason) | Self::NoPicture(reason) | Self::Http(_, reason) => reason.clone(),
         }
+    }
+
+    /// The answer to a request for `path`, with a body as all refusals have where `response` is a refusal of the HTTP
+    /// library, which has none or text.
+    pub async fn explained(response: Response, method: &Method, path: &str) -> Response {
+        let kind = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let is_bare = kind.is_none_or(|kind| kind.starts_with(b"text/plain"));
+        if !response.status().is_client_error() || !is_bare {
+            return response;
+        }
+        let (parts, body) = response.into_parts();
+        let text = to_bytes(body, MOST_TEXT).await.unwrap_or_default();
+        let reason = match parts.status {
+            StatusCode::METHOD_NOT_ALLOWED => format!("this path does not take {method}; `Allow` names what it takes"),
+            StatusCode::PAYLOAD_TOO_LARGE => "the body is longer than this path takes".into(),
+            _ if text.is_empty() => "this is no request that this path takes".into(),
+            _ => String::from_utf8_lossy(&text).into_owned(),
+        };
+        Self::Http(parts.status, reason).respond(path)
     }
 
     /// The answer to a request for `path`.

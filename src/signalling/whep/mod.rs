@@ -351,6 +351,7 @@ fn refused(code: Refusal, reason: &str) -> Response {
 
 /// An error as RFC 9457 has it.
 fn problem(status: StatusCode, detail: &str) -> Response {
-    let body = json!({ "status": status.as_u16(), "title": status.canonical_reason(), "detail": detail });
+    let title = status.canonical_reason();
+    let body = json!({ "type": "about:blank", "status": status.as_u16(), "title": title, "detail": detail });
     (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
 }

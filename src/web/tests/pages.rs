@@ -1,7 +1,7 @@
 //! Which pages may ask what, under which names, and what they are told.
 
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Board, SECRET, header};
 use crate::web::Config;
@@ -161,4 +161,25 @@ async fn every_answer_carries_the_protecting_headers() {
         assert_eq!(header(&response, "referrer-policy"), "no-referrer", "{path}");
     }
     assert_eq!(board.get("/nothing", &[]).await.status(), 404);
+}
+
+#[tokio::test]
+async fn what_the_http_library_refuses_has_a_code_and_a_reason_too() {
+    let board = Board::open().await;
+    let json = [("content-type", "application/json")];
+    let long = json!({ "secret": "x".repeat(20_000) }).to_string();
+    for (method, path, headers, body, status, code, said) in [
+        (Method::POST, "/api/status", &[][..], "", 405, "method-not-allowed", "POST"),
+        (Method::POST, "/api/login", &json, &*long, 413, "too-long", "longer"),
+        (Method::GET, "/api/signal?for=nonsense", &[], "", 400, "bad-request", "nonsense"),
+    ] {
+        let refused = board.ask(method, path, headers, body).await;
+        assert_eq!(refused.status(), status, "{path}");
+        assert_eq!(refused.headers().contains_key("allow"), status == 405, "{path}");
+        let body = refused.text().await.unwrap();
+        let body: Value = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{path}: {body}"));
+        assert!(body["code"] == code && body["reason"].as_str().unwrap().contains(said), "{path}: {body}");
+    }
+    let name = board.get("/api/status", &[("host", "evil.example")]).await.text().await.unwrap();
+    assert!(name.contains("X-Forwarded-Host"), "{name}");
 }

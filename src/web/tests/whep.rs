@@ -3,6 +3,7 @@
 use futures_util::{SinkExt, StreamExt};
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use super::{Board, SECRET, header};
@@ -106,4 +107,48 @@ async fn the_endpoint_names_ice_servers_to_those_who_are_let_in() {
     };
     assert_eq!(described(&[]).await, 3);
     assert_eq!(described(&[("origin", "https://evil.example")]).await, 0);
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_long_is_objected_to_and_a_much_longer_one_ends_the_connection() {
+    let board = Board::open().await;
+    let request = format!("ws://{}/api/signal", board.address).into_client_request().unwrap();
+    let (mut socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
+    for (text, said) in [("x".repeat(300_000), "300000 bytes"), ("5".into(), "no JSON object")] {
+        socket.send(text.into()).await.unwrap();
+        let refusal = loop {
+            let message = socket.next().await.unwrap().unwrap();
+            if message.to_text().is_ok_and(|text| text.contains("bad-message")) {
+                break message.into_text().unwrap();
+            }
+        };
+        assert!(refusal.contains(said), "{refusal}");
+    }
+    // What the board no longer reads may not get out of here whole.
+    socket.send("x".repeat(600_000).into()).await.ok();
+    let code = loop {
+        match socket.next().await {
+            Some(Ok(Message::Close(Some(frame)))) => break u16::from(frame.code),
+            Some(Ok(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(code, 1009);
+}
+
+#[tokio::test]
+async fn an_offer_that_is_too_long_is_refused_in_words_and_if_match_counts_for_the_end_too() {
+    let mut board = Board::open().await;
+    let offer = [("content-type", "application/sdp")];
+    let refused = board.ask(Method::POST, "/whep", &offer, &"x".repeat(300_000)).await;
+    assert_eq!((refused.status().as_u16(), header(&refused, "content-type")), (413, "application/problem+json"));
+    assert!(refused.text().await.unwrap().contains("262144"));
+
+    let url = format!("http://{}/whep", board.address);
+    let (_call, answer) = answered(&mut board, &url).await;
+    let (etag, path) = (header(&answer, "etag").to_owned(), header(&answer, "location").to_owned());
+    let path = answer.url().join(&path).unwrap().path().to_owned();
+    let end = async |tags: &str| board.ask(Method::DELETE, &path, &[("if-match", tags)], "").await.status().as_u16();
+    assert_eq!(end("\"no\"").await, 412);
+    assert_eq!(end(&format!("\"no\", {etag}")).await, 200);
 }
