@@ -145,11 +145,13 @@ async fn an_applied_configuration_is_in_effect_in_the_same_process_and_confirmed
     // A crash later on changes nothing.
     board.kill()?;
     board.start_again().await?;
+    operator.online().await?;
     assert_eq!(operator.bitrate("c").await?, (json!("applied"), json!(600)));
     // Somebody who edits the file means it.
     board.kill()?;
     fs::write(board.configuration(), with_bitrate(&board, 700)?)?;
     board.start_again().await?;
+    operator.online().await?;
     assert_eq!(operator.bitrate("d").await?, (json!("file"), json!(700)));
     assert_eq!(fs::read_to_string(board.kept("applied-before.toml"))?, toml);
     assert_eq!(board.log()?.matches("beginning anew").count(), 1);
@@ -419,6 +421,7 @@ async fn on_a_full_or_read_only_disk_commands_say_so_and_streaming_and_files_are
     operator.done("d", "set-video", json!({ "bitrate": 900 })).await?;
     board.kill()?;
     board.start_again().await?;
+    operator.online().await?;
     assert_eq!(operator.bitrate("e").await?, (json!("file"), json!(900)));
     if !board.runs()? {
         bail!("it ended by itself");
