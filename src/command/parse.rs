@@ -1,9 +1,10 @@
 //! From the bytes that came to a [`Request`], or to what is wrong with them and what is allowed.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::de::value::Error as NoValue;
-use serde::de::{Error, Visitor};
+use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 use serde_path_to_error::Segment;
@@ -42,12 +43,13 @@ pub struct Rejection {
 ///
 /// What is wrong, where, and what is allowed.
 pub fn parse(text: &[u8]) -> Result<Request, Rejection> {
-    let nameless = |reason: String| Rejection { id: String::new(), reason: shortened(reason) };
+    let nameless = |reason: String| Rejection { id: String::new(), reason: shortened(reason, MOST_REASON) };
     let mut fields = object(text).map_err(nameless)?;
     let id = id(&mut fields).map_err(nameless)?;
-    match command(fields) {
+    let once = serde_json::from_slice::<KeysOnce>(text).map(drop);
+    match once.map_err(|error| format!("the command is not read: {error}")).and_then(|()| command(fields)) {
         Ok(command) => Ok(Request { id, command }),
-        Err(reason) => Err(Rejection { id, reason: shortened(reason) }),
+        Err(reason) => Err(Rejection { id, reason: shortened(reason, MOST_REASON) }),
     }
 }
 
@@ -84,7 +86,7 @@ fn command(mut fields: Map<String, Value>) -> Result<Command, String> {
     if fields.remove("type").is_some_and(|kind| kind != "command") {
         return Err("`type` is not `command`, which it is for all commands".into());
     }
-    let arguments = fields.remove("args").unwrap_or_else(|| json!({}));
+    let arguments = fields.remove("args").filter(|arguments| !arguments.is_null()).unwrap_or_else(|| json!({}));
     let name = match fields.remove("command") {
         Some(Value::String(name)) => name,
         Some(_) => return Err(format!("`command` is not a text; it is one of {}", listed(names()))),
@@ -112,6 +114,64 @@ fn command(mut fields: Map<String, Value>) -> Result<Command, String> {
         }
         format!("`{path}`: {}", error.inner())
     })
+}
+
+/// JSON in whose objects each key stands once. RFC 8259, section 4, leaves open which of two counts: readers differ.
+struct KeysOnce;
+
+impl<'de> Deserialize<'de> for KeysOnce {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for KeysOnce {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+        let mut keys = BTreeSet::new();
+        while let Some(key) = map.next_key::<String>()? {
+            map.next_value::<Self>()?;
+            if keys.contains(&key) {
+                return Err(A::Error::custom(format_args!("`{key}` is there twice")));
+            }
+            keys.insert(key);
+        }
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self, A::Error> {
+        while list.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
 }
 
 impl Request {
@@ -175,8 +235,9 @@ fn listed(names: &[&str]) -> impl fmt::Display {
     names.join(", ")
 }
 
-fn shortened(mut reason: String) -> String {
-    if let Some((end, _)) = reason.char_indices().nth(MOST_REASON) {
+/// At most so many characters of it.
+pub fn shortened(mut reason: String, most: usize) -> String {
+    if let Some((end, _)) = reason.char_indices().nth(most) {
         reason.truncate(end);
         reason.push('…');
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::parse::names;
-use super::schema::Command;
+use super::schema::{Command, Destination};
 
 /// Commands that may take longer than this are told to be `executing` first. Within it their sender has the last word
 /// sooner than it begins to wonder.
@@ -58,6 +58,18 @@ impl Command {
     /// Whether it passes all that waits: by it an owner stops what he does not want, a flood for one.
     pub fn is_urgent(&self) -> bool {
         matches!(self, Self::Privacy(_) | Self::DismissViewer(_))
+    }
+
+    /// Whether it changes nothing: its result is all that it is for.
+    pub fn only_reads(&self) -> bool {
+        match self {
+            Self::GetStatus {} | Self::GetConfig {} | Self::ListControls(_) | Self::ListViewers {} => true,
+            Self::Snapshot(wanted) => wanted.to != Some(Destination::Topic),
+            Self::Doctor {} => true,
+            Self::SetVideo(_) | Self::SetAudio(_) | Self::SetControl(_) | Self::ApplyConfig(_) => false,
+            Self::Restart(_) | Self::Privacy(_) | Self::Ptz(_) | Self::SetLogLevel(_) => false,
+            Self::KeyFrame(_) | Self::DismissViewer(_) | Self::Identify(_) => false,
+        }
     }
 
     /// What it changes, if that has to be done in order.

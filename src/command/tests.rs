@@ -23,6 +23,8 @@ fn commands_are_read_as_they_are_written() {
     assert_eq!(request, Request { id: "a 1".into(), command: Command::SetVideo(video) });
     let bare = parse(br#"{"type":"command","id":"2","command":"key-frame"}"#).unwrap();
     assert_eq!(bare.command, Command::KeyFrame(Which::default()));
+    let without = parse(br#"{"id":"2","command":"key-frame","args":null}"#).unwrap();
+    assert_eq!(without, bare);
     // As a program writes it whose numbers are all floating.
     let floating = parse(br#"{"id":"3","command":"set-video","args":{"width":640.0,"height":null}}"#).unwrap();
     assert_eq!(floating.to_json(), json!({ "id": "3", "command": "set-video", "args": { "width": 640 } }));
@@ -48,6 +50,8 @@ fn what_is_wrong_is_named_with_its_place_and_with_what_is_allowed() {
         (r#"{"id":"7","args":{}}"#.into(), &["`command` is missing", "get-status"]),
         (r#"{"id":"7","command":5}"#.into(), &["`command` is not a text"]),
         (r#"{"id":"7","command":"get-status","argz":{}}"#.into(), &["`argz`", "`args`"]),
+        (r#"{"id":"7","command":"get-status","command":"doctor"}"#.into(), &["`command` is there twice"]),
+        (r#"{"id":"7","command":"privacy","args":{"on":true,"\u006fn":false}}"#.into(), &["`on` is there twice"]),
         (r#"{"id":"7","command":"get-status","type":"offer"}"#.into(), &["`type`", "`command`"]),
     ];
     for (text, words) in cases {
@@ -97,12 +101,38 @@ fn size_and_depth_have_limits_and_reasons_stay_short() {
 }
 
 #[test]
-fn an_outcome_that_does_not_fit_its_way_is_a_failure_that_says_so() {
-    let outcome = Outcome::successful("1", Some("x".repeat(1000).into()));
+fn what_was_read_and_does_not_fit_its_way_is_a_failure_that_says_so() {
+    let outcome = Outcome::answer("1", Some("x".repeat(1000).into()));
     assert_eq!(outcome.clone().within(2000), outcome);
     let short = outcome.within(500);
     assert!(short.text().len() <= 500);
     assert_eq!((short.id.as_str(), short.status, short.result), ("1", Status::Failed, None));
+    assert!(short.reason.unwrap().contains(" bytes and this way takes 500"));
+}
+
+#[test]
+fn what_was_carried_out_is_successful_on_every_way_and_says_what_it_leaves_out() {
+    let result = json!({ "camera": "main", "control": "x".repeat(1000), "warning": "lost at the next restart" });
+    let outcome = Outcome::successful("1", Some(result));
+    for most in [0, 32, 40, 60, 100, 150, 200, 300, 1000, 1_000_000] {
+        let said = outcome.clone().within(most);
+        assert_eq!((said.id.as_str(), said.status), ("1", Status::Successful), "{most}");
+        assert!(said.text().len() <= most.max(32), "{most}: {}", said.text());
+    }
+    let warning = outcome.clone().within(300).result.unwrap()["warning"].as_str().unwrap().to_owned();
+    assert!(warning.starts_with("lost at the next restart; ") && warning.contains("takes 300"), "{warning}");
+    assert_eq!(outcome.within(32), Outcome::successful("1", None));
+    assert_eq!(Outcome::executing("1").within(0), Outcome::executing("1"));
+}
+
+#[test]
+fn a_failure_keeps_as_much_of_its_reason_as_its_way_takes() {
+    let outcome = Outcome::failed("1", "ä".repeat(600));
+    for (most, letters) in [(2000, 600), (600, 240), (300, 80), (100, 0)] {
+        let said = outcome.clone().within(most);
+        assert!(said.text().len() <= most, "{most}: {}", said.text());
+        assert_eq!(said.reason.unwrap_or_default().matches('ä').count(), letters, "{most}");
+    }
 }
 
 #[test]

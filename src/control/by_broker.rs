@@ -1,6 +1,5 @@
 //! Commands that come through the broker, and their outcomes on the way back.
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::command::{self, Crowd, Desk, Origin, Outcome};
@@ -9,12 +8,6 @@ use crate::mqtt::Message;
 use crate::mqtt::Reply;
 use crate::mqtt::Topics;
 use crate::tasks::Group;
-
-/// What a packet needs besides an outcome: its topic and properties, with room to spare.
-const ENVELOPE: usize = 1024;
-
-/// An outcome of more bytes than this has a smaller one that says that the broker does not take it.
-const FAILURE: usize = 4096;
 
 /// Takes what is published on the command topic to the desk, until `group` stops.
 pub fn serve(broker: Broker, desk: Desk, group: &Group) {
@@ -106,16 +99,13 @@ fn pass_on(broker: Broker, reply: Option<Reply>, mut coming: mpsc::Receiver<Outc
 }
 
 fn say(broker: &Broker, reply: Option<&Reply>, outcome: Outcome) {
-    let outcome = outcome.within(broker.limits().most_bytes.saturating_sub(ENVELOPE));
-    let (id, text) = (outcome.id.clone(), Bytes::from(outcome.text()));
-    // A broker of MQTT 3.1.1 does not say how much it takes, and hangs up on more.
-    let too_large = || format!("the outcome has {} bytes, which the broker does not take", text.len());
-    let instead = (text.len() > FAILURE).then(|| Bytes::from(Outcome::failed(id, too_large()).text()));
-    broker.answer(reply, broker.topics().outcome(), text, instead);
+    broker.answer(reply, broker.topics().outcome(), outcome.texts(broker.limits().known_bytes()));
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     #[test]

@@ -3,7 +3,6 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::command::Origin;
@@ -83,8 +82,8 @@ fn tell(broker: &Broker, due: &Due) {
     if !through_broker(due) {
         return;
     }
-    let payload = Bytes::from(serde_json::to_vec(&due.outcome).expect("an outcome is plain JSON"));
-    broker.answer(due.pending.reply.as_ref(), broker.topics().outcome(), payload, None);
+    let texts = due.outcome.clone().texts(broker.limits().known_bytes());
+    broker.answer(due.pending.reply.as_ref(), broker.topics().outcome(), texts);
 }
 
 fn log(due: &Due) {

@@ -303,7 +303,7 @@ impl Home {
             }
             Err(reason) if self.values.may_be_told() => {
                 tracing::info!(id, reason, "a home automation's value is no command");
-                tell(&self.broker, &Outcome::failed(id, reason));
+                tell(&self.broker, Outcome::failed(id, reason));
             }
             Err(_) => {}
         }
@@ -331,15 +331,15 @@ impl Home {
         let broker = self.broker.clone();
         self.group.spawn(async move {
             if let Some(outcome) = last(outcomes).await {
-                tell(&broker, &outcome);
+                tell(&broker, outcome);
             }
         });
     }
 }
 
 /// Says what became of a command where operators look: Home Assistant has no place for it.
-fn tell(broker: &Broker, outcome: &Outcome) {
-    broker.publish(broker.topics().outcome(), text(outcome));
+fn tell(broker: &Broker, outcome: Outcome) {
+    broker.answer(None, broker.topics().outcome(), outcome.texts(broker.limits().known_bytes()));
 }
 
 async fn last(mut outcomes: mpsc::Receiver<Outcome>) -> Option<Outcome> {

@@ -36,10 +36,14 @@ impl Limits {
         is_new
     }
 
+    /// The largest packet that it takes, in bytes, where it takes less than the board sends and that is known.
+    pub fn known_bytes(&self) -> Option<usize> {
+        (self.most_bytes < MOST_BYTES).then_some(self.most_bytes)
+    }
+
     /// All of it in one sentence; `None` where there is nothing to say.
     pub fn in_words(&self) -> Option<String> {
-        let size =
-            (self.most_bytes < MOST_BYTES).then(|| format!("it takes packets of {} bytes at most", self.most_bytes));
+        let size = self.known_bytes().map(|bytes| format!("it takes packets of {bytes} bytes at most"));
         let all: Vec<_> = self.lacks.iter().cloned().chain(size).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }

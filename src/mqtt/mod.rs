@@ -97,7 +97,7 @@ pub struct Broker {
 
 #[derive(Debug)]
 enum Order {
-    Publish { topic: String, payload: Bytes, correlation: Option<Bytes>, instead: Option<Bytes> },
+    Publish { reply: Option<Reply>, topic: String, forms: Vec<Bytes> },
     Retain { topic: String, payload: Bytes, heard: Option<oneshot::Sender<Result<(), String>>> },
     Subscribe { filter: String, messages: mpsc::Sender<Message> },
 }
@@ -120,15 +120,14 @@ impl Broker {
 
     /// Publishes once. Without a connection it is kept for a few seconds, then dropped.
     pub fn publish(&self, topic: String, payload: Bytes) {
-        self.actor.send(Order::Publish { topic, payload, correlation: None, instead: None }).ok();
+        self.actor.send(Order::Publish { reply: None, topic, forms: vec![payload] }).ok();
     }
 
-    /// Publishes an answer: where it is wanted, else on `topic`. Where the broker does not take it because it is too
-    /// large, `instead` is published in its place.
-    pub fn answer(&self, reply: Option<&Reply>, topic: String, payload: Bytes, instead: Option<Bytes>) {
-        let correlation = reply.and_then(|reply| reply.correlation.clone());
-        let topic = reply.map_or(topic, |reply| reply.topic.clone());
-        self.actor.send(Order::Publish { topic, payload, correlation, instead }).ok();
+    /// Publishes an answer: where it is wanted, else on `topic`, and there too where the broker does not let the board
+    /// publish where it is wanted. Of its `forms`, each of them shorter than the one before, the first goes that the
+    /// broker takes.
+    pub fn answer(&self, reply: Option<&Reply>, topic: String, forms: Vec<Bytes>) {
+        self.actor.send(Order::Publish { reply: reply.cloned(), topic, forms }).ok();
     }
 
     /// Makes `payload` the retained message of `topic`, now and after each connection. An empty one removes it.

@@ -27,8 +27,10 @@ pub struct Once {
     pub payload: Bytes,
     /// What tells the receiver which question it answers.
     pub correlation: Option<Bytes>,
-    /// What is said in its place where the broker does not take it.
-    pub instead: Option<Bytes>,
+    /// What is said in its place where the broker does not take as much, the shortest first.
+    pub shorter: Vec<Bytes>,
+    /// Where it goes if the broker does not let the board publish on `topic`.
+    pub elsewhere: Option<String>,
     /// When it was said.
     pub since: Instant,
 }
@@ -67,10 +69,26 @@ impl Once {
         packet_size(&self.topic, &self.payload, self.correlation.as_ref())
     }
 
-    /// What is said in its place, if anything.
-    pub fn instead(self) -> Option<Self> {
-        let payload = self.instead?;
-        Some(Self { payload, instead: None, ..self })
+    /// Itself, or the fullest that is said in its place, where its packet has at most `most` bytes.
+    pub fn fitting(self, most: usize) -> Option<Self> {
+        if self.bytes() <= most { Some(self) } else { self.instead()?.fitting(most) }
+    }
+
+    /// What is said in its place where the broker does not take as much, if anything.
+    fn instead(mut self) -> Option<Self> {
+        let payload = self.shorter.pop()?;
+        Some(Self { payload, ..self })
+    }
+
+    /// The same on the other topic, if there is one.
+    pub fn elsewhere(mut self) -> Option<Self> {
+        let topic = self.elsewhere.take()?;
+        Some(Self { topic, ..self })
+    }
+
+    /// What it takes of memory, in bytes.
+    fn kept_bytes(&self) -> usize {
+        self.bytes() + self.shorter.iter().map(Bytes::len).sum::<usize>()
     }
 }
 
@@ -178,7 +196,9 @@ impl Outbox {
                 Item::Kept(topic) if packet_size(&topic, &self.value(&topic), None) >= bytes => {
                     self.kept.remove(&topic);
                 }
-                Item::Once(once) if once.bytes() >= bytes => self.handed.extend(once.instead().map(Item::Once)),
+                Item::Once(once) if once.bytes() >= bytes => {
+                    self.handed.extend(once.fitting(bytes - 1).map(Item::Once));
+                }
                 item => self.handed.push_back(item),
             }
         }
@@ -225,7 +245,7 @@ impl Outbox {
 
     fn exceeds(&self) -> bool {
         let sizes = self.waiting.iter().filter_map(|item| match item {
-            Item::Once(once) => Some(once.bytes()),
+            Item::Once(once) => Some(once.kept_bytes()),
             Item::Kept(_) | Item::Check(_) => None,
         });
         let (count, bytes) = sizes.fold((0, 0), |(count, bytes), size| (count + 1, bytes + size));
@@ -245,7 +265,14 @@ mod tests {
 
     fn once(text: &str) -> Once {
         let payload = Bytes::copy_from_slice(text.as_bytes());
-        Once { topic: "event".into(), payload, correlation: None, instead: None, since: Instant::now() }
+        Once {
+            topic: "event".into(),
+            payload,
+            correlation: None,
+            shorter: Vec::new(),
+            elsewhere: None,
+            since: Instant::now(),
+        }
     }
 
     fn all(outbox: &mut Outbox) -> Vec<String> {
@@ -326,7 +353,7 @@ mod tests {
         let mut outbox = Outbox::default();
         outbox.keep("picture".into(), "x".repeat(9000).into());
         outbox.keep("status".into(), "1".into());
-        outbox.say(Once { instead: Some("too large".into()), ..once(&"x".repeat(9000)) });
+        outbox.say(Once { shorter: vec!["too large".into()], ..once(&"x".repeat(9000)) });
         outbox.say(once(&"y".repeat(9000)));
         for number in 1..5 {
             let item = outbox.next(8).unwrap();

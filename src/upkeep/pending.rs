@@ -51,7 +51,7 @@ impl Pending {
     }
 
     fn ended(&self, status: Status, reason: Option<String>) -> Due {
-        let outcome = Outcome { id: self.id.clone(), status, reason, result: None };
+        let outcome = Outcome { id: self.id.clone(), status, reason, result: None, is_answer: false };
         Due { pending: self.clone(), outcome }
     }
 }

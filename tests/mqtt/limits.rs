@@ -92,6 +92,45 @@ async fn what_is_too_large_for_the_broker_is_sent_once_at_most_and_its_command_f
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_carried_out_is_successful_although_the_broker_takes_little() -> Result<()> {
+    let broker = Broker::start(Listeners::default().setting("max_packet_size 300")).await?;
+    let mut client = broker.client().await?;
+    client.subscribe(&format!("{ROOT}/#")).await?;
+    let _board = board(&broker, "5").await?;
+    client.next_where(&format!("{ROOT}/availability"), |message| message.text() == "online").await?;
+    for (id, command, arguments) in [
+        ("1", "privacy", json!({ "on": true })),
+        ("2", "set-video", json!({ "bitrate": 333 })),
+        ("3", "set-log-level", json!({ "level": "info" })),
+        ("4", "identify", json!({ "seconds": 1 })),
+    ] {
+        let done = outcome(&mut client, id, &json!({ "id": id, "command": command, "args": arguments })).await?;
+        assert_eq!(done["status"], "successful", "{command}: {done}");
+    }
+    let failed = outcome(&mut client, "5", &json!({ "id": "5", "command": "get-status" })).await?;
+    let reason = failed["reason"].as_str().unwrap_or_default();
+    assert!(failed["status"] == "failed" && reason.contains("300"), "{failed}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_may_not_go_where_it_is_wanted_goes_to_the_usual_topic() -> Result<()> {
+    let broker = Broker::start(Listeners::default().acl(&format!("topic readwrite {ROOT}/#\n"))).await?;
+    let mut client = broker.client().await?;
+    client.subscribe(&format!("{ROOT}/outcome")).await?;
+    let _board = board(&broker, "5").await?;
+    let command = json!({ "id": "1", "command": "key-frame" }).to_string();
+    let deadline = Instant::now() + Duration::from_secs(15);
+    loop {
+        client.request(&format!("{ROOT}/command"), command.clone(), "elsewhere/1", b"7").await?;
+        match timeout(Duration::from_secs(1), client.next_on(&format!("{ROOT}/outcome"))).await {
+            Ok(told) => return told?.json().map(|told| assert_eq!(told["status"], "successful")),
+            Err(_) => ensure!(Instant::now() < deadline, "nothing comes at the usual topic"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn topics_that_the_access_list_forbids_are_named() -> Result<()> {
     let acl =
         format!("topic read {ROOT}/command\ntopic write {ROOT}/availability\ntopic readwrite {ROOT}/self-check\n");

@@ -75,6 +75,7 @@ struct Holder {
 struct Job {
     key: Key,
     name: &'static str,
+    only_reads: bool,
     holder: Holder,
     ended: Ended,
 }
@@ -157,7 +158,7 @@ where
     fn begin(&mut self, key: Key, holder: Holder, task: Task) {
         let limit = task.command.deadline();
         let deadline = Instant::now() + limit;
-        let name = task.command.name();
+        let (name, only_reads) = (task.command.name(), task.command.only_reads());
         let (done, mut before) = match task.command.subject() {
             Some(subject) => {
                 let (done, next) = oneshot::channel();
@@ -183,12 +184,12 @@ where
                 // The next may have been given up too.
                 done.send(before).ok();
             }
-            Job { key, name, holder, ended: ended.unwrap_or_else(|_| Ended::Now(Err(too_late(limit)))) }
+            Job { key, name, only_reads, holder, ended: ended.unwrap_or_else(|_| Ended::Now(Err(too_late(limit)))) }
         });
     }
 
     fn ended(&mut self, job: Job) {
-        let Job { key, name, holder, ended } = job;
+        let Job { key, name, only_reads, holder, ended } = job;
         if let Some(taken) = self.places.get_mut(&holder) {
             *taken -= 1;
             if *taken == 0 {
@@ -196,6 +197,7 @@ where
             }
         }
         let outcome = match ended {
+            Ended::Now(Ok(result)) if only_reads => Outcome::answer(key.id.clone(), result),
             Ended::Now(Ok(result)) => Outcome::successful(key.id.clone(), result),
             Ended::Now(Err(reason)) => Outcome::failed(key.id.clone(), reason),
             Ended::AfterRestart => return self.memory.hand_over(&key),

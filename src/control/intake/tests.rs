@@ -52,7 +52,7 @@ async fn all(mut outcomes: mpsc::Receiver<Outcome>) -> Vec<Outcome> {
 async fn what_takes_time_says_so_and_what_does_not_has_one_outcome() {
     let (desk, _, _group) = desk(1);
     let quick = all(desk.sender(Origin::Broker).hand_in(text("1", "get-status", json!({})))).await;
-    assert_eq!(quick, [Outcome::successful("1", Some(json!("1")))]);
+    assert_eq!(quick, [Outcome::answer("1", Some(json!("1")))]);
     let slow = all(desk.sender(Origin::Broker).hand_in(text("2", "doctor", json!({})))).await;
     assert_eq!(slow, [Outcome::executing("2"), Outcome::failed("2", "ill")]);
     let restart = desk.sender(Origin::Broker).hand_in(text("3", "restart", json!({ "what": "service" })));
@@ -67,7 +67,7 @@ async fn a_command_delivered_again_is_not_carried_out_again() {
     // Written in another way, it is the same.
     let again = Bytes::from(r#"{"args":{"camera":null},  "command":"snapshot","id":"1"}"#);
     let second = desk.sender(Origin::Broker).hand_in(again.clone());
-    let expected = [Outcome::executing("1"), Outcome::successful("1", Some(json!("1")))];
+    let expected = [Outcome::executing("1"), Outcome::answer("1", Some(json!("1")))];
     assert_eq!(all(first).await, expected);
     assert_eq!(all(second).await, expected);
     assert_eq!(all(desk.sender(Origin::Broker).hand_in(again)).await, expected[1..]);

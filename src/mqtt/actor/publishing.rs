@@ -20,12 +20,22 @@ impl Actor {
             }
             Item::Kept(_) | Item::Once(_) => {}
         }
-        // A check is told of where it does not come back.
-        if let (Some(why), Request::Publication(topic)) = (refusal, request_of(&item, ""))
-            && !topic.is_empty()
-        {
-            self.lack(format!("it does not pass on what this board publishes on {topic} ({why})"));
+        let Some(why) = refusal else { return self.settle(session) };
+        match item {
+            Item::Once(once) if once.elsewhere.is_some() => {
+                tracing::debug!(topic = once.topic, why, "an answer is not passed on where it is wanted");
+                once.elsewhere().into_iter().for_each(|once| self.outbox.say(once));
+            }
+            // It is told of where it does not come back.
+            Item::Check(_) => {}
+            Item::Once(Once { topic, .. }) | Item::Kept(topic) => {
+                self.lack(format!("it does not pass on what this board publishes on {topic} ({why})"))
+            }
         }
+        self.settle(session);
+    }
+
+    fn settle(&self, session: &mut Session) {
         if session.online.is_some() && self.outbox.is_empty() {
             session.is_careful = false;
         }
@@ -41,8 +51,14 @@ impl Actor {
     /// Does what the handles want.
     pub(super) fn obey(&mut self, order: Order, session: Option<&mut Session>) -> Result<(), Failure> {
         match order {
-            Order::Publish { topic, payload, correlation, instead } => {
-                let once = Once { topic, payload, correlation, instead, since: Instant::now() };
+            Order::Publish { reply, topic, mut forms } => {
+                forms.reverse();
+                let Some(payload) = forms.pop() else { return Ok(()) };
+                let (topic, elsewhere, correlation) = match reply {
+                    Some(reply) if reply.topic != topic => (reply.topic, Some(topic), reply.correlation),
+                    reply => (topic, None, reply.and_then(|reply| reply.correlation)),
+                };
+                let once = Once { topic, payload, correlation, shorter: forms, elsewhere, since: Instant::now() };
                 if let Some(once) = fitting(once, MOST_BYTES) {
                     self.outbox.say(once);
                 }
@@ -132,7 +148,10 @@ impl Actor {
         let Request::Publication(topic) = &request else { return None };
         if self.suspects.is_barred(&request, now) {
             self.resolve(topic, Err(format!("the broker hangs up when this board publishes on {topic}")));
-            return None;
+            return match item {
+                Item::Once(once) => self.allowed(Item::Once(once.elsewhere()?), most, now),
+                Item::Kept(_) | Item::Check(_) => None,
+            };
         }
         if bytes <= most {
             return Some(item);
@@ -151,9 +170,8 @@ impl Actor {
 /// The publication where its packet has at most `most` bytes; else what is said in its place.
 fn fitting(once: Once, most: usize) -> Option<Once> {
     let (topic, bytes) = (once.topic.clone(), once.bytes());
-    if bytes <= most {
-        return Some(once);
+    if bytes > most {
+        tracing::warn!(topic, bytes, most, "too large a message for the broker; it is shortened or not published");
     }
-    tracing::warn!(topic, bytes, most, "too large a message for the broker; it is not published");
-    once.instead().filter(|instead| instead.bytes() <= most)
+    once.fitting(most)
 }
