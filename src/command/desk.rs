@@ -2,7 +2,7 @@
 //! takes from the others, and what an owner needs against a flood passes all that waits.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::parse::{self, Request};
-use super::{Origin, Outcome, STOPPING, TOO_MANY};
+use super::{Command, HIDDEN, Origin, Outcome, STOPPING, TOO_MANY};
 use crate::mqtt::Reply;
 
 /// What one sender may send: a program that sets up a board sends a dozen at once, a slider that is dragged ten a
@@ -23,6 +23,9 @@ const OF_A_CROWD: Rate = Rate { burst: 80.0, per_second: 40.0 };
 /// Refusals that one sender is told: each of a thousand that a program sends by mistake, and the rate of [`OF_ONE`] from
 /// then on. An answer to each message of a flood would fill the way that the answers to others take.
 const REFUSALS: Rate = Rate { burst: 1000.0, per_second: 10.0 };
+
+/// The same of all senders of a [`Crowd`]: those of four. Names can be made up, each with refusals of its own.
+const REFUSALS_OF_A_CROWD: Rate = Rate { burst: 4000.0, per_second: 40.0 };
 
 /// Refusals after which a sender floods: a program that took the board for faster stops before, at the answers.
 const EXCESS: Rate = Rate { burst: 100.0, per_second: 10.0 };
@@ -41,6 +44,8 @@ pub struct Desk {
     ordinary: Entrance,
     urgent: Entrance,
     senders: Arc<AtomicU64>,
+    /// Whether privacy may be off: none that switches it on was let in since one that switches it off, or the start.
+    may_be_open: Arc<AtomicBool>,
 }
 
 /// What was handed in at a [`Desk`].
@@ -76,10 +81,17 @@ pub struct Sender {
     origin: Origin,
     id: SenderId,
     own: Allowances,
-    common: Option<Arc<Mutex<Allowances>>>,
+    common: Option<Arc<Mutex<Common>>>,
     refusals: Allowance,
     excess: Allowance,
     is_flooding: bool,
+}
+
+/// What all senders of a [`Crowd`] share.
+#[derive(Debug)]
+struct Common {
+    allowances: Allowances,
+    refusals: Allowance,
 }
 
 /// Senders that come by one way and can be told apart by a name that they give.
@@ -87,7 +99,7 @@ pub struct Sender {
 pub struct Crowd {
     desk: Desk,
     origin: Origin,
-    common: Arc<Mutex<Allowances>>,
+    common: Arc<Mutex<Common>>,
     /// The one that was heard last is the last.
     known: VecDeque<(Option<String>, Sender)>,
 }
@@ -99,7 +111,7 @@ impl Desk {
         let (ordinary, ordinary_exit) = queue(waiting);
         let (urgent, urgent_exit) = queue(waiting);
         let orders = Orders { ordinary: ordinary_exit, urgent: urgent_exit };
-        (Self { ordinary, urgent, senders: Arc::default() }, orders)
+        (Self { ordinary, urgent, senders: Arc::default(), may_be_open: Arc::new(AtomicBool::new(true)) }, orders)
     }
 
     /// Another sender, whose commands come by `origin`.
@@ -109,11 +121,14 @@ impl Desk {
 
     /// Senders behind one topic.
     pub fn crowd(&self, origin: Origin) -> Crowd {
-        let common = Arc::new(Mutex::new(Allowances::new(OF_A_CROWD)));
+        let common = Arc::new(Mutex::new(Common {
+            allowances: Allowances::new(OF_A_CROWD),
+            refusals: Allowance::new(REFUSALS_OF_A_CROWD),
+        }));
         Crowd { desk: self.clone(), origin, common, known: VecDeque::new() }
     }
 
-    fn sender_of(&self, origin: Origin, common: Option<Arc<Mutex<Allowances>>>) -> Sender {
+    fn sender_of(&self, origin: Origin, common: Option<Arc<Mutex<Common>>>) -> Sender {
         Sender {
             desk: self.clone(),
             origin,
@@ -182,7 +197,7 @@ impl Sender {
             }
             Err(Refused::TooMany) => {
                 self.note_refusal();
-                if !self.refusals.is_within(Instant::now()) {
+                if !self.may_be_refused_aloud(Instant::now()) {
                     return;
                 }
                 Outcome::failed(parse::id_of(text), TOO_MANY)
@@ -205,21 +220,38 @@ impl Sender {
             return if self.takes(Lane::Ordinary, now) { Ok(parse::parse(text)?) } else { Err(Refused::TooMany) };
         }
         let read = parse::parse(text);
-        let is_urgent = read.as_ref().is_ok_and(|request| request.command.is_urgent());
-        let lane = if is_urgent { Lane::Urgent } else { Lane::Ordinary };
-        if self.takes(lane, now) { Ok(read?) } else { Err(Refused::TooMany) }
+        let lane = read.as_ref().map_or(Lane::Ordinary, |request| Lane::of(&request.command));
+        let takes = self.takes(lane, now);
+        match lane {
+            Lane::Ordinary | Lane::Dismissing => {}
+            Lane::Showing if takes => self.desk.may_be_open.store(true, Ordering::Relaxed),
+            Lane::Showing => {}
+            // One passes for each that was let in and switches it off: no more come than of those.
+            Lane::Hiding => {
+                if self.desk.may_be_open.swap(false, Ordering::Relaxed) || takes {
+                    return Ok(read?);
+                }
+            }
+        }
+        if takes { Ok(read?) } else { Err(Refused::TooMany) }
     }
 
     /// What a sender may not send takes nothing from the others of its crowd.
     fn takes(&mut self, lane: Lane, now: Instant) -> bool {
         let takes = self.own.of(lane).is_within(now)
-            && self.common.as_ref().is_none_or(|common| {
-                common.lock().expect("lock is never poisoned: no panic while held").of(lane).is_within(now)
-            });
+            && self
+                .common
+                .as_ref()
+                .is_none_or(|common| common.lock().expect(UNPOISONED).allowances.of(lane).is_within(now));
         if takes && self.is_flooding && self.excess.is_full(now) {
             self.is_flooding = false;
         }
         takes
+    }
+
+    fn may_be_refused_aloud(&mut self, now: Instant) -> bool {
+        let of_all = |common: &Arc<Mutex<Common>>| common.lock().expect(UNPOISONED).refusals.is_within(now);
+        self.refusals.is_within(now) && self.common.as_ref().is_none_or(of_all)
     }
 
     fn note_refusal(&mut self) {
@@ -240,27 +272,24 @@ fn queue(most: usize) -> (Entrance, Exit) {
 #[derive(Clone, Debug)]
 struct Entrance {
     waiting: Arc<Mutex<Waiting>>,
-    /// One for each order that waits, so that it is no longer than the queue.
+    /// One for each order that waits, at least.
     arrivals: mpsc::UnboundedSender<()>,
 }
 
 impl Entrance {
-    /// Puts an order in. The one that has no place, or will not be looked at any more, is told so.
+    /// Puts an order in. Those that have no place, or will not be looked at any more, are told so.
     fn put(&self, order: Order) {
         let refused = if self.arrivals.is_closed() {
-            Some((order, STOPPING))
+            vec![(order, STOPPING)]
         } else {
-            let put = self.waiting.lock().expect(UNPOISONED).put(order);
-            match put {
-                Put::Added => {
-                    // Where it has closed since, the order goes with the queue.
-                    self.arrivals.send(()).ok();
-                    None
-                }
-                Put::InPlaceOf(order) => Some((order, TOO_MANY)),
-            }
+            let mut waiting = self.waiting.lock().expect(UNPOISONED);
+            let before = waiting.count;
+            let refused = waiting.put(order);
+            // Where it has closed since, the order goes with the queue.
+            (before..waiting.count).for_each(|_| self.arrivals.send(()).unwrap_or_default());
+            refused
         };
-        if let Some((Order { request, outcomes, .. }, reason)) = refused {
+        for (Order { request, outcomes, .. }, reason) in refused {
             // Who does not take its outcomes loses them.
             outcomes.try_send(Outcome::failed(request.id, reason)).ok();
         }
@@ -276,8 +305,14 @@ struct Exit {
 impl Exit {
     /// `None` once nobody can put anything in any more.
     async fn next(&mut self) -> Option<Order> {
-        self.arrived.recv().await?;
-        self.waiting.lock().expect(UNPOISONED).take()
+        loop {
+            self.arrived.recv().await?;
+            let next = self.waiting.lock().expect(UNPOISONED).take();
+            // The one that arrived may have been given up since.
+            if next.is_some() {
+                return next;
+            }
+        }
     }
 }
 
@@ -298,36 +333,36 @@ struct Waiting {
     senders: VecDeque<(SenderId, VecDeque<Order>)>,
 }
 
-/// What became of an order that was put in.
-enum Put {
-    /// There was a place.
-    Added,
-    /// There was none, and this one has none now: it itself, or the newest of the sender that has most.
-    InPlaceOf(Order),
-}
-
 impl Waiting {
-    fn put(&mut self, order: Order) -> Put {
+    /// Gives those that have no place now, and why: the order itself, or the newest of the sender that has most.
+    fn put(&mut self, order: Order) -> Vec<(Order, &'static str)> {
+        let mut given_up = Vec::new();
+        if order.request.command.hides() {
+            for (_, orders) in &mut self.senders {
+                let is_passed = |waiting: &Order| waiting.request.command.shows();
+                let (passed, rest) = std::mem::take(orders).into_iter().partition::<VecDeque<_>, _>(is_passed);
+                *orders = rest;
+                given_up.extend(passed.into_iter().map(|order| (order, HIDDEN)));
+            }
+            self.senders.retain(|(_, orders)| !orders.is_empty());
+            self.count -= given_up.len();
+        }
         let own = self.senders.iter().find(|(id, _)| *id == order.sender).map_or(0, |(_, orders)| orders.len());
-        let mut given_up = None;
         if self.count >= self.most {
             let longest = self.senders.iter_mut().map(|(_, orders)| orders).max_by_key(|orders| orders.len());
-            given_up = longest.filter(|orders| orders.len() > own + 1).and_then(VecDeque::pop_back);
-            if given_up.is_none() {
-                return Put::InPlaceOf(order);
-            }
+            let Some(newest) = longest.filter(|orders| orders.len() > own + 1).and_then(VecDeque::pop_back) else {
+                given_up.push((order, TOO_MANY));
+                return given_up;
+            };
+            self.count -= 1;
+            given_up.push((newest, TOO_MANY));
         }
+        self.count += 1;
         match self.senders.iter_mut().find(|(id, _)| *id == order.sender) {
             Some((_, orders)) => orders.push_back(order),
             None => self.senders.push_back((order.sender, VecDeque::from([order]))),
         }
-        match given_up {
-            Some(order) => Put::InPlaceOf(order),
-            None => {
-                self.count += 1;
-                Put::Added
-            }
-        }
+        given_up
     }
 
     fn take(&mut self) -> Option<Order> {
@@ -377,29 +412,40 @@ fn may_be_urgent(text: &[u8]) -> bool {
     text.len() <= MOST_URGENT && (names(b"privacy") || names(b"dismiss-viewer"))
 }
 
+/// Commands that are counted together: a flood of one lane takes nothing from the others.
 #[derive(Clone, Copy, Debug)]
 enum Lane {
     Ordinary,
-    Urgent,
+    /// Parts with a viewer.
+    Dismissing,
+    /// Switches privacy off.
+    Showing,
+    /// Switches it on.
+    Hiding,
+}
+
+impl Lane {
+    fn of(command: &Command) -> Self {
+        match command {
+            hides if hides.hides() => Self::Hiding,
+            shows if shows.shows() => Self::Showing,
+            urgent if urgent.is_urgent() => Self::Dismissing,
+            _ => Self::Ordinary,
+        }
+    }
 }
 
 /// How much may come in each lane.
 #[derive(Debug)]
-struct Allowances {
-    ordinary: Allowance,
-    urgent: Allowance,
-}
+struct Allowances([Allowance; 4]);
 
 impl Allowances {
     fn new(rate: Rate) -> Self {
-        Self { ordinary: Allowance::new(rate), urgent: Allowance::new(rate) }
+        Self([Lane::Ordinary, Lane::Dismissing, Lane::Showing, Lane::Hiding].map(|_| Allowance::new(rate)))
     }
 
     fn of(&mut self, lane: Lane) -> &mut Allowance {
-        match lane {
-            Lane::Ordinary => &mut self.ordinary,
-            Lane::Urgent => &mut self.urgent,
-        }
+        &mut self.0[lane as usize]
     }
 }
 
@@ -530,6 +576,49 @@ mod tests {
         assert_eq!(taken(&mut sender, &mut orders, 5000, named_so), 20);
         let mut owner = desk.sender(Origin::Broker);
         assert_eq!(taken(&mut owner, &mut orders, 1, privacy), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn privacy_is_switched_on_beside_a_flood_of_made_up_senders_that_switch_it_off() {
+        let (desk, mut orders) = Desk::new(8);
+        let mut crowd = desk.crowd(Origin::Broker);
+        let shown = |id: usize| text(id, r#""command":"privacy","args":{"on":false}"#);
+        for round in 0..50 {
+            for name in 0..200 {
+                crowd.sender(Some(&format!("replies/{name}"))).hand_in(shown(name));
+            }
+            let mut owner = crowd.sender(Some("replies/owner")).hand_in(privacy(1000 + round));
+            assert!(owner.try_recv().is_err(), "round {round}: it is not refused");
+            let next = orders.next().await.unwrap();
+            assert_eq!(next.request.id, (1000 + round).to_string(), "it takes the place of those that wait");
+            assert!(orders.next().now_or_never().is_none());
+            tokio::time::advance(Duration::from_millis(50)).await;
+        }
+        assert_eq!(taken(crowd.sender(None), &mut orders, 5000, privacy), 20, "where it is on, they are counted");
+        let dismiss = |id| text(id, r#""command":"dismiss-viewer","args":{"viewer":"3f2a90c1"}"#);
+        assert_eq!(taken(crowd.sender(Some("replies/another")), &mut orders, 1, dismiss), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn made_up_senders_are_not_told_of_each_refusal_for_ever() {
+        let (desk, _orders) = Desk::new(64);
+        let mut crowd = desk.crowd(Origin::Broker);
+        let mut told = 0;
+        for id in 0..10_000 {
+            told += usize::from(crowd.sender(Some(&id.to_string())).hand_in(status(id)).try_recv().is_ok());
+        }
+        // Those of the crowd's allowance that find no place in the queue are told too.
+        assert!((4000..4100).contains(&told), "{told}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_passed_by_privacy_is_told_so() {
+        let (desk, _orders) = Desk::new(8);
+        let mut sender = desk.sender(Origin::Broker);
+        let mut passed = sender.hand_in(text(1, r#""command":"privacy","args":{"on":false}"#));
+        let mut hides = sender.hand_in(privacy(2));
+        assert_eq!(passed.try_recv().unwrap(), Outcome::failed("1", HIDDEN));
+        assert!(hides.try_recv().is_err());
     }
 
     #[tokio::test(start_paused = true)]

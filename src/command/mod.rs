@@ -33,6 +33,9 @@ const SHORTENED: [usize; 2] = [240, 80];
 /// Why a command fails whose sender sends too many.
 pub const TOO_MANY: &str = "too many commands at once; wait for the outcome of one before the next";
 
+/// Why a `privacy` that switches it off fails whose turn has not come when it is switched on.
+pub const HIDDEN: &str = "privacy was switched on before this command had its turn";
+
 /// Why a command fails that comes too late.
 pub const STOPPING: &str = "the board shuts down";
 

@@ -60,6 +60,16 @@ impl Command {
         matches!(self, Self::Privacy(_) | Self::DismissViewer(_))
     }
 
+    /// Whether it switches privacy on: that harms nobody, and waits for no allowance and for no other command.
+    pub fn hides(&self) -> bool {
+        matches!(self, Self::Privacy(wanted) if wanted.on)
+    }
+
+    /// Whether it switches privacy off, which one that switches it on takes the place of.
+    pub fn shows(&self) -> bool {
+        matches!(self, Self::Privacy(wanted) if !wanted.on)
+    }
+
     /// Whether it changes nothing: its result is all that it is for.
     pub fn only_reads(&self) -> bool {
         match self {

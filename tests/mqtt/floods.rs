@@ -164,6 +164,37 @@ async fn home_automation_s_switch_of_privacy_works_beside_a_flood_of_its_other_v
 }
 
 /// An offer that nobody stands behind.
+/// Made-up senders, each with a response topic of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn privacy_is_switched_on_beside_a_flood_of_two_hundred_made_up_senders_that_switch_it_off() -> Result<()> {
+    let broker = Broker::start(Listeners::default().setting("set_tcp_nodelay true")).await?;
+    let _board = Board::start(&format!("{TABLES}{}", broker.table(Listener::Plain))).await?;
+    let mut owner = Operator::apart(&broker, "replies/owner").await?;
+    let (mut flooder, group) = (broker.client().await?, Group::new());
+    let stop = group.clone();
+    group.spawn(async move {
+        for number in 0_u32.. {
+            let command = format!(r#"{{"id":"f{number}","command":"privacy","args":{{"on":false}}}}"#);
+            let replies = format!("replies/{}", number % 200);
+            if stop.is_stopped() || flooder.request(COMMAND, command, &replies, b"1").await.is_err() {
+                return;
+            }
+            // The broker keeps 1000 messages for the board, and drops others, the owner's among them.
+            if number % 20 == 0 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        }
+    });
+    sleep(Duration::from_secs(3)).await;
+    for round in 0..6 {
+        let Ended { outcome, took, .. } = owner.asks("privacy", json!({ "on": true })).await?;
+        ensure!(outcome["status"] == "successful" && took <= SOON, "round {round}: {outcome} after {took:?}");
+        sleep(Duration::from_millis(300)).await;
+    }
+    ensure!(group.close(Duration::from_secs(5)).await, "the flood does not end");
+    Ok(())
+}
+
 fn offer(number: u32) -> String {
     let fingerprint = ["A1"; 32].join(":");
     let sdp = format!(

@@ -10,13 +10,13 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use ring::digest;
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
 use super::memory::{Key, Memory, Recalled};
-use crate::command::{Command, Order, Orders, Origin, Outcome, Request, STOPPING, SenderId, Subject, TOO_MANY};
+use crate::command::{Command, HIDDEN, Order, Orders, Origin, Outcome, Request, STOPPING, SenderId, Subject, TOO_MANY};
 use crate::mqtt::Reply;
 use crate::tasks::{self, Group};
 
@@ -62,6 +62,8 @@ pub struct Intake<C> {
     /// How many are under way of each; nobody is in it with none.
     places: HashMap<Holder, usize>,
     jobs: JoinSet<Job>,
+    /// Tells when privacy is switched on: those that switch it off, and whose turn has not come, are over then.
+    shown: watch::Sender<()>,
 }
 
 /// Whose place a command takes.
@@ -90,7 +92,8 @@ where
 {
     /// Knows nothing yet but what `memory` has of the time before.
     pub fn new(carry_out: C, memory: Memory) -> Self {
-        Self { carry_out, memory, turns: HashMap::new(), places: HashMap::new(), jobs: JoinSet::new() }
+        let (turns, places, jobs) = (HashMap::new(), HashMap::new(), JoinSet::new());
+        Self { carry_out, memory, turns, places, jobs, shown: watch::channel(()).0 }
     }
 
     /// Takes orders until `group` stops; those under way have failed then.
@@ -138,7 +141,8 @@ where
             }
         }
         let holder = Holder { sender, is_urgent: command.is_urgent() };
-        if !self.has_place_for(holder) {
+        // The desk bounds how many come that switch privacy on; they take no place that others could hold.
+        if !command.hides() && !self.has_place_for(holder) {
             return Some(Outcome::failed(id, TOO_MANY));
         }
         let said = command.takes_time().then(|| Outcome::executing(id.clone()));
@@ -159,6 +163,10 @@ where
         let limit = task.command.deadline();
         let deadline = Instant::now() + limit;
         let (name, only_reads) = (task.command.name(), task.command.only_reads());
+        if task.command.hides() {
+            self.shown.send_replace(());
+        }
+        let mut hidden = task.command.shows().then(|| self.shown.subscribe());
         let (done, mut before) = match task.command.subject() {
             Some(subject) => {
                 let (done, next) = oneshot::channel();
@@ -170,9 +178,15 @@ where
         let work = AssertUnwindSafe((self.carry_out)(task)).catch_unwind();
         *self.places.entry(holder).or_default() += 1;
         self.jobs.spawn(async move {
-            let ended = match wait(&mut before, deadline).await {
-                Ok(()) => timeout_at(deadline, work).await,
-                Err(elapsed) => Err(elapsed),
+            let waited = tokio::select! {
+                biased;
+                () = changed(&mut hidden) => None,
+                waited = wait(&mut before, deadline) => Some(waited),
+            };
+            let ended = match waited {
+                None => Ok(Ok(Ended::Now(Err(HIDDEN.into())))),
+                Some(Ok(())) => timeout_at(deadline, work).await,
+                Some(Err(elapsed)) => Err(elapsed),
             };
             let ended = ended.map(|ended| {
                 ended.unwrap_or_else(|panic| {
@@ -221,6 +235,14 @@ async fn wait(before: &mut Option<Turn>, deadline: Instant) -> Result<(), Elapse
         *before = timeout_at(deadline, end).await?.ok();
     }
     Ok(())
+}
+
+/// Ends when privacy is switched on; never where nobody looks for that.
+async fn changed(hidden: &mut Option<watch::Receiver<()>>) {
+    match hidden {
+        Some(hidden) => _ = hidden.changed().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn too_late(limit: Duration) -> String {

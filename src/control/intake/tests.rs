@@ -174,6 +174,29 @@ async fn privacy_waits_neither_for_devices_nor_for_places_that_others_hold() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn privacy_is_switched_on_after_the_one_under_way_and_before_all_that_switch_it_off() {
+    let (desk, done, _group) = desk(2);
+    let mut sender = desk.sender(Origin::Broker);
+    let mut shown = Vec::new();
+    for number in 0..8 {
+        shown.push(sender.hand_in(text(&format!("s{number}"), "privacy", json!({ "on": false }))));
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let began = Instant::now();
+    let hidden = all(sender.hand_in(text("h", "privacy", json!({ "on": true })))).await;
+    assert_eq!(hidden.last().unwrap().status, Status::Successful);
+    assert_eq!(began.elapsed().as_secs(), 3, "one second of the one under way, and its own two");
+    for (number, outcomes) in shown.into_iter().enumerate() {
+        let last = all(outcomes).await.pop().unwrap();
+        assert_eq!(last.reason.as_deref(), (number > 0).then_some(HIDDEN), "{last:?}");
+    }
+    assert_eq!(*done.lock().unwrap(), ["s0 begins", "s0 ends", "h begins", "h ends"]);
+    let again = all(sender.hand_in(text("s9", "privacy", json!({ "on": false })))).await;
+    assert_eq!(again.last().unwrap().status, Status::Successful);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_command_that_panics_has_failed_and_those_after_it_are_carried_out() {
     let (desk, orders) = Desk::new(64);
     let carry_out = |task: Task| async move {
