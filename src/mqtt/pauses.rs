@@ -40,7 +40,7 @@ impl Pauses {
     /// The pause after an attempt that failed so.
     pub fn after(&mut self, kind: Kind) -> Duration {
         match kind {
-            Kind::Away | Kind::Closed => self.away.pause(),
+            Kind::Away | Kind::Closed | Kind::TooLarge => self.away.pause(),
             Kind::Refused | Kind::Objected => self.refused.pause(),
             Kind::Clock => self.clock.pause(),
             Kind::Rival => self.rival.pause(),

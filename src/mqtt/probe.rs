@@ -102,7 +102,7 @@ async fn attempt(config: &Config, device: &str) -> Result<Tried, Failure> {
                     break;
                 }
                 match (&asked, failure.kind) {
-                    (Some(asked), Kind::Closed | Kind::Objected) => {
+                    (Some(asked), Kind::Closed | Kind::Objected | Kind::TooLarge) => {
                         failure.reason = format!("{} after the broker was asked {asked}", failure.reason);
                     }
                     (None, Kind::Closed) => failure.reason = without_a_word(config, url, &client_id, None),

@@ -3,7 +3,7 @@
 //! AWS IoT closes the connection on a subscription or publication that its policy does not allow, and every broker of
 //! MQTT 3.1.1 on a packet that is too large for it. A client that asks for the same again never stays connected.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// A publication of at least this many bytes that the broker hung up on is not sent a second time: status and signals
@@ -52,7 +52,7 @@ pub enum Finding {
     /// This packet is too large, and none of its size is sent from now on.
     TooLarge(Open),
     /// This request, which is not made from now on.
-    Barred(Request),
+    Barred(Open),
 }
 
 /// What one broker hung up on.
@@ -67,6 +67,8 @@ pub struct Suspects {
     too_large: Option<(usize, Instant)>,
     /// The largest packet that it took.
     taken: usize,
+    /// What it has answered: hanging up on more of the same, it does so because of the size.
+    allowed: BTreeSet<Request>,
 }
 
 impl Suspects {
@@ -75,26 +77,26 @@ impl Suspects {
         open.truncate(MOST);
         let largest = open.iter().max_by_key(|open| open.bytes).filter(|open| open.bytes >= LARGE);
         if let Some(largest) = largest {
-            let known =
-                self.too_large.filter(|(_, since)| now - *since < BARRED).map_or(usize::MAX, |(bytes, _)| bytes);
-            self.too_large = Some((known.min(largest.bytes), now));
-            return Finding::TooLarge(largest.clone());
+            return self.too_large(largest.clone(), now);
         }
         if !self.is_careful(now) {
             self.suspected.clear();
         }
         let is_alone = open.len() == 1;
-        for Open { request, .. } in &open {
+        for Open { request, bytes } in &open {
             let times = self.suspected.entry(request.clone()).or_default();
             *times += u32::from(is_alone);
             if *times >= ALONE {
                 let request = request.clone();
                 self.suspected.remove(&request);
+                if self.allowed.remove(&request) && *bytes > self.taken {
+                    return self.too_large(Open { request, bytes: *bytes }, now);
+                }
                 if self.barred.len() >= MOST {
                     self.barred.pop_first();
                 }
                 self.barred.insert(request.clone(), now);
-                return Finding::Barred(request);
+                return Finding::Barred(Open { request, bytes: *bytes });
             }
         }
         if open.is_empty() {
@@ -104,10 +106,27 @@ impl Suspects {
         Finding::OneOf(open.into_iter().map(|open| open.request).collect())
     }
 
+    /// The broker said that one of these is too large: the largest is, then.
+    pub fn said_too_large(&mut self, open: &[Open], now: Instant) -> Finding {
+        match open.iter().max_by_key(|open| open.bytes) {
+            Some(largest) => self.too_large(largest.clone(), now),
+            None => Finding::Nothing,
+        }
+    }
+
+    fn too_large(&mut self, open: Open, now: Instant) -> Finding {
+        let known = self.too_large.filter(|(_, since)| now - *since < BARRED).map_or(usize::MAX, |(bytes, _)| bytes);
+        self.too_large = Some((known.min(open.bytes), now));
+        Finding::TooLarge(open)
+    }
+
     /// The broker answered this request, which had a packet of so many bytes.
     pub fn answered(&mut self, request: &Request, bytes: usize) {
         self.taken = self.taken.max(bytes);
         self.suspected.remove(request);
+        if self.allowed.len() < MOST && !self.allowed.contains(request) {
+            self.allowed.insert(request.clone());
+        }
     }
 
     /// Whether requests are to be made one after the other.
@@ -151,9 +170,37 @@ mod tests {
         assert!(suspects.is_careful(now));
         suspects.answered(&command, 100);
         assert_eq!(suspects.hung_up(open(&[&check]), now), Finding::OneOf(vec![check.clone()]));
-        assert_eq!(suspects.hung_up(open(&[&check]), now), Finding::Barred(check.clone()));
+        assert_eq!(suspects.hung_up(open(&[&check]), now), Finding::Barred(open(&[&check]).remove(0)));
         assert!(suspects.is_barred(&check, now) && !suspects.is_barred(&command, now) && !suspects.is_careful(now));
         assert!(!suspects.is_barred(&check, now + BARRED));
+    }
+
+    #[test]
+    fn a_topic_that_took_less_before_is_not_barred_and_its_size_is_the_limit() {
+        let (mut suspects, now) = (Suspects::default(), Instant::now());
+        let outcome = Request::Publication("outcome".into());
+        suspects.answered(&outcome, 100);
+        let large = Open { request: outcome.clone(), bytes: 3000 };
+        assert_eq!(suspects.hung_up(vec![large.clone()], now), Finding::OneOf(vec![outcome.clone()]));
+        assert_eq!(suspects.hung_up(vec![large.clone()], now), Finding::TooLarge(large));
+        assert!(!suspects.is_barred(&outcome, now));
+        assert_eq!(suspects.most_bytes(now), Some(1500));
+        // Of a size that it took before, it is the topic.
+        let small = Open { request: outcome.clone(), bytes: 90 };
+        suspects.answered(&outcome, 100);
+        suspects.hung_up(vec![small.clone()], now);
+        assert_eq!(suspects.hung_up(vec![small.clone()], now), Finding::Barred(small));
+    }
+
+    #[test]
+    fn where_the_broker_says_that_something_is_too_large_the_largest_is() {
+        let (mut suspects, now) = (Suspects::default(), Instant::now());
+        let status = Open { request: Request::Publication("status".into()), bytes: 3000 };
+        let mut all = open(&[&filter("command")]);
+        all.push(status.clone());
+        assert_eq!(suspects.said_too_large(&all, now), Finding::TooLarge(status));
+        assert_eq!(suspects.most_bytes(now), Some(1500));
+        assert_eq!(suspects.said_too_large(&[], now), Finding::Nothing);
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl Terms {
             (Kind::Closed | Kind::Objected, Self::Trying(_) | Self::Known(_)) => Self::Best,
             // When it is back it may be another one, or set up in another way.
             (Kind::Away, _) => Self::Best,
-            (Kind::Refused | Kind::Clock | Kind::Rival, _) => before,
+            (Kind::Refused | Kind::TooLarge | Kind::Clock | Kind::Rival, _) => before,
         };
         *self != before
     }

@@ -114,6 +114,39 @@ async fn what_was_carried_out_is_successful_although_the_broker_takes_little() -
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_limit_on_messages_that_shows_only_when_it_is_exceeded_is_learned() -> Result<()> {
+    for (version, limit) in [("5", "message_size_limit 600"), ("3.1.1", "max_packet_size 600")] {
+        let broker = Broker::start(Listeners::default().setting(limit)).await?;
+        let mut client = broker.client().await?;
+        client.subscribe(&format!("{ROOT}/outcome")).await?;
+        let board = board(&broker, version).await?;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // The status is too large, which takes some connections to find out.
+        while board.status().await?["broker"]["state"] != "online" || connections(&broker)? < 2 {
+            ensure!(Instant::now() < deadline, "{version}: {}", board.status().await?["broker"]);
+            sleep(Duration::from_millis(100)).await;
+        }
+        sleep(Duration::from_secs(3)).await;
+        let done = json!({ "id": "1", "command": "set-log-level", "args": { "level": "info" } });
+        assert_eq!(outcome(&mut client, "1", &done).await?["status"], "successful", "{version}");
+        let failed = outcome(&mut client, "2", &json!({ "id": "2", "command": "get-status" })).await?;
+        assert_eq!(failed["status"], "failed", "{version}: {failed}");
+        let before = connections(&broker)?;
+        for id in ["3", "4"] {
+            let failed = outcome(&mut client, id, &json!({ "id": id, "command": "get-status" })).await?;
+            assert_eq!(failed["status"], "failed", "{version}: {failed}");
+        }
+        assert_eq!(connections(&broker)?, before, "{version}: it is not tried again");
+        let status = board.status().await?;
+        let reason = status["broker"]["reason"].as_str().unwrap_or_default();
+        assert!(reason.contains("bytes at most"), "{version}: {reason}");
+        let log = board.log()?;
+        assert!(!log.contains("149") && !log.contains("is it a broker"), "{version}: {log}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_may_not_go_where_it_is_wanted_goes_to_the_usual_topic() -> Result<()> {
     let broker = Broker::start(Listeners::default().acl(&format!("topic readwrite {ROOT}/#\n"))).await?;
     let mut client = broker.client().await?;

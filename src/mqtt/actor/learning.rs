@@ -70,7 +70,7 @@ impl Actor {
         let is_rival = self.rivals.ended(failure.kind, Some(now - accepted), open.is_empty());
         if is_rival {
             failure = Failure { kind: Kind::Rival, reason: rivals::in_words(&self.client_id) };
-        } else if matches!(failure.kind, Kind::Closed | Kind::Objected) {
+        } else if matches!(failure.kind, Kind::Closed | Kind::Objected | Kind::TooLarge) {
             self.blame(&mut failure, open, now);
         }
         End::Failed(failure, session.online.map(|since| since.elapsed()))
@@ -78,7 +78,11 @@ impl Actor {
 
     /// Finds out what the broker hung up on, and says so.
     fn blame(&mut self, failure: &mut Failure, open: Vec<Open>, now: Instant) {
-        let more = match self.suspects.hung_up(open, now) {
+        let finding = match failure.kind {
+            Kind::TooLarge => self.suspects.said_too_large(&open, now),
+            _ => self.suspects.hung_up(open, now),
+        };
+        let more = match finding {
             Finding::Nothing => return,
             Finding::OneOf(requests) => format!("after it was asked {}", named(requests.iter())),
             Finding::TooLarge(Open { request, bytes }) => {
@@ -93,11 +97,12 @@ impl Actor {
                 self.lack(line);
                 format!("when it was asked {what} with {bytes} bytes, which are not sent again")
             }
-            Finding::Barred(request) => {
+            Finding::Barred(Open { request, bytes }) => {
                 let what = in_words(&request);
                 self.lack(format!("it hangs up when it is asked {what}, which this board does without for an hour"));
                 format!(
-                    "when it was asked {what}, which this board does without for an hour; does its access list allow it?"
+                    "when it was asked {what} with {bytes} bytes, which this board does without for an hour; does its \
+                     access list allow it, and does it take as many?"
                 )
             }
         };

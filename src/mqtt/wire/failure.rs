@@ -28,6 +28,8 @@ pub enum Kind {
     Closed,
     /// The broker closed the connection and said that it does not allow what it was asked for.
     Objected,
+    /// The broker said that what it was sent is too large for it.
+    TooLarge,
     /// Another client with the same client id has to go, or to be renamed.
     Rival,
     /// Somebody has to change something, here or at the broker.
@@ -41,7 +43,7 @@ impl Kind {
     pub fn in_short(self) -> Self {
         match self {
             Self::Closed => Self::Away,
-            Self::Objected => Self::Refused,
+            Self::Objected | Self::TooLarge => Self::Refused,
             kind => kind,
         }
     }
@@ -70,6 +72,11 @@ impl Failure {
     /// The broker does not allow what it was asked for last.
     pub fn objected(reason: impl Into<String>) -> Self {
         Self { kind: Kind::Objected, reason: reason.into() }
+    }
+
+    /// What the broker was sent is too large for it.
+    pub fn too_large() -> Self {
+        Self { kind: Kind::TooLarge, reason: "the broker says that a message is larger than it takes".into() }
     }
 
     /// The broker does not want it so.

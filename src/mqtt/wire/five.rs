@@ -13,6 +13,9 @@ use super::{Accepted, Delivery, Dial, Event, Failure, Kind, Message, NotTaken, O
 use super::{failure, quoted};
 use crate::mqtt::{MOST_BYTES, Reply};
 
+/// MQTT 5, section 2.4.
+const PACKET_TOO_LARGE: u8 = 0x95;
+
 pub fn options(dial: &Dial<'_>) -> MqttOptions {
     let mut options = MqttOptions::new(dial.client_id, super::host(dial.url), dial.url.port());
     options.set_transport(super::transport(dial));
@@ -165,6 +168,9 @@ fn of_state(error: StateError, elsewhere: Option<&str>) -> Failure {
         StateError::Deserialization(Error::PayloadSizeLimitExceeded { pkt_size, max }) => {
             Failure::refused(format!("the broker sent a packet of {pkt_size} bytes; {max} are allowed"))
         }
+        // A PUBACK of mosquitto where `message_size_limit` is exceeded. Section 3.4.2.1 has no such code for it, and
+        // `rumqttc` does not read it.
+        StateError::Deserialization(Error::InvalidConnectReturnCode(PACKET_TOO_LARGE)) => Failure::too_large(),
         StateError::Io(error) => Failure::of_transport(&error),
         StateError::AwaitPingResp => Failure::away("the broker does not answer any more"),
         StateError::ConnectionAborted => Failure::closed(),
@@ -180,10 +186,10 @@ fn of_disconnect(code: DisconnectReasonCode, said: &str, elsewhere: Option<&str>
             Failure::away("the broker has closed the connection")
         }
         Code::UseAnotherServer | Code::ServerMoved => Failure::refused(moved(elsewhere)),
+        Code::PacketTooLarge => Failure::too_large(),
         Code::NotAuthorized
         | Code::TopicFilterInvalid
         | Code::TopicNameInvalid
-        | Code::PacketTooLarge
         | Code::QuotaExceeded
         | Code::PayloadFormatInvalid
         | Code::RetainNotSupported
@@ -222,7 +228,7 @@ mod tests {
         let leaving = failure(ConnectionError::MqttState(disconnect(DisconnectReasonCode::ServerShuttingDown)));
         assert_eq!(leaving.kind, Kind::Away);
         let too_large = failure(ConnectionError::MqttState(disconnect(DisconnectReasonCode::PacketTooLarge)));
-        assert_eq!(too_large.kind, Kind::Objected);
+        assert_eq!(too_large.kind, Kind::TooLarge);
         let version = failure(ConnectionError::ConnectionRefused(ConnectReturnCode::UnsupportedProtocolVersion));
         assert!(version.kind == Kind::Refused && version.reason.contains("3.1.1"), "{version:?}");
     }
