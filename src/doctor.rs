@@ -125,13 +125,20 @@ pub async fn broker(config: &mqtt::Config, device: &str) -> Option<Item> {
     Some(match mqtt::probe(config, device).await {
         Ok(found) => {
             let user = config.user.as_ref().map(|user| format!("user {user}"));
-            let lines: Vec<_> = user.into_iter().chain(found.permissions).collect();
-            let advice = format!("in mosquitto's access list these lines permit it: {}", lines.join(" | "));
-            match (found.is_forbidden, lines.len() > usize::from(config.user.is_some())) {
-                (true, _) => item("broker", Level::Problem, found.text, Some(&advice)),
-                (false, true) => item("broker", Level::Warning, found.text, Some(&advice)),
-                (false, false) => item("broker", Level::Ok, found.text, None),
-            }
+            let heard = found.untried.iter().map(|filter| format!("topic read {filter}"));
+            let lines: Vec<_> = found.permissions.into_iter().chain(heard).collect();
+            let has_lines = !lines.is_empty();
+            let lines: Vec<_> = user.into_iter().chain(lines).collect();
+            let lines = format!("in mosquitto's access list these lines permit it: {}", lines.join(" | "));
+            let advice: Vec<_> = found.advice.iter().cloned().chain(has_lines.then_some(lines)).collect();
+            // Of MQTT 3.1.1 a device that may do all that it needs cannot be told from another one: no warning then,
+            // which no change would end.
+            let level = match found.is_forbidden {
+                true => Level::Problem,
+                false if found.advice.is_some() || !found.untried.is_empty() => Level::Warning,
+                false => Level::Ok,
+            };
+            item("broker", level, found.text, (!advice.is_empty()).then(|| advice.join("; ")).as_deref())
         }
         Err(why) if config.user.is_some() && config.password.is_none() && config.password_file.is_none() => {
             let advice = "no password was found: the credential is given to the service only; try mqtt.password_file";

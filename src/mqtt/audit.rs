@@ -82,6 +82,8 @@ pub struct Findings {
     pub forbidden: Vec<String>,
     /// What did not come back, which may have two reasons.
     pub doubtful: Vec<String>,
+    /// What the device has to hear, and may not publish on, so that it cannot be tried.
+    pub untried: Vec<String>,
     /// What mosquitto's access list has to say to permit all of it.
     pub permissions: Vec<String>,
 }
@@ -208,27 +210,33 @@ impl Audit {
         for tried in &self.tried {
             let filter = &tried.filter;
             let (reads, writes) = (tried.uses != Use::Writes, tried.uses != Use::Reads);
-            let mut forbids = |what: String, permission: &str| {
-                findings.forbidden.push(what);
-                findings.permissions.push(format!("topic {permission} {filter}"));
+            // All that is needed, so that who permits it is not told of the other half next time.
+            let permission = match tried.uses {
+                Use::Reads => format!("topic read {filter}"),
+                Use::Writes => format!("topic write {filter}"),
+                Use::Both => format!("topic readwrite {filter}"),
             };
+            let before = findings.forbidden.len() + findings.doubtful.len();
             if let Some(why) = tried.refused_to_read.as_ref().filter(|_| reads) {
-                forbids(format!("subscribe to {filter} ({why})"), "read");
+                findings.forbidden.push(format!("subscribe to {filter} ({why})"));
             }
             if let Some(why) = tried.refused_to_write.as_ref().filter(|_| writes) {
-                forbids(format!("publish on {filter} ({why})"), "write");
+                findings.forbidden.push(format!("publish on {filter} ({why})"));
+            }
+            if reads && !writes && tried.refused_to_read.is_none() && tried.refused_to_write.is_some() {
+                findings.untried.push(filter.clone());
             }
             // After it has hung up nothing comes back.
             let is_missing = tried.is_subscribed && tried.is_published && !tried.came && !self.has_hung_up;
-            if !is_missing || tried.refused_to_write.is_some() {
-                continue;
+            if is_missing && tried.refused_to_write.is_none() {
+                if reads && self.tells {
+                    findings.forbidden.push(format!("read what comes on {filter}"));
+                } else if !self.tells {
+                    findings.doubtful.push(filter.clone());
+                }
             }
-            if reads && self.tells {
-                forbids(format!("read what comes on {filter}"), "read");
-            } else if !self.tells {
-                findings.doubtful.push(filter.clone());
-                let permission = if tried.uses == Use::Writes { "write" } else { "readwrite" };
-                findings.permissions.push(format!("topic {permission} {filter}"));
+            if findings.forbidden.len() + findings.doubtful.len() > before {
+                findings.permissions.push(permission);
             }
         }
         findings
@@ -304,7 +312,9 @@ mod tests {
         let is_read =
             |topic: &str| topic.ends_with("command") || topic.ends_with("to-device") || topic.ends_with("check");
         let is_written = |topic: &str| !is_read(topic) || topic.ends_with("check");
-        assert_eq!(found(true, |_| true, is_written, is_read), Findings::default(), "reads and writes apart");
+        let apart = found(true, |_| true, is_written, is_read);
+        let untried = ["peercam/door/command", "peercam/door/viewer/+/to-device"].map(str::to_owned).to_vec();
+        assert_eq!(apart, Findings { untried, ..Findings::default() }, "what it may not write to cannot be tried");
     }
 
     #[test]

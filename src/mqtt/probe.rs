@@ -17,6 +17,9 @@ use super::wire::{Accepted, Delivery, Dial, Event, Failure, Kind, Line};
 /// All of it: dialling takes at most 5 s, and the messages to oneself as long.
 const LIMIT: Duration = Duration::from_secs(12);
 
+/// A status has about as many bytes, of a board with one camera and some viewers.
+const STATUS: usize = 4096;
+
 /// What was found of a broker that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -24,6 +27,10 @@ pub struct Found {
     pub text: String,
     /// Whether the access list keeps something from the device that it needs.
     pub is_forbidden: bool,
+    /// What the device has to hear and what could not be tried: whether the access list permits it nobody says.
+    pub untried: Vec<String>,
+    /// What else has to be changed at the broker, for people.
+    pub advice: Option<String>,
     /// What to write into the access list; nothing where it is sufficient.
     pub permissions: Vec<String>,
 }
@@ -39,7 +46,7 @@ pub async fn probe(config: &Config, device: &str) -> Result<Found, String> {
     let tried = timeout(LIMIT, attempt(config, device));
     let tried = tried.await.unwrap_or_else(|_| Err(Failure::away(format!("no answer within {LIMIT:?}"))));
     let Tried { took, limits, findings } = tried.map_err(|failure| format!("{url}: {}", failure.reason))?;
-    let Findings { forbidden, doubtful, permissions } = findings;
+    let Findings { forbidden, doubtful, untried, permissions } = findings;
     let mut text = format!("{url}, {}: ", config.version);
     text += &match took {
         Some(took) => format!("a message to itself took {} ms", took.as_millis()),
@@ -50,11 +57,20 @@ pub async fn probe(config: &Config, device: &str) -> Result<Found, String> {
         text += &format!("; the access list does not let this device {}", forbidden.join(", "));
     }
     if !doubtful.is_empty() {
-        let what = "did not come back; the access list lets this device not write there, or not read";
+        let what = "did not come back: it may do only one of reading and writing there, which is enough, or not that, \
+                    and MQTT 3.1.1 does not say which";
         text += &format!("; messages on {} {what}", doubtful.join(", "));
     }
+    if !untried.is_empty() {
+        let what = "could not be tried, because it may not publish there";
+        text += &format!("; whether this device hears what comes on {} {what}", untried.join(", "));
+    }
     text += &limits.in_words().map(|limits| format!(", but {limits}")).unwrap_or_default();
-    Ok(Found { text, is_forbidden, permissions })
+    let is_small = limits.known_bytes().is_some_and(|bytes| bytes < STATUS);
+    let advice = is_small.then(|| {
+        format!("the status alone has some {STATUS} bytes: let the broker take more (mosquitto: max_packet_size {MOST_BYTES})")
+    });
+    Ok(Found { text, is_forbidden, untried, advice, permissions })
 }
 
 /// The client id of the attempt: another one than the service's, whose connection would end else.

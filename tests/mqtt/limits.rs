@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
 use peercam::config::Config;
+use peercam::doctor;
 use peercam::mqtt;
 use peercam::mqtt::{Limits, State};
 use serde_json::{Value, json};
@@ -242,6 +243,54 @@ async fn the_doctor_names_what_the_access_list_forbids_and_the_line_that_permits
         ensure!(found.permissions.len() == 1 && found.permissions[0].ends_with(topic), "{forbidden}: {found:?}");
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_follows_the_doctor_has_a_board_that_hears_and_no_warning_that_says_the_same_again() -> Result<()> {
+    for version in VERSIONS {
+        let broker = Broker::start(Listeners::default().acl("topic read nothing\n")).await?;
+        let table = format!("{}version = \"{version}\"", broker.table(Listener::Plain));
+        let config = Config::parse(&table).map_err(|mistakes| anyhow::anyhow!("{mistakes:?}"))?;
+        let denied = doctor::broker(&config.mqtt, "door").await.context("no broker")?;
+        assert_eq!(denied.level, doctor::Level::Problem, "{version}: {denied:?}");
+        let advice = denied.advice.context("no advice")?;
+        for heard in ["topic read peercam/door/command", "topic read peercam/door/viewer/+/to-device"] {
+            assert!(advice.contains(heard), "{version}: {heard} is not in: {advice}");
+        }
+        broker.set_acl(&broker_lines(&advice))?;
+        let followed = doctor::broker(&config.mqtt, "door").await.context("no broker")?;
+        // Where a publication is refused with a word it is known that reading was not tried.
+        let level = if version == "5" { doctor::Level::Warning } else { doctor::Level::Ok };
+        assert_eq!(followed.level, level, "{version}: {followed:?}");
+        let device = Device::open("door", &table)?;
+        let mut commands = device.broker.subscribe(device.broker.topics().command());
+        device.online().await?;
+        broker.set_acl(&(broker_lines(&advice) + "topic write peercam/door/command\n"))?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        // The broker may take a while to read its list again.
+        while commands.try_recv().is_err() {
+            ensure!(Instant::now() < deadline, "{version}: it is deaf");
+            device.broker.publish(device.broker.topics().command(), "heard".into());
+            sleep(Duration::from_millis(200)).await;
+        }
+        device.close().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_warns_of_a_broker_that_does_not_take_a_status() -> Result<()> {
+    let broker = Broker::start(Listeners::default().setting("max_packet_size 600")).await?;
+    let config = Config::parse(&broker.table(Listener::Plain)).map_err(|mistakes| anyhow::anyhow!("{mistakes:?}"))?;
+    let found = doctor::broker(&config.mqtt, "door").await.context("no broker")?;
+    assert_eq!(found.level, doctor::Level::Warning, "{found:?}");
+    assert!(found.found.contains("600 bytes") && found.advice.is_some_and(|told| told.contains("max_packet_size")));
+    Ok(())
+}
+
+/// The lines that an advice has.
+fn broker_lines(advice: &str) -> String {
+    advice.split(" | ").filter_map(|line| line.find("topic ").map(|at| format!("{}\n", &line[at..]))).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
