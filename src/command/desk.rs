@@ -9,8 +9,9 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::allowance::{Allowance, Allowances, Lane, Rate};
 use super::parse::{self, Request};
-use super::{Command, HIDDEN, Origin, Outcome, STOPPING, TOO_MANY};
+use super::{HIDDEN, Origin, Outcome, STOPPING, TOO_MANY};
 use crate::mqtt::Reply;
 
 /// What one sender may send: a program that sets up a board sends a dozen at once, a slider that is dragged ten a
@@ -410,83 +411,6 @@ impl From<parse::Rejection> for Refused {
 fn may_be_urgent(text: &[u8]) -> bool {
     let names = |word: &[u8]| text.windows(word.len()).any(|window| window == word);
     text.len() <= MOST_URGENT && (names(b"privacy") || names(b"dismiss-viewer"))
-}
-
-/// Commands that are counted together: a flood of one lane takes nothing from the others.
-#[derive(Clone, Copy, Debug)]
-enum Lane {
-    Ordinary,
-    /// Parts with a viewer.
-    Dismissing,
-    /// Switches privacy off.
-    Showing,
-    /// Switches it on.
-    Hiding,
-}
-
-impl Lane {
-    fn of(command: &Command) -> Self {
-        match command {
-            hides if hides.hides() => Self::Hiding,
-            shows if shows.shows() => Self::Showing,
-            urgent if urgent.is_urgent() => Self::Dismissing,
-            _ => Self::Ordinary,
-        }
-    }
-}
-
-/// How much may come in each lane.
-#[derive(Debug)]
-struct Allowances([Allowance; 4]);
-
-impl Allowances {
-    fn new(rate: Rate) -> Self {
-        Self([Lane::Ordinary, Lane::Dismissing, Lane::Showing, Lane::Hiding].map(|_| Allowance::new(rate)))
-    }
-
-    fn of(&mut self, lane: Lane) -> &mut Allowance {
-        &mut self.0[lane as usize]
-    }
-}
-
-/// How many at once, and how many in each second from then on.
-#[derive(Clone, Copy, Debug)]
-struct Rate {
-    burst: f64,
-    per_second: f64,
-}
-
-/// How much may come.
-#[derive(Debug)]
-struct Allowance {
-    rate: Rate,
-    left: f64,
-    since: Instant,
-}
-
-impl Allowance {
-    fn new(rate: Rate) -> Self {
-        Self { rate, left: rate.burst, since: Instant::now() }
-    }
-
-    /// Whether one more may come. What is refused costs nothing: who sends far too much still gets its share.
-    fn is_within(&mut self, now: Instant) -> bool {
-        self.earn(now);
-        let is_within = self.left >= 1.0;
-        self.left -= if is_within { 1.0 } else { 0.0 };
-        is_within
-    }
-
-    fn is_full(&mut self, now: Instant) -> bool {
-        self.earn(now);
-        self.left >= self.rate.burst
-    }
-
-    fn earn(&mut self, now: Instant) {
-        let earned = now.saturating_duration_since(self.since).as_secs_f64() * self.rate.per_second;
-        self.since = now;
-        self.left = (self.left + earned).min(self.rate.burst);
-    }
 }
 
 #[cfg(test)]

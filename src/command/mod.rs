@@ -3,6 +3,7 @@
 //! A command comes over MQTT, the WebSocket or a data channel as JSON text, is handed in at the [`Desk`] by its
 //! [`Sender`], and gives one or two [`Outcome`]s. Who carries it out is not known here.
 
+mod allowance;
 mod desk;
 mod parse;
 mod schema;
