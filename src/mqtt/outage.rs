@@ -17,6 +17,8 @@ pub struct Outage {
     before: Option<Kind>,
     since: Option<Instant>,
     back_at: Option<Instant>,
+    /// How often it was lost and came back without a line, and when it came back last.
+    unsaid: Option<(u32, Instant)>,
 }
 
 impl Outage {
@@ -36,12 +38,22 @@ impl Outage {
     pub fn ended(&mut self, now: Instant) -> bool {
         let is_first = self.back_at.is_none();
         let was_said = self.said.take();
-        self.since = None;
+        let was_lost = self.since.take().is_some();
+        if was_said.is_none() && was_lost && !is_first {
+            self.unsaid = Some((self.unsaid.map_or(1, |(times, _)| times + 1), now));
+        }
         if is_first || was_said.is_some() {
             self.before = was_said;
             self.back_at = Some(now);
         }
         is_first || was_said.is_some()
+    }
+
+    /// How often the connection was lost and came back without a line, once it has held for a while.
+    pub fn unsaid(&mut self, now: Instant) -> Option<u32> {
+        let holds = self.since.is_none();
+        let (times, _) = self.unsaid.take_if(|(_, back)| holds && now.saturating_duration_since(*back) >= SETTLED)?;
+        Some(times)
     }
 }
 
@@ -63,6 +75,21 @@ mod tests {
             assert!(!outage.failed(&Failure::away("refused"), now + Duration::from_secs(attempt)));
         }
         assert!(outage.ended(now + Duration::from_secs(100)));
+    }
+
+    #[test]
+    fn losses_that_follow_one_another_are_counted_and_told_once_the_connection_holds() {
+        let (mut outage, start) = (Outage::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        outage.ended(start);
+        assert_eq!(outage.unsaid(at(60)), None);
+        assert!(outage.failed(&away(), at(60)) && outage.ended(at(61)));
+        for lost in [65, 70] {
+            assert!(!outage.failed(&away(), at(lost)) && !outage.ended(at(lost + 1)));
+        }
+        assert_eq!(outage.unsaid(at(100)), None, "it has to hold first");
+        assert_eq!(outage.unsaid(at(101)), Some(2));
+        assert_eq!(outage.unsaid(at(200)), None);
     }
 
     #[test]

@@ -292,6 +292,9 @@ impl Actor {
                 false => Ok(()),
             };
         }
+        if let Some(times) = self.outage.unsaid(Instant::now()) {
+            tracing::warn!(broker = %self.url, times, "the connection to the broker was lost again and came back");
+        }
         let Some(check) = &mut session.check else { return Ok(()) };
         match check.look(Instant::now()) {
             Verdict::Fine => Ok(()),

@@ -164,11 +164,12 @@ impl Line {
             Version::ThreeOneOne => {
                 let (client, mut poll) = rumqttc::AsyncClient::new(three::options(dial), REQUESTS);
                 poll.set_network_options(network());
-                let events = stream::unfold(poll, |mut poll| async move {
+                let has_own_id = !dial.client_id.is_empty();
+                let events = stream::unfold(poll, move |mut poll| async move {
                     loop {
                         let event = match contained(poll.poll()).await {
                             Ok(Ok(event)) => three::event(event).map(Ok),
-                            Ok(Err(error)) => Some(Err(three::failure(error))),
+                            Ok(Err(error)) => Some(Err(three::failure(error, has_own_id))),
                             Err(failure) => Some(Err(failure)),
                         };
                         if let Some(event) = event {

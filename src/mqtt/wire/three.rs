@@ -70,23 +70,28 @@ pub fn event(event: rumqttc::Event) -> Option<Event> {
     }
 }
 
-pub fn failure(error: ConnectionError) -> Failure {
+/// Why the connection ended. `has_own_id` says whether we came with a client id.
+pub fn failure(error: ConnectionError, has_own_id: bool) -> Failure {
     match error {
         ConnectionError::NetworkTimeout => Failure::away(format!("no answer within {:?}", super::DIAL_LIMIT)),
         ConnectionError::FlushTimeout => Failure::away("the broker takes nothing any more"),
-        ConnectionError::ConnectionRefused(code) => refusal(code),
+        ConnectionError::ConnectionRefused(code) => refusal(code, has_own_id),
         ConnectionError::NotConnAck(_) => Failure::refused("what answers there is no broker"),
         ConnectionError::MqttState(state) => of_state(state),
         other => Failure::of_transport(&other),
     }
 }
 
-fn refusal(code: ConnectReturnCode) -> Failure {
+fn refusal(code: ConnectReturnCode, has_own_id: bool) -> Failure {
     match code {
         ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized => {
             Failure::refused(failure::BAD_PASSWORD)
         }
         ConnectReturnCode::RefusedProtocolVersion => Failure::refused("the broker does not speak MQTT 3.1.1"),
+        ConnectReturnCode::BadClientId if !has_own_id => Failure::refused(
+            "the broker gives no client ids: set mqtt.client_id to at most 23 letters and digits, or to what the \
+             broker expects; or a lower mqtt.keep_alive",
+        ),
         ConnectReturnCode::BadClientId => {
             // Mosquitto says the same where the keep-alive is above its `max_keepalive`.
             Failure::refused(format!("{}; or a lower mqtt.keep_alive", failure::BAD_CLIENT_ID))
