@@ -98,8 +98,10 @@ impl Offer {
                     lines.push("a=sendonly");
                     write_media(&mut lines, section, media);
                     let sources = if section.kind == "video" { video } else { audio };
-                    if let Some(sources) = sources {
-                        write_sources(&mut lines, &section.kind, sources);
+                    lines.push(format_args!("a=msid:{STREAM} {}", section.kind));
+                    if let Some(Sources { ssrc, retransmission }) = sources.filter(|_| self.names_sources_in(index)) {
+                        let retransmission = retransmission.filter(|_| media.retransmission.is_some());
+                        write_sources(&mut lines, &section.kind, Sources { ssrc, retransmission });
                     }
                 }
                 Verdict::Silent(media) => {
@@ -199,7 +201,6 @@ fn write_media(lines: &mut Lines, section: &Decided, media: &Media) {
 
 fn write_sources(lines: &mut Lines, label: &str, sources: Sources) {
     let Sources { ssrc, retransmission } = sources;
-    lines.push(format_args!("a=msid:{STREAM} {label}"));
     if let Some(rtx) = retransmission {
         lines.push(format_args!("a=ssrc-group:FID {ssrc} {rtx}"));
     }

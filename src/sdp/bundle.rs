@@ -1,10 +1,10 @@
 //! What an offer's transports carry (RFC 9143), and what the stack is told of each, which has a connection for it.
 
 use super::Error;
-use super::codec::{self, Media};
+use super::codec::{self, ABS_CAPTURE_TIME, Feedback, MID, Media, PLAYOUT_DELAY};
 use super::line::{Lines, Section};
-use super::offer::{Board, Offer, Verdict};
-use super::transport::Transport;
+use super::offer::{Board, Offer, Verdict, picture_of};
+use super::transport::{Role, Transport};
 
 /// By what sections of one offer share a transport.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,6 +33,8 @@ pub(super) struct Bundle {
     pub(super) transport: Transport,
     /// The index of the section that speaks for it.
     pub(super) tagged: usize,
+    /// The data channel that the stack knows of here, also after it has come to an end.
+    pub(super) channel: Option<Channel>,
     /// Whether it came to an end while another goes on.
     pub(super) is_lost: bool,
 }
@@ -55,16 +57,32 @@ impl Bundle {
         let sharing: Vec<_> = members.iter().map(|at| sections[*at]).collect();
         let transport = Transport::read(carrier, &sharing)
             .map_err(|what| Error::Unusable(format!("the offer's {} section {what}", carrier.kind())))?;
-        Ok(Self { share, tags: tags.to_vec(), transport, tagged, is_lost: false })
+        Ok(Self { share, tags: tags.to_vec(), transport, tagged, channel: None, is_lost: false })
+    }
+
+    /// Whether a further offer can bring a data channel. The stack opens one when the DTLS handshake ends, or waits for
+    /// the viewer's where that began the handshake.
+    pub(super) fn may_begin_channel(&self) -> bool {
+        self.channel.is_none() && self.transport.role == Role::Passive
     }
 }
 
-/// What the stack is told of, each at most once. So there are three transports at most.
+/// What is served, each at most once. So there are three transports at most.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Served {
+    pub(super) homes: Homes,
+    /// The sections in which the sources of picture and sound were named first.
+    pub(super) named: [Option<usize>; 2],
     pub(super) video: Option<At<Media>>,
     pub(super) audio: Option<At<Media>>,
     pub(super) channel: Option<At<Channel>>,
+}
+
+/// The transports that have the stack's tracks. Those stay where they are, also while no section asks for them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Homes {
+    pub(super) video: usize,
+    pub(super) audio: usize,
 }
 
 /// Something in one section.
@@ -93,6 +111,15 @@ const USUAL_MESSAGE: u32 = 65_536;
 /// H.264's parameters as the stack is told them, which compares them literally; it cuts no packets itself.
 pub const STACK_H264: &str = "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f";
 
+/// The payload types that the stack is told of.
+pub const STACK_VIDEO: u8 = 96;
+/// That of retransmissions of the picture.
+pub const STACK_RTX: u8 = 97;
+/// That of sound.
+pub const STACK_AUDIO: u8 = 98;
+/// The header extensions that the stack is told of, of both kinds.
+pub const STACK_EXTENSIONS: [(u8, &str); 3] = [(1, PLAYOUT_DELAY), (2, ABS_CAPTURE_TIME), (3, MID)];
+
 impl<T> At<T> {
     pub(super) fn new(index: usize, section: Section<'_>, what: T) -> Self {
         Self { index, share: Share::of(section, index), bundle: 0, what }
@@ -116,20 +143,14 @@ impl Served {
         video.chain(audio).chain(channel).find(|(at, _)| *at == index).map(|(_, bundle)| bundle)
     }
 
-    /// Learns what shares a transport with each in another offer.
-    pub(super) fn find(&mut self, sections: &[Section<'_>]) {
-        let share = |index: usize| Share::of(sections[index], index);
-        self.video.iter_mut().for_each(|video| video.share = share(video.index));
-        self.audio.iter_mut().for_each(|audio| audio.share = share(audio.index));
-        self.channel.iter_mut().for_each(|channel| channel.share = share(channel.index));
-    }
-
-    /// Puts each on its transport.
-    pub(super) fn assign(&mut self, bundles: &[Bundle]) {
+    /// Puts each on its transport; a track that nothing asks for yet on the first.
+    pub(super) fn assign(&mut self, bundles: &mut [Bundle]) {
         let bundle_of = |share: &Share| bundles.iter().position(|bundle| bundle.share == *share).unwrap_or_default();
         self.video.iter_mut().for_each(|video| video.bundle = bundle_of(&video.share));
         self.audio.iter_mut().for_each(|audio| audio.bundle = bundle_of(&audio.share));
         self.channel.iter_mut().for_each(|channel| channel.bundle = bundle_of(&channel.share));
+        let [video, audio] = [&self.video, &self.audio].map(|at| at.as_ref().map(|at| at.bundle).unwrap_or_default());
+        self.homes = Homes { video, audio };
     }
 
     /// Leaves a section out.
@@ -139,22 +160,21 @@ impl Served {
         self.channel.take_if(|channel| channel.index == index);
     }
 
-    /// What becomes of a section, if its transport can be had.
-    pub(super) fn verdict(&self, index: usize, section: Section<'_>, board: Board) -> Verdict {
-        let here = |at: &At<Media>| (at.index == index).then_some(at.what.payload_type);
-        let (video, audio) = (self.video.as_ref().and_then(here), self.audio.as_ref().and_then(here));
+    /// What becomes of a section, if its transport can be had. One for which a payload type was `agreed` upon is not
+    /// rejected for what the viewer wants to receive now.
+    pub(super) fn verdict(&self, index: usize, section: Section<'_>, board: Board, agreed: Option<u8>) -> Verdict {
+        let here = |at: &Option<At<Media>>| at.as_ref().filter(|at| at.index == index).map(|at| at.what.clone());
+        let (video, audio) = (here(&self.video), here(&self.audio));
         let is_channel = self.channel.as_ref().is_some_and(|channel| channel.index == index);
-        let (media, is_sent) = match &*section.media.media {
-            _ if section.check().is_err() => return Verdict::Rejected,
+        let is_sent = section.wants() && (video.is_some() || audio.is_some() && board.has_sound);
+        let media = match &*section.media.media {
+            _ if section.check().is_err() => None,
             "application" if is_channel => return Verdict::Channel,
-            // In a further offer a section that had come to an end may be of another kind.
-            "video" if self.bundle_of(index).is_some() != video.is_some() => return Verdict::Rejected,
-            "audio" if self.bundle_of(index).is_some() != audio.is_some() => return Verdict::Rejected,
-            "video" if video.is_some() || !section.wants() => {
-                (codec::h264(section, board.profile, video), video.is_some() && section.wants())
+            "video" if video.is_some() || agreed.is_some() || !section.wants() => {
+                video.or_else(|| picture_of(section, board, agreed).ok())
             }
-            "audio" => (self.sound(index, section, audio), audio.is_some() && section.wants() && board.has_sound),
-            _ => return Verdict::Rejected,
+            "audio" => audio.or_else(|| self.sound(index, section, agreed)),
+            _ => None,
         };
         match media {
             Some(media) if is_sent => Verdict::Sent(media),
@@ -163,12 +183,14 @@ impl Served {
         }
     }
 
-    /// How to send sound in a section, `fixed` being the payload type that was agreed upon.
-    pub(super) fn sound(&self, index: usize, section: Section<'_>, fixed: Option<u8>) -> Option<Media> {
+    /// How to send sound in a section, under the payload type that was `agreed` upon, if it is still offered.
+    pub(super) fn sound(&self, index: usize, section: Section<'_>, agreed: Option<u8>) -> Option<Media> {
         let share = Share::of(section, index);
         let video = self.video.as_ref().filter(|video| video.share == share);
+        let stays = agreed.and_then(|agreed| codec::opus(section, Some(agreed)));
         // Two streams of one payload type could not be told apart on one transport (RFC 9143, section 9.1).
-        codec::opus(section, fixed)
+        stays
+            .or_else(|| codec::opus(section, None))
             .filter(|opus| video.is_none_or(|video| opus.payload_type != video.what.payload_type))
     }
 }
@@ -188,15 +210,16 @@ impl Channel {
 }
 
 impl Offer {
-    /// The offer of one transport for the stack: only what is served there, each under a tag of ours.
+    /// The offer of one transport for the stack: what it has tracks for there, each under a tag and numbers of ours.
+    /// Those stay whatever the viewer's are, which its packets get on their way out.
     pub fn reduced(&self, bundle: usize) -> String {
-        let transport = &self.bundles[bundle].transport;
-        let (video, audio) = self.media_of(bundle);
-        let channel = self.served.channel.as_ref().filter(|channel| channel.bundle == bundle);
+        let Bundle { transport, channel, .. } = &self.bundles[bundle];
+        let (has_video, has_audio) = self.tracks_of(bundle);
         let mut lines = Lines::default();
-        let tags = video.map(|_| "video").into_iter().chain(audio.map(|_| "audio")).chain(channel.map(|_| "data"));
+        let tags = [("video", has_video), ("audio", has_audio), ("data", channel.is_some())];
+        let tags: Vec<_> = tags.into_iter().filter(|(_, is_there)| *is_there).map(|(tag, _)| tag).collect();
         lines.push("v=0\r\no=- 0 0 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0");
-        lines.push(format_args!("a=group:BUNDLE {}", tags.collect::<Vec<_>>().join(" ")));
+        lines.push(format_args!("a=group:BUNDLE {}", tags.join(" ")));
         if transport.is_lite {
             lines.push("a=ice-lite");
         }
@@ -206,30 +229,24 @@ impl Offer {
             transport.write_reduced(lines);
             candidates.by_ref().for_each(|candidate| lines.push(format_args!("a=candidate:{candidate}")));
         };
-        if let Some(media) = video {
-            let Media { payload_type, retransmission, .. } = media;
-            let rtx = retransmission.map(|rtx| rtx.to_string()).unwrap_or_default();
-            lines.push(format_args!("m=video 9 UDP/TLS/RTP/SAVPF {payload_type} {rtx}"));
+        if has_video {
+            lines.push(format_args!("m=video 9 UDP/TLS/RTP/SAVPF {STACK_VIDEO} {STACK_RTX}"));
             lines.push("a=mid:video\r\na=recvonly\r\na=rtcp-mux");
-            lines.push(format_args!("a=rtpmap:{payload_type} H264/90000\r\na=fmtp:{payload_type} {STACK_H264}"));
-            for feedback in &media.feedback {
-                let (kind, parameter) = feedback.words();
-                lines.push(format_args!("a=rtcp-fb:{payload_type} {kind} {parameter}"));
+            lines.push(format_args!("a=rtpmap:{STACK_VIDEO} H264/90000\r\na=fmtp:{STACK_VIDEO} {STACK_H264}"));
+            for (kind, parameter) in Feedback::ALL.map(Feedback::words) {
+                lines.push(format_args!("a=rtcp-fb:{STACK_VIDEO} {kind} {parameter}"));
             }
-            if let Some(rtx) = retransmission {
-                lines.push(format_args!("a=rtpmap:{rtx} rtx/90000\r\na=fmtp:{rtx} apt={payload_type}"));
-            }
-            write_extensions(&mut lines, media);
+            lines.push(format_args!("a=rtpmap:{STACK_RTX} rtx/90000\r\na=fmtp:{STACK_RTX} apt={STACK_VIDEO}"));
+            write_extensions(&mut lines);
             write_transport(&mut lines);
         }
-        if let Some(media) = audio {
-            let payload_type = media.payload_type;
-            lines.push(format_args!("m=audio 9 UDP/TLS/RTP/SAVPF {payload_type}"));
-            lines.push(format_args!("a=mid:audio\r\na=recvonly\r\na=rtcp-mux\r\na=rtpmap:{payload_type} opus/48000/2"));
-            write_extensions(&mut lines, media);
+        if has_audio {
+            lines.push(format_args!("m=audio 9 UDP/TLS/RTP/SAVPF {STACK_AUDIO}"));
+            lines.push(format_args!("a=mid:audio\r\na=recvonly\r\na=rtcp-mux\r\na=rtpmap:{STACK_AUDIO} opus/48000/2"));
+            write_extensions(&mut lines);
             write_transport(&mut lines);
         }
-        if let Some(At { what: Channel { port, most_bytes }, .. }) = channel {
+        if let Some(Channel { port, most_bytes }) = channel {
             lines.push("m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=mid:data");
             lines.push(format_args!("a=sctp-port:{port}\r\na=max-message-size:{most_bytes}"));
             write_transport(&mut lines);
@@ -238,8 +255,8 @@ impl Offer {
     }
 }
 
-fn write_extensions(lines: &mut Lines, media: &Media) {
-    for (extension, name) in media.extensions() {
-        lines.push(format_args!("a=extmap:{} {name}", extension.id));
+fn write_extensions(lines: &mut Lines) {
+    for (id, name) in STACK_EXTENSIONS {
+        lines.push(format_args!("a=extmap:{id} {name}"));
     }
 }

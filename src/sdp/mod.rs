@@ -9,6 +9,7 @@ mod answer;
 mod bundle;
 mod candidate;
 mod codec;
+mod further;
 mod line;
 mod offer;
 #[cfg(test)]
@@ -16,7 +17,7 @@ mod tests;
 mod transport;
 
 pub use answer::{Ours, STREAM, Sources};
-pub use bundle::STACK_H264;
+pub use bundle::{STACK_AUDIO, STACK_EXTENSIONS, STACK_H264, STACK_RTX, STACK_VIDEO};
 pub use candidate::Candidate;
 pub use codec::{Extension, Feedback, Media};
 pub use offer::{Board, Offer};

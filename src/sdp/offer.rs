@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use sdp_types::Session;
 
 use super::Error;
-use super::bundle::{At, Bundle, Channel, Served, Share};
+use super::bundle::{At, Bundle, Channel, Homes, Served, Share};
 use super::codec::{self, Media};
 use super::line::{self, Section};
 use super::transport::{Credentials, Role};
@@ -118,7 +118,7 @@ impl Offer {
         let mut bundles: Vec<Bundle> = Vec::new();
         let verdicts = |served: &Served| -> Vec<_> {
             let all = sections.iter().copied().enumerate();
-            all.map(|(index, section)| served.verdict(index, section, board)).collect()
+            all.map(|(index, section)| served.verdict(index, section, board, None)).collect()
         };
         for index in served.indices() {
             let share = Share::of(sections[index], index);
@@ -134,7 +134,7 @@ impl Offer {
                 }
             }
         }
-        served.assign(&bundles);
+        served.assign(&mut bundles);
         let offer = Self::new(sections, verdicts(&served), served, bundles);
         if offer.is_of_use(sections, board) {
             Ok(offer)
@@ -145,81 +145,22 @@ impl Offer {
 
     /// Whether something is served, or will be as soon as the viewer asks for it.
     fn is_of_use(&self, sections: &[Section<'_>], board: Board) -> bool {
-        let Served { video, audio, channel } = &self.served;
+        let Served { video, audio, channel, .. } = &self.served;
         let is_asked_for = |index: usize| sections[index].wants() || sections[index].is_inactive();
         let has_sound = audio.as_ref().is_some_and(|audio| board.has_sound && is_asked_for(audio.index));
         channel.is_some() || has_sound || video.as_ref().is_some_and(|video| is_asked_for(video.index))
     }
 
-    /// Reads a further offer on the same connections: an ICE restart, or a viewer that pauses or resumes something. What
-    /// is sent stays in the section it was in (RFC 3264, section 8), on the same DTLS association.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Unusable`] where that cannot be; the connection goes on as it was.
-    pub fn again(&self, text: &str, board: Board) -> Result<Self, Error> {
-        let session = line::parse(text)?;
-        let groups = line::groups(&session);
-        let sections = sections(&session, &groups)?;
-        if sections.len() < self.sections.len() {
-            let reason = "a further offer has all sections of the first, in the same order (RFC 3264, section 8)";
-            return Err(Error::Unusable(reason.into()));
-        }
-        for (index, (section, earlier)) in sections.iter().zip(&self.sections).enumerate() {
-            earlier.stays(index, *section)?;
-        }
-        // The stack knows of the first; what has come to an end is not sent, and what is new has no track.
-        let mut served = self.served.clone();
-        served.find(&sections);
-        if let Some(At { index, what, .. }) = &served.video
-            && sections[*index].media.media == "video"
-            && sections[*index].check().is_ok()
-        {
-            picture_of(sections[*index], board, Some(what.payload_type))?;
-        }
-        let all = sections.iter().copied().enumerate();
-        let mut verdicts: Vec<_> = all.clone().map(|(at, section)| served.verdict(at, section, board)).collect();
-        let mut bundles = Vec::new();
-        for (at, earlier) in self.bundles.iter().enumerate() {
-            let mut carried = served.indices().filter(|index| self.served.bundle_of(*index) == Some(at));
-            let speaker = carried.find(|index| verdicts[*index] != Verdict::Rejected);
-            bundles.push(match speaker.filter(|_| !earlier.is_lost) {
-                Some(index) => {
-                    let mut bundle = Bundle::read(&sections, &verdicts, index)?;
-                    let followed = bundle.transport.follow(&earlier.transport);
-                    followed.map_err(|what| Error::Unusable(what.into()))?;
-                    bundle
-                }
-                // The stack keeps it as it is.
-                None => Bundle { share: Share::Nobody, ..earlier.clone() },
-            });
-        }
-        for index in served.indices().filter(|index| verdicts[*index] != Verdict::Rejected) {
-            let share = Share::of(sections[index], index);
-            let at = served.bundle_of(index).filter(|at| !bundles[*at].is_lost);
-            if at.is_some() && at != bundles.iter().position(|bundle| bundle.share == share) {
-                let kind = sections[index].kind();
-                let reason = format!("the offer moves its {kind} section to another transport; begin a new session");
-                return Err(Error::Unusable(reason));
-            }
-        }
-        // A data channel needs no track, but a transport that there is.
-        let added = all.skip(self.sections.len()).filter(|(_, section)| section.media.media == "application");
-        let mut added = added.filter(|(_, section)| section.check().is_ok()).filter_map(|(index, section)| {
-            let bundle = bundles.iter().position(|bundle| bundle.share == Share::of(section, index))?;
-            Some(At { bundle, ..At::new(index, section, Channel::read(section)?) })
-        });
-        if served.channel.is_none()
-            && let Some(channel) = added.next()
-        {
-            verdicts[channel.index] = Verdict::Channel;
-            served.channel = Some(channel);
-        }
-        Ok(Self::new(&sections, verdicts, served, bundles))
-    }
-
     /// The offer, in which what has no transport is rejected.
-    fn new(sections: &[Section<'_>], verdicts: Vec<Verdict>, served: Served, bundles: Vec<Bundle>) -> Self {
+    pub(super) fn new(
+        sections: &[Section<'_>],
+        verdicts: Vec<Verdict>,
+        served: Served,
+        mut bundles: Vec<Bundle>,
+    ) -> Self {
+        if let Some(At { bundle, what, .. }) = &served.channel {
+            bundles[*bundle].channel.get_or_insert_with(|| what.clone());
+        }
         let decided = sections.iter().copied().zip(verdicts).enumerate().map(|(index, (section, verdict))| {
             let share = Share::of(section, index);
             let bundle = bundles.iter().position(|bundle| bundle.share == share);
@@ -235,15 +176,37 @@ impl Offer {
                 verdict: if bundle.is_some() { verdict } else { Verdict::Rejected },
             }
         });
-        Self { sections: decided.collect(), served, bundles }
+        let mut offer = Self { sections: decided.collect(), served, bundles };
+        let sent = offer.sent();
+        offer.served.named.iter_mut().zip(sent).for_each(|(named, sent)| *named = named.or(sent));
+        offer
+    }
+
+    /// The sections in which picture and sound are sent.
+    fn sent(&self) -> [Option<usize>; 2] {
+        let is_sent = |index: &usize| matches!(self.sections[*index].verdict, Verdict::Sent(_));
+        let Served { video, audio, .. } = &self.served;
+        [video, audio].map(|at| at.as_ref().map(|at| at.index).filter(is_sent))
+    }
+
+    /// Whether the sources that are sent in a section are named there. Those that have moved are known by its tag where
+    /// the viewer reads it: Chromium refuses an answer that names a source in one section while it has it in a later
+    /// one.
+    pub(super) fn names_sources_in(&self, index: usize) -> bool {
+        let Verdict::Sent(media) = &self.sections[index].verdict else { return false };
+        media.mid.is_none() || self.served.named.contains(&Some(index))
     }
 
     /// Whether pictures are to flow, and sound: a viewer may pause each.
     pub fn flows(&self) -> (bool, bool) {
-        let is_sent = |index: usize| matches!(self.sections[index].verdict, Verdict::Sent(_));
-        let Served { video, audio, .. } = &self.served;
-        let [video, audio] = [video, audio].map(|at| at.as_ref().is_some_and(|at| is_sent(at.index)));
+        let [video, audio] = self.sent().map(|section| section.is_some());
         (video, audio)
+    }
+
+    /// Where the picture is sent, by the index and the tag of its section; `None` while it is not.
+    pub fn place_of_picture(&self) -> Option<(usize, Option<&str>)> {
+        let [video, _] = self.sent();
+        video.map(|index| (index, self.sections[index].mid.as_deref()))
     }
 
     /// How to send H.264; `None` where the offer has no section for it.
@@ -262,11 +225,10 @@ impl Offer {
         self.bundles.len()
     }
 
-    /// What one transport carries of picture and sound.
-    pub fn media_of(&self, transport: usize) -> (Option<&Media>, Option<&Media>) {
-        let Served { video, audio, .. } = &self.served;
-        let [video, audio] = [video, audio].map(|at| at.as_ref().filter(|at| at.bundle == transport));
-        (video.map(|at| &at.what), audio.map(|at| &at.what))
+    /// Whether the tracks of picture and sound are on this transport. Each has one, also before the viewer wants it.
+    pub fn tracks_of(&self, transport: usize) -> (bool, bool) {
+        let Homes { video, audio } = self.served.homes;
+        (video == transport, audio == transport)
     }
 
     /// The viewer's ICE credentials on one transport, which name the generation (RFC 8839, section 5.4).
@@ -328,29 +290,8 @@ impl Offer {
     }
 }
 
-impl Decided {
-    /// Whether a further offer has this section where it was.
-    fn stays(&self, index: usize, section: Section<'_>) -> Result<(), Error> {
-        let mid = section.first("mid");
-        let is_other = self.mid.as_deref().zip(mid).is_some_and(|(earlier, mid)| earlier != mid);
-        if self.verdict == Verdict::Rejected || (self.kind == section.media.media && !is_other) {
-            return Ok(());
-        }
-        let named = |kind: &str, mid: Option<&str>| {
-            mid.map_or(kind.to_owned(), |mid| format!("{kind} with a=mid:{}", head(mid)))
-        };
-        Err(Error::Unusable(format!(
-            "section {} of the further offer is {} where it was {}; sections keep their order and their a=mid (RFC 3264, \
-             section 8)",
-            index + 1,
-            named(&section.kind(), mid),
-            named(&self.kind, self.mid.as_deref())
-        )))
-    }
-}
-
 /// The sections, whose tags have to differ (RFC 5888, section 4).
-fn sections<'a>(session: &'a Session, groups: &'a [Vec<String>]) -> Result<Vec<Section<'a>>, Error> {
+pub(super) fn sections<'a>(session: &'a Session, groups: &'a [Vec<String>]) -> Result<Vec<Section<'a>>, Error> {
     let sections: Vec<_> = session.medias.iter().map(|media| Section::new(session, media, groups)).collect();
     for (at, section) in sections.iter().enumerate() {
         let mid = section.first("mid");
@@ -361,10 +302,11 @@ fn sections<'a>(session: &'a Session, groups: &'a [Vec<String>]) -> Result<Vec<S
     Ok(sections)
 }
 
-/// How to send a picture in a section.
-fn picture_of(section: Section<'_>, board: Board, fixed: Option<u8>) -> Result<Media, Error> {
+/// How to send a picture in a section, under the payload type that was agreed upon before, if it is still offered.
+pub(super) fn picture_of(section: Section<'_>, board: Board, agreed: Option<u8>) -> Result<Media, Error> {
     section.check().map_err(|what| Error::Unusable(format!("the offer's video section {what}")))?;
-    codec::h264(section, board.profile, fixed).ok_or_else(|| no_codec("H.264", section))
+    let stays = agreed.and_then(|agreed| codec::h264(section, board.profile, Some(agreed)));
+    stays.or_else(|| codec::h264(section, board.profile, None)).ok_or_else(|| no_codec("H.264", section))
 }
 
 fn no_codec(sent: &str, section: Section<'_>) -> Error {
@@ -404,6 +346,6 @@ fn nothing(sections: &[Section<'_>], board: Board) -> Error {
 }
 
 /// Enough of a word of the viewer's to find it by.
-fn head(word: &str) -> String {
+pub(super) fn head(word: &str) -> String {
     word.chars().take(20).collect()
 }

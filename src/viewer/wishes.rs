@@ -1,7 +1,8 @@
 //! Which of a viewer's wishes for a key frame are passed on to the encoder, which all viewers share.
 //!
 //! A key frame costs as much as ten frames, and all pay for it with their quality. So after the first one a viewer's
-//! wish needs a reason: loss that it reports, and less and less of that, or that no key frame came for a while. Since
+//! wish needs a reason: loss that it reports or a picture that moved, and less and less of that, or that no key frame
+//! came for a while. Since
 //! each key frame goes to all, what one viewer gets another need not ask for.
 
 use std::time::{Duration, Instant};
@@ -28,6 +29,8 @@ pub struct Wishes {
     waits: Option<Instant>,
     /// How many packets it had asked for again.
     asked: u64,
+    /// Whether it shows the picture in another place since its last wish.
+    has_moved: bool,
 }
 
 impl Wishes {
@@ -35,7 +38,8 @@ impl Wishes {
     /// so far, which it does sooner than it reports. Whether the encoder is asked for one now; otherwise [`is_due`](Self::is_due)
     /// comes back to it.
     pub fn wish(&mut self, (has_loss, asked): (bool, u64), now: Instant) -> bool {
-        let has_loss = has_loss || std::mem::replace(&mut self.asked, asked) != asked;
+        let has_moved = std::mem::take(&mut self.has_moved);
+        let has_reason = has_loss || has_moved || std::mem::replace(&mut self.asked, asked) != asked;
         let is_calm = self.wished.is_some_and(|wished| now.saturating_duration_since(wished) >= CALM);
         let share = if is_calm { Some(FIRST_PAUSE) } else { self.pause };
         self.wished = Some(now);
@@ -45,9 +49,15 @@ impl Wishes {
             return true;
         };
         self.pause = Some(share);
-        let due = served + if has_loss { share } else { LONGEST_PAUSE };
+        let due = served + if has_reason { share } else { LONGEST_PAUSE };
         self.waits = Some(self.waits.map_or(due, |waits| waits.min(due)));
         self.is_due(now)
+    }
+
+    /// The viewer has the picture in another section from now on, whose decoder has seen no key frame. That is a
+    /// reason, like loss: who moves it to and fro has its share of key frames.
+    pub fn moved(&mut self) {
+        self.has_moved = true;
     }
 
     /// Whether a wish that had to wait is passed on now.
@@ -128,5 +138,21 @@ mod tests {
         assert!(!wishes.wish((false, 0), start + Duration::from_secs(6)));
         wishes.got(start + Duration::from_secs(7));
         assert!(!wishes.is_due(start + Duration::from_secs(60)), "it was sent one that another had wished for");
+    }
+
+    #[test]
+    fn a_picture_that_moves_to_and_fro_gets_key_frames_ever_more_rarely() {
+        let (start, mut wishes, mut times) = (Instant::now(), Wishes::default(), Vec::new());
+        for step in 0..600u64 {
+            let now = start + Duration::from_millis(step * 50);
+            if step % 10 == 0 {
+                wishes.moved();
+            }
+            if wishes.wish((false, 0), now) || wishes.is_due(now) {
+                times.push(step * 50);
+            }
+        }
+        assert_eq!(times[..4], [0, 500, 1500, 3500], "{times:?}");
+        assert!(times.len() <= 10, "{times:?}");
     }
 }

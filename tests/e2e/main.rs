@@ -27,6 +27,7 @@ mod configuration;
 mod connections;
 mod control_channel;
 mod floods;
+mod further_offers;
 mod kept;
 mod leaks;
 mod loss;

@@ -11,10 +11,10 @@ use super::checks::CHECK_INTERVAL;
 use super::guard::Guard;
 use super::interfaces::Interfaces;
 use super::link::Link;
+use super::numbers::Numbers;
 use super::relay::Answers;
 use super::runtime::GroupRuntime;
 use super::{Error, Stack, codecs, of_the_crate};
-use crate::sdp::Media;
 
 /// Checks per candidate pair: at [`CHECK_INTERVAL`], as long as a viewer is waited for. Few of them go (`checks`).
 pub const CHECKS: u16 = 750;
@@ -35,13 +35,10 @@ const KEPT_PACKETS: u16 = 512;
 /// goes beyond is dropped.
 const UNACKNOWLEDGED: usize = 128 * 1024;
 
-/// A payload type that no packet has: they have seven bits.
-const NO_PAYLOAD_TYPE: u8 = 128;
-
-/// What all connections of `stack` have in common, for one that sends picture and sound so.
+/// What all connections of `stack` have in common, for one that sends the picture under these `numbers`, if at all.
 pub fn builder(
     stack: &Stack,
-    (video, audio): (Option<&Media>, Option<&Media>),
+    numbers: Arc<Numbers>,
     link: Link,
     answers: Arc<Answers>,
     guard: Arc<Guard>,
@@ -59,8 +56,7 @@ pub fn builder(
         .with_ice_servers(of_the_crate(&stack.servers))
         .build();
     let (group, names) = (stack.group.clone(), stack.names.clone());
-    let payload_type = video.map_or(NO_PAYLOAD_TYPE, |media| media.payload_type);
-    let runtime = GroupRuntime::new(group, payload_type, names, answers, guard);
+    let runtime = GroupRuntime::new(group, numbers, names, answers, guard);
     let registry = Registry::new()
         .with(Slot::NackResponder, NackResponderBuilder::new().with_size(KEPT_PACKETS).build())
         .with(Slot::SenderReport, SenderReportBuilder::new().build())
@@ -68,7 +64,7 @@ pub fn builder(
         .with(Slot::from(3_900), link);
     Ok(PeerConnectionBuilder::new()
         .with_configuration(configuration)
-        .with_media_engine(codecs::media_engine(video, audio)?)
+        .with_media_engine(codecs::media_engine()?)
         .with_setting_engine(settings)
         .with_interceptor_registry(registry)
         .with_runtime(Arc::new(runtime))

@@ -1,4 +1,4 @@
-//! What the crate is told of the codecs: just what is sent to one viewer, under its own payload types.
+//! What the crate is told of the codecs: what is sent, under numbers of ours.
 
 use rtc::peer_connection::configuration::media_engine::MIME_TYPE_RTX;
 use rtc::rtp_transceiver::rtp_sender::{
@@ -7,46 +7,35 @@ use rtc::rtp_transceiver::rtp_sender::{
 use webrtc::peer_connection::MediaEngine;
 
 use super::{Error, rtp};
-use crate::sdp::Media;
+use crate::sdp::{Feedback, STACK_AUDIO, STACK_EXTENSIONS, STACK_RTX, STACK_VIDEO};
 
-/// Registers what is sent on one connection.
-pub fn media_engine(video: Option<&Media>, audio: Option<&Media>) -> Result<MediaEngine, Error> {
+/// Registers what is sent.
+pub fn media_engine() -> Result<MediaEngine, Error> {
     let mut engine = MediaEngine::default();
-    let register = |engine: &mut MediaEngine, rtp_codec, payload_type, kind| {
-        engine.register_codec(RTCRtpCodecParameters { rtp_codec, payload_type }, kind)
+    let mut register =
+        |rtp_codec, payload_type, kind| engine.register_codec(RTCRtpCodecParameters { rtp_codec, payload_type }, kind);
+    let feedback = Feedback::ALL.map(Feedback::words).into_iter();
+    let video = RTCRtpCodec {
+        rtcp_feedback: feedback
+            .map(|(typ, parameter)| RTCPFeedback { typ: typ.into(), parameter: parameter.into() })
+            .collect(),
+        ..rtp::video_codec()
     };
-    if let Some(media) = video {
-        let feedback = media.feedback.iter().map(|feedback| feedback.words());
-        let video = RTCRtpCodec {
-            rtcp_feedback: feedback
-                .map(|(typ, parameter)| RTCPFeedback { typ: typ.into(), parameter: parameter.into() })
-                .collect(),
-            ..rtp::video_codec()
-        };
-        register(&mut engine, video, media.payload_type, RtpCodecKind::Video)?;
-        if let Some(payload_type) = media.retransmission {
-            let rtx = RTCRtpCodec {
-                mime_type: MIME_TYPE_RTX.to_owned(),
-                clock_rate: 90_000,
-                channels: 0,
-                sdp_fmtp_line: format!("apt={}", media.payload_type),
-                rtcp_feedback: vec![],
-            };
-            register(&mut engine, rtx, payload_type, RtpCodecKind::Video)?;
+    register(video, STACK_VIDEO, RtpCodecKind::Video)?;
+    let rtx = RTCRtpCodec {
+        mime_type: MIME_TYPE_RTX.to_owned(),
+        clock_rate: 90_000,
+        channels: 0,
+        sdp_fmtp_line: format!("apt={STACK_VIDEO}"),
+        rtcp_feedback: vec![],
+    };
+    register(rtx, STACK_RTX, RtpCodecKind::Video)?;
+    register(rtp::audio_codec(), STACK_AUDIO, RtpCodecKind::Audio)?;
+    // The crate drops packets that have an extension which it does not know of.
+    for (_, uri) in STACK_EXTENSIONS {
+        for kind in [RtpCodecKind::Video, RtpCodecKind::Audio] {
+            engine.register_header_extension(RTCRtpHeaderExtensionCapability { uri: uri.into() }, kind, None)?;
         }
-        extend(&mut engine, media, RtpCodecKind::Video)?;
-    }
-    if let Some(audio) = audio {
-        register(&mut engine, rtp::audio_codec(), audio.payload_type, RtpCodecKind::Audio)?;
-        extend(&mut engine, audio, RtpCodecKind::Audio)?;
     }
     Ok(engine)
-}
-
-/// The crate drops packets that have an extension which it does not know of.
-fn extend(engine: &mut MediaEngine, media: &Media, kind: RtpCodecKind) -> Result<(), Error> {
-    for (_, uri) in media.extensions() {
-        engine.register_header_extension(RTCRtpHeaderExtensionCapability { uri: uri.into() }, kind, None)?;
-    }
-    Ok(())
 }

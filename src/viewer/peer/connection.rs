@@ -60,8 +60,8 @@ impl Connection {
         [video, audio]: [Option<&Track>; 2],
     ) -> Result<Self, Error> {
         let tracks = || video.into_iter().chain(audio);
-        let clocks = tracks().map(Track::clock).collect();
-        let link = Link::new(clocks, whole.key_frame_wanted.clone(), whole.statistics.clone());
+        let streams = tracks().map(Track::stream).collect();
+        let link = Link::new(streams, whole.key_frame_wanted.clone(), whole.statistics.clone());
         // What a viewer loses is measured of what it came for, which is on the first.
         let link = if transport == 0 { link } else { link.beside() };
         let (events, coming) = mpsc::unbounded_channel();
@@ -78,8 +78,8 @@ impl Connection {
             group: stack.group.clone(),
         };
         let interfaces = Interfaces::one_of(offer.transports());
-        let media = offer.media_of(transport);
-        let builder = build::builder(stack, media, link, answers, guard.clone(), interfaces.clone())?;
+        let numbers = video.map(|video| video.stream().numbers).unwrap_or_default();
+        let builder = build::builder(stack, numbers, link, answers, guard.clone(), interfaces.clone())?;
         let connection = builder.with_handler(Arc::new(teller)).build().await?;
         let connection = Self {
             connection: Arc::new(connection),

@@ -7,6 +7,7 @@
 //!   floods after an outage (the crate answers every NACK, at any rate);
 //! - turns PLI and FIR into a wish for a key frame;
 //! - measures round-trip time and loss from receiver reports;
+//! - puts the numbers of the viewer's latest offer into what is sent;
 //! - writes the true relation of RTP time to wall-clock time into sender reports, so that sound and picture meet.
 
 use std::collections::VecDeque;
@@ -22,11 +23,12 @@ use rtc::rtcp::receiver_report::ReceiverReport;
 use rtc::rtcp::reception_report::ReceptionReport;
 use rtc::rtcp::sender_report::SenderReport;
 use rtc::rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
+use rtc::rtp;
 use rtc::sansio::Protocol;
 use rtc::shared::error::Error;
 use tokio::sync::Notify;
 
-use super::rtp::RtpClock;
+use super::rtp::Stream;
 
 /// A retransmission later than this is of no use: the viewer has long skipped to a key frame.
 /// Chromium gives up a packet after ten requests, about a second at usual round-trip times.
@@ -96,9 +98,10 @@ struct Sent {
 
 /// See the module's documentation.
 pub struct Link {
-    clocks: Vec<RtpClock>,
-    /// The stream of which losses are measured, which is repeated: the video's.
-    video_ssrc: Option<u32>,
+    /// What is sent, the picture first.
+    streams: Vec<Stream>,
+    /// Whether the viewer's losses are measured of another connection.
+    is_beside: bool,
     key_frame_wanted: Arc<Notify>,
     statistics: Arc<LinkStatistics>,
     history: VecDeque<Sent>,
@@ -108,11 +111,11 @@ pub struct Link {
 }
 
 impl Link {
-    /// An interceptor for one viewer; `clocks` are those of the streams that are sent, the video's first.
-    pub fn new(clocks: Vec<RtpClock>, key_frame_wanted: Arc<Notify>, statistics: Arc<LinkStatistics>) -> Self {
+    /// An interceptor for one viewer; `streams` are those that are sent, the picture's first.
+    pub fn new(streams: Vec<Stream>, key_frame_wanted: Arc<Notify>, statistics: Arc<LinkStatistics>) -> Self {
         Self {
-            video_ssrc: clocks.first().map(RtpClock::ssrc),
-            clocks,
+            streams,
+            is_beside: false,
             key_frame_wanted,
             statistics,
             history: VecDeque::new(),
@@ -124,7 +127,18 @@ impl Link {
 
     /// For a connection beside the viewer's first one, of which its losses are measured.
     pub fn beside(self) -> Self {
-        Self { video_ssrc: None, ..self }
+        Self { is_beside: true, ..self }
+    }
+
+    /// The source of which losses are measured, which is repeated: the picture's, or the sound's where the viewer has
+    /// no section for a picture.
+    fn measured(&self) -> Option<u32> {
+        let first = self.streams.iter().find(|stream| stream.numbers.are_known());
+        first.filter(|_| !self.is_beside).map(|stream| stream.clock.ssrc())
+    }
+
+    fn stream_of(&self, ssrc: u32) -> Option<&Stream> {
+        self.streams.iter().find(|stream| stream.clock.ssrc() == ssrc)
     }
 
     /// Takes what this interceptor acts on; returns what the others shall see.
@@ -138,7 +152,7 @@ impl Link {
         } else if let Some(report) = any.downcast_ref::<SenderReport>() {
             report.reports.iter().for_each(|report| self.measure(report, now));
         } else if let Some(nack) = any.downcast_ref::<TransportLayerNack>()
-            && Some(nack.media_ssrc) == self.video_ssrc
+            && Some(nack.media_ssrc) == self.measured()
         {
             return self.admit(nack, now).map(|nack| Box::new(nack) as Box<dyn rtcp::Packet>);
         }
@@ -147,8 +161,8 @@ impl Link {
 
     /// Round trip by RFC 3550, section 6.4.1: arrival minus last SR minus the delay since it, in 1/65536 s.
     fn measure(&self, report: &ReceptionReport, now: Instant) {
-        let Some(clock) = self.clocks.iter().find(|clock| clock.ssrc() == report.ssrc) else { return };
-        if Some(report.ssrc) == self.video_ssrc {
+        let Some(Stream { clock, .. }) = self.stream_of(report.ssrc) else { return };
+        if Some(report.ssrc) == self.measured() {
             self.statistics.loss_256.store(report.fraction_lost.into(), Ordering::Relaxed);
         }
         if report.last_sender_report == 0 {
@@ -196,25 +210,37 @@ impl Link {
         self.history.get_mut(place).filter(|sent| sent.sequence == sequence)
     }
 
-    fn count(&mut self, header: &rtc::rtp::header::Header, payload: usize, now: Instant) {
+    fn count(&mut self, header: &rtp::header::Header, payload: usize, now: Instant) {
         self.statistics.bytes.fetch_add(payload as u64, Ordering::Relaxed);
-        if Some(header.ssrc) == self.video_ssrc {
+        if Some(header.ssrc) == self.measured() {
             self.budget.sent(now);
             if self.history.len() == HISTORY {
                 self.history.pop_front();
             }
             self.history.push_back(Sent { sequence: header.sequence_number, at: now, repeated: None });
-        } else if !self.clocks.iter().any(|clock| clock.ssrc() == header.ssrc) {
+        } else if self.stream_of(header.ssrc).is_none() {
             self.statistics.retransmitted.fetch_add(1, Ordering::Relaxed);
         }
     }
 
+    /// Puts the viewer's numbers into a packet; `false` where it takes no such packet.
+    fn stamp(&self, packet: &mut rtp::Packet) -> bool {
+        let ssrc = packet.header.ssrc;
+        if let Some(stream) = self.stream_of(ssrc) {
+            return stream.numbers.stamp(packet, None);
+        }
+        let repeated = self.streams.iter().find(|stream| stream.retransmission == Some(ssrc));
+        repeated.is_some_and(|stream| stream.numbers.stamp(packet, Some(stream.clock.ssrc())))
+    }
+
     /// The crate derives a report's RTP time from when a packet was handed over, which is late by the time it took
-    /// to encode, and differently so for sound and picture.
-    fn correct(&self, packet: Box<dyn rtcp::Packet>, now: Instant) -> Box<dyn rtcp::Packet> {
-        let Some(report) = packet.as_any().downcast_ref::<SenderReport>() else { return packet };
-        let Some(clock) = self.clocks.iter().find(|clock| clock.ssrc() == report.ssrc) else { return packet };
-        Box::new(SenderReport { ntp_time: clock.ntp(now), rtp_time: clock.timestamp(now), ..report.clone() })
+    /// to encode, and differently so for sound and picture. It reports on streams too for which the viewer has no
+    /// section.
+    fn correct(&self, packet: Box<dyn rtcp::Packet>, now: Instant) -> Option<Box<dyn rtcp::Packet>> {
+        let Some(report) = packet.as_any().downcast_ref::<SenderReport>() else { return Some(packet) };
+        let Stream { clock, numbers, .. } = self.stream_of(report.ssrc)?;
+        let report = SenderReport { ntp_time: clock.ntp(now), rtp_time: clock.timestamp(now), ..report.clone() };
+        numbers.are_known().then(|| Box::new(report) as Box<dyn rtcp::Packet>)
     }
 }
 
@@ -276,9 +302,17 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for Link {
     fn handle_write(&mut self, mut message: TaggedPacket) -> Result<(), Error> {
         let now = message.now;
         match &mut message.message.packet {
-            Packet::Rtp(packet) => self.count(&packet.header, packet.payload.len(), now),
+            Packet::Rtp(packet) => {
+                self.count(&packet.header, packet.payload.len(), now);
+                if !self.stamp(packet) {
+                    return Ok(());
+                }
+            }
             Packet::Rtcp(packets) => {
-                *packets = std::mem::take(packets).into_iter().map(|packet| self.correct(packet, now)).collect();
+                *packets = std::mem::take(packets).into_iter().filter_map(|packet| self.correct(packet, now)).collect();
+                if packets.is_empty() {
+                    return Ok(());
+                }
             }
             _ => {}
         }
@@ -304,10 +338,15 @@ mod tests {
 
     use bytes::Bytes;
     use rtc::interceptor::AttributedPacket;
-    use rtc::rtp;
     use rtc::shared::TransportContext;
 
     use super::*;
+    use crate::viewer::peer::numbers::Numbers;
+    use crate::viewer::peer::numbers::tests::media;
+    use crate::viewer::peer::rtp::RtpClock;
+
+    /// The source of retransmissions.
+    const REPEATS: u32 = 77;
 
     struct Path {
         link: Link,
@@ -322,7 +361,10 @@ mod tests {
             let start = Instant::now();
             let clock = RtpClock::new(90_000, start, SystemTime::now());
             let (wish, statistics) = (Arc::new(Notify::new()), Arc::new(LinkStatistics::default()));
-            let link = Link::new(vec![clock], wish.clone(), statistics.clone());
+            let numbers = Arc::<Numbers>::default();
+            numbers.follow(Some(&media(Some(97))));
+            let stream = Stream { clock, retransmission: Some(REPEATS), numbers };
+            let link = Link::new(vec![stream], wish.clone(), statistics.clone());
             Self { link, clock, start, wish, statistics }
         }
 
@@ -414,6 +456,29 @@ mod tests {
         path.hears(FullIntraRequest::default(), 1);
         path.wish.notified().await;
         assert_eq!(path.statistics.key_frames_wanted(), 2);
+    }
+
+    #[test]
+    fn what_is_sent_has_the_numbers_of_the_viewer_who_hears_of_no_other_stream() {
+        let mut path = Path::new();
+        let (ssrc, numbers) = (path.clock.ssrc(), path.link.streams[0].numbers.clone());
+        let mut sent = |packet: Packet| {
+            let message = path.message(packet, 0);
+            path.link.handle_write(message).unwrap();
+            path.link.poll_write().map(|message| message.message.packet)
+        };
+        let packet = |ssrc| {
+            let header = rtp::header::Header { ssrc, payload_type: 96, ..Default::default() };
+            Packet::Rtp(rtp::Packet { header, payload: Bytes::from_static(b"xyz") })
+        };
+        for (ssrc, payload_type) in [(ssrc, 120), (REPEATS, 97)] {
+            let Some(Packet::Rtp(packet)) = sent(packet(ssrc)) else { panic!("RTP goes in and comes out") };
+            assert_eq!((packet.header.ssrc, packet.header.payload_type), (ssrc, payload_type));
+        }
+        let report = || Packet::Rtcp(vec![Box::new(SenderReport { ssrc, ..Default::default() })]);
+        assert!(sent(report()).is_some() && sent(packet(1234)).is_none());
+        numbers.follow(None);
+        assert!(sent(report()).is_none() && sent(packet(ssrc)).is_none());
     }
 
     #[test]

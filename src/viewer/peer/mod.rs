@@ -19,6 +19,7 @@ mod interfaces;
 mod link;
 mod messages;
 mod names;
+mod numbers;
 mod path;
 mod relay;
 mod rtp;
@@ -132,8 +133,9 @@ impl Stack {
     pub async fn answer(&self, offer: &str, board: Board, later: Later) -> Result<(Peer, String), Error> {
         let (bytes, offer) = (offer.len(), Offer::read(offer, board)?);
         let (epoch, wall) = (Instant::now(), SystemTime::now());
-        let video = offer.video().map(|media| Track::video(media, RtpClock::new(90_000, epoch, wall)));
-        let audio = offer.audio().map(|media| Track::audio(media, RtpClock::new(48_000, epoch, wall)));
+        // Both, since a further offer may ask for what the first does not.
+        let video = Track::video(RtpClock::new(90_000, epoch, wall));
+        let audio = Track::audio(RtpClock::new(48_000, epoch, wall));
         let (messages, said) = mpsc::channel(MESSAGES);
         let whole = Whole {
             control: Control::default(),
@@ -145,13 +147,13 @@ impl Stack {
         whole.guard.earned(bytes);
         let mut connections = [const { None }; MOST_TRANSPORTS];
         for (transport, place) in connections.iter_mut().enumerate().take(offer.transports()) {
-            let (sees, hears) = offer.media_of(transport);
-            let tracks = [video.as_ref().filter(|_| sees.is_some()), audio.as_ref().filter(|_| hears.is_some())];
+            let (has_video, has_audio) = offer.tracks_of(transport);
+            let tracks = [has_video.then_some(&video), has_audio.then_some(&audio)];
             *place = Some(Connection::open(self, &whole, &offer, transport, tracks).await?);
         }
         let relay = self.relay.clone();
-        let mut peer =
-            Peer { connections, video, audio, whole, messages: said, later, offer: offer.clone(), answers: 0, relay };
+        let (audio, answers, kept) = (Some(audio), 0, offer.clone());
+        let mut peer = Peer { connections, video, audio, whole, messages: said, later, offer: kept, answers, relay };
         let answer = peer.settle(offer).await?;
         Ok((peer, answer))
     }
@@ -183,7 +185,8 @@ struct Whole {
 pub struct Peer {
     /// The first is the one of which the viewer's life depends.
     connections: [Option<Connection>; MOST_TRANSPORTS],
-    video: Option<Track>,
+    video: Track,
+    /// `None` once its transport is lost.
     audio: Option<Track>,
     whole: Whole,
     messages: mpsc::Receiver<String>,
@@ -196,7 +199,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Answers a further offer on the same connections: an ICE restart, or a viewer that pauses.
+    /// Answers a further offer on the same connections.
     pub async fn negotiate(&mut self, offer: &str, board: Board) -> Result<String, Error> {
         let (bytes, offer) = (offer.len(), self.offer.again(offer, board)?);
         self.whole.guard.earned(bytes);
@@ -217,14 +220,18 @@ impl Peer {
             ours.push(one);
         }
         let (video, audio) = offer.flows();
-        self.video.iter_mut().for_each(|track| track.is_paused = !video);
-        self.audio.iter_mut().for_each(|track| track.is_paused = !audio);
+        self.video.is_paused = !video;
+        self.video.follow(offer.video());
+        if let Some(track) = &mut self.audio {
+            track.is_paused = !audio;
+            track.follow(offer.audio());
+        }
         self.offer = offer;
         // The crate's own is a time, which does not rise by one and may fall.
         self.answers += 1;
         ours[0].version = self.answers;
-        let [video, audio] = [&self.video, &self.audio].map(|track| track.as_ref().map(Track::sources));
-        Ok(self.offer.answer(&ours, video, audio))
+        let audio = self.audio.as_ref().map(Track::sources);
+        Ok(self.offer.answer(&ours, Some(self.video.sources()), audio))
     }
 
     /// Whether pictures are to flow, and sound.
@@ -232,29 +239,26 @@ impl Peer {
         self.offer.flows()
     }
 
-    /// The clock of the pictures; `None` where the viewer has no place for any.
-    pub fn video_clock(&self) -> Option<RtpClock> {
-        self.video.as_ref().map(Track::clock)
+    /// Where pictures are sent, by the index and the tag of the section; `None` while they are not.
+    pub fn place_of_picture(&self) -> Option<(usize, Option<String>)> {
+        self.offer.place_of_picture().map(|(index, mid)| (index, mid.map(str::to_owned)))
     }
 
-    /// Whether sound can be sent, now or after a further offer.
-    pub fn has_sound(&self) -> bool {
-        self.audio.is_some()
+    /// The clock of the pictures; `None` where the viewer has no place for any.
+    pub fn video_clock(&self) -> Option<RtpClock> {
+        self.offer.video().map(|_| self.video.clock())
     }
 
     /// Sends a picture. Waits while the connection's queue is full; fails once it is closed.
     pub async fn send_video(&mut self, frame: &Frame) -> Result<(), Error> {
-        match &mut self.video {
-            Some(track) => Ok(track.send(frame).await?),
-            None => Ok(()),
-        }
+        Ok(self.video.send(frame).await?)
     }
 
     /// Sends a piece of sound, as above. On a transport of its own that has no way yet, or none any more, it is dropped.
     pub async fn send_audio(&mut self, frame: &Frame) -> Result<(), Error> {
         let Some(track) = &mut self.audio else { return Ok(()) };
         let mut connections = self.connections.iter().enumerate();
-        let carrier = connections.find(|(transport, _)| self.offer.media_of(*transport).1.is_some());
+        let carrier = connections.find(|(transport, _)| self.offer.tracks_of(*transport).1);
         match carrier {
             Some((_, Some(connection))) if connection.is_connected() => Ok(track.send(frame).await?),
             _ => Ok(()),
@@ -315,7 +319,7 @@ impl Peer {
             }
             event if transport == 0 => Some(event),
             Event::Closed | Event::Left => {
-                let is_sound = self.offer.media_of(transport).1.is_some();
+                let is_sound = self.offer.tracks_of(transport).1;
                 self.audio.take_if(|_| is_sound);
                 self.connections[transport] = None;
                 self.offer.lose(transport);

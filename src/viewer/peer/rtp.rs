@@ -14,8 +14,9 @@ use rtc::rtp_transceiver::rtp_sender::{
 use webrtc::media_stream::track_local::TrackLocal;
 use webrtc::media_stream::track_local::static_rtp::TrackLocalStaticRTP;
 
+use super::numbers::Numbers;
 use crate::media::Frame;
-use crate::sdp::{Media, STACK_H264, STREAM, Sources};
+use crate::sdp::{Media, STACK_AUDIO, STACK_EXTENSIONS, STACK_H264, STACK_VIDEO, STREAM, Sources};
 
 /// Largest RTP payload. IPv6 guarantees 1280 bytes a packet (RFC 8200, section 5); less 40 for IPv6, 8 for UDP,
 /// 4 for TURN's channel header, 12 for RTP, 24 for header extensions, 2 for RTX and 16 for the SRTP tag.
@@ -75,20 +76,27 @@ fn ntp_fraction(span: Duration) -> u64 {
     (u64::from(span.subsec_nanos()) << 32) / 1_000_000_000
 }
 
+/// What the path to a viewer has to know of a stream.
+#[derive(Clone)]
+pub struct Stream {
+    /// Its clock, which knows its source.
+    pub clock: RtpClock,
+    /// The source of retransmissions.
+    pub retransmission: Option<u32>,
+    /// The viewer's numbers.
+    pub numbers: Arc<Numbers>,
+}
+
 /// One stream to one viewer.
 pub struct Track {
     local: Arc<TrackLocalStaticRTP>,
-    clock: RtpClock,
+    stream: Stream,
     payload_type: u8,
-    playout_delay: Option<u8>,
-    abs_capture_time: Option<u8>,
-    /// Id of the extension that names the viewer's section, and its tag.
-    mid: Option<(u8, Bytes)>,
+    /// The tag of the viewer's section, where packets name it.
+    mid: Bytes,
     sequence: u16,
     packetise: fn(&Bytes) -> Vec<Bytes>,
     kind: RtpCodecKind,
-    /// The source of retransmissions.
-    retransmission: Option<u32>,
     /// Whether the viewer wants nothing at the moment.
     pub is_paused: bool,
     /// When header extensions were last sent.
@@ -107,47 +115,54 @@ const EXTEND_EVERY: Duration = Duration::from_secs(1);
 const PLAYOUT_DELAY: [u8; 3] = [0, 0, 50];
 
 impl Track {
-    /// An H.264 stream for a viewer that offered `media`.
-    pub fn video(media: &Media, clock: RtpClock) -> Self {
-        Self::new("video", video_codec(), RtpCodecKind::Video, media, clock, packetise_h264)
+    /// An H.264 stream.
+    pub fn video(clock: RtpClock) -> Self {
+        let (rtx, packetise) = (Some(rand::random()), packetise_h264);
+        Self::new(RtpCodecKind::Video, video_codec(), STACK_VIDEO, clock, rtx, packetise)
     }
 
-    /// An Opus stream for a viewer that offered `media`.
-    pub fn audio(media: &Media, clock: RtpClock) -> Self {
+    /// An Opus stream.
+    pub fn audio(clock: RtpClock) -> Self {
         // RFC 7587, section 4.2: one Opus packet is one RTP payload.
-        Self::new("audio", audio_codec(), RtpCodecKind::Audio, media, clock, |packet| vec![packet.clone()])
+        let packetise = |packet: &Bytes| vec![packet.clone()];
+        Self::new(RtpCodecKind::Audio, audio_codec(), STACK_AUDIO, clock, None, packetise)
     }
 
     fn new(
-        label: &str,
-        codec: RTCRtpCodec,
         kind: RtpCodecKind,
-        media: &Media,
+        codec: RTCRtpCodec,
+        payload_type: u8,
         clock: RtpClock,
+        retransmission: Option<u32>,
         packetise: fn(&Bytes) -> Vec<Bytes>,
     ) -> Self {
-        let retransmission = media.retransmission.map(|_| rand::random());
+        let label = kind.to_string();
         let rtx = retransmission.map(|ssrc| RTCRtpRtxParameters { ssrc });
         let encoding = RTCRtpEncodingParameters {
             rtp_coding_parameters: RTCRtpCodingParameters { ssrc: Some(clock.ssrc), rtx, ..Default::default() },
             codec,
             ..Default::default()
         };
-        let track = MediaStreamTrack::new(STREAM.into(), label.into(), label.into(), kind, vec![encoding]);
+        let track = MediaStreamTrack::new(STREAM.into(), label.clone(), label, kind, vec![encoding]);
         Self {
             local: Arc::new(TrackLocalStaticRTP::new(track)),
-            clock,
-            payload_type: media.payload_type,
-            playout_delay: media.playout_delay.map(|extension| extension.id),
-            abs_capture_time: media.abs_capture_time.map(|extension| extension.id),
-            mid: media.mid.as_ref().map(|(extension, mid)| (extension.id, Bytes::copy_from_slice(mid.as_bytes()))),
+            stream: Stream { clock, retransmission, numbers: Arc::default() },
+            payload_type,
+            mid: Bytes::new(),
             sequence: rand::random(),
             packetise,
             kind,
-            retransmission,
-            is_paused: false,
+            is_paused: true,
             extended: None,
         }
+    }
+
+    /// Sends as the viewer takes it by its latest offer; `None` where that has no section for it.
+    pub fn follow(&mut self, media: Option<&Media>) {
+        self.stream.numbers.follow(media);
+        let mid = media.and_then(|media| media.mid.as_ref());
+        self.mid = mid.map(|(_, mid)| Bytes::copy_from_slice(mid.as_bytes())).unwrap_or_default();
+        self.extended = None;
     }
 
     /// For the peer connection to add.
@@ -157,12 +172,17 @@ impl Track {
 
     /// The stream's clock.
     pub fn clock(&self) -> RtpClock {
-        self.clock
+        self.stream.clock
+    }
+
+    /// What the path has to know.
+    pub fn stream(&self) -> Stream {
+        self.stream.clone()
     }
 
     /// The stream's sources.
     pub fn sources(&self) -> Sources {
-        Sources { ssrc: self.clock.ssrc, retransmission: self.retransmission }
+        Sources { ssrc: self.stream.clock.ssrc, retransmission: self.stream.retransmission }
     }
 
     /// Sends one frame. Waits while the connection's queue is full; fails once it is closed.
@@ -171,7 +191,7 @@ impl Track {
             return Ok(());
         }
         let payloads = frame.payloads(self.packetise);
-        let timestamp = self.clock.timestamp(frame.captured);
+        let timestamp = self.stream.clock.timestamp(frame.captured);
         let last = payloads.len().saturating_sub(1);
         for (index, payload) in payloads.iter().enumerate() {
             let mut header = rtp::header::Header {
@@ -182,7 +202,7 @@ impl Track {
                 payload_type: self.payload_type,
                 sequence_number: self.sequence,
                 timestamp,
-                ssrc: self.clock.ssrc,
+                ssrc: self.stream.clock.ssrc,
                 ..Default::default()
             };
             self.sequence = self.sequence.wrapping_add(1);
@@ -206,14 +226,12 @@ impl Track {
 
     /// The extensions of a frame's first packet, which is where browsers look for them.
     fn extend(&self, header: &mut rtp::header::Header, captured: Instant) -> Result<(), webrtc::error::Error> {
-        if let Some(id) = self.playout_delay {
-            header.set_extension(id, Bytes::from_static(&PLAYOUT_DELAY))?;
-        }
-        if let Some(id) = self.abs_capture_time {
-            header.set_extension(id, Bytes::copy_from_slice(&self.clock.ntp(captured).to_be_bytes()))?;
-        }
-        if let Some((id, mid)) = &self.mid {
-            header.set_extension(*id, mid.clone())?;
+        let captured = self.stream.clock.ntp(captured).to_be_bytes();
+        let contents = [&PLAYOUT_DELAY[..], &captured, &self.mid];
+        for ((id, _), content) in STACK_EXTENSIONS.into_iter().zip(contents) {
+            if self.stream.numbers.has(id) {
+                header.set_extension(id, Bytes::copy_from_slice(content))?;
+            }
         }
         Ok(())
     }
@@ -286,11 +304,14 @@ mod tests {
             abs_capture_time: extension(13),
             mid: Some((extension(9).unwrap(), "video0".into())),
         };
-        let track = Track::video(&media, RtpClock::new(90_000, Instant::now(), SystemTime::now()));
+        let mut track = Track::video(RtpClock::new(90_000, Instant::now(), SystemTime::now()));
+        track.follow(Some(&media));
         let mut header = rtp::header::Header::default();
         track.extend(&mut header, Instant::now()).unwrap();
-        assert_eq!(header.get_extension(9).as_deref(), Some(&b"video0"[..]));
-        let packet = rtp::Packet { header, payload: Bytes::from(vec![0; MOST_PAYLOAD]) };
+        let mut packet = rtp::Packet { header, payload: Bytes::from(vec![0; MOST_PAYLOAD]) };
+        assert!(track.stream().numbers.stamp(&mut packet, None));
+        assert_eq!((packet.header.payload_type, packet.header.extensions.len()), (96, 3));
+        assert_eq!(packet.header.get_extension(9).as_deref(), Some(&b"video0"[..]));
         // What MOST_PAYLOAD leaves: 1280 bytes of IPv6 less those of IPv6, UDP, TURN, RTX and the SRTP tag.
         let size = rtc::shared::marshal::MarshalSize::marshal_size(&packet);
         assert!(size <= 1280 - 40 - 8 - 4 - 2 - 16, "{size} bytes");

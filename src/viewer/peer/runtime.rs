@@ -16,6 +16,7 @@ use webrtc::runtime::{
 
 use super::guard::Guard;
 use super::names::Names;
+use super::numbers::Numbers;
 use super::relay::Answers;
 use super::socket::FrameSocket;
 use crate::tasks::Group;
@@ -25,17 +26,17 @@ type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// The crate's tokio runtime, but for the tasks, the UDP sockets and the names.
 pub struct GroupRuntime {
     group: Group,
-    video_payload_type: u8,
+    video: Arc<Numbers>,
     names: Names,
     answers: Arc<Answers>,
     guard: Arc<Guard>,
 }
 
 impl GroupRuntime {
-    /// Runs the crate's tasks in `group`; frames are sent under `video_payload_type`, `answers` sees what comes, and
+    /// Runs the crate's tasks in `group`; frames are sent under the numbers of `video`, `answers` sees what comes, and
     /// `guard` decides what passes.
-    pub fn new(group: Group, video_payload_type: u8, names: Names, answers: Arc<Answers>, guard: Arc<Guard>) -> Self {
-        Self { group, video_payload_type, names, answers, guard }
+    pub fn new(group: Group, video: Arc<Numbers>, names: Names, answers: Arc<Answers>, guard: Arc<Guard>) -> Self {
+        Self { group, video, names, answers, guard }
     }
 }
 
@@ -62,7 +63,7 @@ impl Runtime for GroupRuntime {
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
         let socket = TokioRuntime.wrap_udp_socket(socket)?;
         let (answers, guard) = (self.answers.clone(), self.guard.clone());
-        Ok(Arc::new(FrameSocket::new(socket, self.video_payload_type, answers, guard)?))
+        Ok(Arc::new(FrameSocket::new(socket, self.video.clone(), answers, guard)?))
     }
 
     fn wrap_tcp_listener(&self, listener: TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {

@@ -15,6 +15,7 @@ use webrtc::runtime::{AsyncUdpSocket, RecvMeta, Transmit};
 
 use super::guard::{Addresses, Guard, Sending};
 use super::handshake::Verdict;
+use super::numbers::Numbers;
 use super::relay::Answers;
 use super::stun;
 
@@ -28,7 +29,7 @@ const MOST_ERRORS: usize = 16;
 pub struct FrameSocket {
     socket: Arc<dyn AsyncUdpSocket>,
     local: SocketAddr,
-    video_payload_type: u8,
+    video: Arc<Numbers>,
     held: Mutex<Held>,
     answers: Arc<Answers>,
     guard: Arc<Guard>,
@@ -56,25 +57,29 @@ enum Part {
 }
 
 impl FrameSocket {
-    /// Collects the packets that carry `video_payload_type`, shows `answers` what comes, and asks `guard` about it, which
+    /// Collects the packets of `video`, shows `answers` what comes, and asks `guard` about it, which
     /// knows the socket until it is dropped.
     pub fn new(
         socket: Arc<dyn AsyncUdpSocket>,
-        video_payload_type: u8,
+        video: Arc<Numbers>,
         answers: Arc<Answers>,
         guard: Arc<Guard>,
     ) -> io::Result<Self> {
         let local = socket.local_addr()?;
         guard.opens(local, socket.clone());
         let (held, addresses) = Default::default();
-        Ok(Self { socket, local, video_payload_type, held, answers, guard, addresses })
+        Ok(Self { socket, local, video, held, answers, guard, addresses })
     }
 
     /// SRTP leaves the header readable (RFC 3711, section 3.1): version 2, then marker and payload type.
     fn part(&self, datagram: &[u8]) -> Part {
         match datagram {
-            [first, second, ..] if first >> 6 == 2 && second & 0x7f == self.video_payload_type => {
-                if second & 0x80 == 0 { Part::Middle } else { Part::Last }
+            [first, second, ..] if first >> 6 == 2 && self.video.is_of(second & 0x7f) => {
+                if second & 0x80 == 0 {
+                    Part::Middle
+                } else {
+                    Part::Last
+                }
             }
             _ => Part::Other,
         }
@@ -270,6 +275,8 @@ mod tests {
     use webrtc::runtime::{Runtime, TokioRuntime};
 
     use super::*;
+    use crate::sdp::Media;
+    use crate::viewer::peer::numbers::tests::media;
 
     /// A packet with a payload type of 96 or another, of `size` bytes.
     fn packet(number: u8, payload_type: u8, is_last: bool, size: usize) -> Vec<u8> {
@@ -284,9 +291,10 @@ mod tests {
         receiver.set_read_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.set_nonblocking(true).unwrap();
-        let socket =
-            FrameSocket::new(TokioRuntime.wrap_udp_socket(sender).unwrap(), 96, Arc::default(), Arc::default())
-                .unwrap();
+        let sender = TokioRuntime.wrap_udp_socket(sender).unwrap();
+        let video = Arc::<Numbers>::default();
+        video.follow(Some(&Media { payload_type: 96, ..media(None) }));
+        let socket = FrameSocket::new(sender, video, Arc::default(), Arc::default()).unwrap();
         let destination = receiver.local_addr().unwrap();
         for contents in packets {
             let transmit = Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };

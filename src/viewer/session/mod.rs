@@ -240,7 +240,12 @@ impl Session {
             Some(peer) => {
                 // An ICE restart begins a new generation of candidates.
                 self.have_candidates_ended = false;
-                peer.negotiate(&sdp, board).await
+                let place = peer.place_of_picture();
+                let answer = peer.negotiate(&sdp, board).await;
+                if peer.place_of_picture() != place {
+                    self.wishes.moved();
+                }
+                answer
             }
             None => self.connect(&sdp, board).await,
         };
@@ -345,8 +350,7 @@ impl Session {
         let seconds = self.progress.since.elapsed().as_secs_f64();
         tracing::info!(viewer = %self.call.viewer, seconds, "viewer watches");
         self.join_video();
-        let wants_sound = self.peer.as_ref().is_some_and(Peer::has_sound);
-        self.audio = self.source.audio.as_ref().filter(|_| wants_sound).map(Feed::subscribe);
+        self.follow_wishes();
     }
 
     /// Takes pictures from the newest key frame on, where any are wanted.
@@ -356,11 +360,15 @@ impl Session {
         }
     }
 
-    /// Takes pictures while the viewer wants any.
+    /// Takes pictures while the viewer wants any, and sound while it wants that and can get it.
     fn follow_wishes(&mut self) {
-        let is_wanted = self.peer.as_ref().is_some_and(|peer| peer.flows().0);
-        if is_wanted != self.video.is_some() {
-            self.video = is_wanted.then(|| self.source.video.subscribe());
+        let (sees, hears) = self.peer.as_ref().map(Peer::flows).unwrap_or_default();
+        if sees != self.video.is_some() {
+            self.video = sees.then(|| self.source.video.subscribe());
+        }
+        let hears = hears && matches!(self.state, State::Watching | State::Interrupted);
+        if hears != self.audio.is_some() {
+            self.audio = self.source.audio.as_ref().filter(|_| hears).map(Feed::subscribe);
         }
     }
 

@@ -133,7 +133,7 @@ impl Runtime for ViewerRuntime {
         let socket = TokioRuntime.wrap_udp_socket(socket)?;
         self.0.sockets.lock().unwrap().push(socket.clone());
         let socket = Arc::new(LossySocket(socket, self.0.clone()));
-        Ok(Arc::new(FrameSocket::new(socket, 127, Arc::default(), self.1.clone())?))
+        Ok(Arc::new(FrameSocket::new(socket, Arc::default(), Arc::default(), self.1.clone())?))
     }
     fn wrap_tcp_listener(&self, listener: TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {
         TokioRuntime.wrap_tcp_listener(listener)
