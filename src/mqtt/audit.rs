@@ -17,6 +17,10 @@ const NOBODY: &str = "doctor";
 /// milliseconds, but for its load.
 const LONGEST: Duration = Duration::from_secs(3);
 
+/// So long the message to oneself is waited for before more is asked: a broker that hangs up on what is asked next takes
+/// with it what it has not sent yet.
+const ECHO: Duration = Duration::from_secs(1);
+
 /// What the service does with a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
@@ -65,6 +69,8 @@ pub struct Audit {
     asked: Option<Asked>,
     /// When the last step was answered.
     last: Option<Instant>,
+    /// When the broker had the message to oneself.
+    handed_over: Option<Instant>,
     has_hung_up: bool,
 }
 
@@ -122,12 +128,18 @@ impl Audit {
             plan.push_back(Asked::Messages(others));
         }
         plan.extend((1..tried.len()).map(|at| Asked::Publication(at, None)));
-        Self { tried, tells, plan, asked: None, last: None, has_hung_up: false }
+        Self { tried, tells, plan, asked: None, last: None, handed_over: None, has_hung_up: false }
+    }
+
+    /// Until when the message to oneself is waited for; `None` where it is not.
+    pub fn echo(&self) -> Option<Instant> {
+        let is_awaited = self.tried[0].is_subscribed && !self.tried[0].came;
+        self.handed_over.filter(|_| is_awaited).map(|at| at + ECHO)
     }
 
     /// What to ask for next; `None` while the broker has not answered the step before, or nothing is left.
-    pub fn next(&mut self) -> Option<Step> {
-        if self.asked.is_some() {
+    pub fn next(&mut self, now: Instant) -> Option<Step> {
+        if self.asked.is_some() || self.echo().is_some_and(|until| now < until) {
             return None;
         }
         let tried = |at: &usize| &self.tried[*at];
@@ -168,6 +180,9 @@ impl Audit {
             self.tried[at].is_published = true;
             self.tried[at].refused_to_write = refusal;
             self.last = Some(now);
+            if at == 0 {
+                self.handed_over = Some(now);
+            }
         }
     }
 
@@ -258,8 +273,8 @@ mod tests {
     ) -> Findings {
         let (mut audit, now) = (Audit::new(&Topics::new("peercam", "door"), OWN, tells), Instant::now());
         let refusal = |is_fine: bool| if is_fine { Ok(()) } else { Err("no".to_owned()) };
-        while let Some(step) = audit.next() {
-            assert_eq!((audit.next(), audit.deadline()), (None, None), "one after the other");
+        while let Some(step) = audit.next(now).or_else(|| audit.next(now + ECHO)) {
+            assert_eq!((audit.next(now + ECHO), audit.deadline()), (None, None), "one after the other");
             match step {
                 Step::Subscribe(topics) => {
                     assert!(topics.iter().all(|topic| !topic.contains('+')), "{topics:?}");
@@ -285,7 +300,7 @@ mod tests {
         for (tells, unneeded) in [(true, topics.command()), (false, topics.status())] {
             let (mut audit, now) = (Audit::new(&topics, OWN, tells), Instant::now());
             loop {
-                match audit.next().unwrap() {
+                match audit.next(now).unwrap() {
                     Step::Subscribe(filters) if filters.contains(&unneeded) && !tells => break,
                     Step::Publish(topic, _) if topic == unneeded => break,
                     Step::Subscribe(filters) => {
@@ -302,6 +317,26 @@ mod tests {
             }
             assert!(audit.hung_up());
             assert_eq!(audit.findings(), Findings::default());
+        }
+    }
+
+    #[test]
+    fn more_is_asked_when_the_message_to_oneself_is_back_or_late() {
+        let now = Instant::now();
+        for comes in [true, false] {
+            let mut audit = Audit::new(&Topics::new("peercam", "door"), OWN, true);
+            let Some(Step::Subscribe(topics)) = audit.next(now) else { panic!("nothing is asked for") };
+            audit.granted(vec![Ok(()); topics.len()], now);
+            let Some(Step::Publish(topic, payload)) = audit.next(now) else { panic!("nothing is published") };
+            audit.sent(1, now);
+            audit.acknowledged(1, None, now);
+            assert_eq!((audit.next(now), audit.echo()), (None, Some(now + ECHO)));
+            if comes {
+                audit.came(&topic, &payload);
+                assert!(audit.next(now).is_some() && audit.echo().is_none());
+            } else {
+                assert!(audit.next(now + ECHO).is_some(), "a broker that keeps it back is asked all the same");
+            }
         }
     }
 

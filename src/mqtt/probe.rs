@@ -108,7 +108,9 @@ async fn attempt(config: &Config, device: &str) -> Result<Tried, Failure> {
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             break;
         }
-        let patience = deadline.map_or(LIMIT, |deadline| deadline - Instant::now());
+        let now = Instant::now();
+        let echo = audit.as_ref().and_then(Audit::echo).filter(|until| *until > now);
+        let patience = deadline.or(echo).map_or(LIMIT, |until| until.saturating_duration_since(now));
         // The end of the patience is no event.
         let event = match timeout(patience, line.next()).await.unwrap_or(Ok(Event::Alive)) {
             Ok(event) => event,
@@ -146,7 +148,7 @@ async fn attempt(config: &Config, device: &str) -> Result<Tried, Failure> {
             }
             _ => {}
         }
-        match audit.as_mut().and_then(Audit::next) {
+        match audit.as_mut().and_then(|audit| audit.next(now)) {
             Some(Step::Subscribe(filters)) => {
                 line.subscribe(&filters).map_err(busy)?;
                 asked = Some(format!("for the messages of {}", filters.join(", ")));
