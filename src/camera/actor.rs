@@ -114,7 +114,7 @@ impl<S: Settings> Running<'_, S> {
             self.apply(Event::Hidden);
         }
         let now = self.demand.now();
-        self.heed(now);
+        self.follow(now);
         loop {
             let hiding = self.hiding.as_ref().map(|hiding| hiding.limit);
             let timer = [self.timers.next(), self.device.limit(), hiding].into_iter().flatten().min();
@@ -122,7 +122,7 @@ impl<S: Settings> Running<'_, S> {
                 biased;
                 () = group.stopped() => return,
                 Some(command) = self.actor.inbox.recv() => self.obey(command),
-                demand = self.demand.changed() => self.heed(demand),
+                demand = self.demand.changed() => self.follow(demand),
                 told = self.device.told() => self.hear(told),
                 () = sleep_until(timer) => self.look(),
             }
@@ -151,7 +151,7 @@ impl<S: Settings> Running<'_, S> {
                 // Nobody waits only where the request was given up.
                 done.send(Ok(())).ok();
                 let now = self.demand.now();
-                self.heed(now);
+                self.follow(now);
             }
             Command::Snapshot(taker) => {
                 self.snapshots.push(taker);
@@ -182,7 +182,7 @@ impl<S: Settings> Running<'_, S> {
             verdict.send(Ok(())).ok();
             // It may be wanted warm now, or not any more.
             let now = self.demand.now();
-            return self.heed(now);
+            return self.follow(now);
         }
         if matches!(self.state, State::Idle | State::Private) {
             verdict.send(Ok(())).ok();
@@ -199,7 +199,7 @@ impl<S: Settings> Running<'_, S> {
         }
     }
 
-    fn heed(&mut self, demand: Demand) {
+    fn follow(&mut self, demand: Demand) {
         let has_wish = std::mem::replace(&mut self.wishes, demand.key_frames) != demand.key_frames;
         if demand.viewers > 0 || self.actor.settings.borrow().warmth() == Warmth::Kept {
             self.timers.leave = None;
@@ -310,7 +310,7 @@ impl<S: Settings> Running<'_, S> {
     /// Tells those who wait for it whether the device is closed.
     fn answer_hiding(&mut self) {
         let Some(hiding) = self.hiding.take() else { return };
-        // Before the answers: whoever has one and asks for the status finds it there.
+        // Before the answers, so that who has one and asks for the status finds it there.
         self.tell();
         hiding.answer(self.device.closing());
     }

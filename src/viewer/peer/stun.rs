@@ -285,7 +285,7 @@ pub mod tests {
         for place in 0..sample.len() - 8 {
             let mut damaged = sample.to_vec();
             damaged[place] ^= 1;
-            // The length's low bits are written anew before it is looked at.
+            // The length's low bits are written again before it is looked at.
             assert!(place / 2 == 1 || !is_signed(&damaged, password), "byte {place}");
             assert!(!is_signed(&sample[..place], password), "cut at {place}");
         }
