@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::Client;
 use serde_json::Value;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::sleep;
 
 use crate::shipped::{PROGRAM, Shipped};
@@ -38,8 +38,12 @@ const CAMERA: &str = r#"
     capture = "test"
 "#;
 
-/// Tests measure times and count processes, so one board runs at a time. A test that starts two waits for itself.
-static TURN: Mutex<()> = Mutex::const_new(());
+/// How many boards run at once where nobody watches them: they cost little, and their tests mostly wait.
+const PLACES: u32 = 4;
+
+/// Tests that measure times or count processes take every place, so that their board runs alone. A test that starts
+/// two boards at once waits for itself.
+static ROOM: Semaphore = Semaphore::const_new(PLACES as usize);
 
 /// A running `peercam`. Dropped, it is killed, and its log is printed, which the test runner shows where a test failed.
 pub struct Board {
@@ -49,7 +53,7 @@ pub struct Board {
     /// Environment variables besides the usual ones, of each of its starts.
     pub surroundings: Vec<(&'static str, PathBuf)>,
     client: Client,
-    _turn: MutexGuard<'static, ()>,
+    _places: SemaphorePermit<'static>,
 }
 
 impl Board {
@@ -58,7 +62,12 @@ impl Board {
         Self::start_with("127.0.0.1", "", tables).await
     }
 
-    /// The same with an address to listen on and further lines in the table `[web]`.
+    /// As [`start`](Self::start), beside other boards: for tests that measure nothing and have no viewers.
+    pub async fn start_beside_others(tables: &str) -> Result<Self> {
+        Self::start_in(1, "127.0.0.1", "", Vec::new(), tables).await
+    }
+
+    /// As [`start`](Self::start), with an address to listen on and further lines in the table `[web]`.
     pub async fn start_with(address: &str, web: &str, tables: &str) -> Result<Self> {
         Self::start_at(address, web, Vec::new(), tables).await
     }
@@ -80,13 +89,23 @@ impl Board {
         surroundings: Vec<(&'static str, PathBuf)>,
         tables: &str,
     ) -> Result<Self> {
-        let turn = TURN.lock().await;
+        Self::start_in(PLACES, address, web, surroundings, tables).await
+    }
+
+    async fn start_in(
+        places: u32,
+        address: &str,
+        web: &str,
+        surroundings: Vec<(&'static str, PathBuf)>,
+        tables: &str,
+    ) -> Result<Self> {
+        let places = ROOM.acquire_many(places).await.expect("never closed");
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let text = format!("[web]\nlisten = \"{address}:{port}\"\n{web}\n{CAMERA}\n{tables}\n");
         let shipped = Shipped::start(command(&surroundings), &text)?;
         let client = Client::builder().no_proxy().build()?;
         let url = format!("http://127.0.0.1:{port}");
-        let board = Self { shipped, url, surroundings, client, _turn: turn };
+        let board = Self { shipped, url, surroundings, client, _places: places };
         board.wait_until_it_serves().await?;
         Ok(board)
     }

@@ -105,7 +105,7 @@ async fn every_kind_of_url_and_both_versions_lead_to_the_broker() -> Result<()> 
             let table = format!("{DEVICE}{}version = \"{version}\"", broker.table(listener));
             let mut client = broker.client().await?;
             client.subscribe(AVAILABILITY).await?;
-            let mut board = Board::start(&table).await?;
+            let mut board = Board::start_beside_others(&table).await?;
             let online = client.next_where(AVAILABILITY, |message| message.text() == "online");
             online.await.with_context(|| format!("{listener:?}, version {version}"))?;
             board.signal("TERM")?;
@@ -125,7 +125,7 @@ async fn a_board_that_is_killed_is_offline_by_its_last_will() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
     let mut client = broker.client().await?;
     client.subscribe(AVAILABILITY).await?;
-    let mut board = Board::start(&format!("{DEVICE}{}", broker.table(Listener::Plain))).await?;
+    let mut board = Board::start_beside_others(&format!("{DEVICE}{}", broker.table(Listener::Plain))).await?;
     client.next_where(AVAILABILITY, |message| message.text() == "online").await?;
     board.kill()?;
     client.next_where(AVAILABILITY, |message| message.text() == "offline").await?;
@@ -143,7 +143,7 @@ async fn a_wrong_password_is_one_warning_and_the_right_one_is_taken_without_a_re
     broker.set_password("door", "right")?;
     for version in ["5", "3.1.1"] {
         let table = format!("{DEVICE}{}version = \"{version}\"", broker.table(Listener::Plain));
-        let board = Board::start(&table).await?;
+        let board = Board::start_beside_others(&table).await?;
         let before = broker.log()?.matches("Sending CONNACK to").count();
         while broker.log()?.matches("Sending CONNACK to").count() < before + 3 {
             sleep(Duration::from_millis(50)).await;
@@ -168,7 +168,7 @@ async fn an_untrusted_certificate_is_one_warning_and_the_right_authority_is_take
     for listener in [Listener::Tls, Listener::WebSocketTls] {
         fs::write(&file, Authority::new()?.certificate())?;
         let url = broker.url(listener);
-        let board = Board::start(&format!("{DEVICE}[mqtt]\nurl = \"{url}\"\nca_file = {file:?}")).await?;
+        let board = Board::start_beside_others(&format!("{DEVICE}[mqtt]\nurl = \"{url}\"\nca_file = {file:?}")).await?;
         let said = lines(&board, &["WARN"], 1).await?;
         assert!(said[0].contains("set mqtt.ca_file"), "{said:?}");
         fs::copy(broker.file("ca.pem"), &file)?;
@@ -225,7 +225,7 @@ async fn a_broker_that_comes_and_goes_is_one_warning_each_time_and_knows_all_aga
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_is_one_warning_however_many_attempts_it_has() -> Result<()> {
     let mut broker = Broker::start(Listeners::default()).await?;
-    let board = Board::start(&format!("{DEVICE}{}", broker.table(Listener::Plain))).await?;
+    let board = Board::start_beside_others(&format!("{DEVICE}{}", broker.table(Listener::Plain))).await?;
     lines(&board, &["INFO", "connected to the broker"], 1).await?;
     broker.kill()?;
     lines(&board, &["WARN", "no connection to the broker"], 1).await?;
@@ -236,7 +236,7 @@ async fn an_outage_is_one_warning_however_many_attempts_it_has() -> Result<()> {
     assert_eq!(warnings(&board)?.len(), 1, "{:#?}", warnings(&board)?);
 
     drop(board);
-    let nowhere = Board::start(&format!("{DEVICE}[mqtt]\nurl = \"mqtt://broker.invalid\"")).await?;
+    let nowhere = Board::start_beside_others(&format!("{DEVICE}[mqtt]\nurl = \"mqtt://broker.invalid\"")).await?;
     let said = lines(&nowhere, &["WARN"], 1).await?;
     assert!(said[0].contains("mqtt://broker.invalid:1883"), "{said:?}");
     Ok(())
@@ -246,7 +246,7 @@ async fn an_outage_is_one_warning_however_many_attempts_it_has() -> Result<()> {
 async fn a_connection_that_is_deaf_is_noticed_and_an_access_list_without_the_check_is_told_of_once() -> Result<()> {
     let open = "topic readwrite #\n";
     let broker = Broker::start(Listeners::default().acl(open)).await?;
-    let board = Board::start(&format!("{DEVICE}{}keep_alive = 5", broker.table(Listener::Plain))).await?;
+    let board = Board::start_beside_others(&format!("{DEVICE}{}keep_alive = 5", broker.table(Listener::Plain))).await?;
     let self_check = |count| {
         let broker = &broker;
         async move {

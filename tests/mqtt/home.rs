@@ -20,7 +20,7 @@ async fn start(home_assistant: &str) -> Result<(Broker, Board, Client)> {
     let broker = Broker::start(Listeners::default()).await?;
     let mut home = broker.client().await?;
     home.subscribe("#").await?;
-    let board = Board::start(&tables(&broker, home_assistant)).await?;
+    let board = Board::start_beside_others(&tables(&broker, home_assistant)).await?;
     Ok((broker, board, home))
 }
 
@@ -107,13 +107,13 @@ async fn switched_off_it_is_taken_back_and_a_board_that_never_was_there_says_not
     let broker = Broker::start(Listeners::default()).await?;
     let mut home = broker.client().await?;
     home.subscribe("homeassistant/#").await?;
-    let never = Board::start(&tables(&broker, "enabled = false")).await?;
+    let never = Board::start_beside_others(&tables(&broker, "enabled = false")).await?;
     ensure!(home.until_silence(Duration::from_secs(2)).await?.is_empty(), "there is nothing to say");
     drop(never);
-    let on = Board::start(&tables(&broker, "enabled = true")).await?;
+    let on = Board::start_beside_others(&tables(&broker, "enabled = true")).await?;
     home.next_where(CONFIG, |message| !message.payload.is_empty()).await?;
     drop(on);
-    let _off = Board::start(&tables(&broker, "enabled = false")).await?;
+    let _off = Board::start_beside_others(&tables(&broker, "enabled = false")).await?;
     home.next_where(CONFIG, |message| message.payload.is_empty()).await?;
     let mut late = broker.client().await?;
     late.subscribe("homeassistant/#").await?;
@@ -132,7 +132,7 @@ async fn an_entity_that_was_announced_before_and_is_no_more_is_taken_back() -> R
     let marker = json!({ "topic": earlier, "entities": { "main_control_gain": "number", "main_bitrate": "number" } });
     home.retain("peercam/porch/home-assistant", marker.to_string()).await?;
     home.subscribe("#").await?;
-    let _board = Board::start(&tables(&broker, "enabled = true")).await?;
+    let _board = Board::start_beside_others(&tables(&broker, "enabled = true")).await?;
     home.next_where(earlier, |message| message.payload.is_empty()).await?;
     let is_gone = |config: &Value| config["components"]["main_control_gain"] == json!({ "platform": "number" });
     let config =

@@ -1,6 +1,7 @@
 //! The shipped binary behind a real broker: mosquitto with each kind of listener, its users and its access list.
 //!
-//! Each test starts its own broker and board; one board runs at a time, see `tests/harness/board.rs`.
+//! Each test starts its own broker and board. Boards that are not measured run beside each other, see
+//! `tests/harness/board.rs`.
 
 #[path = "../harness/board.rs"]
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]

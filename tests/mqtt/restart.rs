@@ -120,7 +120,7 @@ async fn lines(board: &Board, words: &str, count: usize) -> Result<()> {
 async fn an_applied_configuration_is_in_effect_in_the_same_process_and_confirmed_with_id_and_correlation() -> Result<()>
 {
     let broker = Broker::start(Listeners::default()).await?;
-    let mut board = Board::start(&tables(&broker)).await?;
+    let mut board = Board::start_beside_others(&tables(&broker)).await?;
     let mut operator = Operator::at(&broker).await?;
     let before = board.usage()?;
 
@@ -161,7 +161,7 @@ async fn an_applied_configuration_is_in_effect_in_the_same_process_and_confirmed
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_configuration_with_which_the_board_does_not_come_back_is_rolled_back_within_the_time() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
-    let mut board = Board::start(&tables(&broker)).await?;
+    let mut board = Board::start_beside_others(&tables(&broker)).await?;
     let mut operator = Operator::at(&broker).await?;
     let toml = with_broken_broker(&board, &broker).await?;
     let begun = Instant::now();
@@ -184,7 +184,7 @@ async fn a_configuration_with_which_the_board_does_not_come_back_is_rolled_back_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_configuration_with_which_the_service_cannot_start_is_rolled_back_at_once() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
-    let mut board = Board::start(&tables(&broker)).await?;
+    let mut board = Board::start_beside_others(&tables(&broker)).await?;
     let mut operator = Operator::at(&broker).await?;
     let taken = TcpListener::bind("127.0.0.1:0").await?;
     let own = board.url.strip_prefix("http://").context("no address")?;
@@ -200,7 +200,7 @@ async fn a_configuration_with_which_the_service_cannot_start_is_rolled_back_at_o
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_configuration_with_mistakes_is_refused_with_its_lines_and_nothing_is_written() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
-    let mut board = Board::start(&tables(&broker)).await?;
+    let mut board = Board::start_beside_others(&tables(&broker)).await?;
     let mut operator = Operator::at(&broker).await?;
     let without_broker = with_bitrate(&board, 600)?.replace("[mqtt]", "").replace("url =", "#");
     let without_secret =
@@ -222,7 +222,7 @@ async fn a_configuration_with_mistakes_is_refused_with_its_lines_and_nothing_is_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_during_the_trial_brings_the_earlier_configuration_back() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
-    let mut board = Board::start(&tables(&broker)).await?;
+    let mut board = Board::start_beside_others(&tables(&broker)).await?;
     let mut operator = Operator::at(&broker).await?;
     let toml = with_broken_broker(&board, &broker).await?;
     operator.command("a", "apply-config", json!({ "toml": toml, "confirm_within": 600 })).await?;
