@@ -39,7 +39,7 @@ const ROOMS: [(&str, &[&str]); 25] = [
     ("viewer", &["command", "ice", "media", "sdp", "signalling", "tasks"]),
     ("board", &[]),
     ("camera", &["media", "tasks"]),
-    ("signalling", &["command", "ice", "mqtt", "tasks"]),
+    ("signalling", &["command", "ice", "mqtt", "sdp", "tasks"]),
     ("ice", &["secret"]),
     ("command", &["mqtt"]),
     ("mdns", &["tasks"]),

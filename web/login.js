@@ -52,8 +52,8 @@ async function isLetIn() {
   const token = keptLogin();
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
   const answer = await fetch('api/signal', { method: 'POST', headers }).catch(() => null);
-  // It takes no POST; that it says so is what is asked for.
-  return answer?.status === 405;
+  // It takes WebSockets only; that it says so is what is asked for.
+  return answer?.status === 426;
 }
 
 async function keepByPage(secret) {

@@ -32,6 +32,7 @@ const REASONS = {
   },
   'foreign-origin': { word: 'Not allowed', title: 'The camera does not know this page', stays: true },
   'unknown-host': { word: 'Not allowed', title: 'The camera does not know this address', stays: true },
+  'no-websocket': { word: 'No signalling', title: 'WebSockets do not reach the camera' },
   private: { tone: 'quiet', word: 'Private', title: 'Privacy is on' },
   'not-authorised': { word: 'Not allowed', title: 'This user may not watch' },
 };

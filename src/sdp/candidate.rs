@@ -61,7 +61,7 @@ impl Kind {
 }
 
 impl Candidate {
-    /// Reads a candidate, with `candidate:` before it or without. `None` where it is of no use here, which is no fault
+    /// Reads a candidate, with `candidate:` or `a=candidate:` before it or without. `None` where it is of no use here, which is no fault
     /// (RFC 8839, section 5.1: what is not understood is ignored): another transport than UDP, the component of RTCP, a
     /// name instead of an address (a browser hides its own so, and checks ours instead), an address with a zone, or one
     /// from which nobody answers, an unknown type, a priority that is too large.
@@ -71,6 +71,7 @@ impl Candidate {
     /// Where it has not the form of a candidate; the error says what is wrong with it.
     pub fn read(text: &str) -> Result<Option<Self>, String> {
         let text = text.trim();
+        let text = text.strip_prefix("a=").unwrap_or(text);
         let text = text.strip_prefix("candidate:").unwrap_or(text);
         // Extensions and related addresses, after the eighth word, change nothing.
         let words: Vec<_> = text.split_whitespace().take(8).collect();

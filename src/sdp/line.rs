@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::fmt::Display;
 
-use sdp_types::{Attribute, Direction, Group, Media, Session, TypedAttribute};
+use sdp_types::{Attribute, Direction, Group, Media, ParserError, Session, TypedAttribute};
 
 use super::Error;
 
@@ -12,17 +12,56 @@ use super::Error;
 /// without a bound an answer could be ten times its offer.
 const MOST_SECTIONS: usize = 32;
 
+/// Characters of a line that an error quotes: enough of an `m=` line to find it by.
+const MOST_QUOTED: usize = 60;
+
+/// The lines of a description, in whichever of the ways that are in use they end: CR LF (RFC 8866, section 5), LF, or CR.
+/// A byte order mark before them is none of them.
+pub fn lines(text: &str) -> impl Iterator<Item = &str> {
+    // Between the two characters of CR LF is an empty line, which says nothing, as blank ones do.
+    text.trim_start_matches('\u{feff}').split(['\r', '\n']).map(str::trim)
+}
+
 /// Reads the lines that say something about media. What else an offer holds is of no use here, and may be odd.
 pub fn parse(text: &str) -> Result<Session, Error> {
-    let lines = text.lines().map(str::trim);
-    let useful = lines.filter(|line| ["v=", "a=", "m="].iter().any(|kind| line.starts_with(kind)));
-    let session = Session::parse(useful.collect::<Vec<_>>().join("\r\n").as_bytes())
-        .map_err(|error| Error::Unusable(format!("the offer is not a session description (RFC 8866): {error}")))?;
+    // A blank separates words, and there is none behind `a=`; some programs write more of them.
+    let tidy = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ").replacen("= ", "=", 1);
+    let lines: Vec<_> = lines(text).filter(|line| !line.is_empty()).map(tidy).collect();
+    let useful = lines.iter().filter(|line| ["v=", "a=", "m="].iter().any(|kind| line.starts_with(kind)));
+    let useful: Vec<_> = useful.map(String::as_str).collect();
+    let session = Session::parse(useful.join("\r\n").as_bytes()).map_err(|error| {
+        let what = why_unreadable(text, &useful, &error);
+        Error::Unusable(format!("the offer is not a session description (RFC 8866): {what}"))
+    })?;
     if session.medias.len() > MOST_SECTIONS {
         let reason = format!("the offer has {} sections; at most {MOST_SECTIONS} are read", session.medias.len());
         return Err(Error::Unusable(reason));
     }
     Ok(session)
+}
+
+/// What is wrong with a text of which only these lines are `useful`.
+fn why_unreadable(text: &str, useful: &[&str], error: &ParserError) -> String {
+    use ParserError as Fault;
+    let text = text.trim_start_matches('\u{feff}').trim_start();
+    match error {
+        _ if text.is_empty() => "it is empty".into(),
+        _ if text.starts_with(['{', '[', '"']) => "it is JSON; send the text of its `sdp` alone".into(),
+        _ if text.contains("\\n") && lines(text).filter(|line| !line.is_empty()).count() == 1 => {
+            "its lines end with a backslash and a letter; send true line ends".into()
+        }
+        Fault::NoVersion => "it has no line `v=0`".into(),
+        Fault::InvalidLineFormat(number, what)
+        | Fault::InvalidFieldEncoding(number, what)
+        | Fault::InvalidFieldFormat(number, what)
+        | Fault::MissingField(number, what)
+        | Fault::FieldTrailingData(number, what) => {
+            let line = number.checked_sub(1).and_then(|at| useful.get(at)).unwrap_or(&"");
+            format!("{what} cannot be read in {:?}", line.chars().take(MOST_QUOTED).collect::<String>())
+        }
+        Fault::InvalidVersion(..) => "its version is not 0".into(),
+        other => other.to_string(),
+    }
 }
 
 /// The tags of each BUNDLE group, as far as there are sections for them. They are read once, since there may be as many

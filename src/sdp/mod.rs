@@ -20,6 +20,7 @@ pub use answer::{Ours, STREAM, Sources};
 pub use bundle::{STACK_AUDIO, STACK_EXTENSIONS, STACK_H264, STACK_RTX, STACK_VIDEO};
 pub use candidate::Candidate;
 pub use codec::{Extension, Feedback, Media};
+pub use line::lines;
 pub use offer::{Board, Offer};
 pub use transport::Credentials;
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{DefaultBodyLimit, Query, Request, State, WebSocketUpgrade};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
@@ -69,7 +70,7 @@ pub fn router(guard: Arc<Guard>, control: Control, reception: Reception) -> Rout
         .route("/api/command-schema", get(command_schema))
         .route("/metrics", get(metrics))
         .route("/snapshot.jpg", get(snapshot))
-        .route("/api/signal", get(signal))
+        .route("/api/signal", get(signal).fallback(no_upgrade))
         .with_state(rooms.clone())
         .merge(signalling::whep_router(reception))
         .layer(map_response(keep_nowhere))
@@ -186,8 +187,18 @@ async fn signal(
     State(rooms): State<Rooms>,
     Query(which): Query<Which>,
     Extension(Peer { place, .. }): Extension<Peer>,
-    upgrade: WebSocketUpgrade,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
+    use WebSocketUpgradeRejection as Rejection;
+    let upgrade = match upgrade {
+        Ok(upgrade) => upgrade,
+        Err(
+            Rejection::InvalidUpgradeHeader(_)
+            | Rejection::InvalidConnectionHeader(_)
+            | Rejection::ConnectionNotUpgradable(_),
+        ) => return no_upgrade().await,
+        Err(rejection) => return rejection.into_response(),
+    };
     upgrade.max_message_size(signalling::MOST_FRAME).max_frame_size(signalling::MOST_FRAME).on_upgrade(
         async move |socket| {
             let group = rooms.reception.group.clone();
@@ -200,6 +211,11 @@ async fn signal(
             });
         },
     )
+}
+
+/// A page whose WebSocket did not open asks so for the reason; where this is the answer, it was lost on the way.
+async fn no_upgrade() -> Response {
+    Refusal::NoUpgrade.respond("/api/signal")
 }
 
 /// What is only for some must not lie in caches for all.

@@ -110,7 +110,7 @@ impl Names {
             let lacks_port = may_lack_port && !is_elsewhere && split(host).is_some_and(|(_, port)| port.is_none());
             let page = if lacks_port { split(page).map(|(name, _)| name) } else { Some(page) };
             let host = if lacks_port { split(host).map(|(name, _)| name) } else { Some(host) };
-            page.zip(host).is_some_and(|(page, host)| page.eq_ignore_ascii_case(host))
+            page.zip(host).is_some_and(|(page, host)| is_same_authority(page, host))
         };
         word(headers, &HOST).is_some_and(|host| is_same(host, !self.is_default_port))
             || forwarded_hosts(headers).any(|host| is_same(host, true))
@@ -129,8 +129,12 @@ pub fn host_fault(request: &Request) -> Option<&'static str> {
         return Some("the request has no `Host`");
     }
     let target = request.uri().authority().map(|authority| authority.as_str());
-    let contradicts =
-        target.zip(host).is_some_and(|(target, host)| !target.as_bytes().eq_ignore_ascii_case(host.as_bytes()));
+    let contradicts = target.zip(host).is_some_and(|(target, host)| {
+        // The board itself speaks HTTP only, whose port a client may write or leave out.
+        let port = |authority| split(authority).map(|(name, port)| (name, port.unwrap_or("80")));
+        let host = host.to_str().ok().and_then(port);
+        !port(target).zip(host).is_some_and(|((one, at), (other, to))| at == to && is_same_authority(one, other))
+    });
     contradicts.then_some("the request's target names another host than its `Host`")
 }
 
@@ -187,6 +191,16 @@ fn forwarded_hosts(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let pairs = lines(FORWARDED).flat_map(|line| line.split([',', ';'])).filter_map(|pair| pair.split_once('='));
     let by_standard = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case("host"));
     by_convention.chain(by_standard.map(|(_, host)| host.trim().trim_matches('"')))
+}
+
+/// Whether two names are one, with the same port if they have one. The dot at the end of a name, which makes it absolute
+/// (RFC 1034, section 3.1), some proxies take away.
+fn is_same_authority(one: &str, other: &str) -> bool {
+    let without_dot = |authority: &str| {
+        let (name, port) = split(authority).unwrap_or((authority, None));
+        (name.trim_end_matches('.').to_ascii_lowercase(), port.map(str::to_owned))
+    };
+    without_dot(one) == without_dot(other)
 }
 
 fn without_default_port(origin: &str) -> String {
@@ -306,6 +320,8 @@ mod tests {
             &[tls, ("host", "cam.example"), ("sec-fetch-site", "same-origin")],
             &[tls, upstream, ("sec-fetch-site", "same-origin")],
             &[tls, ("host", "cam.example"), ("sec-fetch-site", "cross-site")],
+            &[("origin", "http://cam.example.:21000"), ("host", "cam.example")],
+            &[tls, ("host", "CAM.example.")],
         ] {
             assert_eq!(names(8080).sender(&headers(sent)), Sender::Ours, "{sent:?}");
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::to_bytes;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
@@ -44,6 +44,8 @@ pub enum Refusal {
     UnknownCamera(String),
     /// The camera gives no picture.
     NoPicture(String),
+    /// The path is a WebSocket, and the request asks for none.
+    NoUpgrade,
     /// What HTTP itself has no place for: with this status, for this reason.
     Http(StatusCode, String),
 }
@@ -59,6 +61,7 @@ impl Refusal {
             Self::BadBody | Self::BadHead(_) => StatusCode::BAD_REQUEST,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NoPicture(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoUpgrade => StatusCode::UPGRADE_REQUIRED,
             Self::Http(status, _) => *status,
         }
     }
@@ -78,6 +81,7 @@ impl Refusal {
             Self::NotJson => "not-json",
             Self::UnknownCamera(_) => "unknown-camera",
             Self::NoPicture(_) => "no-picture",
+            Self::NoUpgrade => "no-websocket",
             Self::Http(StatusCode::METHOD_NOT_ALLOWED, _) => "method-not-allowed",
             Self::Http(StatusCode::PAYLOAD_TOO_LARGE, _) => "too-long",
             Self::Http(..) => "bad-request",
@@ -106,6 +110,12 @@ impl Refusal {
             Self::NotJson => "send the secret as JSON, with `Content-Type: application/json`".into(),
             Self::BadBody => {
                 "the body is not {\"secret\":\"..\"}, with \"keep\":\"cookie\" or \"token\" where wanted".into()
+            }
+            Self::NoUpgrade => {
+                "this path is a WebSocket, and the request asks for none; if a page asked for one, a reverse \
+                                proxy on the way has to speak HTTP/1.1 to the camera and pass on `Upgrade` and \
+                                `Connection`"
+                    .into()
             }
             Self::UnknownCamera(reason) | Self::NoPicture(reason) | Self::Http(_, reason) => reason.clone(),
         }
@@ -151,6 +161,7 @@ impl Refusal {
         match self {
             Self::Wait(pause) => drop(headers.insert(RETRY_AFTER, whole_seconds(*pause).into())),
             Self::NoPicture(_) => drop(headers.insert(RETRY_AFTER, 2.into())),
+            Self::NoUpgrade => drop(headers.insert(UPGRADE, HeaderValue::from_static("websocket"))),
             Self::NoSecret | Self::WrongSecret => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"peercam\""));
             }

@@ -7,6 +7,7 @@
 
 mod mutations;
 mod rules;
+mod shapes;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -382,7 +382,12 @@ fn a_data_channel_of_an_older_form_is_answered_in_it() {
 
 #[test]
 fn candidates_that_cannot_be_used_are_left_out() {
-    let usable = ["1 1 udp 5 192.0.2.7 4000 typ host", "candidate:a 1 UDP 9 2001:db8::1 1 typ relay raddr x rport y z"];
+    let usable = [
+        "1 1 udp 5 192.0.2.7 4000 typ host",
+        "a=candidate:1 1 udp 5 192.0.2.7 4000 typ host generation 0 ufrag aB+/ network-id 1 network-cost 10\r\n",
+        "candidate:1 1 udp 1677729535 192.0.2.7 4000 typ srflx",
+        "candidate:a 1 UDP 9 2001:db8::1 1 typ relay raddr x rport y z",
+    ];
     for text in usable {
         assert!(Candidate::read(text).unwrap().is_some(), "{text}");
     }

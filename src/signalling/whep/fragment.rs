@@ -1,5 +1,6 @@
 //! SDP fragments for trickle ICE (RFC 8840, section 9): candidates and credentials without the rest.
 
+use crate::sdp::lines;
 use crate::signalling::Candidate;
 
 /// Candidates in one fragment: twice what a browser with four interfaces gathers.
@@ -34,7 +35,7 @@ impl Fragment {
         let mut fragment = Self::default();
         let mut here = Generation::default();
         let mut latest = None;
-        for line in text.lines().map(str::trim_end).filter(|line| !line.is_empty()) {
+        for line in lines(text).filter(|line| !line.is_empty()) {
             if line.starts_with("m=") {
                 let index = here.index.map_or(0, |index: u16| index.saturating_add(1));
                 fragment.keep(std::mem::replace(&mut here, Generation { index: Some(index), ..Default::default() }))?;
@@ -42,6 +43,10 @@ impl Fragment {
                 continue;
             }
             let Some(attribute) = line.strip_prefix("a=") else {
+                // Other lines of a description, which some clients send along, say nothing of candidates.
+                if line.as_bytes().get(1) == Some(&b'=') {
+                    continue;
+                }
                 return Err(format!("not readable at {:?}; lines begin with a= or m=", head(line)));
             };
             let (key, value) = attribute.split_once(':').unwrap_or((attribute, ""));
@@ -221,7 +226,7 @@ impl Fragment {
 /// The lines of a description: first those of the whole, then those of each section.
 fn parts(sdp: &str) -> Vec<Vec<&str>> {
     let mut parts = vec![Vec::new()];
-    for line in sdp.lines().map(str::trim_end) {
+    for line in lines(sdp).filter(|line| !line.is_empty()) {
         if line.starts_with("m=") {
             parts.push(Vec::new());
         }
@@ -277,6 +282,20 @@ mod tests {
         assert_eq!(fragment.candidates[0].sdp_mid.as_deref(), Some("0"));
         assert!(fragment.is_end);
         assert!(!fragment.restarts(OFFER));
+    }
+
+    #[test]
+    fn how_a_fragment_is_written_changes_nothing() {
+        let text = format!("a=ice-ufrag:old\r\na=ice-pwd:x\r\nm=audio 9 X 0\r\na=mid:0\r\na={CANDIDATE}\r\n");
+        let expected = Fragment::read(&text);
+        assert!(expected.is_ok());
+        for written in [text.replace("\r\n", "\n"), text.replace("\r\n", "\r"), text.replace("\r\n", " \r\n\r\n")] {
+            assert_eq!(Fragment::read(&written), expected, "{written:?}");
+        }
+        let with_others = format!("v=0\r\no=- 1 2 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\n{text}");
+        let with_others = with_others.replace("a=mid", "c=IN IP4 0.0.0.0\r\na=mid");
+        assert_eq!(Fragment::read(&with_others), expected);
+        assert!(Fragment::read(&text.replace("a=candidate", "candidate")).is_err());
     }
 
     #[test]

@@ -114,6 +114,9 @@ async fn create(
     if !is_type(&headers, SDP) {
         return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send the offer with Content-Type: application/sdp");
     }
+    if let Some(refusal) = encoded(&headers) {
+        return refusal;
+    }
     let body = match body {
         Ok(body) => body,
         Err(rejection) => return unread(&rejection),
@@ -240,6 +243,9 @@ impl Resource {
             let text = "send candidates with Content-Type: application/trickle-ice-sdpfrag";
             return ([(ACCEPT_PATCH, FRAGMENT)], problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, text)).into_response();
         }
+        if let Some(refusal) = encoded(headers) {
+            return refusal;
+        }
         let fragment = match std::str::from_utf8(&body).map_err(|_| "not UTF-8".to_owned()).and_then(Fragment::read) {
             Ok(fragment) => fragment,
             Err(reason) => return problem(StatusCode::BAD_REQUEST, &format!("the SDP fragment is {reason}")),
@@ -252,7 +258,7 @@ impl Resource {
         if fragment.restarts(&session.offer) {
             // RFC 9725, section 4.3.3: a restart matches whatever generation there is.
             if !is_current {
-                return problem(StatusCode::PRECONDITION_FAILED, "an ICE restart needs If-Match: \"*\"");
+                return problem(StatusCode::PRECONDITION_FAILED, "an ICE restart needs If-Match: *");
             }
             return self.restart(&fragment, &mut session).await;
         }
@@ -293,14 +299,31 @@ impl Resource {
 }
 
 /// Whether `If-Match` permits what is asked of the generation with this tag (RFC 9110, section 13.1.1): where it is not
-/// there, too.
+/// there or empty, too.
 fn matches_any(headers: &HeaderMap, etag: &str) -> bool {
-    let mut values = headers.get_all(header::IF_MATCH).iter().peekable();
-    let is_match = |value: &HeaderValue| {
-        let tags = value.to_str().unwrap_or_default();
-        tags.split(',').map(str::trim).any(|tag| tag == "*" || tag == etag)
-    };
-    values.peek().is_none() || values.any(is_match)
+    let values = headers.get_all(header::IF_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let mut tags = values.flat_map(|value| value.split(',')).map(opaque).filter(|tag| !tag.is_empty()).peekable();
+    tags.peek().is_none() || tags.any(|tag| tag == "*" || tag == opaque(etag))
+}
+
+/// What of an entity tag tells generations apart. Proxies that compress answers change the rest: they make the tag weak,
+/// as nginx and Cloudflare do, or add the encoding, as Apache does. RFC 9725, section 4.3.3 writes the asterisk in
+/// quotes.
+fn opaque(tag: &str) -> &str {
+    let tag = tag.trim();
+    let tag = tag.strip_prefix("W/").unwrap_or(tag).trim_matches('"');
+    tag.split(['-', ';']).next().unwrap_or(tag)
+}
+
+/// The refusal of a body that is compressed (RFC 9110, section 15.5.16).
+fn encoded(headers: &HeaderMap) -> Option<Response> {
+    let coding = headers.get(header::CONTENT_ENCODING)?;
+    if coding.as_bytes().eq_ignore_ascii_case(b"identity") {
+        return None;
+    }
+    let text = "the body is compressed; send it as it is, without Content-Encoding";
+    let refusal = problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
+    Some(([(header::ACCEPT_ENCODING, "identity")], refusal).into_response())
 }
 
 /// Why a body was not read.

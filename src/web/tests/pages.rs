@@ -75,7 +75,19 @@ async fn a_page_learns_why_its_websocket_was_refused() {
         (status, body["code"].as_str().unwrap_or("").to_owned(), body["reason"].as_str().unwrap_or("").to_owned())
     };
     assert_eq!(why(&[("origin", &ours)]).await.1, "secret-needed");
-    assert_eq!(why(&[("origin", &ours), ("cookie", &cookie)]).await.0, 405);
+    assert_eq!(why(&[("origin", &ours), ("cookie", &cookie)]).await.0, 426);
+    // What comes of a WebSocket by a proxy that speaks HTTP/1.0, or does not pass `Upgrade` on.
+    let head = format!("Host: {}\r\nCookie: {cookie}\r\nConnection: close\r\n", board.address);
+    let upgrade = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for lost in [
+        format!("GET /api/signal HTTP/1.1\r\n{head}\r\n"),
+        format!("GET /api/signal HTTP/1.1\r\n{head}{upgrade}\r\n"),
+        format!("GET /api/signal HTTP/1.0\r\n{head}{upgrade}\r\n").replace(": close", ": Upgrade"),
+    ] {
+        let answer = board.raw(&lost).await;
+        assert!(answer.contains("426 Upgrade Required") && answer.contains("upgrade: websocket"), "{answer}");
+        assert!(answer.contains("no-websocket") && answer.contains("reverse proxy"), "{answer}");
+    }
     let (status, code, reason) = why(&[("origin", evil), ("cookie", &cookie)]).await;
     assert_eq!((status, code.as_str()), (403, "foreign-origin"));
     assert!(reason.contains(evil) && reason.contains("web.allowed_origins"), "{reason}");
@@ -88,11 +100,18 @@ async fn heads_that_name_two_hosts_are_refused() {
     let board = Board::open().await;
     let answer = async |head: &str| board.raw(&format!("{head}Connection: close\r\n\r\n")).await;
     let sound = "GET /api/status HTTP/1.1\r\nHost: localhost\r\n";
-    assert!(answer(sound).await.starts_with("HTTP/1.1 200"));
+    for sound in [
+        sound,
+        "GET http://localhost/api/status HTTP/1.1\r\nHost: localhost:80\r\n",
+        "GET HTTP://LOCALHOST.:80/api/status HTTP/1.1\r\nHost: localhost\r\n",
+    ] {
+        assert!(answer(sound).await.starts_with("HTTP/1.1 200"), "{sound}");
+    }
     for head in [
         "GET /api/status HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n",
         "GET /api/status HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n",
         "GET http://evil.example/api/status HTTP/1.1\r\nHost: localhost\r\n",
+        "GET http://localhost:81/api/status HTTP/1.1\r\nHost: localhost\r\n",
         "GET /healthz HTTP/1.1\r\n",
     ] {
         let refused = answer(head).await;

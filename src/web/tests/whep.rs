@@ -152,3 +152,40 @@ async fn an_offer_that_is_too_long_is_refused_in_words_and_if_match_counts_for_t
     assert_eq!(end("\"no\"").await, 412);
     assert_eq!(end(&format!("\"no\", {etag}")).await, 200);
 }
+
+#[tokio::test]
+async fn if_match_is_taken_as_clients_write_it_and_proxies_change_it() {
+    let mut board = Board::open().await;
+    let url = format!("http://{}/whep", board.address);
+    let (_call, answer) = answered(&mut board, &url).await;
+    assert_eq!(header(&answer, "etag"), "\"1\"");
+    let session = format!("http://{}/{}", board.address, header(&answer, "location"));
+    let patch = async |condition: &str| {
+        let request = Client::new().patch(&session).header("content-type", "application/trickle-ice-sdpfrag");
+        let request = request.header("if-match", condition).body("a=end-of-candidates\r\n");
+        request.send().await.unwrap().status()
+    };
+    for taken in ["\"1\"", "*", "\"*\"", "W/\"1\"", "\"1-gzip\"", "W/\"1;br\"", "1", "\"0\", \"1\"", "", "\"\""] {
+        assert_eq!(patch(taken).await, 204, "{taken}");
+    }
+    for stale in ["\"0\"", "W/\"2\"", "\"11\"", "\"0\", \"2\""] {
+        assert_eq!(patch(stale).await, 412, "{stale}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_compressed_is_refused_with_what_is_taken() {
+    let mut board = Board::open().await;
+    let url = format!("http://{}/whep", board.address);
+    let (_call, answer) = answered(&mut board, &url).await;
+    let session = format!("http://{}/{}", board.address, header(&answer, "location"));
+    for (method, url, kind) in
+        [(Method::POST, &url, "application/sdp"), (Method::PATCH, &session, "application/trickle-ice-sdpfrag")]
+    {
+        let request = Client::new().request(method, url).header("content-type", kind);
+        let refused = request.header("content-encoding", "gzip").body(&b"\x1f\x8b\x08"[..]).send().await.unwrap();
+        assert_eq!((refused.status().as_u16(), header(&refused, "accept-encoding")), (415, "identity"), "{kind}");
+        let text = refused.text().await.unwrap();
+        assert!(text.contains("Content-Encoding"), "{text}");
+    }
+}
