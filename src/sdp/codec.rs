@@ -24,7 +24,7 @@ const LAST_ONE_BYTE_ID: u8 = 14;
 pub struct Media {
     /// The viewer's payload type for the codec.
     pub payload_type: u8,
-    /// The viewer's format parameters for it; empty where it gave none.
+    /// Ours for the format (RFC 6184, section 8.2.2), as far as the viewer's call for any; empty where they do not.
     pub parameters: String,
     /// The payload type of retransmissions of it (RFC 4588), where offered.
     pub retransmission: Option<u8>,
@@ -101,14 +101,42 @@ pub fn h264(section: Section<'_>, profile: H264Profile, fixed: Option<u8>) -> Op
         Some(((mode, distance), entry))
     });
     let (_, entry) = entries.min_by_key(|(rank, _)| *rank)?;
-    Some(Media::new(section, entry))
+    let parameters = h264_parameters(&entry, profile);
+    Some(Media::new(section, entry, parameters))
 }
 
-/// The Opus entry, `fixed` as above. The `/2` is a must (RFC 7587, section 7) that GStreamer leaves out.
+/// What an answer says of H.264 (RFC 6184, section 8.2.2): the entry's configuration, word for word, since GStreamer
+/// compares text. What else a viewer says of itself (`max-br`, `sprop-parameter-sets`) is not the board's to repeat.
+fn h264_parameters(entry: &Entry, sent: H264Profile) -> String {
+    let level = entry.parameter("profile-level-id").map(|level| match has_six_digits(level) {
+        true => level.to_owned(),
+        // What is sent, at the level that players name by habit.
+        false => format!("{:02x}{:02x}1f", sent.idc, sent.constraints),
+    });
+    let mode = entry.parameter("packetization-mode").and_then(|mode| mode.parse::<u8>().ok());
+    let words = [
+        entry
+            .parameter("level-asymmetry-allowed")
+            .filter(|allowed| *allowed == "1")
+            .map(|_| "level-asymmetry-allowed=1".into()),
+        mode.map(|mode| format!("packetization-mode={mode}")),
+        level.map(|level| format!("profile-level-id={level}")),
+    ];
+    words.into_iter().flatten().collect::<Vec<_>>().join(";")
+}
+
+/// Whether it is the three bytes in hexadecimal that a `profile-level-id` has to be (RFC 6184, section 8.1).
+fn has_six_digits(level: &str) -> bool {
+    level.len() == 6 && level.bytes().all(|digit| digit.is_ascii_hexdigit())
+}
+
+/// The Opus entry, `fixed` as above. The `/2` is a must (RFC 7587, section 7) that GStreamer leaves out. All parameters
+/// of Opus say what their writer likes to receive or sends (RFC 7587, section 7.1): the board receives nothing, and sends
+/// what every decoder takes.
 pub fn opus(section: Section<'_>, fixed: Option<u8>) -> Option<Media> {
     let mut entries = entries(section).filter(|entry| entry.is("opus", 48_000) && entry.may_be(fixed));
     let entry = entries.find(|entry| matches!(entry.map.encoding_params.as_deref(), None | Some("2")))?;
-    Some(Media::new(section, entry))
+    Some(Media::new(section, entry, String::new()))
 }
 
 /// The names of what is offered, for who wonders why it is refused.
@@ -165,7 +193,7 @@ fn is_like_rtcp(payload_type: u8) -> bool {
 }
 
 impl Media {
-    fn new(section: Section<'_>, entry: Entry) -> Self {
+    fn new(section: Section<'_>, entry: Entry, parameters: String) -> Self {
         let payload_type = entry.map.payload_type;
         let apt = payload_type.to_string();
         let retransmission = entries(section)
@@ -178,7 +206,7 @@ impl Media {
             .collect();
         Self {
             payload_type,
-            parameters: entry.parameters,
+            parameters,
             retransmission,
             feedback: Feedback::ALL.into_iter().filter(|feedback| wanted.contains(feedback)).collect(),
             playout_delay: extension(section, PLAYOUT_DELAY),
@@ -265,7 +293,8 @@ fn extension(section: Section<'_>, name: &str) -> Option<Extension> {
 
 /// The profile of profile-level-id; baseline where it is absent or unreadable (RFC 6184, section 8.1).
 fn offered_profile(entry: &Entry) -> H264Profile {
-    let bytes = entry.parameter("profile-level-id").and_then(|hex| u32::from_str_radix(hex.get(..4)?, 16).ok());
+    let level = entry.parameter("profile-level-id").filter(|level| has_six_digits(level));
+    let bytes = level.and_then(|hex| u32::from_str_radix(hex.get(..4)?, 16).ok());
     let bytes = bytes.unwrap_or(0x4200);
     H264Profile { idc: (bytes >> 8) as u8, constraints: bytes as u8 }
 }

@@ -1,5 +1,7 @@
 //! What one transport of an offer needs: ICE (RFC 8839), the certificate's fingerprint and the part in DTLS (RFC 8842).
 
+use std::ops::RangeInclusive;
+
 use sdp_types::{Fingerprint, HashFunc, Setup};
 
 use super::candidate::Candidate;
@@ -9,8 +11,10 @@ use super::line::{Lines, Section};
 /// families and up to three kinds; each costs the board checks.
 const MOST_CANDIDATES: usize = 32;
 
-/// Characters of a user name fragment or a password (RFC 8839, section 5.4).
-const MOST_CREDENTIAL: usize = 256;
+/// Characters of a user name fragment (RFC 8839, section 5.4).
+const FRAGMENT: RangeInclusive<usize> = 4..=256;
+/// Those of a password: 128 bits at least, with which all checks of this viewer are signed.
+const PASSWORD: RangeInclusive<usize> = 22..=256;
 
 /// ICE's user name fragment and password of one side, which are new with each restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,9 +80,8 @@ impl Transport {
     /// "the section ..".
     pub fn read(section: Section<'_>, sharing: &[Section<'_>]) -> Result<Self, String> {
         let credentials = credentials(section).ok_or("has no ICE credentials (a=ice-ufrag and a=ice-pwd)")?;
-        if !is_credential(&credentials.ufrag) || !is_credential(&credentials.password) {
-            return Err("has ICE credentials that are no ICE credentials (RFC 8839, section 5.4)".into());
-        }
+        check_credential("ice-ufrag", &credentials.ufrag, FRAGMENT)?;
+        check_credential("ice-pwd", &credentials.password, PASSWORD)?;
         let fingerprint = fingerprint(section)?;
         let differs = |other: &&Section<'_>| !fingerprints(**other).any(|one| one == fingerprint);
         if sharing.iter().filter(|other| other.has("fingerprint")).any(|other| differs(&other)) {
@@ -130,9 +133,21 @@ pub fn credentials(section: Section<'_>) -> Option<Credentials> {
     Some(Credentials { ufrag: word("ice-ufrag")?, password: word("ice-pwd")? })
 }
 
-/// Whether it can be told to the stack and to logs. What characters there may be, clients differ in.
-fn is_credential(word: &str) -> bool {
-    word.len() <= MOST_CREDENTIAL && word.bytes().all(|byte| byte.is_ascii_graphic())
+/// Whether a fragment or password can be told to the stack and to logs, and is not too short to keep others out. Which
+/// characters it may have, clients differ in: libwebrtc takes `-=#_`, too. The error, which completes the sentence "the
+/// section ..", does not quote it.
+fn check_credential(name: &str, word: &str, lengths: RangeInclusive<usize>) -> Result<(), String> {
+    let (least, most) = lengths.clone().into_inner();
+    if !word.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(format!("has an a={name} with characters that are not of ASCII or cannot be seen"));
+    }
+    if !lengths.contains(&word.len()) {
+        let length = word.len();
+        return Err(format!(
+            "has an a={name} of {length} characters; it has {least} to {most} (RFC 8839, section 5.4)"
+        ));
+    }
+    Ok(())
 }
 
 fn candidates<'a>(sections: impl Iterator<Item = &'a Section<'a>>) -> Vec<Candidate> {

@@ -326,6 +326,44 @@ fn opus_is_known_with_and_without_its_channels() {
 }
 
 #[test]
+fn an_answer_has_parameters_of_the_board_only() {
+    let odd = offer()
+        .replace("profile-level-id=42e01f", "profile-level-id=42e01f0;max-br=99;sprop-parameter-sets=AA;x=<y>")
+        .replace("level-asymmetry-allowed=1", "level-asymmetry-allowed=yes")
+        .replace("profile-level-id=64001f", "profile-level-id=+4001f")
+        .replace("useinbandfec=1", "useinbandfec=1;maxaveragebitrate=-1;stereo=\u{1f50a}");
+    let answered = answer(&odd, BOARD);
+    let parameters: Vec<_> = answered.lines().filter(|line| line.starts_with("a=fmtp:")).collect();
+    assert_eq!(parameters, ["a=fmtp:103 packetization-mode=1;profile-level-id=42e01f", "a=fmtp:104 apt=103"]);
+    let other = answer(&offer().replace("42e01f", "42E00A"), BOARD);
+    assert!(other.contains("profile-level-id=42E00A\r\n"), "the viewer's level is its own, letter for letter: {other}");
+}
+
+#[test]
+fn credentials_that_are_too_short_or_too_long_are_refused_and_not_repeated() {
+    let with = |fragment: &str, password: &str| {
+        let text = offer().replace("a=ice-ufrag:abcd", &format!("a=ice-ufrag:{fragment}"));
+        text.replace("abcdefghijklmnopqrstuvwx", password)
+    };
+    for (fragment, password, words) in [
+        ("abc", "0123456789abcdefghijkl", "a=ice-ufrag of 3 characters; it has 4 to 256"),
+        ("abcd", "0123456789abcdefghijk", "a=ice-pwd of 21 characters; it has 22 to 256"),
+        (&*"u".repeat(257), "0123456789abcdefghijkl", "a=ice-ufrag of 257 characters"),
+        ("abcd", &*"p".repeat(257), "a=ice-pwd of 257 characters"),
+        ("ab d", "0123456789abcdefghijkl", "a=ice-ufrag with characters"),
+        ("abcd", "0123456789abcdefghijké", "a=ice-pwd with characters"),
+    ] {
+        let refused = refusal(&with(fragment, password));
+        assert!(refused.contains(words) && !refused.contains(password), "{refused}");
+    }
+    for (fragment, password) in [("ab+/", "0123456789abcdefghijk-"), (&"u".repeat(256), &"p".repeat(256))] {
+        assert!(Offer::read(&with(fragment, password), BOARD).is_ok());
+    }
+    let offer = Offer::read(&offer(), BOARD).unwrap();
+    assert!(offer.again(&with("wxyz", "short"), BOARD).unwrap_err().to_string().contains("5 characters"));
+}
+
+#[test]
 fn what_cannot_be_checked_is_refused_in_words() {
     let with = |fingerprint: &str| offer().replace(&format!("a=fingerprint:sha-256 {FINGERPRINT}\r\n"), fingerprint);
     assert!(refusal(&with("")).contains("a=fingerprint"));
