@@ -12,6 +12,7 @@ mod limits;
 mod outage;
 mod outbox;
 mod pauses;
+mod pem;
 mod probe;
 mod rivals;
 mod session;

@@ -4,14 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
+use rustls::Error;
+use rustls::InconsistentKeys;
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use super::config::Config;
+use super::pem;
 use super::trust::Trust;
 use crate::durable;
 
@@ -37,9 +39,9 @@ pub fn load(config: &Config) -> Result<Arc<ClientConfig>, String> {
     };
     let chain = certificates("mqtt.certificate_file", certificate)?;
     let wrong = |what: String| format!("`mqtt.key_file` {}: {what}", key.display());
-    let secret = PrivateKeyDer::from_pem_slice(&read(key).map_err(wrong)?)
-        .map_err(|error| wrong(format!("no key in PEM can be read ({error})")))?;
-    trusting.with_client_auth_cert(chain, secret).map(Arc::new).map_err(|error| wrong(error.to_string()))
+    let secret = read(key).and_then(|content| pem::key(&content)).map_err(wrong)?;
+    let shown = trusting.with_client_auth_cert(chain, secret);
+    shown.map(Arc::new).map_err(|error| wrong(why_not_shown(&error)))
 }
 
 fn trust(file: Option<&Path>, provider: &Arc<CryptoProvider>) -> Result<Trust, String> {
@@ -54,12 +56,12 @@ fn trust(file: Option<&Path>, provider: &Arc<CryptoProvider>) -> Result<Trust, S
     };
     let wrong = |what: String| format!("`mqtt.ca_file` {}: {what}", file.display());
     let known = certificates("mqtt.ca_file", file)?;
-    for certificate in &known {
+    for (number, certificate) in known.iter().enumerate() {
         // One that cannot vouch for others may still be the broker's own.
         if let Err(error) = authorities.add(certificate.clone())
             && X509Certificate::from_der(certificate).is_err()
         {
-            return Err(wrong(error.to_string()));
+            return Err(wrong(format!("certificate {} of it cannot be read ({error}): take it out", number + 1)));
         }
     }
     Trust::new(authorities, known, provider).map_err(wrong)
@@ -67,13 +69,19 @@ fn trust(file: Option<&Path>, provider: &Arc<CryptoProvider>) -> Result<Trust, S
 
 fn certificates(key: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let wrong = |what: String| format!("`{key}` {}: {what}", file.display());
-    let content = read(file).map_err(wrong)?;
-    match CertificateDer::pem_slice_iter(&content).collect::<Result<Vec<_>, _>>() {
-        Ok(certificates) if certificates.is_empty() => Err(wrong(
-            "has no certificate in PEM; one in DER becomes PEM by `openssl x509 -inform der -in … -out …`".into(),
-        )),
-        Ok(certificates) => Ok(certificates),
-        Err(error) => Err(wrong(error.to_string())),
+    read(file).and_then(|content| pem::certificates(&content)).map_err(wrong)
+}
+
+/// Why certificate and key cannot be shown. In the library's words for other errors than these is nothing of a key.
+fn why_not_shown(error: &Error) -> String {
+    match error {
+        Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            "is not the key of the first certificate in `mqtt.certificate_file`, which has to be the board's own".into()
+        }
+        Error::General(_) => {
+            "holds a key of a kind that cannot be used: take RSA, ECDSA on P-256 or P-384, or Ed25519".into()
+        }
+        other => other.to_string(),
     }
 }
 
