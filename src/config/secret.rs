@@ -130,6 +130,9 @@ impl Config {
             Found::Lost(file, reason) => replace(file, reason),
             Found::Homeless => (make(), SecretOrigin::Made { kept: Err(NO_PLACE.into()), instead: None }),
         };
+        // The file may have been written by hand.
+        self.web.is_secret_made =
+            matches!(origin, SecretOrigin::Kept(_) | SecretOrigin::Made { .. }) && is_made(&secret);
         self.web.secret = Some(secret.into());
         Ok(origin)
     }
@@ -246,6 +249,12 @@ fn read_secret(file: &Path) -> Result<String, String> {
     }
 }
 
+/// Whether it looks like one of [`make`].
+fn is_made(secret: &str) -> bool {
+    let is_group = |group: &str| group.len() == GROUP && group.bytes().all(|letter| LETTERS.contains(&letter));
+    secret.split('-').count() == GROUPS && secret.split('-').all(is_group)
+}
+
 fn make() -> String {
     let letter = || char::from(LETTERS[rand::random_range(0..LETTERS.len())]);
     let groups: Vec<String> = (0..GROUPS).map(|_| (0..GROUP).map(|_| letter()).collect()).collect();
@@ -286,13 +295,19 @@ mod tests {
         assert_eq!(first.settle_secret(&places(directory.path())).unwrap(), made);
         let made = first.web.secret.unwrap().reveal().to_owned();
         assert_eq!(made.len(), 19);
-        assert!(made.split('-').all(|group| group.len() == 4 && group.bytes().all(|c| LETTERS.contains(&c))));
+        assert!(first.web.is_secret_made && is_made(&made));
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(file.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
 
         let mut second = open_to_the_network();
         assert_eq!(second.settle_secret(&places(directory.path())).unwrap(), SecretOrigin::Kept(file));
+        assert!(second.web.is_secret_made);
         assert_eq!(second.web.secret.unwrap().reveal(), made);
+
+        fs::write(directory.path().join("state/peercam/secret"), "chosen by hand").unwrap();
+        let mut third = open_to_the_network();
+        third.settle_secret(&places(directory.path())).unwrap();
+        assert!(!third.web.is_secret_made, "it may be guessed");
     }
 
     #[test]

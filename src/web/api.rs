@@ -90,7 +90,7 @@ pub fn router(guard: Arc<Guard>, control: Control, reception: Reception) -> Rout
 
 /// Who is let in sees the viewer, anybody else the question for the secret.
 async fn page(State(rooms): State<Rooms>, request: Request) -> Response {
-    match rooms.guard.access(&request) {
+    match rooms.guard.access(&request).await {
         Ok(_) => assets::viewer_page().respond(request.headers()),
         Err(refusal) => {
             let page = assets::login_page().respond(&HeaderMap::new());
@@ -123,7 +123,8 @@ async fn login(State(rooms): State<Rooms>, request: Request) -> Response {
         }
         Err(_) => return rooms.guard.refuse(&Refusal::BadBody, "/api/login", head.headers()),
     };
-    if let Err(refusal) = rooms.guard.unlock(&secret, &head) {
+    let guesser = rooms.guard.guesser(&head);
+    if let Err(refusal) = rooms.guard.unlock(&secret, guesser).await {
         return rooms.guard.refuse(&refusal, "/api/login", head.headers());
     }
     match (keep, rooms.guard.token(), rooms.guard.cookie(head.headers())) {

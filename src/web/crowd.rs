@@ -124,6 +124,11 @@ impl Place {
         }
     }
 
+    /// Whether a request that was let in is being answered.
+    pub fn is_served(&self) -> bool {
+        self.crowd.all().visits.get(&self.number).is_some_and(|visit| visit.idle_since.is_none())
+    }
+
     /// The request was answered.
     pub fn is_idle(&self, now: Instant) {
         if let Some(visit) = self.crowd.all().visits.get_mut(&self.number) {

@@ -147,6 +147,10 @@ async fn converse(stream: TcpStream, address: SocketAddr, place: Arc<Place>, rou
         ended = connection.as_mut() => ended,
         () = place.dismissed() => return tracing::debug!("a connection made way for others"),
         () = group.stopped() => {
+            // Who is not let in may be waiting for its turn to try a secret.
+            if !place.is_served() {
+                return;
+            }
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -58,6 +58,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// What a viewer must know. Needed where `listen` is not loopback.
     pub secret: Option<Secret>,
+    /// Whether the board made it, by chance. One that somebody chose may be guessed.
+    #[serde(skip)]
+    pub is_secret_made: bool,
     /// A file that holds it.
     pub secret_file: Option<PathBuf>,
     /// Other origins whose pages may use this board: `https://home.example`.
@@ -84,6 +87,7 @@ impl Default for Config {
         Self {
             listen: (Ipv4Addr::LOCALHOST, USUAL_PORT).into(),
             secret: None,
+            is_secret_made: false,
             secret_file: None,
             allowed_origins: Vec::new(),
             allowed_hosts: Vec::new(),
