@@ -2,7 +2,7 @@
 //! takes from the others, and what an owner needs against a flood passes all that waits.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -35,6 +35,10 @@ const EXCESS: Rate = Rate { burst: 100.0, per_second: 10.0 };
 /// does not wait. Both have 100 bytes and a reason of 200 characters at most.
 const MOST_URGENT: usize = 1024;
 
+/// The orders that do not wait which may be in the queue: more than come by the broker at once, where their senders cannot
+/// be told apart. One has a hundred bytes or two, and is gone within a millisecond.
+const MOST_URGENT_WAITING: usize = 1024;
+
 /// Names by which a crowd tells its senders apart. Of one that is forgotten the allowance begins again; what all of
 /// them send together is bounded in any case.
 const MOST_KNOWN: usize = 32;
@@ -45,8 +49,6 @@ pub struct Desk {
     ordinary: Entrance,
     urgent: Entrance,
     senders: Arc<AtomicU64>,
-    /// Whether privacy may be off: none that switches it on was let in since one that switches it off, or the start.
-    may_be_open: Arc<AtomicBool>,
 }
 
 /// What was handed in at a [`Desk`].
@@ -91,7 +93,7 @@ pub struct Sender {
 /// What all senders of a [`Crowd`] share.
 #[derive(Debug)]
 struct Common {
-    allowances: Allowances,
+    allowance: Allowance,
     refusals: Allowance,
 }
 
@@ -106,13 +108,13 @@ pub struct Crowd {
 }
 
 impl Desk {
-    /// A desk, and where its orders come out. At most `waiting` of either kind wait; beyond, the newest of the sender that
-    /// has most waiting fails.
+    /// A desk, and where its orders come out. At most `waiting` wait, but for those that do not wait for others; beyond, the
+    /// newest of the sender that has most waiting fails.
     pub fn new(waiting: usize) -> (Self, Orders) {
         let (ordinary, ordinary_exit) = queue(waiting);
-        let (urgent, urgent_exit) = queue(waiting);
+        let (urgent, urgent_exit) = queue(MOST_URGENT_WAITING);
         let orders = Orders { ordinary: ordinary_exit, urgent: urgent_exit };
-        (Self { ordinary, urgent, senders: Arc::default(), may_be_open: Arc::new(AtomicBool::new(true)) }, orders)
+        (Self { ordinary, urgent, senders: Arc::default() }, orders)
     }
 
     /// Another sender, whose commands come by `origin`.
@@ -123,7 +125,7 @@ impl Desk {
     /// Senders behind one topic.
     pub fn crowd(&self, origin: Origin) -> Crowd {
         let common = Arc::new(Mutex::new(Common {
-            allowances: Allowances::new(OF_A_CROWD),
+            allowance: Allowance::new(OF_A_CROWD),
             refusals: Allowance::new(REFUSALS_OF_A_CROWD),
         }));
         Crowd { desk: self.clone(), origin, common, known: VecDeque::new() }
@@ -222,32 +224,25 @@ impl Sender {
         }
         let read = parse::parse(text);
         let lane = read.as_ref().map_or(Lane::Ordinary, |request| Lane::of(&request.command));
-        let takes = self.takes(lane, now);
-        match lane {
-            Lane::Ordinary | Lane::Dismissing => {}
-            Lane::Showing if takes => self.desk.may_be_open.store(true, Ordering::Relaxed),
-            Lane::Showing => {}
-            // One passes for each that was let in and switches it off: no more come than of those.
-            Lane::Hiding => {
-                if self.desk.may_be_open.swap(false, Ordering::Relaxed) || takes {
-                    return Ok(read?);
-                }
-            }
-        }
-        if takes { Ok(read?) } else { Err(Refused::TooMany) }
+        if self.takes(lane, now) { Ok(read?) } else { Err(Refused::TooMany) }
     }
 
     /// What a sender may not send takes nothing from the others of its crowd.
     fn takes(&mut self, lane: Lane, now: Instant) -> bool {
-        let takes = self.own.of(lane).is_within(now)
-            && self
-                .common
-                .as_ref()
-                .is_none_or(|common| common.lock().expect(UNPOISONED).allowances.of(lane).is_within(now));
+        let of_all = |common: &Arc<Mutex<Common>>| common.lock().expect(UNPOISONED).allowance.is_within(now);
+        let takes =
+            self.is_not_counted(lane) || self.own.of(lane).is_within(now) && self.common.as_ref().is_none_or(of_all);
         if takes && self.is_flooding && self.excess.is_full(now) {
             self.is_flooding = false;
         }
         takes
+    }
+
+    /// By a broker a flood cannot be told from the owner, so that a limit for it would be one for him. What passes all that
+    /// waits is cheap, and the same is carried out once for all who want it.
+    fn is_not_counted(&self, lane: Lane) -> bool {
+        let is_told_apart = matches!(self.origin, Origin::WebSocket | Origin::DataChannel);
+        !is_told_apart && !matches!(lane, Lane::Ordinary)
     }
 
     fn may_be_refused_aloud(&mut self, now: Instant) -> bool {
@@ -518,9 +513,26 @@ mod tests {
             assert!(orders.next().now_or_never().is_none());
             tokio::time::advance(Duration::from_millis(50)).await;
         }
-        assert_eq!(taken(crowd.sender(None), &mut orders, 5000, privacy), 20, "where it is on, they are counted");
+    }
+
+    /// Senders with response topics that are made up, and the one of all who name none.
+    #[tokio::test(start_paused = true)]
+    async fn by_a_broker_nothing_that_does_not_wait_is_refused_beside_a_flood_of_the_same() {
+        let shown = |id| text(id, r#""command":"privacy","args":{"on":false}"#);
         let dismiss = |id| text(id, r#""command":"dismiss-viewer","args":{"viewer":"3f2a90c1"}"#);
-        assert_eq!(taken(crowd.sender(Some("replies/another")), &mut orders, 1, dismiss), 1);
+        for command in [shown, dismiss, privacy as fn(usize) -> Bytes] {
+            let (desk, mut orders) = Desk::new(8);
+            let mut crowd = desk.crowd(Origin::Broker);
+            for id in 0..5000 {
+                let made_up = format!("replies/{id}");
+                let name = (id % 2 == 0).then_some(made_up.as_str());
+                assert_eq!(taken(crowd.sender(name), &mut orders, 1, command), 1, "{id}");
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(taken(&mut desk.sender(Origin::HomeAutomation), &mut orders, 100, command), 100);
+            tokio::task::yield_now().await;
+            assert_eq!(taken(&mut desk.sender(Origin::DataChannel), &mut orders, 5000, command), 20);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::json;
 
+pub use allowance::{Allowance, Rate};
 pub use desk::{Crowd, Desk, Order, Orders, Sender, SenderId};
 pub use parse::{Rejection, Request, id_of, names, parse};
 pub use schema::*;

@@ -21,7 +21,7 @@ const MOST: usize = 256;
 const MOST_OUTCOME: usize = 16 * 1024;
 
 /// By what a command is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     /// Ways in do not share their ids: each is used by others.
     pub origin: Origin,

@@ -38,7 +38,6 @@ mod home;
 mod hosted;
 mod limits;
 mod operating;
-mod reach;
 mod relay;
 mod restart;
 mod scripted;

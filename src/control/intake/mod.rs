@@ -13,21 +13,41 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::error::Elapsed;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::memory::{Key, Memory, Recalled};
-use crate::command::{Command, HIDDEN, Order, Orders, Origin, Outcome, Request, STOPPING, SenderId, Subject, TOO_MANY};
+use crate::command::{
+    Allowance, Command, HIDDEN, Order, Orders, Origin, Outcome, Rate, Request, STOPPING, SenderId, Subject, TOO_MANY,
+};
 use crate::mqtt::Reply;
 use crate::tasks::{self, Group};
 
-/// Commands of one sender that are carried out, or wait for their turn, at the same time; those that do not wait have as
-/// many places of their own.
+/// Commands of one sender that are carried out, or wait for their turn, at the same time, but for those that do not wait.
 const MOST_OF_ONE: usize = 8;
+
+/// Of those that do not wait, by all senders: one for each viewer that is to be parted with, and for names that no viewer
+/// has as many as come within the microseconds that it takes to say so.
+const MOST_URGENT: usize = 256;
+
+/// Those that want the same as one of these: of a broker's flood, what comes within some tenths of a second. Each has about
+/// 200 bytes.
+const MOST_JOINED: usize = 2048;
+
+/// The least time between two that switch privacy off, and between two that switch it on: a flood switches the cameras,
+/// and writes to the card, ten times a second at most.
+const BETWEEN_SWITCHES: Duration = Duration::from_millis(100);
+
+/// Ends of commands that are logged: what people and programs do is, what a flood does is not.
+const LOGGED: Rate = Rate { burst: 100.0, per_second: 10.0 };
 
 /// The same of all senders, but for those that do not wait: eight senders that each fill their places. One that has none
 /// under way finds a place up to twice as many. One waiting
 /// command takes a kilobyte, one that applies a configuration 64.
 const MOST_OF_ALL: usize = 64;
+
+/// Why one fails that too many want at once.
+const ALL_THE_SAME: &str =
+    "too many want the same at once; it is carried out, and `get-status` shows what became of it";
 
 /// A command that is to be carried out.
 #[derive(Clone, Debug)]
@@ -62,6 +82,13 @@ pub struct Intake<C> {
     /// How many are under way of each; nobody is in it with none.
     places: HashMap<Holder, usize>,
     jobs: JoinSet<Job>,
+    /// Those under way that do not wait and may be joined, by their fingerprints.
+    joinable: HashMap<String, Leader>,
+    /// Who wants the same as one under way, and is told of its outcome under an id of its own.
+    joined: HashMap<Key, Vec<(String, mpsc::Sender<Outcome>)>>,
+    /// When one that switches privacy off, and one that switches it on, came last.
+    switched_at: [Option<Instant>; 2],
+    logged: Allowance,
     /// Tells when privacy is switched on: those that switch it off, and whose turn has not come, are over then.
     shown: watch::Sender<()>,
 }
@@ -71,6 +98,13 @@ pub struct Intake<C> {
 struct Holder {
     sender: SenderId,
     is_urgent: bool,
+}
+
+/// One that others may join.
+struct Leader {
+    key: Key,
+    /// Whether it is over where privacy is switched on.
+    shows: bool,
 }
 
 /// A command that has ended.
@@ -92,8 +126,18 @@ where
 {
     /// Knows nothing yet but what `memory` has of the time before.
     pub fn new(carry_out: C, memory: Memory) -> Self {
-        let (turns, places, jobs) = (HashMap::new(), HashMap::new(), JoinSet::new());
-        Self { carry_out, memory, turns, places, jobs, shown: watch::channel(()).0 }
+        Self {
+            carry_out,
+            memory,
+            turns: HashMap::new(),
+            places: HashMap::new(),
+            jobs: JoinSet::new(),
+            joinable: HashMap::new(),
+            joined: HashMap::new(),
+            switched_at: [None; 2],
+            logged: Allowance::new(LOGGED),
+            shown: watch::channel(()).0,
+        }
     }
 
     /// Takes orders until `group` stops; those under way have failed then.
@@ -116,6 +160,9 @@ where
         }
         for (id, senders) in std::mem::take(&mut self.memory).give_up() {
             tell(&senders, &Outcome::failed(id, STOPPING));
+        }
+        for (id, sender) in std::mem::take(&mut self.joined).into_values().flatten() {
+            tell(&[sender], &Outcome::failed(id, STOPPING));
         }
     }
 
@@ -140,32 +187,50 @@ where
                 return Some(Outcome::failed(id, reason));
             }
         }
+        let said = command.takes_time().then(|| Outcome::executing(id.clone()));
+        if command.hides() {
+            self.shown.send_replace(());
+            self.joinable.retain(|_, leader| !leader.shows);
+        }
+        if let Some(joined) = self.joinable.get(&fingerprint).and_then(|leader| self.joined.get_mut(&leader.key)) {
+            if joined.len() >= MOST_JOINED {
+                return Some(Outcome::failed(id, ALL_THE_SAME));
+            }
+            joined.push((id, outcomes));
+            return said;
+        }
         let holder = Holder { sender, is_urgent: command.is_urgent() };
-        // The desk bounds how many come that switch privacy on; they take no place that others could hold.
+        // They take no place that others could hold, and there is one at a time.
         if !command.hides() && !self.has_place_for(holder) {
             return Some(Outcome::failed(id, TOO_MANY));
         }
-        let said = command.takes_time().then(|| Outcome::executing(id.clone()));
         self.memory.begin(key.clone(), fingerprint.clone(), outcomes);
         self.begin(key, holder, Task { id, command, origin, reply, fingerprint });
         said
     }
 
     fn has_place_for(&self, holder: Holder) -> bool {
-        let all = || self.places.iter().filter(|(holder, _)| !holder.is_urgent).map(|(_, taken)| taken).sum::<usize>();
+        let alike = self.places.iter().filter(|(other, _)| other.is_urgent == holder.is_urgent);
+        let all = alike.map(|(_, taken)| taken).sum::<usize>();
+        if holder.is_urgent {
+            return all < MOST_URGENT;
+        }
         let own = self.places.get(&holder).copied().unwrap_or_default();
         // A sender that has nothing under way is not kept out by those that have.
         let most = if own == 0 { 2 * MOST_OF_ALL } else { MOST_OF_ALL };
-        own < MOST_OF_ONE && (holder.is_urgent || all() < most)
+        own < MOST_OF_ONE && all < most
     }
 
     fn begin(&mut self, key: Key, holder: Holder, task: Task) {
         let limit = task.command.deadline();
         let deadline = Instant::now() + limit;
         let (name, only_reads) = (task.command.name(), task.command.only_reads());
-        if task.command.hides() {
-            self.shown.send_replace(());
+        if task.command.is_urgent() {
+            let leader = Leader { key: key.clone(), shows: task.command.shows() };
+            self.joinable.insert(task.fingerprint.clone(), leader);
+            self.joined.insert(key.clone(), Vec::new());
         }
+        let not_before = self.not_before(&task.command);
         let mut hidden = task.command.shows().then(|| self.shown.subscribe());
         let (done, mut before) = match task.command.subject() {
             Some(subject) => {
@@ -181,7 +246,7 @@ where
             let waited = tokio::select! {
                 biased;
                 () = changed(&mut hidden) => None,
-                waited = wait(&mut before, deadline) => Some(waited),
+                waited = wait(&mut before, not_before, deadline) => Some(waited),
             };
             let ended = match waited {
                 None => Ok(Ok(Ended::Now(Err(HIDDEN.into())))),
@@ -202,8 +267,18 @@ where
         });
     }
 
+    /// When it may begin.
+    fn not_before(&mut self, command: &Command) -> Option<Instant> {
+        let Command::Privacy(wanted) = command else { return None };
+        let now = Instant::now();
+        let last = self.switched_at[usize::from(wanted.on)].replace(now)?;
+        (now - last < BETWEEN_SWITCHES).then_some(now + BETWEEN_SWITCHES)
+    }
+
     fn ended(&mut self, job: Job) {
         let Job { key, name, only_reads, holder, ended } = job;
+        self.joinable.retain(|_, leader| leader.key != key);
+        let joined = self.joined.remove(&key).unwrap_or_default();
         if let Some(taken) = self.places.get_mut(&holder) {
             *taken -= 1;
             if *taken == 0 {
@@ -216,23 +291,32 @@ where
             Ended::Now(Err(reason)) => Outcome::failed(key.id.clone(), reason),
             Ended::AfterRestart => return self.memory.hand_over(&key),
         };
-        tracing::info!(
-            id = key.id,
-            command = name,
-            origin = ?key.origin,
-            status = ?outcome.status,
-            reason = outcome.reason,
-            "a command has ended"
-        );
+        if self.logged.is_within(Instant::now()) {
+            tracing::info!(
+                id = key.id,
+                command = name,
+                origin = ?key.origin,
+                status = ?outcome.status,
+                reason = outcome.reason,
+                joined = joined.len(),
+                "a command has ended"
+            );
+        }
+        for (id, sender) in joined {
+            tell(&[sender], &Outcome { id, ..outcome.clone() });
+        }
         tell(&self.memory.end(&key, &outcome), &outcome);
     }
 }
 
 /// Waits for its turn. Afterwards `before` is `None`, or, too late, the one that is still waited for.
-async fn wait(before: &mut Option<Turn>, deadline: Instant) -> Result<(), Elapsed> {
+async fn wait(before: &mut Option<Turn>, not_before: Option<Instant>, deadline: Instant) -> Result<(), Elapsed> {
     while let Some(Turn(end)) = before {
         // Its sender is dropped, or passes on another.
         *before = timeout_at(deadline, end).await?.ok();
+    }
+    if let Some(time) = not_before {
+        sleep_until(time).await;
     }
     Ok(())
 }

@@ -189,11 +189,72 @@ async fn privacy_is_switched_on_after_the_one_under_way_and_before_all_that_swit
     assert_eq!(began.elapsed().as_secs(), 3, "one second of the one under way, and its own two");
     for (number, outcomes) in shown.into_iter().enumerate() {
         let last = all(outcomes).await.pop().unwrap();
-        assert_eq!(last.reason.as_deref(), (number > 0).then_some(HIDDEN), "{last:?}");
+        assert_eq!((number, last.status), (number, Status::Successful), "they are one, which had begun");
     }
     assert_eq!(*done.lock().unwrap(), ["s0 begins", "s0 ends", "h begins", "h ends"]);
     let again = all(sender.hand_in(text("s9", "privacy", json!({ "on": false })))).await;
     assert_eq!(again.last().unwrap().status, Status::Successful);
+}
+
+/// As by a broker: senders that cannot be told apart, each with one command.
+#[tokio::test(start_paused = true)]
+async fn privacy_and_dismissals_are_carried_out_within_a_second_beside_a_flood_of_the_same() {
+    let commands = [
+        ("privacy", json!({ "on": false })),
+        ("privacy", json!({ "on": true })),
+        ("dismiss-viewer", json!({ "viewer": "3f2a90c1" })),
+    ];
+    for (name, arguments) in commands {
+        let (desk, done, _group) = desk(0);
+        let mut flood = Vec::new();
+        for round in 0..40 {
+            for number in 0..125 {
+                let mut sender = desk.sender(Origin::Broker);
+                let viewer = if number % 2 == 0 { "3f2a90c1".into() } else { format!("made-up-{number}") };
+                let arguments = if name == "privacy" { arguments.clone() } else { json!({ "viewer": viewer }) };
+                flood.push(sender.hand_in(text(&format!("f{round}-{number}"), name, arguments)));
+            }
+            let asked = Instant::now();
+            let owner = all(desk.sender(Origin::Broker).hand_in(text(&format!("o{round}"), name, arguments.clone())));
+            let last = owner.await.pop().unwrap();
+            assert_eq!((last.id, last.status), (format!("o{round}"), Status::Successful), "{name} {arguments}");
+            assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+            tokio::time::advance(Duration::from_millis(25)).await;
+        }
+        let refused = flood.into_iter().filter_map(|mut outcomes| {
+            std::iter::from_fn(move || outcomes.try_recv().ok()).find(|outcome| outcome.status == Status::Failed)
+        });
+        assert_eq!(refused.count(), 0);
+        if name == "privacy" {
+            // In a second and what the last ones took.
+            let carried_out = done.lock().unwrap().len() / 2;
+            assert!((2..=45).contains(&carried_out), "{carried_out}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_floods_that_switch_privacy_on_and_off_each_has_its_outcome_and_few_are_carried_out() {
+    let (desk, done, _group) = desk(0);
+    let begun = Instant::now();
+    let mut waiting = Vec::new();
+    for number in 0..4000 {
+        let arguments = json!({ "on": number % 2 == 1 });
+        waiting.push(desk.sender(Origin::Broker).hand_in(text(&number.to_string(), "privacy", arguments)));
+        if number % 4 == 3 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    for (number, outcomes) in waiting.into_iter().enumerate() {
+        let last = all(outcomes).await.pop().unwrap();
+        let is_hidden = number % 2 == 0 && last.reason.as_deref() == Some(HIDDEN);
+        assert!(is_hidden || last.status == Status::Successful, "{number}: {last:?}");
+    }
+    let most = 2 * (2 + begun.elapsed().as_millis() / BETWEEN_SWITCHES.as_millis());
+    let carried_out = done.lock().unwrap().len() / 2;
+    assert!(carried_out as u128 <= most, "{carried_out} of {most}");
+    let last = done.lock().unwrap().last().unwrap().replace(" ends", "").parse::<u32>().unwrap();
+    assert_eq!(last % 2, 1, "it is on in the end, as the last one wanted");
 }
 
 #[tokio::test(start_paused = true)]
