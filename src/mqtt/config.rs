@@ -166,7 +166,7 @@ impl Config {
         let Some(url) = &self.url else { return Vec::new() };
         let has_tls_files = [&self.ca_file, &self.certificate_file].iter().any(|file| file.is_some());
         let password = Credentials::password(self).err();
-        let tls = (url.scheme().is_encrypted() && has_tls_files).then(|| tls::load(self).err()).flatten();
+        let tls = (url.scheme().is_encrypted() && has_tls_files).then(|| tls::load(self, url).err()).flatten();
         password.into_iter().chain(tls).collect()
     }
 

@@ -26,7 +26,7 @@ impl Credentials {
     ///
     /// The key, the file, and what is wrong with it.
     pub fn load(config: &Config, url: &Url) -> Result<Self, String> {
-        let tls = if url.scheme().is_encrypted() { Some(tls::load(config)?) } else { None };
+        let tls = if url.scheme().is_encrypted() { Some(tls::load(config, url)?) } else { None };
         Ok(Self { password: Self::password(config)?, tls })
     }
 

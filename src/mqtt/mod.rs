@@ -12,7 +12,9 @@ mod limits;
 mod outage;
 mod outbox;
 mod pauses;
+mod pem;
 mod probe;
+mod reach;
 mod rivals;
 mod session;
 mod subscriptions;
@@ -181,6 +183,7 @@ impl Broker {
             rivals: Rivals::default(),
             told: Limits::default(),
             credentials: None,
+            is_unanswered: false,
             has_warned_of_check: false,
         };
         group.keep("the connection to the broker", actor, |actor| Box::pin(actor.run()));

@@ -12,7 +12,7 @@ use super::credentials::Credentials;
 use super::limits::Limits;
 use super::session::without_a_word;
 use super::topics::Topics;
-use super::wire::{Accepted, Delivery, Dial, Event, Failure, Kind, Line};
+use super::wire::{Accepted, DIAL_LIMIT, Delivery, Dial, Event, Failure, Kind, Line};
 
 /// All of it: dialling takes at most 5 s, and the messages to oneself as long.
 const LIMIT: Duration = Duration::from_secs(12);
@@ -94,7 +94,8 @@ async fn attempt(config: &Config, device: &str) -> Result<Tried, Failure> {
     let Some(url) = &config.url else { return Err(Failure::refused("none is configured")) };
     let credentials = Credentials::load(config, url).map_err(Failure::refused)?;
     let (topics, client_id) = (Topics::new(&config.prefix, device), client_id(config, device));
-    let mut line = Line::dial(&Dial { config, url, client_id: &client_id, will: None, credentials });
+    let (address, limit) = (None, DIAL_LIMIT);
+    let mut line = Line::dial(&Dial { config, url, client_id: &client_id, will: None, credentials, address, limit });
     let busy = |_| Failure::away("the MQTT client is busy");
     // A number of its own, so that it is not taken for the service's, nor the service's for it.
     let own = Bytes::from(rand::random::<u64>().to_string());

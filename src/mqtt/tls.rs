@@ -4,15 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
+use rustls::Error;
+use rustls::InconsistentKeys;
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, ServerName};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use super::config::Config;
+use super::pem;
 use super::trust::Trust;
+use super::url::Url;
 use crate::durable;
 
 /// The longest file that is read. All certificates of a platform together have a quarter of it.
@@ -23,10 +26,12 @@ const MOST_BYTES: usize = 1024 * 1024;
 /// # Errors
 ///
 /// The key, the file, and what is wrong with it.
-pub fn load(config: &Config) -> Result<Arc<ClientConfig>, String> {
+pub fn load(config: &Config, url: &Url) -> Result<Arc<ClientConfig>, String> {
     // Named rather than taken from the process: another user of rustls may have installed another one, or none.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let trust = trust(config.ca_file.as_deref(), &provider)?;
+    let host = ServerName::try_from(url.host().to_owned())
+        .map_err(|_| "the host in `mqtt.url` is no name that a certificate could be for".to_owned())?;
+    let trust = trust(config.ca_file.as_deref(), host, &provider)?;
     let versions = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("TLS cannot be used: {error}"))?;
@@ -37,43 +42,49 @@ pub fn load(config: &Config) -> Result<Arc<ClientConfig>, String> {
     };
     let chain = certificates("mqtt.certificate_file", certificate)?;
     let wrong = |what: String| format!("`mqtt.key_file` {}: {what}", key.display());
-    let secret = PrivateKeyDer::from_pem_slice(&read(key).map_err(wrong)?)
-        .map_err(|error| wrong(format!("no key in PEM can be read ({error})")))?;
-    trusting.with_client_auth_cert(chain, secret).map(Arc::new).map_err(|error| wrong(error.to_string()))
+    let secret = read(key).and_then(|content| pem::key(&content)).map_err(wrong)?;
+    let shown = trusting.with_client_auth_cert(chain, secret);
+    shown.map(Arc::new).map_err(|error| wrong(why_not_shown(&error)))
 }
 
-fn trust(file: Option<&Path>, provider: &Arc<CryptoProvider>) -> Result<Trust, String> {
+fn trust(file: Option<&Path>, host: ServerName<'static>, provider: &Arc<CryptoProvider>) -> Result<Trust, String> {
     let mut authorities = RootCertStore::empty();
     let Some(file) = file else {
         let found = rustls_native_certs::load_native_certs();
         authorities.add_parsable_certificates(found.certs);
         return match authorities.is_empty() {
             true => Err("the platform trusts nobody: install ca-certificates, or set mqtt.ca_file".into()),
-            false => Trust::new(authorities, Vec::new(), provider),
+            false => Trust::new(authorities, Vec::new(), host, provider),
         };
     };
     let wrong = |what: String| format!("`mqtt.ca_file` {}: {what}", file.display());
     let known = certificates("mqtt.ca_file", file)?;
-    for certificate in &known {
+    for (number, certificate) in known.iter().enumerate() {
         // One that cannot vouch for others may still be the broker's own.
         if let Err(error) = authorities.add(certificate.clone())
             && X509Certificate::from_der(certificate).is_err()
         {
-            return Err(wrong(error.to_string()));
+            return Err(wrong(format!("certificate {} of it cannot be read ({error}): take it out", number + 1)));
         }
     }
-    Trust::new(authorities, known, provider).map_err(wrong)
+    Trust::new(authorities, known, host, provider).map_err(wrong)
 }
 
 fn certificates(key: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let wrong = |what: String| format!("`{key}` {}: {what}", file.display());
-    let content = read(file).map_err(wrong)?;
-    match CertificateDer::pem_slice_iter(&content).collect::<Result<Vec<_>, _>>() {
-        Ok(certificates) if certificates.is_empty() => Err(wrong(
-            "has no certificate in PEM; one in DER becomes PEM by `openssl x509 -inform der -in … -out …`".into(),
-        )),
-        Ok(certificates) => Ok(certificates),
-        Err(error) => Err(wrong(error.to_string())),
+    read(file).and_then(|content| pem::certificates(&content)).map_err(wrong)
+}
+
+/// Why certificate and key cannot be shown. In the library's words for other errors than these is nothing of a key.
+fn why_not_shown(error: &Error) -> String {
+    match error {
+        Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            "is not the key of the first certificate in `mqtt.certificate_file`, which has to be the board's own".into()
+        }
+        Error::General(_) => {
+            "holds a key of a kind that cannot be used: take RSA, ECDSA on P-256 or P-384, or Ed25519".into()
+        }
+        other => other.to_string(),
     }
 }
 
@@ -103,7 +114,8 @@ mod tests {
         let with = |ca: &str, certificate: &str, key: &str| {
             let file = |name: &str| (!name.is_empty()).then(|| at(name));
             let (ca_file, certificate_file, key_file) = (file(ca), file(certificate), file(key));
-            load(&Config { ca_file, certificate_file, key_file, ..Config::default() }).map(drop)
+            let config = Config { ca_file, certificate_file, key_file, ..Config::default() };
+            load(&config, &"mqtts://broker".parse().unwrap()).map(drop)
         };
         assert_eq!(with("good.pem", "", ""), Ok(()));
         assert_eq!(with("good.pem", "good.pem", "good.key"), Ok(()));

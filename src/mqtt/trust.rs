@@ -42,6 +42,8 @@ const MOST_NAMES: usize = 4;
 pub struct Trust {
     /// `None` where nobody may vouch for others.
     authorities: Option<Arc<WebPkiServerVerifier>>,
+    /// The host of `mqtt.url`, which the certificate has to be for, whichever address of it is connected to.
+    host: ServerName<'static>,
     /// What `ca_file` holds.
     known: Vec<CertificateDer<'static>>,
     algorithms: WebPkiSupportedAlgorithms,
@@ -71,7 +73,8 @@ impl From<Distrust> for rustls::Error {
 }
 
 impl Trust {
-    /// Trusts those whom `authorities` vouch for, and each certificate that is one of `known` itself.
+    /// Trusts those whom `authorities` vouch for, and each certificate that is one of `known` itself, as the broker at
+    /// `host`.
     ///
     /// # Errors
     ///
@@ -79,6 +82,7 @@ impl Trust {
     pub fn new(
         authorities: RootCertStore,
         known: Vec<CertificateDer<'static>>,
+        host: ServerName<'static>,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, String> {
         let verifier = match authorities.is_empty() {
@@ -88,7 +92,7 @@ impl Trust {
                 Some(builder.build().map_err(|error| error.to_string())?)
             }
         };
-        Ok(Self { authorities: verifier, known, algorithms: provider.signature_verification_algorithms })
+        Ok(Self { authorities: verifier, host, known, algorithms: provider.signature_verification_algorithms })
     }
 
     fn is_known(&self, certificate: &CertificateDer<'_>) -> bool {
@@ -101,10 +105,11 @@ impl ServerCertVerifier for Trust {
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
+        _: &ServerName<'_>,
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        let server_name = &self.host;
         let vouched = match &self.authorities {
             Some(verifier) => {
                 verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now).map(drop)
@@ -400,9 +405,10 @@ mod tests {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut authorities = RootCertStore::empty();
         authorities.add(known.der().clone()).unwrap();
-        let trust = Trust::new(authorities, vec![known.der().clone()], &provider).unwrap();
         let host = ServerName::try_from(host.to_owned()).unwrap();
-        match trust.verify_server_cert(shown.der(), &[], &host, &[], UnixTime::now()) {
+        let trust = Trust::new(authorities, vec![known.der().clone()], host, &provider).unwrap();
+        let connected_to = ServerName::try_from("192.0.2.7").unwrap();
+        match trust.verify_server_cert(shown.der(), &[], &connected_to, &[], UnixTime::now()) {
             Ok(_) => Ok(()),
             Err(rustls::Error::InvalidCertificate(CertificateError::Other(other))) => {
                 Err(other.0.downcast_ref::<Distrust>().expect("each refusal is in words").clone())

@@ -1,6 +1,7 @@
 //! Where the broker is: `mqtt://`, `mqtts://`, `ws://` or `wss://`.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize, Serializer};
@@ -85,6 +86,18 @@ impl Url {
         self.port
     }
 
+    /// The host with its port, as HTTP has it.
+    pub fn authority(&self) -> String {
+        let Self { host, port, .. } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+
+    /// The same with this address for the host.
+    #[must_use]
+    pub fn at(&self, address: IpAddr) -> Self {
+        Self { host: address.to_string(), ..self.clone() }
+    }
+
     /// The whole of it, as an HTTP request needs it.
     pub fn in_full(&self) -> String {
         format!("{self}{}", self.path)
@@ -166,8 +179,7 @@ impl TryFrom<String> for Url {
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, host, port) = (self.scheme.name(), &self.host, self.port);
-        if host.contains(':') { write!(f, "{scheme}://[{host}]:{port}") } else { write!(f, "{scheme}://{host}:{port}") }
+        write!(f, "{}://{}", self.scheme.name(), self.authority())
     }
 }
 

@@ -38,6 +38,7 @@ mod home;
 mod hosted;
 mod limits;
 mod operating;
+mod reach;
 mod relay;
 mod restart;
 mod scripted;

@@ -38,7 +38,12 @@ impl Relay {
     /// Opens a path to `broker`. The first connections have the weather of `first`, one each, the others that of
     /// [`Relay::set`], which is fair at first.
     pub async fn open(broker: SocketAddr, first: Vec<Weather>) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Self::open_at("127.0.0.1", broker, first).await
+    }
+
+    /// The same at a free port of this address.
+    pub async fn open_at(address: &str, broker: SocketAddr, first: Vec<Weather>) -> Result<Self> {
+        let listener = TcpListener::bind((address, 0)).await?;
         let address = listener.local_addr()?;
         let (weather, changes) = watch::channel(Weather::Fair);
         let accepted = Arc::new(Mutex::new(0));

@@ -41,6 +41,8 @@ struct Seen {
     published: Vec<(u8, String, usize)>,
     /// Properties of its CONNACK.
     wishes: Vec<u8>,
+    /// How long it takes to answer a CONNECT.
+    pause: Duration,
 }
 
 impl Scripted {
@@ -101,6 +103,11 @@ impl Scripted {
     /// The properties of its CONNACK from now on (MQTT 5, section 3.2.2.3).
     pub fn accept_with(&self, properties: &[u8]) {
         self.seen.lock().expect("nobody panics with it").wishes = properties.to_vec();
+    }
+
+    /// How long it takes to accept a client from now on.
+    pub fn accept_after(&self, pause: Duration) {
+        self.seen.lock().expect("nobody panics with it").pause = pause;
     }
 
     /// How many clients it has taken.
@@ -165,12 +172,13 @@ async fn serve(mut stream: TcpStream, forbids: &Forbids, seen: &Mutex<Seen>) -> 
     // Name, version, flags and keep-alive; then the properties, whose length is below 128 here.
     let at = if is_five { 11 + usize::from(connect[10]) } else { 10 };
     let client_id = text(&connect, at)?.0;
-    let wishes = {
+    let (wishes, pause) = {
         let mut seen = seen.lock().expect("nobody panics with it");
         seen.accepted += 1;
         seen.client_ids.push(client_id);
-        seen.wishes.clone()
+        (seen.wishes.clone(), seen.pause)
     };
+    sleep(pause).await;
     let mut accepted = vec![0, 0];
     if is_five {
         accepted.push(u8::try_from(wishes.len())?);

@@ -3,6 +3,7 @@
 mod learning;
 mod publishing;
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -15,6 +16,7 @@ use super::limits::Limits;
 use super::outage::Outage;
 use super::outbox::Outbox;
 use super::pauses::{Clocks, Pauses};
+use super::reach::{Reached, reach};
 use super::rivals::Rivals;
 use super::session::Session;
 use super::subscriptions::Subscriptions;
@@ -22,12 +24,16 @@ use super::suspects::{Open, Request, Suspects};
 use super::terms::Terms;
 use super::topics::Topics;
 use super::url::Url;
-use super::wire::{Accepted, Dial, Event, Failure, Kind, Line, OFFLINE, ONLINE};
+use super::wire::{Accepted, DIAL_LIMIT, Dial, Event, Failure, Kind, Line, OFFLINE, ONLINE};
 use super::{MOST_BYTES, Message, Order, State};
 use crate::tasks::Group;
 
 /// A connection that has lasted this long was a good one: the next attempt after its end comes soon.
 const SETTLED: Duration = Duration::from_secs(10);
+
+/// What a broker that has taken a connection gets for its answer, after it gave none in the usual time: one that asks a
+/// directory for the user, or is behind a slow link, needs longer than others.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How often a pause looks whether the clock was set.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
@@ -58,6 +64,8 @@ pub struct Actor {
     pub told: Limits,
     /// Read again after a refusal: a file may be another one by then.
     pub credentials: Option<Credentials>,
+    /// Whether the last attempt had no answer in time, so that the next one looks for an address that gives one.
+    pub is_unanswered: bool,
     /// Whether it was said that messages to oneself do not come back.
     pub has_warned_of_check: bool,
 }
@@ -116,10 +124,15 @@ impl Actor {
 
     /// One connection, from dialling to its end.
     async fn connection(&mut self) -> End {
-        let line = match self.dial().await {
+        let reached = match self.look_around().await {
+            Ok(reached) => reached,
+            Err(end) => return end,
+        };
+        let line = match self.dial(reached).await {
             Ok(line) => line,
             Err(failure) => return failure.into(),
         };
+        let dialled = Instant::now();
         let mut session = Session::new(line, self.config.keep_alive(), Instant::now());
         let group = self.group.clone();
         loop {
@@ -140,7 +153,12 @@ impl Actor {
             };
             match ended {
                 Ok(()) => self.hand_over(&mut session),
-                Err(End::Failed(failure, _)) => return self.failed(failure, session),
+                Err(End::Failed(failure, _)) => {
+                    if session.accepted.is_none() {
+                        self.is_unanswered = dialled.elapsed() >= DIAL_LIMIT;
+                    }
+                    return self.failed(failure, session);
+                }
                 Err(end) => {
                     session.leave().await;
                     return end;
@@ -149,7 +167,26 @@ impl Actor {
         }
     }
 
-    async fn dial(&mut self) -> Result<Line, Failure> {
+    /// After an attempt without an answer, an address of the broker's that takes connections.
+    async fn look_around(&mut self) -> Result<Option<Reached>, End> {
+        if !self.is_unanswered {
+            return Ok(None);
+        }
+        let (group, url) = (self.group.clone(), self.url.clone());
+        let mut search = pin!(reach(url.host(), url.port()));
+        loop {
+            tokio::select! {
+                () = group.stopped() => return Err(End::Stopped),
+                // Without a session nothing of it can fail.
+                Some(order) = self.orders.recv() => drop(self.obey(order, None)),
+                reached = &mut search => {
+                    return reached.map(Some).map_err(|error| Failure::of_transport(&error).into());
+                }
+            }
+        }
+    }
+
+    async fn dial(&mut self, reached: Option<Reached>) -> Result<Line, Failure> {
         let credentials = match &self.credentials {
             Some(known) => known.clone(),
             None => {
@@ -162,7 +199,12 @@ impl Actor {
         let will = self.topics.availability();
         let delivery = self.terms.delivery();
         let Self { config, url, client_id, .. } = self;
-        Ok(Line::dial(&Dial { config, url, client_id, will: Some((&will, delivery)), credentials }))
+        let address = reached.filter(|reached| !reached.is_first).map(|reached| reached.address);
+        let limit = if reached.is_some() { PATIENCE } else { DIAL_LIMIT };
+        if let Some(address) = address {
+            tracing::debug!(%address, "the first address of the broker does not answer; this one does");
+        }
+        Ok(Line::dial(&Dial { config, url, client_id, will: Some((&will, delivery)), credentials, address, limit }))
     }
 
     /// Takes what happened on the line.

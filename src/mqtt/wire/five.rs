@@ -1,5 +1,7 @@
 //! MQTT 5.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use rumqttc::Outgoing;
 use rumqttc::v5::mqttbytes::v5::{
@@ -17,10 +19,13 @@ use crate::mqtt::{MOST_BYTES, Reply};
 const PACKET_TOO_LARGE: u8 = 0x95;
 
 pub fn options(dial: &Dial<'_>) -> MqttOptions {
-    let mut options = MqttOptions::new(dial.client_id, super::host(dial.url), dial.url.port());
+    let mut options = MqttOptions::new(dial.client_id, super::host(dial), dial.url.port());
     options.set_transport(super::transport(dial));
-    options.set_network_options(super::network());
-    options.set_connection_timeout(super::DIAL_LIMIT.as_secs());
+    options.set_network_options(super::network(dial.limit));
+    options.set_connection_timeout(dial.limit.as_secs());
+    if dial.address.is_some() {
+        options.set_request_modifier(super::named(dial.url));
+    }
     options.set_keep_alive(dial.config.keep_alive());
     options.set_outgoing_inflight_upper_limit(SLOTS);
     options.set_connect_properties(ConnectProperties {
@@ -118,13 +123,12 @@ pub fn other_server<'e>(events: impl IntoIterator<Item = &'e rumqttc::v5::Event>
     })
 }
 
-/// Why the connection ended. `elsewhere` is [`other_server`].
-pub fn failure(error: ConnectionError, elsewhere: Option<&str>) -> Failure {
+/// Why the connection ended. `elsewhere` is [`other_server`], `limit` how long we waited.
+pub fn failure(error: ConnectionError, elsewhere: Option<&str>, limit: Duration) -> Failure {
     match error {
         // A refusal of MQTT 3.1.1 is half a packet of MQTT 5.
         ConnectionError::Timeout(_) => Failure::away(format!(
-            "no answer within {:?}; a broker that speaks MQTT 3.1.1 only may give none (mqtt.version)",
-            super::DIAL_LIMIT
+            "no answer within {limit:?}; a broker that speaks MQTT 3.1.1 only may give none (mqtt.version)"
         )),
         ConnectionError::ConnectionRefused(code) => refusal(code),
         ConnectionError::NotConnAck(_) => Failure::refused("what answers there is no broker"),
@@ -222,7 +226,7 @@ mod tests {
     #[test]
     fn the_brokers_reasons_say_what_to_do() {
         let disconnect = |reason_code| StateError::ServerDisconnect { reason_code, reason_string: None };
-        let failure = |error| failure(error, None);
+        let failure = |error| failure(error, None, Duration::from_secs(5));
         let taken_over = failure(ConnectionError::MqttState(disconnect(DisconnectReasonCode::SessionTakenOver)));
         assert_eq!(taken_over.kind, Kind::Rival);
         let leaving = failure(ConnectionError::MqttState(disconnect(DisconnectReasonCode::ServerShuttingDown)));

@@ -8,13 +8,16 @@ mod five;
 mod three;
 
 use std::any::Any;
-use std::future::Future;
+use std::future::{Future, Ready, ready};
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt};
 use futures_util::{FutureExt, stream};
+use http::Request;
+use http::header::HOST;
 use rumqttc::{NetworkOptions, TlsConfiguration, Transport};
 
 use super::Message;
@@ -25,7 +28,7 @@ use super::url::{Scheme, Url};
 pub use failure::{Failure, Kind};
 
 /// Name resolution, TCP, TLS and the broker's answer together take at most this.
-const DIAL_LIMIT: Duration = Duration::from_secs(5);
+pub const DIAL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Publications that the broker has not acknowledged yet, at most. Mosquitto takes 20 at a time by default, and below
 /// that `rumqttc` never meets a packet number that is still in use. One exchange of signals has about ten.
@@ -53,6 +56,10 @@ pub struct Dial<'a> {
     pub will: Option<(&'a str, Delivery)>,
     /// The user's password, and what TLS needs.
     pub credentials: Credentials,
+    /// The address of the URL's host to connect to; any where there is none.
+    pub address: Option<IpAddr>,
+    /// All of it together takes at most this.
+    pub limit: Duration,
 }
 
 /// What happens on a connection.
@@ -137,7 +144,7 @@ impl Line {
         match dial.config.version {
             Version::Five => {
                 let (client, poll) = rumqttc::v5::AsyncClient::new(five::options(dial), REQUESTS);
-                let keep_alive = dial.config.keep_alive();
+                let (keep_alive, limit) = (dial.config.keep_alive(), dial.limit);
                 let events = stream::unfold(poll, move |mut poll| async move {
                     loop {
                         let event = match contained(poll.poll()).await {
@@ -150,7 +157,7 @@ impl Line {
                             }
                             Ok(Err(error)) => {
                                 let elsewhere = five::other_server(&poll.state.events);
-                                Some(Err(five::failure(error, elsewhere.as_deref())))
+                                Some(Err(five::failure(error, elsewhere.as_deref(), limit)))
                             }
                             Err(failure) => Some(Err(failure)),
                         };
@@ -163,13 +170,14 @@ impl Line {
             }
             Version::ThreeOneOne => {
                 let (client, mut poll) = rumqttc::AsyncClient::new(three::options(dial), REQUESTS);
-                poll.set_network_options(network());
+                poll.set_network_options(network(dial.limit));
+                let limit = dial.limit;
                 let has_own_id = !dial.client_id.is_empty();
                 let events = stream::unfold(poll, move |mut poll| async move {
                     loop {
                         let event = match contained(poll.poll()).await {
                             Ok(Ok(event)) => three::event(event).map(Ok),
-                            Ok(Err(error)) => Some(Err(three::failure(error, has_own_id))),
+                            Ok(Err(error)) => Some(Err(three::failure(error, has_own_id, limit))),
                             Err(failure) => Some(Err(failure)),
                         };
                         if let Some(event) = event {
@@ -227,10 +235,10 @@ async fn contained<T>(poll: impl Future<Output = T>) -> Result<T, Failure> {
 }
 
 /// Without `TCP_NODELAY` an answer waits for the acknowledgement of the packet before: 40 ms on Linux.
-fn network() -> NetworkOptions {
+fn network(limit: Duration) -> NetworkOptions {
     let mut options = NetworkOptions::new();
     options.set_tcp_nodelay(true);
-    options.set_connection_timeout(DIAL_LIMIT.as_secs());
+    options.set_connection_timeout(limit.as_secs());
     options
 }
 
@@ -240,10 +248,28 @@ fn quoted(said: &str) -> String {
 }
 
 /// The host as `rumqttc` wants it: a WebSocket's is a whole URL.
-fn host(url: &Url) -> String {
-    match url.scheme() {
-        Scheme::Mqtt | Scheme::Mqtts => url.host().to_owned(),
-        Scheme::Ws | Scheme::Wss => url.in_full(),
+///
+/// With an address TLS does not tell the broker by which name it is called. The certificate is compared with the name
+/// all the same, see [`crate::mqtt::trust`].
+fn host(dial: &Dial<'_>) -> String {
+    let url = dial.url;
+    match (url.scheme(), dial.address) {
+        (Scheme::Mqtt | Scheme::Mqtts, None) => url.host().to_owned(),
+        (Scheme::Mqtt | Scheme::Mqtts, Some(address)) => address.to_string(),
+        (Scheme::Ws | Scheme::Wss, None) => url.in_full(),
+        (Scheme::Ws | Scheme::Wss, Some(address)) => url.at(address).in_full(),
+    }
+}
+
+/// What a WebSocket at an address asks for: the broker by its name, as it does without.
+fn named(url: &Url) -> impl Fn(Request<()>) -> Ready<Request<()>> + Send + Sync + use<> {
+    let (target, authority) = (url.in_full(), url.authority());
+    move |mut request: Request<()>| {
+        if let (Ok(target), Ok(authority)) = (target.parse(), authority.parse()) {
+            *request.uri_mut() = target;
+            request.headers_mut().insert(HOST, authority);
+        }
+        ready(request)
     }
 }
 

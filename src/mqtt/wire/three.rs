@@ -1,5 +1,7 @@
 //! MQTT 3.1.1, for brokers without MQTT 5: no response topics, no reasons, no limits said beforehand.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, LastWill, MqttOptions, Outgoing, Packet, QoS, StateError,
@@ -11,8 +13,11 @@ use super::{Accepted, Delivery, Dial, Event, Failure, Message, NotTaken, OFFLINE
 use crate::mqtt::MOST_BYTES;
 
 pub fn options(dial: &Dial<'_>) -> MqttOptions {
-    let mut options = MqttOptions::new(dial.client_id, super::host(dial.url), dial.url.port());
+    let mut options = MqttOptions::new(dial.client_id, super::host(dial), dial.url.port());
     options.set_transport(super::transport(dial));
+    if dial.address.is_some() {
+        options.set_request_modifier(super::named(dial.url));
+    }
     options.set_keep_alive(dial.config.keep_alive());
     options.set_inflight(SLOTS);
     options.set_max_packet_size(MOST_BYTES, MOST_BYTES);
@@ -70,10 +75,10 @@ pub fn event(event: rumqttc::Event) -> Option<Event> {
     }
 }
 
-/// Why the connection ended. `has_own_id` says whether we came with a client id.
-pub fn failure(error: ConnectionError, has_own_id: bool) -> Failure {
+/// Why the connection ended. `has_own_id` says whether we came with a client id, `limit` how long we waited.
+pub fn failure(error: ConnectionError, has_own_id: bool, limit: Duration) -> Failure {
     match error {
-        ConnectionError::NetworkTimeout => Failure::away(format!("no answer within {:?}", super::DIAL_LIMIT)),
+        ConnectionError::NetworkTimeout => Failure::away(format!("no answer within {limit:?}")),
         ConnectionError::FlushTimeout => Failure::away("the broker takes nothing any more"),
         ConnectionError::ConnectionRefused(code) => refusal(code, has_own_id),
         ConnectionError::NotConnAck(_) => Failure::refused("what answers there is no broker"),
