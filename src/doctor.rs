@@ -183,7 +183,10 @@ fn devices(survey: &Survey, items: &mut Vec<Item>) {
             false if video.is_receiver => {
                 item("video node", Level::Ok, format!("{} {}", video.in_words(), camera::RECEIVER), None)
             }
-            false => item("camera", Level::Ok, found, None),
+            false => match video.fault {
+                None => item("camera", Level::Ok, found, None),
+                Some(fault) => item("camera", Level::Warning, format!("{found}; {fault}"), None),
+            },
             true => {
                 let found = format!("{}: only {}", video.in_words(), video.unused_formats.join(", "));
                 item("camera", Level::Warning, found, Some("choose another: it has no format that can be used"))

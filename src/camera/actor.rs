@@ -262,11 +262,10 @@ impl<S: Settings> Running<'_, S> {
         if self.progress.silence(published, now) < patience {
             return;
         }
-        let (device, pictures) = (pipeline.graph().device.clone(), pipeline.damaged());
         match self.state {
-            State::Starting if pictures > 0 => self.fail(Error::Damaged { device, pictures, waited: patience }),
-            State::Starting => self.fail(Error::Silent { device, waited: patience }),
+            State::Starting => self.fail(pipeline.silence(patience)),
             _ => {
+                let device = &pipeline.graph().device;
                 tracing::warn!(%device, waited_ms = patience.as_millis() as u64, "no frames any more, restarting");
                 if !self.works {
                     self.learn(Outcome::Stalled);
@@ -396,7 +395,7 @@ impl<S: Settings> Running<'_, S> {
         self.device = Device::Opening(opening);
     }
 
-    fn take_over(&mut self, opened: Result<Pipeline, Error>) {
+    fn take_over(&mut self, opened: Result<Box<Pipeline>, Error>) {
         let begun_with = self.device.begun_with();
         let pipeline = match opened {
             Ok(pipeline) => pipeline,
@@ -411,7 +410,7 @@ impl<S: Settings> Running<'_, S> {
         self.progress = Progress { published: 0, since: Some(now) };
         self.timers = Timers { check: Some(now + CHECK), leave: self.timers.leave, ..Timers::default() };
         self.actor.status.send_modify(|status| status.take_in(pipeline.graph()));
-        self.device = Device::Open(Box::new(pipeline));
+        self.device = Device::Open(pipeline);
         self.tell();
     }
 

@@ -5,11 +5,11 @@ use std::mem;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use gstreamer as gst;
 use tokio::sync::oneshot;
 
 use crate::tasks::{self, Group};
 
+use super::complaints;
 use super::opener::{Settings, Shared, locked};
 use super::pipeline::{Event, Pipeline, Sink};
 use super::{Error, Status};
@@ -57,7 +57,7 @@ pub(super) enum Device<S> {
 
 /// What a device brings about by itself.
 pub(super) enum Told {
-    Opened(Result<Pipeline, Error>),
+    Opened(Result<Box<Pipeline>, Error>),
     Reported(Event),
     Closed,
 }
@@ -67,7 +67,7 @@ impl<S: Settings> Device<S> {
     pub(super) async fn told(&mut self) -> Told {
         match self {
             Self::Closed => std::future::pending().await,
-            Self::Opening(opening) => Told::Opened(opening.opened().await),
+            Self::Opening(opening) => Told::Opened(opening.opened().await.map(Box::new)),
             Self::Open(pipeline) => Told::Reported(pipeline.event().await),
             Self::Closing(closing) => {
                 closing.closed().await;
@@ -174,7 +174,7 @@ impl<S: Settings> Opening<S> {
         let passed = gate.clone();
         group.spawn_blocking(move || {
             let opened = tasks::caught(|| {
-                gst::init().map_err(Error::broken)?;
+                complaints::init()?;
                 let graph = locked(&source).open(&taken)?;
                 Pipeline::run(graph, sink, passed)
             });

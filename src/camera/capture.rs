@@ -9,6 +9,7 @@ use gstreamer_video as gst_video;
 
 use crate::media::Resolution;
 
+use super::agreed::Agreed;
 use super::controls::Adjusted;
 use super::device::{self, Source, Video};
 use super::encoder::{self, Work};
@@ -153,22 +154,31 @@ impl Capture {
         let source = element("v4l2src")?.property("device", video.path.display().to_string());
         let rate = choice.rate.map_or(String::new(), |rate| format!(",framerate={}/{}", rate.frames, rate.seconds));
         let agreed = choice.resolution;
-        let caps = format!("{},width={},height={}{rate}", choice.format.caps(), agreed.width, agreed.height);
+        // What it has in the place of the size that it agreed to.
+        let expected = self.record.size(video, agreed);
+        let is_raw = choice.format.is_raw();
+        if is_raw && !video.has(choice.format, expected) {
+            return Err(Error::UnlistedSize { device: video.in_words(), agreed, found: expected });
+        }
+        let asked = if is_raw { expected } else { agreed };
+        let caps = format!("{},width={},height={}{rate}", choice.format.caps(), asked.width, asked.height);
         let elements = vec![source.build().map_err(Error::broken)?, filter(&caps)?];
         let mut graph = Graph::new(elements, video.in_words(), Some(mode));
         graph.patience = Patience::after(self.record.silences(video), fps);
+        graph.fault = video.fault;
+        graph.mode.as_mut().expect("it was given one").resolution = expected;
         match choice.format {
             Format::H264 => graph.elements.extend(parser()?),
             Format::MJPEG => {
-                let expected = self.record.size(video, agreed);
-                graph.mode.as_mut().expect("it was given one").resolution = expected;
                 let queue = queue()?;
                 graph.elements.push(queue.clone());
                 graph.guard = Some(Guard { element: queue, agreed, expected, dropped: Arc::default() });
                 self.add_encoder(&mut graph, Some("jpegdec"))?;
             }
             _ => {
-                graph.elements.push(queue()?);
+                let queue = queue()?;
+                graph.elements.push(queue.clone());
+                graph.agreed = Some(Agreed { element: queue, node: video.path.clone(), size: agreed, expected });
                 self.add_encoder(&mut graph, None)?;
             }
         }
@@ -209,6 +219,10 @@ impl Capture {
         graph.raw = graph.elements.last().cloned();
         // Passes pictures on untouched where the encoder takes them as they are.
         graph.elements.push(element("videoconvert")?.build().map_err(Error::broken)?);
+        // Pictures of two fields, as analogue receivers have them, become pictures of one moment; others pass untouched.
+        // One for each that is captured, at the least cost.
+        let whole = element("deinterlace")?.property_from_str("fields", "top").property_from_str("method", "linear");
+        graph.elements.push(whole.build().map_err(Error::broken)?);
         if captured != encoded {
             let crop = element("videocrop")?
                 .property("right", (captured.width - encoded.width) as i32)

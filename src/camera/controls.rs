@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use tokio::sync::watch;
-use v4l::control::{Flags, MenuItem, Type, Value};
+use v4l2r::bindings as v4l2;
 use v4l2r::bindings::{v4l2_query_ext_ctrl, v4l2_querymenu};
 use v4l2r::ioctl::{self, CtrlId, QueryCtrlFlags};
 
 use crate::media::Resolution;
-use crate::tasks;
 
 use super::device::{self, Source, Video};
+use super::extended::Extended;
 use super::node::{Node, os_error, words};
 use super::{Config, Error, mode};
 
@@ -29,7 +29,8 @@ pub struct Control {
     /// Whether its value has 64 bits.
     #[serde(skip)]
     pub(super) wide: bool,
-    /// The name to set it by, as v4l2-ctl makes it of the driver's: `white_balance_automatic`.
+    /// The name to set it by, as v4l2-ctl makes it of the driver's: `white_balance_automatic`. It ends with the control's
+    /// number where the driver's has no letters, or is that of another control.
     pub name: String,
     /// What the driver calls it: `White Balance, Automatic`.
     pub title: String,
@@ -100,7 +101,11 @@ impl Control {
             Kind::Menu => self.menu.iter().any(|choice| choice.value == value),
             // A 32-bit mask is listed as a negative number where its highest bit is set.
             Kind::Bitmask => value & !(self.maximum & 0xffff_ffff) == 0,
-            Kind::Integer => within && value.abs_diff(self.minimum).is_multiple_of(self.step.max(1)),
+            // A driver's default need not be on its own grid.
+            Kind::Integer => {
+                let steps = value.abs_diff(self.minimum);
+                within && (steps.is_multiple_of(self.step.max(1)) || value == self.default)
+            }
         };
         if is_right {
             Ok(())
@@ -253,9 +258,17 @@ pub(super) fn list(path: &Path) -> Result<Vec<Control>, Error> {
 }
 
 fn listed(node: &Node, path: &Path) -> Vec<Control> {
-    let found = described(node);
-    let titles = titles(path, &found);
-    found.iter().filter_map(|found| control(node, found, &titles)).collect()
+    let extended = Extended(path);
+    let mut controls: Vec<Control> = vec![];
+    for mut control in described(node).iter().filter_map(|found| control(node, &extended, found)) {
+        // A title in another script leaves no letters; of two controls of one name only the first could be set.
+        if control.name.is_empty() || controls.iter().any(|known| known.name == control.name) {
+            let base = Some(control.name.as_str()).filter(|name| !name.is_empty()).unwrap_or("control");
+            control.name = format!("{base}_{:x}", control.id);
+        }
+        controls.push(control);
+    }
+    controls
 }
 
 /// Sets one control; gives it with the value that it has then. Blocks.
@@ -280,14 +293,16 @@ fn set_one(node: &Node, path: &Path, known: &[Control], name: &str, value: i64) 
         return Err(refused("it is read-only".into()));
     }
     let set = match control.wide {
-        true => v4l::Device::with_path(path)
-            .and_then(|device| device.set_control(v4l::Control { id: control.id, value: Value::Integer(value) })),
+        true => Extended(path).set_wide(control.id, value),
         // A mask of 32 bits is a negative number where its highest bit is set. A button takes any.
         false => ioctl::s_ctrl(node.file(), control.id, value as i32).map(drop).map_err(|error| os_error(error.into())),
     };
     set.map_err(|error| refused(reason(&error)))?;
     if !matches!(control.kind, Kind::Button) {
-        control.value = if control.wide { Some(value) } else { value_of(node, control.kind, control.id) };
+        control.value = match control.wide {
+            true => Extended(path).wide(control.id),
+            false => value_of(node, control.kind, control.id),
+        };
     }
     Ok(control)
 }
@@ -332,70 +347,43 @@ fn choices(found: &v4l2_query_ext_ctrl) -> std::ops::Range<i64> {
     if is_sound { found.minimum..found.maximum + 1 } else { 0..0 }
 }
 
-/// What a menu calls its values, by the control's number.
-type Titles = BTreeMap<u32, Vec<(u32, MenuItem)>>;
-
-/// The titles of menus, which only the `v4l` crate (0.14) gives without unsafe code. It panics at names that are no
-/// UTF-8 and at types that are newer than itself, and counts in a menu's steps without regard to their number: it is
-/// not asked where a driver says any of that, and the menus have numbers as titles then.
-fn titles(path: &Path, found: &[v4l2_query_ext_ctrl]) -> Titles {
-    let is_menu =
-        |found: &v4l2_query_ext_ctrl| found.type_ == Type::Menu as u32 || found.type_ == Type::IntegerMenu as u32;
-    let is_sound = |found: &v4l2_query_ext_ctrl| {
-        let name = found.name.map(|byte| byte as u8);
-        let is_text = name.split(|byte| *byte == 0).next().is_some_and(|name| str::from_utf8(name).is_ok());
-        let is_menu_sound = !is_menu(found) || !choices(found).is_empty() && found.step >= 1;
-        name.contains(&0) && is_text && Type::try_from(found.type_).is_ok() && is_menu_sound
+/// One of the driver's controls, unless its value is no number or it has none: strings, arrays and empty menus are left
+/// out.
+fn control(node: &Node, extended: &Extended, found: &v4l2_query_ext_ctrl) -> Option<Control> {
+    let kind = match found.type_ {
+        v4l2::v4l2_ctrl_type_V4L2_CTRL_TYPE_INTEGER | v4l2::v4l2_ctrl_type_V4L2_CTRL_TYPE_INTEGER64 => Kind::Integer,
+        v4l2::v4l2_ctrl_type_V4L2_CTRL_TYPE_BOOLEAN => Kind::Boolean,
+        v4l2::v4l2_ctrl_type_V4L2_CTRL_TYPE_MENU | v4l2::v4l2_ctrl_type_V4L2_CTRL_TYPE_INTEGER_MENU => Kind::Menu,
+        v4l2::v4l2_ctrl_type_V4L2_CTRL_TYPE_BUTTON => Kind::Button,
+        v4l2::v4l2_ctrl_type_V4L2_CTRL_TYPE_BITMASK => Kind::Bitmask,
+        _ => return None,
     };
-    if !found.iter().any(is_menu) || found.len() == MOST_CONTROLS || !found.iter().all(is_sound) {
-        return Titles::new();
-    }
-    // The names of single values cannot be looked at before.
-    let asked = tasks::caught(|| v4l::Device::with_path(path).and_then(|device| device.query_controls()));
-    if let Err(panic) = &asked {
-        tracing::debug!(device = %path.display(), %panic, "the names of a menu cannot be read");
-    }
-    let described = asked.ok().and_then(Result::ok).unwrap_or_default();
-    described.into_iter().filter_map(|found| Some((found.id, found.items?))).collect()
-}
-
-/// One of the driver's controls, unless its value is no number: strings and arrays are left out.
-fn control(node: &Node, found: &v4l2_query_ext_ctrl, titles: &Titles) -> Option<Control> {
-    let kind = match Type::try_from(found.type_).ok()? {
-        Type::Integer | Type::Integer64 => Kind::Integer,
-        Type::Boolean => Kind::Boolean,
-        Type::Menu | Type::IntegerMenu => Kind::Menu,
-        Type::Button => Kind::Button,
-        Type::Bitmask => Kind::Bitmask,
-        Type::CtrlClass | Type::String | Type::U8 | Type::U16 | Type::U32 | Type::Area => return None,
-    };
-    let flags = Flags::from_bits_truncate(found.flags);
+    let is = |flags: u32| found.flags & flags != 0;
     let is_empty = matches!(kind, Kind::Integer | Kind::Boolean) && found.minimum > found.maximum;
-    if flags.intersects(Flags::DISABLED | Flags::HAS_PAYLOAD) || is_empty {
+    if is(v4l2::V4L2_CTRL_FLAG_DISABLED | v4l2::V4L2_CTRL_FLAG_HAS_PAYLOAD) || is_empty {
         return None;
     }
-    let access = match flags {
-        flags if flags.contains(Flags::READ_ONLY) => Access::ReadOnly,
-        flags if flags.contains(Flags::INACTIVE) => Access::Inactive,
-        _ => Access::Writable,
+    let access = match () {
+        () if is(v4l2::V4L2_CTRL_FLAG_READ_ONLY) => Access::ReadOnly,
+        () if is(v4l2::V4L2_CTRL_FLAG_INACTIVE) => Access::Inactive,
+        () => Access::Writable,
     };
-    let wide = found.type_ == Type::Integer64 as u32;
-    let is_readable = kind != Kind::Button && !flags.contains(Flags::WRITE_ONLY) && !wide;
-    let title = |item: &MenuItem| match item {
-        MenuItem::Name(name) => words(name.as_bytes()),
-        MenuItem::Value(value) => value.to_string(),
+    let wide = found.type_ == v4l2::v4l2_ctrl_type_V4L2_CTRL_TYPE_INTEGER64;
+    let value = match kind {
+        Kind::Button => None,
+        _ if is(v4l2::V4L2_CTRL_FLAG_WRITE_ONLY) => None,
+        _ if wide => extended.wide(found.id),
+        _ => value_of(node, kind, found.id),
     };
-    let menu = match titles.get(&found.id) {
-        Some(items) => {
-            items.iter().map(|(value, item)| Choice { value: i64::from(*value), title: title(item) }).collect()
-        }
-        None if kind == Kind::Menu => {
-            let is_there =
-                |value: &i64| ioctl::querymenu::<v4l2_querymenu>(node.file(), found.id, *value as u32).is_ok();
-            choices(found).filter(is_there).map(|value| Choice { value, title: value.to_string() }).collect()
-        }
-        None => vec![],
-    };
+    let mut menu = if kind == Kind::Menu && !choices(found).is_empty() { extended.menu(found.id) } else { vec![] };
+    if kind == Kind::Menu && menu.is_empty() {
+        let is_there = |value: &i64| ioctl::querymenu::<v4l2_querymenu>(node.file(), found.id, *value as u32).is_ok();
+        let untitled = choices(found).filter(is_there);
+        menu = untitled.map(|value| Choice { value, title: value.to_string() }).collect();
+    }
+    if kind == Kind::Menu && menu.is_empty() {
+        return None;
+    }
     let name = name_of_driver(found);
     Some(Control {
         id: found.id,
@@ -408,7 +396,7 @@ fn control(node: &Node, found: &v4l2_query_ext_ctrl, titles: &Titles) -> Option<
         maximum: found.maximum,
         step: found.step,
         default: found.default_value,
-        value: if is_readable { value_of(node, kind, found.id) } else { None },
+        value,
         menu,
     })
 }

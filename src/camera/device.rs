@@ -61,12 +61,19 @@ pub struct Video {
     /// Whether somebody has to set up what is behind it before it brings anything, as behind the receiver of a CSI
     /// camera. `auto` leaves it out; by its name it is used.
     pub is_receiver: bool,
+    /// What kept its input from bringing pictures when it was looked at, as an HDMI receiver says it.
+    pub fault: Option<&'static str>,
 }
 
 impl Video {
     /// Name and path, for people.
     pub fn in_words(&self) -> String {
         format!("{} ({})", self.card, self.path.display())
+    }
+
+    /// Whether it lists this size for the format.
+    pub(super) fn has(&self, format: Format, size: Resolution) -> bool {
+        self.offers.iter().any(|offer| offer.format == format && offer.sizes.nearest(size) == size)
     }
 
     /// Whether both are the same camera at the same plug, whatever their numbers.
@@ -97,9 +104,9 @@ impl Video {
         let queue = if is_planar { QueueType::VideoCaptureMplane } else { QueueType::VideoCapture };
         let found = offers(&node, queue, near).map_err(|Endless| Error::Endless { device: shown() })?;
         let (offers, unused_formats) = found;
-        let is_receiver = is_receiver(&identity);
+        let (is_receiver, fault) = (is_receiver(&identity), node.fault());
         let Identity { card, bus, .. } = identity;
-        Ok(Self { path: path.to_owned(), card, bus, names: names_of(path), offers, unused_formats, is_receiver })
+        Ok(Self { path: path.to_owned(), card, bus, names: names_of(path), offers, unused_formats, is_receiver, fault })
     }
 }
 
@@ -110,6 +117,9 @@ fn why_no_camera(Identity { driver, card, can, .. }: &Identity) -> Option<&'stat
     let puts_out = can(Capabilities::VIDEO_OUTPUT | Capabilities::VIDEO_OUTPUT_MPLANE);
     let is_of = |names: &[&str]| names.iter().any(|name| driver.starts_with(name) || card.starts_with(name));
     Some(match () {
+        // Unless it is loaded with `exclusive_caps`, it says that it can do everything, and converts nothing.
+        () if driver == LOOPBACK && captures => return None,
+        () if driver == LOOPBACK => "no program gives it pictures yet",
         // A node of both queues was a converter before Linux 3.6 had a flag for them.
         () if can(Capabilities::VIDEO_M2M | Capabilities::VIDEO_M2M_MPLANE) || captures && puts_out => {
             "it converts what other programs give it"
@@ -127,6 +137,9 @@ fn why_no_camera(Identity { driver, card, can, .. }: &Identity) -> Option<&'stat
         () => "it captures nothing",
     })
 }
+
+/// The driver of cameras that other programs feed (v4l2loopback): OBS's virtual camera, a phone, a photo camera.
+const LOOPBACK: &str = "v4l2 loopback";
 
 /// Drivers of image processors and codecs that call each of their queues a capture device of its own. They bring
 /// nothing unless a program feeds them (Linux, drivers/staging/vc04_services, drivers/media/platform/raspberrypi).
@@ -250,13 +263,30 @@ pub struct Audio {
     pub device: String,
     /// What its driver calls it.
     pub card: String,
+    /// Where it is plugged in, as for a camera: `usb-0000:01:00.0-1.2`; none where its driver does not tell.
+    pub plug: Option<String>,
 }
 
 impl Audio {
-    /// Name and device, for people.
+    /// Name, device and plug, for people.
     pub fn in_words(&self) -> String {
-        format!("{} ({})", self.card, self.device)
+        let plug = self.plug.as_ref().map(|plug| format!(" at {plug}")).unwrap_or_default();
+        format!("{} ({}{plug})", self.card, self.device)
     }
+}
+
+/// Where a card is plugged in, by its long name: `C920 at usb-0000:01:00.0-1.2, high speed` (Linux, sound/usb/card.c). It
+/// is what V4L2 calls the bus of a camera in the same case.
+fn plug(long_name: &str) -> Option<String> {
+    let (_, place) = long_name.rsplit_once(" at ")?;
+    let (plug, _) = place.split_once(',')?;
+    plug.starts_with("usb-").then(|| plug.to_owned())
+}
+
+/// The capture device at this plug; none where it is the name of no plug.
+pub(super) fn microphone(plug: &str) -> Option<Audio> {
+    let listed = if plug.starts_with("usb-") { microphones() } else { vec![] };
+    listed.into_iter().find(|audio| audio.plug.as_deref() == Some(plug))
 }
 
 /// All capture devices, in the order of their cards.
@@ -273,10 +303,12 @@ fn microphones_of(card: alsa::Card) -> alsa::Result<Vec<Audio>> {
     let id = info.get_id().map_or_else(|_| number.to_string(), str::to_owned);
     let name = info.get_name().map(|name| node::words(name.as_bytes())).unwrap_or_default();
     let name = if name.is_empty() { format!("sound card {number}") } else { name };
+    let plug = info.get_longname().ok().and_then(plug);
     let devices = alsa::ctl::DeviceIter::new(&control).filter_map(|device| u32::try_from(device).ok());
     let capturing = devices.take(MOST_DEVICES);
     let capturing = capturing.filter(|&device| control.pcm_info(device, 0, alsa::Direction::Capture).is_ok());
-    Ok(capturing.map(|device| Audio { device: format!("hw:CARD={id},DEV={device}"), card: name.clone() }).collect())
+    let audio = |device| Audio { device: format!("hw:CARD={id},DEV={device}"), card: name.clone(), plug: plug.clone() };
+    Ok(capturing.map(audio).collect())
 }
 
 /// How many devices of a card are looked at; ALSA numbers 32 (sound/core/pcm.c).

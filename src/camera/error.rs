@@ -93,10 +93,26 @@ pub enum Error {
         device: String,
     },
     /// The device runs but brings nothing.
-    #[error("{device} brought no frame within {} s", .waited.as_secs_f64())]
+    #[error("{device} brought no frame within {} s{}", .waited.as_secs_f64(), .fault.map(|f| format!("; {f}")).unwrap_or_default())]
     Silent {
         /// The device in words.
         device: String,
+        /// How long was waited.
+        waited: Duration,
+        /// What it says of its input.
+        fault: Option<&'static str>,
+    },
+    /// The device brings what it has encoded itself, and nothing of it can be shown.
+    #[error(
+        "{device} sent {pictures} pictures within {} s, of which none can be shown: a key frame with SPS and PPS is missing; \
+         try another size",
+        .waited.as_secs_f64()
+    )]
+    Unshowable {
+        /// The device in words.
+        device: String,
+        /// How many came.
+        pictures: u64,
         /// How long was waited.
         waited: Duration,
     },
@@ -121,6 +137,18 @@ pub enum Error {
         /// What it agreed to.
         agreed: Resolution,
         /// What its pictures say.
+        found: Resolution,
+    },
+    /// The device sets another size than it agreed to, and does not list it.
+    #[error(
+        "{device} agreed to {agreed} and sends {found}, which is none of its sizes; choose another `width` and `height`"
+    )]
+    UnlistedSize {
+        /// The device in words.
+        device: String,
+        /// What it agreed to.
+        agreed: Resolution,
+        /// What was set.
         found: Resolution,
     },
     /// The device was told to begin or to stop, and does not answer.
@@ -229,7 +257,16 @@ impl Error {
 
     /// Whether a camera may do better in another of its formats.
     pub(super) fn is_of_format(&self) -> bool {
-        use Error::{Broken, Damaged, Failed, MissingElement, Silent};
-        matches!(self, Broken(_) | Damaged { .. } | Failed { .. } | MissingElement { .. } | Silent { .. })
+        use Error::{Broken, Damaged, Failed, MissingElement, Silent, UnlistedSize, Unshowable};
+        matches!(
+            self,
+            Broken(_)
+                | Damaged { .. }
+                | Failed { .. }
+                | MissingElement { .. }
+                | Silent { .. }
+                | UnlistedSize { .. }
+                | Unshowable { .. }
+        )
     }
 }

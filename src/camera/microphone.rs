@@ -2,17 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use alsa::pcm::Format;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use super::capture::filter;
 use super::device::{self, Audio, Source};
 use super::opener::{Opener, Outcome};
-use super::pipeline::Graph;
+use super::pipeline::{Graph, Patience};
 use super::{AudioConfig, Config, Error, element, test_tone};
 
 /// How much is read at once: half of an Opus frame, so that no sample waits longer.
 const READ: i64 = 10_000;
+
+/// Opus frames per second.
+const OPUS_FRAMES: f64 = 50.0;
 
 /// What the device may hold, in microseconds. Sound is read as it comes, so this is no latency but how long our
 /// thread may be late before sound is lost.
@@ -24,10 +28,19 @@ pub(super) struct Sound {
     cameras: Vec<Config>,
     /// What `auto` means without a microphone, decided once: an unplugged camera must not make the board beep.
     without: Option<Without>,
-    /// The capture device that `auto` tried last.
+    /// The capture device that was tried last.
     last: Option<String>,
-    /// How often each failed since it last worked.
-    failures: BTreeMap<String, u32>,
+    /// What became of each since it last worked.
+    record: BTreeMap<String, Tried>,
+}
+
+/// What became of attempts with a capture device.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tried {
+    /// How often it failed.
+    failures: u32,
+    /// How often of these it only brought nothing, or stopped.
+    silences: u32,
 }
 
 /// What is sent without a microphone.
@@ -39,20 +52,24 @@ enum Without {
 
 impl Sound {
     pub(super) fn new(cameras: &[Config]) -> Self {
-        Self { cameras: cameras.to_vec(), without: None, last: None, failures: BTreeMap::new() }
+        Self { cameras: cameras.to_vec(), without: None, last: None, record: BTreeMap::new() }
     }
 }
 
 impl Opener<AudioConfig> for Sound {
     fn open(&mut self, config: &AudioConfig) -> Result<Graph, Error> {
+        self.last = None;
         let mut graph = match config.capture.as_str() {
             "test" => tone()?,
             "auto" => match self.best() {
-                Some(audio) => alsa(&audio.device, audio.in_words())?,
+                Some(audio) => self.alsa(&audio.device, audio.in_words())?,
                 None if self.without() == Without::Tone => tone()?,
                 None => return Err(Error::Absent { device: "a microphone".into() }),
             },
-            name => alsa(name, name.to_owned())?,
+            name => match device::microphone(name) {
+                Some(audio) => self.alsa(&audio.device, audio.in_words())?,
+                None => self.alsa(name, name.to_owned())?,
+            },
         };
         for name in ["audioconvert", "audioresample"] {
             graph.elements.push(element(name)?.build().map_err(Error::broken)?);
@@ -76,10 +93,15 @@ impl Opener<AudioConfig> for Sound {
 
     fn learn(&mut self, outcome: Outcome<'_>) {
         let Some(device) = &self.last else { return };
+        let is_silence = matches!(outcome, Outcome::Stalled | Outcome::Failed(Error::Silent { .. }));
         match outcome {
-            Outcome::Works => drop(self.failures.remove(device)),
+            Outcome::Works => drop(self.record.remove(device)),
             Outcome::Failed(failure) if failure.is_absence() => {}
-            Outcome::Failed(_) | Outcome::Stalled => *self.failures.entry(device.clone()).or_default() += 1,
+            Outcome::Failed(_) | Outcome::Stalled => {
+                let tried = self.record.entry(device.clone()).or_default();
+                tried.failures += 1;
+                tried.silences += u32::from(is_silence);
+            }
         }
     }
 }
@@ -91,12 +113,36 @@ impl Sound {
         config.capture != "auto" || !device::microphones().is_empty() || self.without() == Without::Tone
     }
 
-    /// The capture device with the fewest failures, so that one that is busy or mute does not hide a good one.
-    fn best(&mut self) -> Option<Audio> {
-        let failures = |audio: &Audio| self.failures.get(&audio.device).copied().unwrap_or_default();
-        let best = device::microphones().into_iter().min_by_key(failures);
-        self.last = best.as_ref().map(|audio| audio.device.clone());
-        best
+    /// The capture device with the fewest failures, so that one that is busy or mute does not hide a good one; among
+    /// equals that of the first camera which has one, since of two cameras of one kind either may be the first card.
+    pub(super) fn best(&self) -> Option<Audio> {
+        let found = device::microphones();
+        // Cameras are looked at only where there is a choice.
+        let plugs = if found.len() > 1 { self.plugs() } else { vec![] };
+        let failures = |audio: &Audio| self.tried(&audio.device).failures;
+        let place = |audio: &Audio| plugs.iter().position(|plug| audio.plug.as_ref() == Some(plug));
+        found.into_iter().min_by_key(|audio| (failures(audio), place(audio).unwrap_or(usize::MAX)))
+    }
+
+    /// Where the cameras are plugged in, in the order of the configuration.
+    fn plugs(&self) -> Vec<String> {
+        let plug = |camera: &Config| match Source::parse(&camera.source) {
+            Source::V4l2(name) => device::camera(&name, camera.resolution()).ok().map(|video| video.bus),
+            Source::Auto => device::cameras(camera.resolution()).into_iter().next().map(|video| video.bus),
+            Source::Test | Source::Libcamera(_) => None,
+        };
+        self.cameras.iter().filter_map(plug).collect()
+    }
+
+    fn tried(&self, device: &str) -> Tried {
+        self.record.get(device).copied().unwrap_or_default()
+    }
+
+    fn alsa(&mut self, name: &str, in_words: String) -> Result<Graph, Error> {
+        let mut graph = alsa(name, in_words)?;
+        graph.patience = Patience::after(self.tried(name).silences, OPUS_FRAMES);
+        self.last = Some(name.to_owned());
+        Ok(graph)
     }
 
     fn without(&mut self) -> Without {
@@ -119,10 +165,8 @@ fn tone() -> Result<Graph, Error> {
 }
 
 fn alsa(name: &str, in_words: String) -> Result<Graph, Error> {
-    // alsasrc (1.22) ends the process at a device of five or seven channels (gstalsa.c, `g_assert_not_reached`), and
-    // calls those of an array of microphones the loudspeakers of a cinema. ALSA's own conversion knows no such names.
     let converted = format!("plug:SLAVE=\"{name}\"");
-    let device = if has_more_than_two_channels(name) { &converted } else { name };
+    let device = if needs_conversion(name) { &converted } else { name };
     let source: gst::Element = element("alsasrc")?
         .property("device", device)
         .property("latency-time", READ)
@@ -137,11 +181,37 @@ fn alsa(name: &str, in_words: String) -> Result<Graph, Error> {
     Ok(Graph::new(elements, in_words, None))
 }
 
-/// Whether the device has neither one channel nor two. What it does not tell, because it is busy or gone, alsasrc will.
-fn has_more_than_two_channels(name: &str) -> bool {
-    let least = || {
+/// Whether the device has only what alsasrc (1.22) does not take, and ALSA's own conversion does.
+///
+/// alsasrc ends the process at five or seven channels (gstalsa.c, `g_assert_not_reached`), and calls those of an array of
+/// microphones the loudspeakers of a cinema. It knows no samples of 20 bits in three bytes and nothing compressed. What a
+/// device does not tell, because it is busy or gone, alsasrc will.
+fn needs_conversion(name: &str) -> bool {
+    let asked = || {
         let pcm = alsa::PCM::new(name, alsa::Direction::Capture, true)?;
-        alsa::pcm::HwParams::any(&pcm)?.get_channels_min()
+        let has = alsa::pcm::HwParams::any(&pcm)?;
+        let is_known = KNOWN.iter().any(|format| has.test_format(*format).is_ok());
+        Ok::<_, alsa::Error>(has.get_channels_min()? > 2 || !is_known)
     };
-    least().is_ok_and(|least| least > 2)
+    asked().unwrap_or(false)
 }
+
+/// The samples that alsasrc takes, as devices have them (`format_map` in gstalsa.c).
+const KNOWN: [Format; 16] = [
+    Format::S16LE,
+    Format::S16BE,
+    Format::S24LE,
+    Format::S24BE,
+    Format::S243LE,
+    Format::S243BE,
+    Format::S32LE,
+    Format::S32BE,
+    Format::FloatLE,
+    Format::FloatBE,
+    Format::Float64LE,
+    Format::Float64BE,
+    Format::S8,
+    Format::U8,
+    Format::U16LE,
+    Format::U16BE,
+];

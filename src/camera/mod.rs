@@ -1,9 +1,11 @@
 //! Devices become encoded frames. The only room that knows GStreamer, V4L2 and ALSA.
 
 mod actor;
+mod agreed;
 mod attempt;
 mod capture;
 mod clock;
+mod complaints;
 mod config;
 mod controls;
 mod device;
@@ -11,6 +13,7 @@ mod due;
 mod encoder;
 mod error;
 mod even;
+mod extended;
 mod h264;
 mod jpeg;
 mod microphone;

@@ -115,6 +115,11 @@ impl Format {
         Self(place)
     }
 
+    /// Whether its pictures lie in memory as they are.
+    pub(super) fn is_raw(self) -> bool {
+        TABLE[self.0].caps.starts_with("video/x-raw")
+    }
+
     /// The format with this V4L2 pixel code.
     pub(super) fn from_fourcc(code: [u8; 4]) -> Option<Self> {
         TABLE.iter().position(|row| row.codes.contains(&&code)).map(Self)

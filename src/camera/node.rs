@@ -10,7 +10,13 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 use v4l2r::bindings::v4l2_frmivaltypes_V4L2_FRMIVAL_TYPE_STEPWISE as STEPWISE;
-use v4l2r::bindings::{v4l2_capability, v4l2_fmtdesc, v4l2_fract, v4l2_frmivalenum, v4l2_frmsizeenum};
+use v4l2r::bindings::{
+    V4L2_IN_CAP_DV_TIMINGS, V4L2_IN_ST_NO_ACCESS, V4L2_IN_ST_NO_H_LOCK, V4L2_IN_ST_NO_POWER, V4L2_IN_ST_NO_SIGNAL,
+    V4L2_IN_ST_NO_SYNC, V4L2_IN_ST_NO_V_LOCK,
+};
+use v4l2r::bindings::{
+    v4l2_capability, v4l2_dv_timings, v4l2_fmtdesc, v4l2_fract, v4l2_frmivalenum, v4l2_frmsizeenum, v4l2_input,
+};
 use v4l2r::ioctl::{self, Capabilities, FrmIvalTypes, FrmSizeTypes};
 use v4l2r::nix::errno::Errno;
 use v4l2r::{PixelFormat, QueueType};
@@ -30,6 +36,10 @@ const MOST_STEPS: f64 = 10_000.0;
 
 /// Rates that people ask for: what is offered out of a range.
 const USUAL_RATES: [u32; 8] = [5, 10, 15, 20, 25, 30, 50, 60];
+
+/// What is the matter with an input.
+const NO_SIGNAL: &str = "its input has no signal: look at the cable, and at what sends";
+const UNSTABLE: &str = "its input's signal is unstable: look at the cable, and at what sends";
 
 /// A list that does not end.
 #[derive(Debug, PartialEq, Eq)]
@@ -80,6 +90,49 @@ impl Node {
         ioctl::querycap(&self.file).map_err(|error| os_error(error.into()))
     }
 
+    /// What keeps its input from bringing pictures, as an HDMI receiver without a cable says it (vidioc-enuminput.rst).
+    pub(super) fn fault(&self) -> Option<&'static str> {
+        let input = ioctl::g_input(&self.file).ok()?;
+        let found = ioctl::enuminput::<v4l2_input>(&self.file, input).ok()?;
+        let is = |flags: u32| found.status & flags != 0;
+        Some(match () {
+            () if is(V4L2_IN_ST_NO_POWER) => "its input has no power",
+            () if is(V4L2_IN_ST_NO_SIGNAL) => NO_SIGNAL,
+            () if is(V4L2_IN_ST_NO_ACCESS) => "what comes in is protected from being copied",
+            () if is(V4L2_IN_ST_NO_SYNC | V4L2_IN_ST_NO_H_LOCK | V4L2_IN_ST_NO_V_LOCK) => UNSTABLE,
+            // Only where the input has timings: the query may take a while.
+            () if found.capabilities & V4L2_IN_CAP_DV_TIMINGS == 0 => return None,
+            () => match ioctl::query_dv_timings::<v4l2_dv_timings>(&self.file).map_err(Errno::from) {
+                Err(Errno::ENOLINK) => NO_SIGNAL,
+                Err(Errno::ENOLCK) => UNSTABLE,
+                Err(Errno::ERANGE) => {
+                    "its input's signal is more than it can take: choose a smaller size at what sends"
+                }
+                _ => return None,
+            },
+        })
+    }
+
+    /// The size that is set.
+    pub(super) fn size(&self) -> Option<Resolution> {
+        let is_planar = self.identity().ok()?.can.contains(Capabilities::VIDEO_CAPTURE_MPLANE);
+        self.set_size(if is_planar { QueueType::VideoCaptureMplane } else { QueueType::VideoCapture })
+    }
+
+    /// Has an HDMI receiver take over the timings of what it receives: until then its size is another one. Of one that
+    /// streams they are the same already.
+    fn take_timings(&self) {
+        if let Ok(found) = ioctl::query_dv_timings::<v4l2_dv_timings>(&self.file) {
+            // What does not take them has told its size by other means.
+            ioctl::s_dv_timings::<_, v4l2_dv_timings>(&self.file, found).ok();
+        }
+    }
+
+    fn set_size(&self, queue: QueueType) -> Option<Resolution> {
+        let set = ioctl::g_fmt::<v4l2r::Format>(&self.file, queue).ok()?;
+        Some(Resolution { width: set.width, height: set.height })
+    }
+
     /// The codes of its formats.
     pub(super) fn formats(&self, queue: QueueType) -> Result<Vec<[u8; 4]>, Endless> {
         let found = bounded(MOST_FORMATS, |index| ioctl::enum_fmt::<v4l2_fmtdesc>(&self.file, queue, index).ok())?;
@@ -113,8 +166,8 @@ impl Node {
             }
         }
         if listed.is_empty() {
-            let set = ioctl::g_fmt::<v4l2r::Format>(&self.file, queue).ok();
-            listed.extend(set.map(|set| Sizes::One(Resolution { width: set.width, height: set.height })));
+            self.take_timings();
+            listed.extend(self.set_size(queue).map(Sizes::One));
         }
         Ok(listed.into_iter().filter_map(Sizes::usable).collect())
     }

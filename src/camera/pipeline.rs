@@ -13,11 +13,14 @@ use tokio::sync::{mpsc, watch};
 
 use crate::media::{Bitrate, Feed, Frame, H264Profile};
 
+use super::agreed::Agreed;
 use super::attempt::Gate;
 use super::clock::Clock;
+use super::complaints;
 use super::encoder::Encoder;
 use super::even::Even;
 use super::jpeg::Guard;
+use super::mode::Format;
 use super::paced::Waker;
 use super::{Error, Mode, h264};
 
@@ -57,6 +60,10 @@ pub(super) struct Graph {
     pub(super) mode: Option<Mode>,
     /// What keeps damaged JPEGs from the decoder; none where there are no JPEGs.
     pub(super) guard: Option<Guard>,
+    /// What looks at the size of raw pictures; none where the size is no device's.
+    pub(super) agreed: Option<Agreed>,
+    /// What the device said of its input.
+    pub(super) fault: Option<&'static str>,
     /// How long its frames may take.
     pub(super) patience: Patience,
 }
@@ -92,7 +99,19 @@ impl Graph {
     /// A graph that begins with `elements`.
     pub(super) fn new(elements: Vec<gst::Element>, device: String, mode: Option<Mode>) -> Self {
         let patience = mode.as_ref().map_or(Patience::USUAL, |mode| Patience::after(0, mode.fps));
-        Self { elements, waker: None, encoder: None, opus: None, raw: None, device, mode, guard: None, patience }
+        Self {
+            elements,
+            waker: None,
+            encoder: None,
+            opus: None,
+            raw: None,
+            device,
+            mode,
+            guard: None,
+            agreed: None,
+            fault: None,
+            patience,
+        }
     }
 }
 
@@ -103,6 +122,8 @@ pub(super) struct Pipeline {
     graph: Graph,
     gate: Gate,
     events: mpsc::UnboundedReceiver<Event>,
+    /// How many buffers the device has given.
+    arrived: Arc<AtomicU64>,
     published: Arc<AtomicU64>,
 }
 
@@ -123,6 +144,10 @@ impl Pipeline {
         if let Some(guard) = &graph.guard {
             guard.stand(&graph.device, sender.clone())?;
         }
+        if let Some(agreed) = &graph.agreed {
+            agreed.stand(&graph.device, sender.clone())?;
+        }
+        let arrived = counted(&graph)?;
         let bus = pipeline.bus().expect("a pipeline has a bus");
         let device = graph.device.clone();
         bus.set_sync_handler(move |_, message| {
@@ -132,7 +157,7 @@ impl Pipeline {
             }
             gst::BusSyncReply::Drop
         });
-        let mut running = Self { pipeline, graph, gate, events, published };
+        let mut running = Self { pipeline, graph, gate, events, arrived, published };
         match running.pipeline.set_state(gst::State::Playing) {
             Ok(_) => Ok(running),
             // The message on the bus says more than the state change does.
@@ -157,9 +182,16 @@ impl Pipeline {
         self.published.load(Ordering::Relaxed)
     }
 
-    /// How many pictures came damaged.
-    pub(super) fn damaged(&self) -> u64 {
-        self.graph.guard.as_ref().map_or(0, |guard| guard.dropped.load(Ordering::Relaxed))
+    /// What to say of a device of which no frame could be published for so long.
+    pub(super) fn silence(&self, waited: Duration) -> Error {
+        let (device, fault) = (self.graph.device.clone(), self.graph.fault);
+        let damaged = self.graph.guard.as_ref().map_or(0, |guard| guard.dropped.load(Ordering::Relaxed));
+        let encodes = self.graph.mode.as_ref().is_some_and(|mode| mode.format == Format::H264.name());
+        match self.arrived.load(Ordering::Relaxed) {
+            _ if damaged > 0 => Error::Damaged { device, pictures: damaged, waited },
+            pictures if pictures > 0 && encodes => Error::Unshowable { device, pictures, waited },
+            _ => Error::Silent { device, waited, fault },
+        }
     }
 
     /// What its frames pass through.
@@ -202,6 +234,19 @@ impl Drop for Pipeline {
             bus.unset_sync_handler();
         }
     }
+}
+
+/// Counts what leaves the first element, from now on.
+fn counted(graph: &Graph) -> Result<Arc<AtomicU64>, Error> {
+    let count = Arc::new(AtomicU64::new(0));
+    let pad = graph.elements.first().and_then(|source| source.static_pad("src"));
+    let pad = pad.ok_or_else(|| Error::broken("a source without a pad"))?;
+    let counted = count.clone();
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        gst::PadProbeReturn::Ok
+    });
+    Ok(count)
 }
 
 /// The end of the graph: each access unit or packet becomes a frame of the feed.
@@ -252,11 +297,19 @@ fn publisher(
         .build()
 }
 
+/// What to say where each field of an interlaced picture comes by itself, which the elements behind do not take.
+const FIELDS: &str =
+    "it sends the two fields of each picture one by one; have what it receives send whole pictures (720p, 1080p)";
+
 /// The failure that a message on the bus tells of, if it does.
 fn failure(message: &gst::Message, device: &str) -> Option<Error> {
     match message.view() {
         gst::MessageView::Error(failed) => {
             let (device, error) = (device.to_owned(), failed.error());
+            let element = message.src().map(|source| source.name());
+            if let Some(told) = element.and_then(|element| complaints::taken(&element, &device)) {
+                return Some(told);
+            }
             Some(if error.matches(gst::ResourceError::Busy) {
                 Error::Busy { device }
             } else if error.matches(gst::ResourceError::NotFound) {
@@ -264,7 +317,9 @@ fn failure(message: &gst::Message, device: &str) -> Option<Error> {
             } else {
                 // The debugging text begins with GStreamer's source file and line; a cause is in its last line.
                 let cause = failed.debug().and_then(|text| Some(text.lines().skip(1).last()?.trim().to_owned()));
-                Error::Failed { device, why: error.message().trim_end_matches('.').to_owned(), cause }
+                let has_fields = cause.as_ref().is_some_and(|cause| cause.contains("(string)alternate"));
+                let why = if has_fields { FIELDS } else { error.message().trim_end_matches('.') };
+                Error::Failed { device, why: why.to_owned(), cause }
             })
         }
         gst::MessageView::Eos(_) => Some(Error::Gone { device: device.to_owned() }),

@@ -12,6 +12,7 @@ pub(super) const ELEMENTS: &[(&str, &str)] = &[
     ("opusenc", "gstreamer1.0-plugins-base"),
     ("alsasrc", "gstreamer1.0-alsa"),
     ("v4l2src", "gstreamer1.0-plugins-good"),
+    ("deinterlace", "gstreamer1.0-plugins-good"),
     ("videocrop", "gstreamer1.0-plugins-good"),
     ("jpegdec", "gstreamer1.0-plugins-good"),
     ("jpegenc", "gstreamer1.0-plugins-good"),

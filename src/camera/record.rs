@@ -179,11 +179,12 @@ mod tests {
             offers: vec![],
             unused_formats: vec![],
             is_receiver: false,
+            fault: None,
         }
     }
 
     fn silent() -> Error {
-        Error::Silent { device: "camera".into(), waited: Duration::from_secs(4) }
+        Error::Silent { device: "camera".into(), waited: Duration::from_secs(4), fault: None }
     }
 
     #[test]

@@ -5,9 +5,11 @@ use std::time::Duration;
 use gstreamer as gst;
 use serde::Serialize;
 
+use super::complaints;
 use super::controls::{self, Control};
 use super::device::{self, Audio, Source, Video};
 use super::encoder::{TABLE, Work};
+use super::microphone::Sound;
 use super::mode::{self, Encoding, Wanted};
 use super::{AudioConfig, Config, Error, Mode, PASSTHROUGH, plugins, trial};
 
@@ -45,7 +47,7 @@ pub struct EncoderTrial {
 
 /// Looks at everything. Takes seconds, and blocks; devices in use are not disturbed.
 pub fn survey(cameras: &[Config], audio: &AudioConfig) -> Survey {
-    if let Err(error) = gst::init() {
+    if let Err(error) = complaints::init() {
         return Survey { gstreamer: format!("does not start: {error}"), ..Survey::default() };
     }
     let first = cameras.first().cloned().unwrap_or_default();
@@ -74,7 +76,7 @@ pub fn survey(cameras: &[Config], audio: &AudioConfig) -> Survey {
             .iter()
             .map(|camera| (camera.name.clone(), picture(camera).map_err(|error| error.to_string())))
             .collect(),
-        sound: sound(audio),
+        sound: sound(cameras, audio),
     }
 }
 
@@ -115,17 +117,20 @@ fn in_mode(video: &Video, config: &Config) -> Result<(String, Mode), Error> {
     Ok((video.in_words(), Mode { format: choice.format.name().into(), resolution: choice.resolution, fps }))
 }
 
-fn sound(config: &AudioConfig) -> Option<Result<String, String>> {
+fn sound(cameras: &[Config], config: &AudioConfig) -> Option<Result<String, String>> {
     Some(match config.capture.as_str() {
         "off" => return None,
         "test" => Ok("test tone".into()),
-        "auto" => match device::microphones().first() {
+        "auto" => match Sound::new(cameras).best() {
             Some(audio) => Ok(audio.in_words()),
             None => Err("there is no microphone: the test picture has the test tone, other pictures are silent".into()),
         },
-        name => match alsa::PCM::new(name, alsa::Direction::Capture, true) {
-            Ok(_) => Ok(name.to_owned()),
-            Err(error) => Err(format!("{name} cannot be opened: {error}")),
+        name => match device::microphone(name) {
+            Some(audio) => Ok(audio.in_words()),
+            None => match alsa::PCM::new(name, alsa::Direction::Capture, true) {
+                Ok(_) => Ok(name.to_owned()),
+                Err(error) => Err(format!("{name} cannot be opened: {error}")),
+            },
         },
     })
 }

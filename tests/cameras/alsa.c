@@ -1,6 +1,12 @@
 /* A sound card in user space: an ALSA plugin that captures a saw-tooth in real time.
- * pcm.NAME { type peercam  rate 48000  channels 1  format S16_LE  fault good } with fault
- *   good, mute (it never has a sample), gone (unplugged after half a second), busy, absent,
+ * pcm.NAME { type peercam  rate 48000  channels 1  format S16_LE  period 0  late 0  fault good } with
+ * rate, channels                the only one, or in a list {1 2} the least and the most
+ * period                        bytes of the only period that it has; 0: any
+ * late                          seconds before the first sample
+ * fault
+ *   good, xrun (an overrun each second), asleep (suspended after half a second, once), breaks (EIO after half a second,
+ *   once), params (it refuses any settings), stalls (no sample for some seconds after half a second, once),
+ *   mute (it never has a sample), gone (unplugged after half a second), busy, absent,
  *   opening, closing (it hangs for some seconds when it is opened or closed) */
 #include <alsa/asoundlib.h>
 #include <alsa/pcm_external.h>
@@ -15,11 +21,12 @@ struct card {
     snd_pcm_ioplug_t io;
     char fault[16];
     struct timespec start;
-    int runs;
+    int runs, told;
+    long late, at;
     uint8_t next;
 };
 
-static int unplugged;
+static int unplugged, once;
 
 static double since(const struct card *c) {
     struct timespec now;
@@ -36,7 +43,15 @@ static int run(snd_pcm_ioplug_t *io, int runs) {
 }
 static int prepare(snd_pcm_ioplug_t *io) { return unplugged ? -ENODEV : run(io, 0); }
 static int start(snd_pcm_ioplug_t *io) { return run(io, 1); }
-static int stop(snd_pcm_ioplug_t *io) { return run(io, 0); }
+static int stop(snd_pcm_ioplug_t *io) {
+    if (once == 2) once = 1;
+    return run(io, 0);
+}
+static int params(snd_pcm_ioplug_t *io, snd_pcm_hw_params_t *wanted) {
+    (void)wanted;
+    return strcmp(((struct card *)io->private_data)->fault, "params") ? 0 : -EINVAL;
+}
+static int resume(snd_pcm_ioplug_t *io) { return (void)io, -ENOSYS; }
 
 static snd_pcm_sframes_t pointer(snd_pcm_ioplug_t *io) {
     struct card *c = io->private_data;
@@ -45,8 +60,17 @@ static snd_pcm_sframes_t pointer(snd_pcm_ioplug_t *io) {
         unplugged = 1;
         return -ENODEV;
     }
-    int64_t at = since(c) * io->rate;
-    return at > (int64_t)(io->appl_ptr + io->buffer_size) ? -EPIPE : at % (int64_t)io->buffer_size;
+    if (!strcmp(c->fault, "xrun") && (int)since(c) > c->told) return c->told = since(c), -EPIPE;
+    if (!once && since(c) > 0.5) {
+        once = 1;
+        if (!strcmp(c->fault, "asleep")) return -ESTRPIPE;
+        if (!strcmp(c->fault, "breaks")) return -EIO;
+        once = !strcmp(c->fault, "stalls") ? 2 : 1;
+    }
+    if (once == 2 && since(c) < HANGS) return c->at;
+    if (since(c) < c->late) return 0;
+    int64_t at = (since(c) - c->late) * io->rate;
+    return at > (int64_t)(io->appl_ptr + io->buffer_size) ? -EPIPE : (c->at = at % (int64_t)io->buffer_size);
 }
 
 static snd_pcm_sframes_t transfer(snd_pcm_ioplug_t *io, const snd_pcm_channel_area_t *areas, snd_pcm_uframes_t offset,
@@ -75,26 +99,41 @@ static int close_card(snd_pcm_ioplug_t *io) {
 
 static const snd_pcm_ioplug_callback_t calls = {
     .prepare = prepare, .start = start, .stop = stop, .pointer = pointer, .transfer = transfer, .poll_revents = revents, .close = close_card,
+    .hw_params = params, .resume = resume,
 };
+
+/* One number or a list of two. */
+static void limits(snd_config_t *entry, long found[2]) {
+    snd_config_iterator_t i, next;
+    int place = 0;
+    if (snd_config_get_type(entry) != SND_CONFIG_TYPE_COMPOUND) {
+        if (!snd_config_get_integer(entry, &found[0])) found[1] = found[0];
+        return;
+    }
+    snd_config_for_each(i, next, entry) if (place < 2) snd_config_get_integer(snd_config_iterator_entry(i), &found[place++]);
+}
 
 SND_PCM_PLUGIN_DEFINE_FUNC(peercam) {
     snd_config_iterator_t i, next;
     const char *fault = "good", *format = "S16_LE", *id;
-    long rate = 48000, channels = 1;
+    long rate[2] = {48000, 48000}, channels[2] = {1, 1}, period = 0, late = 0;
     (void)root;
     snd_config_for_each(i, next, conf) {
         snd_config_t *entry = snd_config_iterator_entry(i);
         if (snd_config_get_id(entry, &id) < 0) continue;
         if (!strcmp(id, "fault")) snd_config_get_string(entry, &fault);
         if (!strcmp(id, "format")) snd_config_get_string(entry, &format);
-        if (!strcmp(id, "rate")) snd_config_get_integer(entry, &rate);
-        if (!strcmp(id, "channels")) snd_config_get_integer(entry, &channels);
+        if (!strcmp(id, "rate")) limits(entry, rate);
+        if (!strcmp(id, "channels")) limits(entry, channels);
+        if (!strcmp(id, "period")) snd_config_get_integer(entry, &period);
+        if (!strcmp(id, "late")) snd_config_get_integer(entry, &late);
     }
     if (!strcmp(fault, "busy")) return -EBUSY;
     if (!strcmp(fault, "absent") || unplugged) return -ENODEV;
     if (!strcmp(fault, "opening")) sleep(HANGS);
     struct card *c = calloc(1, sizeof *c);
     if (!c) return -ENOMEM;
+    c->late = late;
     snprintf(c->fault, sizeof c->fault, "%s", fault);
     c->io.version = SND_PCM_IOPLUG_VERSION, c->io.name = "peercam", c->io.callback = &calls, c->io.private_data = c;
     c->io.poll_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC), c->io.poll_events = POLLIN;
@@ -103,9 +142,9 @@ SND_PCM_PLUGIN_DEFINE_FUNC(peercam) {
     unsigned access[] = {SND_PCM_ACCESS_RW_INTERLEAVED, SND_PCM_ACCESS_MMAP_INTERLEAVED}, formats[] = {snd_pcm_format_value(format)};
     snd_pcm_ioplug_set_param_list(&c->io, SND_PCM_IOPLUG_HW_ACCESS, 2, access);
     snd_pcm_ioplug_set_param_list(&c->io, SND_PCM_IOPLUG_HW_FORMAT, 1, formats);
-    snd_pcm_ioplug_set_param_minmax(&c->io, SND_PCM_IOPLUG_HW_RATE, rate, rate);
-    snd_pcm_ioplug_set_param_minmax(&c->io, SND_PCM_IOPLUG_HW_CHANNELS, channels, channels);
-    snd_pcm_ioplug_set_param_minmax(&c->io, SND_PCM_IOPLUG_HW_PERIOD_BYTES, 1001, 64 * 1024);
+    snd_pcm_ioplug_set_param_minmax(&c->io, SND_PCM_IOPLUG_HW_RATE, rate[0], rate[1]);
+    snd_pcm_ioplug_set_param_minmax(&c->io, SND_PCM_IOPLUG_HW_CHANNELS, channels[0], channels[1]);
+    snd_pcm_ioplug_set_param_minmax(&c->io, SND_PCM_IOPLUG_HW_PERIOD_BYTES, period ? period : 1001, period ? period : 64 * 1024);
     snd_pcm_ioplug_set_param_minmax(&c->io, SND_PCM_IOPLUG_HW_BUFFER_BYTES, 2002, 1024 * 1024);
     snd_pcm_ioplug_set_param_minmax(&c->io, SND_PCM_IOPLUG_HW_PERIODS, 2, 64);
     *pcmp = c->io.pcm;

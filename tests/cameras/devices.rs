@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -24,6 +25,9 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// The tests measure times: one board runs at a time, but for those whose tests mostly wait.
 static TURN: RwLock<()> = RwLock::const_new(());
+
+/// Each command has an id of its own.
+static COMMANDS: AtomicU64 = AtomicU64::new(1);
 
 /// For how long a board has the machine.
 #[allow(dead_code, reason = "held, and never looked at")]
@@ -170,7 +174,8 @@ impl Watched {
     pub async fn command(&self, command: &str, arguments: Value) -> Result<Value> {
         let url = format!("{}/api/signal?for=commands", self.url.replace("http", "ws"));
         let (mut socket, _) = connect_async(url).await?;
-        let text = json!({ "type": "command", "id": "1", "command": command, "args": arguments }).to_string();
+        let id = COMMANDS.fetch_add(1, Ordering::Relaxed).to_string();
+        let text = json!({ "type": "command", "id": id, "command": command, "args": arguments }).to_string();
         socket.send(Message::text(text)).await?;
         loop {
             let message = socket.next().await.context("the WebSocket was closed")??;

@@ -12,6 +12,15 @@
  *                          decimal and a line end
  *   endless LIST           formats, sizes, rates or controls have no end
  *   control ID TYPE MIN MAX STEP DEFAULT FLAGS NAME      menu ID INDEX NAME
+ *   stride N               bytes of a line               image N   sizeimage, where the driver says something else than the truth
+ *   halves                 white on the left, black on the right
+ *   field N                of the picture                colours SPACE RANGE
+ *   moves WxH              S_FMT sets this size whatever is asked, TRY_FMT does not say so
+ *   sparm ERRNO, gparm N/D what S_PARM fails with, what G_PARM says; buffers N: no more are given
+ *   reqbufs ERRNO          dqbuf N ERRNO TIMES: from frame N on DQBUF fails so often
+ *   flagged N              each Nth frame is marked as damaged; skips N: N numbers are left out between frames
+ *   stamps HOW             zero, real (the time of day), same, back, ahead
+ *   input STATUS           of the one input, as ENUMINPUT says it; timings ERRNO: of QUERY_DV_TIMINGS, 0 for 1280x720
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -31,6 +40,7 @@
 #include <time.h>
 #include <unistd.h>
 
+enum how { TRY, SET, GET };
 enum { MOST_FDS = 4096, BUFFERS = 32, ROOM = 16 << 20, LINES = 128 };
 
 struct size { uint32_t format, type, least_w, most_w, step_w, least_h, most_h, step_h; };
@@ -47,13 +57,21 @@ struct camera {
     struct control controls[LINES];
     struct item items[LINES];
     double fps, first;
+    uint32_t stride, image, field, space, range, moves_w, moves_h, input;
+    int sparm, reqbufs, most_buffers, dqbuf_from, dqbuf, dqbuf_times, flagged, skips, timings, has_timings, halves;
+    char stamps[8];
+    struct v4l2_fract gparm;
+    int has_gparm;
     /* Of the stream. */
-    int memory, buffers, queue[64], head, tail, sequence, streams;
+    int number, memory, buffers, queue[64], head, tail, sequence, streams;
     uint8_t *mapped;
     char *film, *scene, *end;
 };
 
 static struct camera *of[MOST_FDS];
+
+/* What is set at a node counts for all who have it open. */
+static struct { uint32_t width, height, format; struct { int is_set; int64_t is; } values[LINES]; } set_at[256];
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 #define FAIL(code) do { errno = (code); return -1; } while (0)
@@ -94,6 +112,22 @@ static void say(struct camera *c, char *key, char *value) {
     else if (!strcmp(key, "bytes")) c->bytes = strtoul(value, NULL, 10);
     else if (!strcmp(key, "fps")) c->fps = atof(value);
     else if (!strcmp(key, "first")) c->first = atof(value);
+    else if (!strcmp(key, "halves")) c->halves = 1;
+    else if (!strcmp(key, "stride")) c->stride = atoi(value);
+    else if (!strcmp(key, "image")) c->image = strtoul(value, NULL, 10) + 1;
+    else if (!strcmp(key, "field")) c->field = atoi(value);
+    else if (!strcmp(key, "colours")) sscanf(value, "%u %u", &c->space, &c->range);
+    else if (!strcmp(key, "moves")) sscanf(value, "%ux%u", &c->moves_w, &c->moves_h);
+    else if (!strcmp(key, "sparm")) c->sparm = atoi(value);
+    else if (!strcmp(key, "gparm")) c->has_gparm = sscanf(value, "%u/%u", &c->gparm.numerator, &c->gparm.denominator);
+    else if (!strcmp(key, "buffers")) c->most_buffers = atoi(value);
+    else if (!strcmp(key, "reqbufs")) c->reqbufs = atoi(value);
+    else if (!strcmp(key, "dqbuf")) sscanf(value, "%d %d %d", &c->dqbuf_from, &c->dqbuf, &c->dqbuf_times);
+    else if (!strcmp(key, "flagged")) c->flagged = atoi(value);
+    else if (!strcmp(key, "skips")) c->skips = atoi(value);
+    else if (!strcmp(key, "stamps")) strncpy(c->stamps, value, sizeof c->stamps - 1);
+    else if (!strcmp(key, "input")) c->input = strtoul(value, NULL, 0);
+    else if (!strcmp(key, "timings")) c->timings = atoi(value), c->has_timings = 1;
     else if (!strcmp(key, "format") && c->n_formats < LINES) c->formats[c->n_formats++] = code(value);
     else if (!strcmp(key, "size") && sscanf(value, "%ux%u", &s->least_w, &s->least_h) == 2) {
         s->most_w = s->least_w, s->most_h = s->least_h, s->type = V4L2_FRMSIZE_TYPE_DISCRETE, s->format = format, c->n_sizes++;
@@ -134,7 +168,7 @@ static struct camera *read_camera(const char *place) {
     strcpy(c->driver, "uvcvideo"), strcpy(c->card, "A good camera");
     snprintf(c->bus, sizeof c->bus, "usb-%s", strrchr(place, '/') + 1);
     c->caps = V4L2_CAP_VIDEO_CAPTURE | V4L2_CAP_STREAMING | V4L2_CAP_EXT_PIX_FORMAT;
-    c->fps = 30, c->memory = -1, c->gone = -1;
+    c->fps = 30, c->memory = -1, c->gone = -1, c->most_buffers = BUFFERS, c->field = V4L2_FIELD_NONE, c->space = V4L2_COLORSPACE_SRGB;
     while (fgets(line, sizeof line, file)) {
         line[strcspn(line, "\n")] = 0;
         char *value = strchr(line, ' ');
@@ -145,6 +179,7 @@ static struct camera *read_camera(const char *place) {
     if (!c->n_formats) c->formats[c->n_formats++] = code("YUYV");
     c->format = c->formats[0], c->width = 640, c->height = 480;
     if (c->n_sizes) c->width = c->sizes[0].most_w, c->height = c->sizes[0].most_h;
+    c->number = atoi(strrchr(place, '/') + 6) % 256;
     return c;
 }
 
@@ -230,7 +265,7 @@ void *mmap64(void *at, size_t length, int access, int flags, int fd, off64_t off
 }
 
 /* How a format lies in memory: bytes of a line, and all. */
-static uint32_t laid_out(const struct camera *c, uint32_t *line) {
+static uint32_t tight(const struct camera *c, uint32_t *line) {
     uint32_t even = (c->width + 1) & ~1u, f = c->format, twice = 2;
     if (f == code("MJPG") || f == code("JPEG") || f == code("H264")) return *line = 0, c->width * c->height * 2 + 65536;
     if (f == code("GREY")) twice = 2;
@@ -245,13 +280,28 @@ static uint32_t laid_out(const struct camera *c, uint32_t *line) {
     return *line * c->height;
 }
 
-static void set_format(struct camera *c, struct v4l2_format *f, int keep) {
+/* The same with the driver's own stride. */
+static uint32_t laid_out(const struct camera *c, uint32_t *line) {
+    uint32_t bytes = tight(c, line), own = *line;
+    if (!c->stride || !own || c->stride < own) return bytes;
+    *line = c->stride;
+    return bytes / own * c->stride;
+}
+
+static void keep_format(const struct camera *c) {
+    set_at[c->number].width = c->width, set_at[c->number].height = c->height, set_at[c->number].format = c->format;
+}
+
+static void set_format(struct camera *c, struct v4l2_format *f, enum how how) {
     struct camera try = *c;
     uint32_t line, planes = f->type == V4L2_BUF_TYPE_VIDEO_CAPTURE_MPLANE, best = ~0u;
     uint32_t w = planes ? f->fmt.pix_mp.width : f->fmt.pix.width, h = planes ? f->fmt.pix_mp.height : f->fmt.pix.height;
     uint32_t wanted = planes ? f->fmt.pix_mp.pixelformat : f->fmt.pix.pixelformat;
     for (int i = 0; i < c->n_formats; i++) if (c->formats[i] == wanted) try.format = wanted;
-    for (int i = 0; i < c->n_sizes; i++) {
+    if (how == GET && set_at[c->number].width) {
+        try.width = set_at[c->number].width, try.height = set_at[c->number].height, try.format = set_at[c->number].format;
+    }
+    for (int i = 0; i < c->n_sizes && how != GET; i++) {
         const struct size *s = &c->sizes[i];
         if (s->format != try.format) continue;
         uint32_t nw = w < s->least_w ? s->least_w : w > s->most_w ? s->most_w : w;
@@ -259,33 +309,49 @@ static void set_format(struct camera *c, struct v4l2_format *f, int keep) {
         uint32_t off = (nw > w ? nw - w : w - nw) / 2 + (nh > h ? nh - h : h - nh) / 2;
         if (off <= best) best = off, try.width = nw, try.height = nh;
     }
+    if (how == SET && c->moves_w) try.width = c->moves_w, try.height = c->moves_h;
     uint32_t bytes = laid_out(&try, &line);
+    if (c->image) bytes = c->image - 1;
     if (planes) {
         struct v4l2_pix_format_mplane *p = &f->fmt.pix_mp;
         memset(p, 0, sizeof *p);
-        p->width = try.width, p->height = try.height, p->pixelformat = try.format, p->field = V4L2_FIELD_NONE;
-        p->colorspace = V4L2_COLORSPACE_SRGB, p->num_planes = 1;
+        p->width = try.width, p->height = try.height, p->pixelformat = try.format, p->field = c->field;
+        p->colorspace = c->space, p->quantization = c->range, p->num_planes = 1;
         p->plane_fmt[0].sizeimage = bytes, p->plane_fmt[0].bytesperline = line;
     } else {
         struct v4l2_pix_format *p = &f->fmt.pix;
         memset(p, 0, sizeof *p);
-        p->width = try.width, p->height = try.height, p->pixelformat = try.format, p->field = V4L2_FIELD_NONE;
-        p->colorspace = V4L2_COLORSPACE_SRGB, p->sizeimage = bytes, p->bytesperline = line;
+        p->width = try.width, p->height = try.height, p->pixelformat = try.format, p->field = c->field;
+        p->colorspace = c->space, p->quantization = c->range, p->sizeimage = bytes, p->bytesperline = line;
     }
-    if (keep) *c = try;
+    if (how != SET) return;
+    *c = try;
+    keep_format(c);
 }
 
 static void tell(struct camera *c, struct v4l2_buffer *b, uint32_t index, uint32_t flags, uint32_t used) {
     uint32_t type = b->type, line, bytes = laid_out(c, &line);
+    if (c->image > bytes) bytes = c->image - 1;
     struct v4l2_plane *planes = b->m.planes;
     memset(b, 0, sizeof *b);
-    b->type = type, b->index = index, b->memory = V4L2_MEMORY_MMAP, b->field = V4L2_FIELD_NONE;
+    b->type = type, b->index = index, b->memory = V4L2_MEMORY_MMAP, b->field = c->field;
     b->flags = flags | V4L2_BUF_FLAG_TIMESTAMP_MONOTONIC;
     if (type == V4L2_BUF_TYPE_VIDEO_CAPTURE_MPLANE) {
         b->m.planes = planes, b->length = 1;
         memset(planes, 0, sizeof *planes);
         planes->length = bytes, planes->bytesused = used, planes->m.mem_offset = index * ROOM;
     } else b->length = bytes, b->bytesused = used, b->m.offset = index * ROOM;
+}
+
+/* White on the left, black on the right, of 4:2:0 in planes, YUYV and grey; what lies behind a line stays as it was. */
+static void draw_halves(const struct camera *c, uint8_t *into, uint32_t line) {
+    uint32_t each = c->format == code("YUYV") ? 2 : 1;
+    for (uint32_t y = 0; y < c->height; y++)
+        for (uint32_t x = 0; x < c->width; x++) {
+            into[y * line + x * each] = x < c->width / 2 ? 235 : 16;
+            if (each == 2) into[y * line + x * 2 + 1] = 128;
+        }
+    if (c->format == code("NV12") || c->format == code("YU12")) memset(into + line * c->height, 128, line * (c->height + 1) / 2);
 }
 
 /* The next frame: where it is compressed one of the film, else grey that changes. */
@@ -307,6 +373,7 @@ static uint32_t shoot(struct camera *c, uint8_t *into) {
         return length;
     }
     memset(into, 64 + c->sequence * 4 % 128, bytes);
+    if (c->halves) draw_halves(c, into, line);
     return c->bytes ? c->bytes : bytes;
 }
 
@@ -345,6 +412,13 @@ static struct control *find(struct camera *c, uint32_t id) {
     return NULL;
 }
 
+/* The value of a control; where `to` is given, it is set before. */
+static int64_t value_of(struct camera *c, const struct control *k, const int64_t *to) {
+    __typeof__(set_at[0].values[0]) *value = &set_at[c->number].values[k - c->controls];
+    if (to) value->is_set = 1, value->is = *to;
+    return value->is_set ? value->is : k->value;
+}
+
 static int answer(struct camera *c, int fd, uint32_t request, void *p) {
     struct control *k;
     uint32_t type = c->caps & V4L2_CAP_VIDEO_CAPTURE_MPLANE ? V4L2_BUF_TYPE_VIDEO_CAPTURE_MPLANE : V4L2_BUF_TYPE_VIDEO_CAPTURE;
@@ -372,37 +446,50 @@ static int answer(struct camera *c, int fd, uint32_t request, void *p) {
     case VIDIOC_G_FMT: {
         struct v4l2_format *f = p;
         if (f->type != type) FAIL(EINVAL);
-        if (type == V4L2_BUF_TYPE_VIDEO_CAPTURE) {
-            f->fmt.pix.width = c->width, f->fmt.pix.height = c->height, f->fmt.pix.pixelformat = c->format;
-        } else f->fmt.pix_mp.width = c->width, f->fmt.pix_mp.height = c->height, f->fmt.pix_mp.pixelformat = c->format;
-        set_format(c, f, 0);
+        set_format(c, f, GET);
         return 0;
     }
     case VIDIOC_TRY_FMT: case VIDIOC_S_FMT:
         if (((struct v4l2_format *)p)->type != type) FAIL(EINVAL);
         if (request == VIDIOC_S_FMT && c->sfmt) FAIL(c->sfmt);
-        set_format(c, p, request == VIDIOC_S_FMT);
+        set_format(c, p, request == VIDIOC_S_FMT ? SET : TRY);
         return 0;
     case VIDIOC_G_PARM: case VIDIOC_S_PARM: {
         struct v4l2_streamparm *s = p;
-        if (!c->n_rates) FAIL(ENOTTY);
+        if (!c->n_rates && !c->has_gparm) FAIL(ENOTTY);
         if (s->type != type) FAIL(EINVAL);
+        if (request == VIDIOC_S_PARM && c->sparm) FAIL(c->sparm);
         s->parm.capture.capability = V4L2_CAP_TIMEPERFRAME;
         if (request == VIDIOC_G_PARM) s->parm.capture.timeperframe = c->rates[0];
+        if (c->has_gparm) s->parm.capture.timeperframe = c->gparm;
         return 0;
     }
     case VIDIOC_ENUMINPUT: {
         struct v4l2_input *i = p;
         if (i->index) FAIL(EINVAL);
-        memset(i, 0, sizeof *i), strcpy((char *)i->name, "Camera"), i->type = V4L2_INPUT_TYPE_CAMERA;
+        memset(i, 0, sizeof *i), strcpy((char *)i->name, "Camera"), i->type = V4L2_INPUT_TYPE_CAMERA, i->status = c->input;
+        if (c->has_timings) i->capabilities = V4L2_IN_CAP_DV_TIMINGS;
         return 0;
     }
     case VIDIOC_G_INPUT: *(int *)p = 0; return 0;
     case VIDIOC_S_INPUT: return 0;
+    case VIDIOC_QUERY_DV_TIMINGS: case VIDIOC_G_DV_TIMINGS: case VIDIOC_S_DV_TIMINGS: {
+        struct v4l2_dv_timings *t = p;
+        if (!c->has_timings) FAIL(ENOTTY);
+        if (request == VIDIOC_QUERY_DV_TIMINGS && c->timings) FAIL(c->timings);
+        if (request != VIDIOC_S_DV_TIMINGS) {
+            memset(t, 0, sizeof *t), t->type = V4L2_DV_BT_656_1120;
+            t->bt.width = 1280, t->bt.height = 720, t->bt.pixelclock = 74250000, t->bt.hfrontporch = 110, t->bt.hsync = 40;
+            t->bt.hbackporch = 220, t->bt.vfrontporch = 5, t->bt.vsync = 5, t->bt.vbackporch = 20;
+        }
+        else c->width = c->moves_w = t->bt.width, c->height = c->moves_h = t->bt.height, keep_format(c);
+        return 0;
+    }
     case VIDIOC_REQBUFS: {
         struct v4l2_requestbuffers *r = p;
         if (r->memory != V4L2_MEMORY_MMAP || r->type != type) FAIL(EINVAL);
-        if (r->count > BUFFERS) r->count = BUFFERS;
+        if (c->reqbufs) FAIL(c->reqbufs);
+        if (r->count > (uint32_t)c->most_buffers) r->count = c->most_buffers;
         if (c->memory < 0) {
             c->memory = memfd_create("camera", MFD_CLOEXEC);
             if (ftruncate(c->memory, (off_t)BUFFERS * ROOM)) FAIL(ENOMEM);
@@ -421,11 +508,17 @@ static int answer(struct camera *c, int fd, uint32_t request, void *p) {
     case VIDIOC_DQBUF: {
         struct timespec now;
         uint64_t times;
+        if (c->dqbuf && c->sequence >= c->dqbuf_from && c->dqbuf_times > 0) { c->dqbuf_times--; FAIL(c->dqbuf); }
         if (c->head == c->tail || read(fd, &times, 8) != 8) FAIL(EAGAIN);
         int index = c->queue[c->head++ % 64];
         tell(c, p, index, V4L2_BUF_FLAG_DONE, shoot(c, c->mapped + (size_t)index * ROOM));
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        ((struct v4l2_buffer *)p)->sequence = c->sequence++;
+        if (c->flagged && c->sequence % c->flagged == 0) ((struct v4l2_buffer *)p)->flags |= V4L2_BUF_FLAG_ERROR;
+        clock_gettime(strcmp(c->stamps, "real") ? CLOCK_MONOTONIC : CLOCK_REALTIME, &now);
+        if (!strcmp(c->stamps, "zero")) now = (struct timespec){0, 0};
+        if (!strcmp(c->stamps, "same")) now = (struct timespec){1000, 0};
+        if (!strcmp(c->stamps, "back")) now.tv_sec -= c->sequence * 2;
+        if (!strcmp(c->stamps, "ahead")) now.tv_sec += 3600;
+        ((struct v4l2_buffer *)p)->sequence = c->sequence, c->sequence += 1 + c->skips;
         ((struct v4l2_buffer *)p)->timestamp = (struct timeval){now.tv_sec, now.tv_nsec / 1000};
         return 0;
     }
@@ -446,7 +539,14 @@ static int answer(struct camera *c, int fd, uint32_t request, void *p) {
         c->head = c->tail = c->streams = 0;
         return timerfd_settime(fd, 0, &never, NULL);
     }
-    case VIDIOC_QUERYCTRL: FAIL(EINVAL);
+    case VIDIOC_QUERYCTRL: {
+        struct v4l2_queryctrl *q = p;
+        if (!(k = find(c, q->id))) FAIL(EINVAL);
+        memset(q, 0, sizeof *q), memcpy(q->name, k->is.name, sizeof q->name);
+        q->id = k->is.id, q->type = k->is.type, q->minimum = k->is.minimum, q->maximum = k->is.maximum;
+        q->step = k->is.step, q->default_value = k->is.default_value, q->flags = k->is.flags;
+        return 0;
+    }
     case VIDIOC_QUERY_EXT_CTRL: {
         struct v4l2_query_ext_ctrl *q = p;
         if (!strcmp(c->endless, "controls") && c->n_controls) { *q = c->controls[0].is; return 0; }
@@ -464,7 +564,16 @@ static int answer(struct camera *c, int fd, uint32_t request, void *p) {
     case VIDIOC_G_CTRL: case VIDIOC_S_CTRL: {
         struct v4l2_control *one = p;
         if (!(k = find(c, one->id))) FAIL(EINVAL);
-        if (request == VIDIOC_S_CTRL) k->value = one->value; else one->value = k->value;
+        if (request == VIDIOC_G_CTRL && k->is.flags & V4L2_CTRL_FLAG_WRITE_ONLY) FAIL(EACCES);
+        int64_t to = one->value;
+        one->value = value_of(c, k, request == VIDIOC_S_CTRL ? &to : NULL);
+        return 0;
+    }
+    case VIDIOC_G_EXT_CTRLS: case VIDIOC_S_EXT_CTRLS: {
+        struct v4l2_ext_control *one = ((struct v4l2_ext_controls *)p)->controls;
+        if (!(k = find(c, one->id))) FAIL(EINVAL);
+        int64_t to = one->value64;
+        one->value64 = value_of(c, k, request == VIDIOC_S_EXT_CTRLS ? &to : NULL);
         return 0;
     }
     default: FAIL(ENOTTY);
