@@ -70,3 +70,32 @@ async fn a_page_whose_name_the_proxy_hides_says_what_to_set() -> Result<()> {
     ensure!(page.ask::<bool>("return viewer.state === 'refused' && viewer.situation.retryAt === null").await?);
     Ok(())
 }
+
+/// nginx as it is without the lines for WebSockets, by which it speaks HTTP/1.0 and drops `Upgrade`: owncast/owncast 430,
+/// SteveLTN/https-portal 73, strukturag/nextcloud-spreedme 58.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_whose_websocket_the_proxy_drops_says_what_the_proxy_has_to_do() -> Result<()> {
+    let board = locked_board("").await?;
+    let browser = Browser::start_with(&[RESOLVER]).await?;
+    for lines in ["", "proxy_http_version 1.1;"] {
+        let site = format!(
+            "server {{
+                listen 127.0.0.1:PORT;
+                location / {{
+                    proxy_pass http://192.168.1.20:8080;
+                    proxy_set_header Host $http_host;
+                    {lines}
+                }}
+            }}"
+        );
+        let proxy = Proxy::nginx(&board, &site).await?;
+        let page = Page::open(&browser, &format!("http://cameras.example:{}/", proxy.port)).await?;
+        if page.ask::<bool>("return viewer === null && document.querySelector('#secret') !== null").await? {
+            browser.enter("#secret", crate::SECRET).await?;
+        }
+        page.wait_until("the refusal", "viewer?.situation.code === 'no-websocket'").await?;
+        let said: String = page.ask("return viewer.shadowRoot.querySelector('.veil').textContent").await?;
+        ensure!(said.contains("WebSockets do not reach") && said.contains("HTTP/1.1"), "{said}");
+    }
+    Ok(())
+}
