@@ -9,6 +9,7 @@ mod websocket;
 mod whep;
 
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -21,8 +22,8 @@ use crate::tasks::Group;
 pub use mqtt::serve as serve_mqtt;
 pub use websocket::serve as serve_websocket;
 pub use websocket::{MOST_FRAME, Purpose};
-pub use whep::Admitted;
 pub use whep::router as whep_router;
+pub use whep::{Admitted, Reached};
 
 /// The largest signalling message that is read. A Chromium offer with all its codecs is about 8 KiB;
 /// MQTT's usual packet limit is 256 KiB.
@@ -80,6 +81,8 @@ pub struct Call {
     pub rights: Rights,
     /// The camera asked for by name; `None` is the first one.
     pub camera: Option<String>,
+    /// The address of the board at which the viewer has reached it, where the call came over no broker.
+    pub reached: Option<IpAddr>,
     /// What the viewer sends.
     pub incoming: mpsc::Receiver<Signal>,
     /// What the viewer gets.
@@ -98,12 +101,13 @@ pub struct Line {
 }
 
 /// Opens a call and its other end.
-pub fn call(way: Way, camera: Option<String>) -> (Call, Line) {
+pub fn call(way: Way, camera: Option<String>, reached: Option<IpAddr>) -> (Call, Line) {
     let viewer = ViewerId::random();
     let (to_device, incoming) = mpsc::channel(QUEUE);
     let (outgoing, to_viewer) = mpsc::channel(QUEUE);
     let rights = way.rights();
-    (Call { viewer: viewer.clone(), way, rights, camera, incoming, outgoing }, Line { viewer, to_device, to_viewer })
+    let call = Call { viewer: viewer.clone(), way, rights, camera, reached, incoming, outgoing };
+    (call, Line { viewer, to_device, to_viewer })
 }
 
 /// The ways in.

@@ -1,6 +1,7 @@
 //! One WebSocket is one call: text messages with [`Signal`]s, both ways. Commands go over it too, and who wants
 //! nothing else opens one without a call.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
@@ -35,14 +36,21 @@ pub enum Purpose {
     Commands,
 }
 
-/// Carries one call on `socket` until either side ends it, or the reception's group stops.
+/// Carries one call on `socket` until either side ends it, or the reception's group stops. It came in at the board's
+/// address `reached`.
 ///
 /// The upgrade limits messages to [`MOST_FRAME`].
-pub async fn serve(mut socket: WebSocket, purpose: Purpose, camera: Option<String>, reception: Reception) {
+pub async fn serve(
+    mut socket: WebSocket,
+    purpose: Purpose,
+    camera: Option<String>,
+    reached: Option<IpAddr>,
+    reception: Reception,
+) {
     let line = match purpose {
         Purpose::Commands => None,
         Purpose::Watching => {
-            let (call, line) = call(Way::WebSocket, camera);
+            let (call, line) = call(Way::WebSocket, camera, reached);
             if reception.calls.send(call).await.is_err() {
                 close(&mut socket, close_code::AWAY, "the board shuts down").await;
                 return;

@@ -31,7 +31,7 @@ impl Board {
     }
 
     async fn call(&self, way: Way) -> Line {
-        let (call, line) = call(way, None);
+        let (call, line) = call(way, None, None);
         self.calls.send(call).await.unwrap();
         line
     }

@@ -187,7 +187,7 @@ async fn snapshot(State(rooms): State<Rooms>, Query(which): Query<Which>) -> Res
 async fn signal(
     State(rooms): State<Rooms>,
     Query(which): Query<Which>,
-    Extension(Peer { place, .. }): Extension<Peer>,
+    Extension(Peer { place, ours, .. }): Extension<Peer>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
     use WebSocketUpgradeRejection as Rejection;
@@ -207,7 +207,8 @@ async fn signal(
             // where the pictures are.
             let _there = rooms.runtime.enter();
             group.spawn(async move {
-                signalling::serve_websocket(socket, which.purpose, which.camera, rooms.reception).await;
+                let reached = Some(ours.ip().to_canonical());
+                signalling::serve_websocket(socket, which.purpose, which.camera, reached, rooms.reception).await;
                 drop(place);
             });
         },

@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 use super::crowd::{Crowd, Place};
 use super::guard::Peer;
+use crate::signalling::Reached;
 use crate::tasks::Group;
 
 /// The time in which the head of a request has to come; also how long an idle connection is kept.
@@ -124,6 +125,7 @@ async fn converse(stream: TcpStream, address: SocketAddr, place: Arc<Place>, rou
     let service = service_fn(move |request: Request<Incoming>| {
         let (mut request, place) = (request.map(Body::new), peer.place.clone());
         request.extensions_mut().insert(peer.clone());
+        request.extensions_mut().insert(Reached(ours.ip().to_canonical()));
         tidy(request.uri_mut());
         let answer = router.call(request);
         async move {

@@ -197,7 +197,7 @@ impl Exchange {
             return self.refuse(name, Refusal::TooManyViewers, "too many viewers call at once; try again later");
         }
         let Some(viewer) = self.viewers.get_mut(name) else { return };
-        let (call, mut line) = call(Way::Mqtt, camera);
+        let (call, mut line) = call(Way::Mqtt, camera, None);
         match self.reception.calls.try_send(call) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(_)) => {

@@ -6,6 +6,7 @@
 mod fragment;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -89,6 +90,10 @@ struct Wanted {
 #[derive(Clone, Copy, Debug)]
 pub struct Admitted;
 
+/// Of a request, the address of the board that it came in at.
+#[derive(Clone, Copy, Debug)]
+pub struct Reached(pub IpAddr);
+
 /// `OPTIONS` and `HEAD` of the endpoint.
 async fn describe(State(whep): State<Whep>, admitted: Option<Extension<Admitted>>) -> Response {
     let headers = [(ACCEPT_POST, SDP), (header::CONTENT_TYPE, SDP), (header::ALLOW, "POST, OPTIONS, HEAD")];
@@ -108,6 +113,7 @@ async fn create(
     State(whep): State<Whep>,
     Query(wanted): Query<Wanted>,
     uri: Uri,
+    reached: Option<Extension<Reached>>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
@@ -124,7 +130,7 @@ async fn create(
     let Ok(offer) = String::from_utf8(body.into()) else {
         return problem(StatusCode::BAD_REQUEST, "the offer is not UTF-8");
     };
-    let (call, mut line) = call(Way::Whep, wanted.camera);
+    let (call, mut line) = call(Way::Whep, wanted.camera, reached.map(|Extension(Reached(address))| address));
     if whep.shared.reception.calls.send(call).await.is_err() {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "the board shuts down");
     }

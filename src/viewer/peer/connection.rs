@@ -77,7 +77,7 @@ impl Connection {
             guard: guard.clone(),
             group: stack.group.clone(),
         };
-        let interfaces = Interfaces::one_of(offer.transports());
+        let interfaces = Interfaces::one_of(offer.transports(), stack.reached);
         let numbers = video.map(|video| video.stream().numbers).unwrap_or_default();
         let builder = build::builder(stack, numbers, link, answers, guard.clone(), interfaces.clone())?;
         let connection = builder.with_handler(Arc::new(teller)).build().await?;

@@ -25,12 +25,15 @@ pub struct Interfaces {
     bound: Arc<Mutex<Vec<IpAddr>>>,
     /// How many are bound.
     most: usize,
+    /// The one at which the viewer has reached the board, where that is known.
+    reached: Option<IpAddr>,
 }
 
 impl Interfaces {
-    /// Those of one of so many peer connections of a viewer, which share what one viewer may cost.
-    pub fn one_of(connections: usize) -> Self {
-        Self { bound: Arc::default(), most: MOST_ADDRESSES / connections.max(1) }
+    /// Those of one of so many peer connections of a viewer, which share what one viewer may cost. It has reached the
+    /// board at the address `reached`, where that is known.
+    pub fn one_of(connections: usize, reached: Option<IpAddr>) -> Self {
+        Self { bound: Arc::default(), most: MOST_ADDRESSES / connections.max(1), reached }
     }
 
     /// The place of an address among those that were bound last, from 0 for the best.
@@ -45,8 +48,7 @@ impl ToSocketAddrs for Interfaces {
 
     fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
         let addresses: Vec<_> = get_if_addrs()?.into_iter().filter(Interface::is_oper_up).map(Address::from).collect();
-        let mut chosen = choose(&addresses, &sources());
-        chosen.truncate(self.most);
+        let chosen = choose(&addresses, &sources(), self.reached, self.most);
         let sockets: Vec<_> = chosen.iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
         *self.bound.lock().expect("lock is never poisoned: no panic while held") = chosen;
         Ok(sockets.into_iter())
@@ -83,12 +85,15 @@ impl From<Interface> for Address {
 
 /// The addresses that are offered, the best first: those of the default route's interface, then one of each family of
 /// each other interface, then their further ones, then bridges. A viewer on this very machine reaches any of them, so
-/// that loopback is left out (RFC 8445, section 5.1.1.1) unless there is nothing else.
-fn choose(addresses: &[Address], sources: &[IpAddr]) -> Vec<IpAddr> {
+/// that loopback is left out (RFC 8445, section 5.1.1.1) unless there is nothing else. Of more than `most` the last ones
+/// are left out, but never the one at which the viewer has `reached` the board: it may be the only one that leads back.
+fn choose(addresses: &[Address], sources: &[IpAddr], reached: Option<IpAddr>, most: usize) -> Vec<IpAddr> {
     let is_default = |address: &Address| {
         addresses.iter().any(|other| other.interface == address.interface && sources.contains(&other.ip))
     };
-    let mut usable: Vec<_> = addresses.iter().filter(|address| is_reachable(address, addresses)).collect();
+    let is_proven = |address: &Address| Some(address.ip) == reached && is_offerable(address.ip);
+    let is_usable = |address: &&Address| is_proven(address) || is_reachable(address, addresses);
+    let mut usable: Vec<_> = addresses.iter().filter(is_usable).collect();
     usable.sort_by_key(|address| !sources.contains(&address.ip));
     let mut seen = Vec::new();
     usable.sort_by_cached_key(|address| {
@@ -97,7 +102,10 @@ fn choose(addresses: &[Address], sources: &[IpAddr]) -> Vec<IpAddr> {
         seen.push(family);
         (address.is_bridge && !is_default(address), is_further, !is_default(address))
     });
-    let mut chosen: Vec<IpAddr> = usable.into_iter().map(|address| address.ip).take(MOST_ADDRESSES).collect();
+    if let Some(at) = usable.iter().skip(most).position(|address| is_proven(address)) {
+        usable.swap(most - 1, most + at);
+    }
+    let mut chosen: Vec<IpAddr> = usable.into_iter().map(|address| address.ip).take(most).collect();
     if chosen.is_empty() {
         chosen.push(Ipv4Addr::LOCALHOST.into());
     }
@@ -111,9 +119,15 @@ fn is_reachable(address: &Address, all: &[Address]) -> bool {
     let is_other = |other: &Address| {
         matches!(other.ip, IpAddr::V4(ip) if !ip.is_link_local()) && other.interface == address.interface
     };
-    match address.ip {
+    let is_of_one_link = matches!(address.ip, IpAddr::V4(ip) if ip.is_link_local());
+    is_offerable(address.ip) && !(is_of_one_link && all.iter().any(is_other))
+}
+
+/// Whether a candidate can say it.
+fn is_offerable(ip: IpAddr) -> bool {
+    match ip {
         ip if ip.is_loopback() || ip.is_unspecified() => false,
-        IpAddr::V4(ip) => !ip.is_link_local() || !all.iter().any(is_other),
+        IpAddr::V4(_) => true,
         IpAddr::V6(ip) => !ip.is_unicast_link_local(),
     }
 }
@@ -127,8 +141,31 @@ mod tests {
     }
 
     fn chosen(addresses: &[Address], sources: &[&str]) -> Vec<String> {
+        chosen_for(addresses, sources, None)
+    }
+
+    fn chosen_for(addresses: &[Address], sources: &[&str], reached: Option<&str>) -> Vec<String> {
         let sources: Vec<IpAddr> = sources.iter().map(|ip| ip.parse().unwrap()).collect();
-        choose(addresses, &sources).iter().map(IpAddr::to_string).collect()
+        let reached = reached.map(|ip| ip.parse().unwrap());
+        choose(addresses, &sources, reached, MOST_ADDRESSES).iter().map(IpAddr::to_string).collect()
+    }
+
+    #[test]
+    fn the_address_at_which_the_viewer_has_reached_the_board_is_always_among_them() {
+        let mut all: Vec<_> = (0..12).map(|n| address(&format!("eth0.{n}"), &format!("192.0.2.{n}"))).collect();
+        all.push(address("eth1", "198.51.100.7"));
+        all.push(address("eth1", "169.254.8.1"));
+        all.push(address("eth1", "fe80::1"));
+        all.push(address("lo", "127.0.0.1"));
+        let first: Vec<_> = (0..MOST_ADDRESSES).map(|n| format!("192.0.2.{n}")).collect();
+        for far in ["198.51.100.7", "169.254.8.1", "192.0.2.11"] {
+            let chosen = chosen_for(&all, &[], Some(far));
+            assert_eq!((&chosen[..7], &*chosen[7]), (&first[..7], far));
+        }
+        // One that comes first anyway, ones that no candidate can say, and one that is none of the board's.
+        for near in ["192.0.2.3", "192.0.2.7", "fe80::1", "127.0.0.1", "203.0.113.1"] {
+            assert_eq!(chosen_for(&all, &[], Some(near)), first, "{near}");
+        }
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod sockets;
 mod stun;
 mod unread;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -98,6 +99,8 @@ pub struct Stack {
     servers: Servers,
     names: Names,
     relay: Relay,
+    /// The address of the board at which the viewer has reached it, where that is known.
+    reached: Option<IpAddr>,
     group: Group,
 }
 
@@ -121,7 +124,13 @@ impl Stack {
         let names = Names::default();
         let hosts = of_the_crate(&servers).into_iter().filter_map(|server| server.urls().ok()).flatten();
         names.keep_known(hosts.map(|url| format!("{}:{}", url.host, url.port)).collect(), &group);
-        Ok(Self { certificate, servers, names, relay: Relay::default(), group })
+        Ok(Self { certificate, servers, names, relay: Relay::default(), reached: None, group })
+    }
+
+    /// The same for a viewer that has reached the board at this address.
+    #[must_use]
+    pub fn reached_at(&self, address: Option<IpAddr>) -> Self {
+        Self { reached: address, ..self.clone() }
     }
 
     /// Why the board got no relay when a viewer last needed one; `None` where it did, or none is configured.

@@ -274,7 +274,7 @@ impl Session {
     async fn connect(&mut self, offer: &str, board: Board) -> Result<String, Error> {
         // HTTP answers once; the other ways go on speaking.
         let later = if self.call.way == Way::Whep { Later::InAnswer } else { Later::Trickled };
-        let (peer, answer) = self.stack.answer(offer, board, later).await?;
+        let (peer, answer) = self.stack.reached_at(self.call.reached).answer(offer, board, later).await?;
         // Set once: a session has one peer connection.
         self.progress.link.set(peer.statistics()).ok();
         self.peer = Some(peer);

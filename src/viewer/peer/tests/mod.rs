@@ -45,7 +45,7 @@ async fn an_answer_has_what_was_offered_and_the_board_s_addresses() {
         assert!(answer.lines().any(|have| have == line), "no {line} in {answer}");
     }
     // Loopback only where the machine has nothing else.
-    let bound: Vec<_> = Interfaces::one_of(1).to_socket_addrs().unwrap().map(|one| one.ip()).collect();
+    let bound: Vec<_> = Interfaces::one_of(1, None).to_socket_addrs().unwrap().map(|one| one.ip()).collect();
     let candidates: Vec<_> =
         answer.lines().filter_map(|line| sdp::Candidate::read(line.strip_prefix("a=")?).ok()?).collect();
     assert_eq!(candidates.iter().map(|candidate| candidate.address).collect::<Vec<_>>(), bound, "{answer}");

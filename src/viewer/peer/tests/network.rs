@@ -200,7 +200,7 @@ impl Bare {
             .with_setting_engine(settings)
             .with_handler(Arc::new(Handler(sender)))
             .with_runtime(runtime)
-            .with_udp_addrs(vec![Interfaces::one_of(1)])
+            .with_udp_addrs(vec![Interfaces::one_of(1, None)])
             .build()
             .await
             .unwrap();
