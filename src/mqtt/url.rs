@@ -108,7 +108,7 @@ impl Url {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     /// It does not begin with one of the four.
-    #[error("does not begin with mqtt://, mqtts://, ws:// or wss://")]
+    #[error("does not begin with mqtt:// (elsewhere tcp://), mqtts:// (elsewhere ssl:// or tls://), ws:// or wss://")]
     Scheme,
     /// `user:password@` would be shown wherever the URL is.
     #[error("has a user or password in it: use the keys `user` and `password_file` instead")]
@@ -132,7 +132,8 @@ impl FromStr for Url {
 
     fn from_str(text: &str) -> Result<Self, UrlError> {
         let (scheme, rest) = text.split_once("://").ok_or(UrlError::Scheme)?;
-        let scheme = Scheme::ALL.into_iter().find(|known| known.name() == scheme).ok_or(UrlError::Scheme)?;
+        let scheme =
+            Scheme::ALL.into_iter().find(|known| known.name().eq_ignore_ascii_case(scheme)).ok_or(UrlError::Scheme)?;
         let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         if authority.contains('@') {
             return Err(UrlError::UserInfo);
@@ -197,6 +198,7 @@ mod tests {
     fn what_is_left_out_has_its_usual_value() {
         let cases = [
             ("mqtt://broker", "mqtt://broker:1883", "mqtt://broker:1883"),
+            ("MQTT://broker", "mqtt://broker:1883", "mqtt://broker:1883"),
             ("mqtt://192.0.2.7:1884/", "mqtt://192.0.2.7:1884", "mqtt://192.0.2.7:1884/"),
             ("mqtts://broker.example", "mqtts://broker.example:8883", "mqtts://broker.example:8883"),
             ("mqtts://[2001:db8::1]:88", "mqtts://[2001:db8::1]:88", "mqtts://[2001:db8::1]:88"),
@@ -218,7 +220,7 @@ mod tests {
             ("", UrlError::Scheme),
             ("broker:1883", UrlError::Scheme),
             ("http://broker", UrlError::Scheme),
-            ("MQTT://broker", UrlError::Scheme),
+            ("tcp://broker", UrlError::Scheme),
             ("mqtt://me:secret@broker", UrlError::UserInfo),
             ("mqtt://", UrlError::Host("mqtt")),
             ("mqtt://:1883", UrlError::Host("mqtt")),

@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::credential::is_whep;
+use super::credential::{is_for_programs, is_whep};
 
 /// Characters of an origin that are quoted: a scheme, a name of DNS's greatest length, and a port.
 const MOST_QUOTED: usize = 270;
@@ -142,20 +142,24 @@ impl Refusal {
 
     /// The answer to a request for `path`.
     pub fn respond(&self, path: &str) -> Response {
-        let status = self.status();
+        let (status, mut reason) = (self.status(), self.reason());
+        if matches!(self, Self::Origin(_)) && is_for_programs(path) {
+            reason +=
+                ". Where the camera has a secret, a page of any origin may send it as `Authorization: Bearer SECRET`";
+        }
         let mut response = if is_whep(path) {
             let problem = json!({
                 "type": "about:blank",
                 "title": status.canonical_reason().unwrap_or("Refused"),
                 "status": status.as_u16(),
-                "detail": self.reason(),
+                "detail": reason,
                 "code": self.code(),
             });
             let mut response = (status, Json(problem)).into_response();
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
             response
         } else {
-            (status, Json(json!({ "code": self.code(), "reason": self.reason() }))).into_response()
+            (status, Json(json!({ "code": self.code(), "reason": reason }))).into_response()
         };
         let headers = response.headers_mut();
         match self {

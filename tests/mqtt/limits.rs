@@ -492,6 +492,21 @@ async fn a_refused_client_id_and_another_server_are_said_in_words() -> Result<()
         assert!(words.iter().all(|word| reason.contains(word)), "{version}, {answer:?}: {reason}");
         device.close().await?;
     }
+    let sites = [
+        ("502 Bad Gateway", "a proxy before the broker says 502"),
+        ("401 Unauthorized", "a login"),
+        ("301 Moved Permanently", "mqtt.url has to name the place itself"),
+        ("404 Not Found", "see the path in mqtt.url"),
+        ("200 OK", "`Upgrade`"),
+    ];
+    for (status, words) in sites {
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+        let site = Scripted::answering(answer.as_bytes()).await?;
+        let device = Device::open("door", &format!("[mqtt]\nurl = \"WS://{}/mqtt\"", site.address))?;
+        let reason = device.offline().await?;
+        assert!(reason.contains(words), "{status}: {reason}");
+        device.close().await?;
+    }
     let only = Scripted::start(|_| None).await?;
     for (table, sent) in [("client_id = \"frontdoor1\"", "frontdoor1"), ("client_id = \"\"", ""), ("", "peercam-door")]
     {

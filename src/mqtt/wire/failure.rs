@@ -95,7 +95,33 @@ impl Failure {
         match causes(error).find_map(|cause| cause.downcast_ref::<io::Error>()) {
             Some(io) if is_closing(io) => Self::closed(),
             Some(io) => Self::away(in_words(io)),
-            None => Self::refused(format!("what answers there is no broker: {error}")),
+            None => Self::of_websocket(&error.to_string()),
+        }
+    }
+
+    /// What a WebSocket's handshake complains of. The library's errors are of a version that is not ours to name, so that
+    /// only their words tell them apart.
+    fn of_websocket(words: &str) -> Self {
+        let status = words.split_once("HTTP error: ").map(|(_, status)| status);
+        let code = status.and_then(|status| status.get(..3)?.parse::<u16>().ok());
+        let status = status.unwrap_or_default();
+        match code {
+            Some(500..) => Self::away(format!("a proxy before the broker says {status}")),
+            Some(401 | 403) => Self::refused(format!(
+                "what answers there says {status} before MQTT begins: a proxy that asks for a login keeps boards out"
+            )),
+            Some(300..=399) => Self::refused(format!(
+                "what answers there says {status}: mqtt.url has to name the place itself, with wss:// where that has TLS"
+            )),
+            Some(_) => Self::refused(format!(
+                "what answers there gives no WebSocket ({status}): see the path in mqtt.url; brokers have /mqtt, /ws or \
+                 /, and a proxy has to pass on `Upgrade`"
+            )),
+            None if words.contains("SubProtocol") => Self::refused(
+                "what answers there does not choose the subprotocol `mqtt`: is it a broker? A proxy has to pass on \
+                 `Sec-WebSocket-Protocol`",
+            ),
+            None => Self::refused(format!("what answers there is no broker: {words}")),
         }
     }
 
@@ -180,5 +206,23 @@ mod tests {
         let reset = io::Error::from_raw_os_error(104);
         assert_eq!(Failure::of_transport(&reset), Failure::closed());
         assert_eq!(Failure::of_transport(&io::Error::other("bytes remaining on stream")), Failure::closed());
+    }
+
+    #[test]
+    fn a_proxy_whose_broker_is_away_is_asked_again_soon_and_other_answers_of_the_web_are_explained() {
+        let of = |words: &str| Failure::of_websocket(&format!("Websocket: {words}"));
+        for status in ["502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"] {
+            assert_eq!(of(&format!("HTTP error: {status}")).kind, Kind::Away, "{status}");
+        }
+        for (words, said) in [
+            ("HTTP error: 403 Forbidden", "a login"),
+            ("HTTP error: 308 Permanent Redirect", "wss://"),
+            ("HTTP error: 400 Bad Request", "the path in mqtt.url"),
+            ("WebSocket protocol error: SubProtocol error: Server sent no subprotocol", "subprotocol `mqtt`"),
+            ("HTTP format error", "there is no broker"),
+        ] {
+            let failure = of(words);
+            assert!(failure.kind == Kind::Refused && failure.reason.contains(said), "{words}: {}", failure.reason);
+        }
     }
 }

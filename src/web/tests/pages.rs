@@ -166,6 +166,9 @@ async fn a_foreign_page_may_ask_before_it_uses_whep_with_the_secret() {
     assert!(header(&answer, "access-control-allow-headers").contains("Authorization"));
     assert!(header(&answer, "access-control-expose-headers").contains("Location"));
     assert_eq!(header(&answer, "access-control-allow-credentials"), "");
+    // A player on another site that was given no secret.
+    let refused = board.ask(Method::POST, "/whep", &question[..1], "").await.text().await.unwrap();
+    assert!(refused.contains("foreign-origin") && refused.contains("Authorization: Bearer"), "{refused}");
 }
 
 #[tokio::test]
