@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures_util::FutureExt;
+use rustix::process::Signal;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -123,6 +124,8 @@ pub enum Next {
 pub async fn run_until_signal(start: Start, level: LogLevel) -> anyhow::Result<Next> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
+    // A file that may not grow is then an error of who writes it, and does not end the process.
+    let _limit = signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).context("cannot listen to SIGXFSZ")?;
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let running = run(start, level, async { stopped.await.unwrap_or(()) });
     let watching = async {

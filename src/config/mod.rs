@@ -323,9 +323,22 @@ impl Config {
             // "uninitialized" and nothing are what machine-id(5) has before the first boot is over.
             (machine.len() == 32).then(|| device_id_of(machine))
         };
-        let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned());
+        let host = || device_id_of_host(&std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?);
         self.device.id.clone().or_else(made).or_else(host).unwrap_or_else(|| "peercam".into())
     }
+}
+
+/// The host's name without its domain, if it can be a device's. The kernel's own word for no name, and what a system
+/// without a name of its own is called, are none.
+fn device_id_of_host(name: &str) -> Option<String> {
+    let id = name.trim().split('.').next().unwrap_or_default();
+    (is_device_id(id) && id != "localhost").then(|| id.to_owned())
+}
+
+/// 64: it becomes part of topics and of file names. Where it becomes a host's name, which is shorter, it is cut.
+fn is_device_id(id: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    !id.is_empty() && id.len() <= 64 && id.chars().all(is_plain)
 }
 
 /// A name that stays the same on one machine and does not give its machine id away, as machine-id(5) demands.
@@ -361,10 +374,8 @@ fn repeated(cameras: &[camera::Config]) -> Vec<usize> {
 
 impl DeviceConfig {
     fn check(&self) -> Faults {
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         match &self.id {
-            // 64: it becomes part of topics and of file names. Where it becomes a host's name, which is shorter, it is cut.
-            Some(id) if id.is_empty() || id.len() > 64 || !id.chars().all(is_plain) => {
+            Some(id) if !is_device_id(id) => {
                 vec![("id", "is not 1 to 64 letters, digits, `-` or `_` (without accents)".into())]
             }
             _ => Vec::new(),

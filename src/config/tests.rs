@@ -253,3 +253,20 @@ fn a_file_that_is_wrong_throughout_is_refused_at_once_with_its_first_mistakes() 
         assert!(found.iter().all(|found| found.len() < 500), "{found:.600?}");
     }
 }
+
+#[test]
+fn a_hosts_name_is_the_devices_only_where_it_can_be_one() {
+    let cases = [
+        ("porch\n", Some("porch")),
+        ("porch.example.org\n", Some("porch")),
+        ("(none)\n", None),
+        ("localhost\n", None),
+        ("k\u{fc}che_1.local\n", None),
+        ("a/b+c#d e\n", None),
+        ("\n", None),
+        (&"a".repeat(65), None),
+    ];
+    for (name, id) in cases {
+        assert_eq!(device_id_of_host(name).as_deref(), id, "{name:?}");
+    }
+}

@@ -36,5 +36,6 @@ mod notices;
 mod restart;
 mod secret;
 mod sound;
+mod system;
 mod watching;
 mod whep;
