@@ -68,15 +68,18 @@ pub(super) async fn jpeg(group: &Group, still: Still) -> Result<Bytes, Error> {
 }
 
 fn convert(still: &Still) -> Result<Bytes, Error> {
-    let (caps, buffer, decode) = match still {
+    let (caps, buffer, times, decode) = match still {
         Still::Raw(sample) => (
             sample.caps_owned().ok_or_else(|| Error::broken("a picture without a format"))?,
             sample.buffer_owned().ok_or_else(|| Error::broken("a picture without bytes"))?,
+            1,
             vec![],
         ),
         Still::KeyFrame(frame) => (
             encoder::caps("video/x-h264,stream-format=byte-stream,alignment=au")?,
             gst::Buffer::from_slice(frame.data.clone()),
+            // Of a profile whose pictures may be out of order, openh264dec (1.22) gives a picture out with the next one.
+            2,
             vec![element("h264parse")?, element(decoder())?],
         ),
     };
@@ -94,7 +97,7 @@ fn convert(still: &Still) -> Result<Bytes, Error> {
     elements.push(sink.clone().upcast());
     pipeline.add_many(&elements).map_err(Error::broken)?;
     gst::Element::link_many(&elements).map_err(Error::broken)?;
-    let shot = shoot(&pipeline, &source, &sink, buffer);
+    let shot = shoot(&pipeline, &source, &sink, &vec![buffer; times]);
     // It has served; whether it stops well changes nothing about the picture.
     pipeline.set_state(gst::State::Null).ok();
     shot
@@ -104,14 +107,17 @@ fn shoot(
     pipeline: &gst::Pipeline,
     source: &gst_app::AppSrc,
     sink: &gst_app::AppSink,
-    mut buffer: gst::Buffer,
+    buffers: &[gst::Buffer],
 ) -> Result<Bytes, Error> {
-    // A still has no time; the capture's would put it outside of this pipeline's.
-    let still = buffer.make_mut();
-    still.set_pts(gst::ClockTime::ZERO);
-    still.set_dts(gst::ClockTime::NONE);
     pipeline.set_state(gst::State::Playing).map_err(Error::broken)?;
-    source.push_buffer(buffer).map_err(Error::broken)?;
+    for (buffer, second) in buffers.iter().zip(0..) {
+        let mut buffer = buffer.clone();
+        let still = buffer.make_mut();
+        // A still has no time; the capture's would put it outside of this pipeline's.
+        still.set_pts(gst::ClockTime::from_seconds(second));
+        still.set_dts(gst::ClockTime::NONE);
+        source.push_buffer(buffer).map_err(Error::broken)?;
+    }
     source.end_of_stream().map_err(Error::broken)?;
     let sample = sink.try_pull_sample(CONVERSION).ok_or_else(|| Error::broken("the picture could not be converted"))?;
     let bytes = sample.buffer().and_then(|buffer| buffer.map_readable().ok().map(|map| Bytes::copy_from_slice(&map)));

@@ -332,6 +332,7 @@ async fn a_camera_whose_first_format_brings_nothing_is_used_in_its_next_and_the_
     for (camera, (_, format, ..)) in cameras.iter().zip(&nodes) {
         ensure!(camera["mode"]["format"] == *format, "{camera:#}");
     }
+    ensure!(size_of(watched.snapshot("c3").await?)? == (320, 240), "a snapshot of what the camera encodes itself");
     let log = watched.end().await?;
     for (number, (_, instead, first, why)) in nodes.iter().enumerate() {
         let node = format!("(/dev/video{number})");
