@@ -160,8 +160,9 @@ impl Capture {
         if is_raw && !video.has(choice.format, expected) {
             return Err(Error::UnlistedSize { device: video.in_words(), agreed, found: expected });
         }
+        let fields = if is_raw { self.record.fields(video) } else { "" };
         let asked = if is_raw { expected } else { agreed };
-        let caps = format!("{},width={},height={}{rate}", choice.format.caps(), asked.width, asked.height);
+        let caps = format!("{},width={},height={}{rate}{fields}", choice.format.caps(), asked.width, asked.height);
         let elements = vec![source.build().map_err(Error::broken)?, filter(&caps)?];
         let mut graph = Graph::new(elements, video.in_words(), Some(mode));
         graph.patience = Patience::after(self.record.silences(video), fps);
@@ -219,10 +220,13 @@ impl Capture {
         graph.raw = graph.elements.last().cloned();
         // Passes pictures on untouched where the encoder takes them as they are.
         graph.elements.push(element("videoconvert")?.build().map_err(Error::broken)?);
-        // Pictures of two fields, as analogue receivers have them, become pictures of one moment; others pass untouched.
-        // One for each that is captured, at the least cost.
-        let whole = element("deinterlace")?.property_from_str("fields", "top").property_from_str("method", "linear");
-        graph.elements.push(whole.build().map_err(Error::broken)?);
+        if graph.agreed.is_some() {
+            // Pictures of two fields, as analogue receivers have them, become pictures of one moment; others pass
+            // untouched. One for each that is captured, at the least cost.
+            let whole =
+                element("deinterlace")?.property_from_str("fields", "top").property_from_str("method", "linear");
+            graph.elements.push(whole.build().map_err(Error::broken)?);
+        }
         if captured != encoded {
             let crop = element("videocrop")?
                 .property("right", (captured.width - encoded.width) as i32)

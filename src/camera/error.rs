@@ -139,6 +139,12 @@ pub enum Error {
         /// What its pictures say.
         found: Resolution,
     },
+    /// The device has another order of fields than was asked for.
+    #[error("{device} sends the fields of its pictures in another order, which is tried next")]
+    OtherFields {
+        /// The device in words.
+        device: String,
+    },
     /// The device sets another size than it agreed to, and does not list it.
     #[error(
         "{device} agreed to {agreed} and sends {found}, which is none of its sizes; choose another `width` and `height`"
@@ -252,7 +258,7 @@ impl Error {
 
     /// Whether it says anything about the settings that the attempt was made with.
     pub(super) fn is_of_settings(&self) -> bool {
-        !self.is_absence() && !matches!(self, Self::OtherSize { .. } | Self::Stuck { .. })
+        !self.is_absence() && !matches!(self, Self::OtherFields { .. } | Self::OtherSize { .. } | Self::Stuck { .. })
     }
 
     /// Whether a camera may do better in another of its formats.

@@ -314,6 +314,8 @@ fn failure(message: &gst::Message, device: &str) -> Option<Error> {
                 Error::Busy { device }
             } else if error.matches(gst::ResourceError::NotFound) {
                 Error::Gone { device }
+            } else if failed.debug().is_some_and(|text| text.contains("Device wants interleaved interlacing")) {
+                Error::OtherFields { device }
             } else {
                 // The debugging text begins with GStreamer's source file and line; a cause is in its last line.
                 let cause = failed.debug().and_then(|text| Some(text.lines().skip(1).last()?.trim().to_owned()));

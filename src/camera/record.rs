@@ -17,6 +17,10 @@ const MUTE: u32 = 3;
 /// After so long nothing is held against a camera any more: what was wrong may have been mended.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
+/// What can be asked of a camera about the fields of interlaced pictures. Without an order, v4l2src (1.22) takes a driver
+/// that has one for a driver without fields.
+const FIELDS: [&str; 3] = ["", ",field-order=top-field-first", ",field-order=bottom-field-first"];
+
 /// What is known of each camera.
 #[derive(Debug, Default)]
 pub(super) struct Record {
@@ -34,6 +38,8 @@ struct Entry {
     has_worked: bool,
     /// What its JPEGs have in the place of the size that was agreed.
     size: Option<(Resolution, Resolution)>,
+    /// Which of [`FIELDS`] it is asked for.
+    fields: usize,
     formats: Vec<Tried>,
 }
 
@@ -73,6 +79,7 @@ impl Record {
                 entry.failures += 1;
                 entry.silences += 1;
             }
+            Outcome::Failed(Error::OtherFields { .. }) => entry.fields = (entry.fields + 1) % FIELDS.len(),
             Outcome::Failed(Error::OtherSize { agreed, found, .. }) => entry.size = Some((*agreed, *found)),
             // It may be there again with the next look.
             Outcome::Failed(failure) if failure.is_absence() => {}
@@ -115,6 +122,11 @@ impl Record {
         known.filter(|(known, _)| *known == agreed).map_or(agreed, |(_, found)| found)
     }
 
+    /// What to ask of it about the fields of its pictures, as a part of caps.
+    pub(super) fn fields(&self, video: &Video) -> &'static str {
+        FIELDS[self.find(video).map_or(0, |entry| entry.fields)]
+    }
+
     fn find(&self, video: &Video) -> Option<&Entry> {
         self.entries.iter().find(|entry| is_same_node(&entry.video, video))
     }
@@ -129,6 +141,7 @@ impl Record {
                 silences: 0,
                 has_worked: false,
                 size: None,
+                fields: 0,
                 formats: vec![],
             };
             self.entries.push(entry);

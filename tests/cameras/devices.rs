@@ -40,6 +40,7 @@ enum Turn {
 const SOUND: &str = r#"
     pcm_type.peercam { lib "LIBRARY" }
     pcm.plug { @args [ SLAVE ] @args.SLAVE { type string } type plug slave.pcm $SLAVE }
+    pcm.hw { @args [ CARD DEV ] @args.CARD { type string } @args.DEV { type integer } type peercam card $CARD }
 "#;
 
 /// A folder of devices. What is not a camera of it is not there.
@@ -71,6 +72,11 @@ impl Devices {
         self.folder.path().join(format!("video{number}"))
     }
 
+    /// The cards that the system has, as `alsa.c` describes them; without this they are those of this machine.
+    pub fn cards(&self, cards: &str) -> Result<()> {
+        self.file("cards", cards.as_bytes()).map(drop)
+    }
+
     /// A file beside the devices.
     pub fn file(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
         let path = self.folder.path().join(name);
@@ -80,7 +86,12 @@ impl Devices {
 
     fn command(&self) -> Command {
         let mut command = Command::new(PROGRAM);
-        command.env("LD_PRELOAD", library("v4l2")).env("PEERCAM_CAMERAS", self.folder.path());
+        let libraries = ["v4l2", "alsa"].map(|name| library(name).display().to_string()).join(":");
+        command.env("LD_PRELOAD", libraries).env("PEERCAM_CAMERAS", self.folder.path());
+        let cards = self.folder.path().join("cards");
+        if cards.exists() {
+            command.env("PEERCAM_CARDS", cards);
+        }
         command.env("ALSA_CONFIG_PATH", self.folder.path().join("asound.conf"));
         command
     }

@@ -55,6 +55,8 @@ async fn pictures_are_whole_whatever_their_stride_their_fields_and_the_size_that
         ("format GREY\nsize 320x240\nrate 15/1\nfps 15\nhalves\nstride 352".into(), (320, 240)),
         // Two fields in one picture, as analogue receivers send them.
         (format!("{YUYV}halves\nfield 4"), (320, 240)),
+        (format!("{NV12}halves\nfield 8"), (320, 240)),
+        (format!("{NV12}halves\nfield 9\nstride 352"), (320, 240)),
         // Another size is set than was asked for.
         (format!("{YUYV}size 640x480\nhalves\nmoves 640x480"), (640, 480)),
         ("format YUYV\nrange 2 8192 2 2 8192 2\nrates 1/60 1/1 1/60\nfps 15\nhalves\nmoves 720x576".into(), (720, 576)),
@@ -253,5 +255,46 @@ async fn a_sound_card_that_is_late_overruns_sleeps_or_breaks_off_is_heard() -> R
     });
     let logs: Vec<String> = stream::iter(heard).buffer_unordered(BESIDE).try_collect().await?;
     ensure!(logs.len() == cards.len());
+    Ok(())
+}
+
+/// Two cameras of one kind; the second is the first card.
+const TWINS: &str = "C920_1|HD Pro Webcam C920|HD Pro Webcam C920 at usb-0000:01:00.0-1.2, high speed\n\
+     PCH|HDA Intel PCH|HDA Intel PCH at 0xa1230000 irq 30|-\n\
+     C920|HD Pro Webcam C920|HD Pro Webcam C920 at usb-0000:01:00.0-1.1, high speed\n";
+
+/// What stands for a microphone of them in the status.
+async fn heard_of(cards: &str, capture: &str) -> Result<String> {
+    let twin = |plug: &str| format!("card HD Pro Webcam C920\nbus usb-0000:01:00.0-{plug}\n{YUYV}");
+    let devices = Devices::new(&[twin("1.1"), twin("1.2")], "")?;
+    devices.cards(cards)?;
+    let camera = |number: u32| {
+        let shape = "width = 320\nheight = 240\nfps = 15";
+        format!("[[camera]]\nname = \"c{number}\"\nsource = \"/dev/video{number}\"\n{shape}\n")
+    };
+    let text = format!("[audio]\ncapture = \"{capture}\"\n{}{}", camera(0), camera(1));
+    let watched = devices.watch_beside(&text).await?;
+    let _listener = Player::join(&watched.url, &[VIDEO, AUDIO], Bundling::All).await?;
+    let found = watched.are("microphone", LIMIT, |found| found[0]["state"] == "live").await?;
+    let device = found[0]["device"].as_str().context("no device")?.to_owned();
+    let doctor = devices.doctor(&[])?;
+    let doctor = String::from_utf8_lossy(&doctor.stdout);
+    ensure!(doctor.lines().any(|line| line.starts_with("ok       microphone") && line.contains(&device)), "{doctor}");
+    watched.end().await?;
+    Ok(device)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_cameras_of_one_kind_the_microphone_of_the_first_is_heard_whatever_the_order_of_cards() -> Result<()> {
+    let turned: Vec<&str> = TWINS.lines().rev().collect();
+    let turned = turned.join("\n");
+    for cards in [TWINS, &turned] {
+        let first = heard_of(cards, "auto").await?;
+        ensure!(first == "HD Pro Webcam C920 (hw:CARD=C920,DEV=0 at usb-0000:01:00.0-1.1)", "{cards}: {first}");
+    }
+    let second = heard_of(TWINS, "usb-0000:01:00.0-1.2").await?;
+    ensure!(second == "HD Pro Webcam C920 (hw:CARD=C920_1,DEV=0 at usb-0000:01:00.0-1.2)", "{second}");
+    let other = heard_of("USB|USB Mic|Some USB Mic at usb-0000:01:00.0-1.4, full speed\n", "auto").await?;
+    ensure!(other.contains("USB Mic"), "where no camera has one, the first: {other}");
     Ok(())
 }
