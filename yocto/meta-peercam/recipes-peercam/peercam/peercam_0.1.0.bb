@@ -89,6 +89,7 @@ RDEPENDS:${PN} = "\
     gstreamer1.0-plugins-base-audioresample \
     gstreamer1.0-plugins-base-opus \
     gstreamer1.0-plugins-base-videoconvertscale \
+    gstreamer1.0-plugins-good-deinterlace \
     gstreamer1.0-plugins-good-jpeg \
     gstreamer1.0-plugins-good-video4linux2 \
     gstreamer1.0-plugins-good-videocrop \
