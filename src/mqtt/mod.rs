@@ -5,6 +5,7 @@
 
 mod actor;
 mod audit;
+mod capacity;
 mod check;
 mod config;
 mod credentials;

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use super::MOST_BYTES;
 use super::audit::{Audit, Findings, Step};
+use super::capacity::{self, Capacity};
 use super::config::{Config, Version};
 use super::credentials::Credentials;
 use super::limits::Limits;
@@ -16,6 +17,9 @@ use super::wire::{Accepted, DIAL_LIMIT, Delivery, Dial, Event, Failure, Kind, Li
 
 /// All of it: dialling takes at most 5 s, and the messages to oneself as long.
 const LIMIT: Duration = Duration::from_secs(12);
+
+/// What the broker takes is found out within this, or not at all.
+const MEASURING: Duration = Duration::from_secs(20);
 
 /// A status has about as many bytes, of a board with one camera and some viewers.
 const STATUS: usize = 4096;
@@ -43,9 +47,28 @@ pub struct Found {
 /// Where the broker cannot be used, why not.
 pub async fn probe(config: &Config, device: &str) -> Result<Found, String> {
     let Some(url) = &config.url else { return Err("none is configured".into()) };
-    let tried = timeout(LIMIT, attempt(config, device));
-    let tried = tried.await.unwrap_or_else(|_| Err(Failure::away(format!("no answer within {LIMIT:?}"))));
-    let Tried { took, limits, findings } = tried.map_err(|failure| format!("{url}: {}", failure.reason))?;
+    let mut tried = within_limit(config, device, Delivery::BEST).await;
+    // One that takes QoS 0 only hangs up on more, and says so in MQTT 5 only.
+    if config.version == Version::ThreeOneOne && tried.as_ref().is_err_and(|failure| failure.kind == Kind::Closed) {
+        let plain = within_limit(config, device, Delivery { is_acknowledged: false, ..Delivery::BEST }).await;
+        tried = plain.or(tried);
+    }
+    let Tried { took, mut limits, findings, delivery } =
+        tried.map_err(|failure| format!("{url}: {}", failure.reason))?;
+    if !delivery.is_acknowledged {
+        limits.lack(Limits::NO_ACKNOWLEDGEMENT.into());
+    }
+    let capacity = match took {
+        Some(_) => timeout(MEASURING, measure(config, device, delivery, limits.most_bytes)).await.ok().flatten(),
+        None => None,
+    };
+    let Capacity { is_retained, size } = capacity.unwrap_or_default();
+    if is_retained == Some(false) {
+        limits.lack(Limits::NO_RETAINED.into());
+    }
+    if let Some((back, lost)) = size {
+        limits.lack(format!("a message of {lost} bytes does not come back, while one of {back} does"));
+    }
     let Findings { forbidden, doubtful, untried, permissions } = findings;
     let mut text = format!("{url}, {}: ", config.version);
     text += &match took {
@@ -66,9 +89,12 @@ pub async fn probe(config: &Config, device: &str) -> Result<Found, String> {
         text += &format!("; whether this device hears what comes on {} {what}", untried.join(", "));
     }
     text += &limits.in_words().map(|limits| format!(", but {limits}")).unwrap_or_default();
-    let is_small = limits.known_bytes().is_some_and(|bytes| bytes < STATUS);
-    let advice = is_small.then(|| {
-        format!("the status alone has some {STATUS} bytes: let the broker take more (mosquitto: max_packet_size {MOST_BYTES})")
+    let least = limits.known_bytes().into_iter().chain(size.map(|(back, _)| back)).min();
+    let advice = least.filter(|bytes| *bytes < STATUS).map(|_| {
+        format!(
+            "the status alone has some {STATUS} bytes: let the broker take more (mosquitto: max_packet_size {MOST_BYTES}, \
+             and no message_size_limit below that)"
+        )
     });
     Ok(Found { text, is_forbidden, untried, advice, permissions })
 }
@@ -83,14 +109,34 @@ fn client_id(config: &Config, device: &str) -> String {
     }
 }
 
+async fn within_limit(config: &Config, device: &str, wanted: Delivery) -> Result<Tried, Failure> {
+    let tried = timeout(LIMIT, attempt(config, device, wanted));
+    tried.await.unwrap_or_else(|_| Err(Failure::away(format!("no answer within {LIMIT:?}"))))
+}
+
+/// What the broker takes of messages to oneself; `None` where that could not be found out.
+async fn measure(config: &Config, device: &str, delivery: Delivery, most: usize) -> Option<Capacity> {
+    let url = config.url.as_ref()?;
+    let credentials = Credentials::load(config, url).ok()?;
+    let (topics, client_id) = (Topics::new(&config.prefix, device), client_id(config, device));
+    let dial = || {
+        let (credentials, address, limit) = (credentials.clone(), None, DIAL_LIMIT);
+        Line::dial(&Dial { config, url, client_id: &client_id, will: None, credentials, address, limit })
+    };
+    let own = format!("doctor {:016x}", rand::random::<u64>());
+    capacity::measure(dial, &topics.self_check(), &own, delivery, most).await
+}
+
 struct Tried {
     /// How long the message to itself took, where it came back.
     took: Option<Duration>,
     limits: Limits,
     findings: Findings,
+    /// What the broker takes, as far as it says.
+    delivery: Delivery,
 }
 
-async fn attempt(config: &Config, device: &str) -> Result<Tried, Failure> {
+async fn attempt(config: &Config, device: &str, wanted: Delivery) -> Result<Tried, Failure> {
     let Some(url) = &config.url else { return Err(Failure::refused("none is configured")) };
     let credentials = Credentials::load(config, url).map_err(Failure::refused)?;
     let (topics, client_id) = (Topics::new(&config.prefix, device), client_id(config, device));
@@ -101,7 +147,8 @@ async fn attempt(config: &Config, device: &str) -> Result<Tried, Failure> {
     let own = Bytes::from(rand::random::<u64>().to_string());
     let mut audit: Option<Audit> = None;
     let mut limits = Limits::default();
-    let mut delivery = Delivery { is_retained: false, ..Delivery::BEST };
+    let mut best = wanted;
+    let mut delivery = Delivery { is_retained: false, ..wanted };
     let mut asked: Option<String> = None;
     let (mut since, mut took) = (Instant::now(), None);
     loop {
@@ -133,7 +180,8 @@ async fn attempt(config: &Config, device: &str) -> Result<Tried, Failure> {
         let now = Instant::now();
         match (event, &mut audit) {
             (Event::Accepted(accepted), _) => {
-                delivery = delivery.within(accepted.best);
+                best = best.within(accepted.best);
+                delivery = delivery.within(best);
                 limits = of(&accepted);
                 let tells = config.version == Version::Five && delivery.is_acknowledged;
                 audit = Some(Audit::new(&topics, own.clone(), tells));
@@ -170,7 +218,7 @@ async fn attempt(config: &Config, device: &str) -> Result<Tried, Failure> {
     let leaving = async { while !matches!(line.next().await, Ok(Event::Ended) | Err(_)) {} };
     timeout(LIMIT, leaving).await.ok();
     let findings = audit.map(|audit| audit.findings()).unwrap_or_default();
-    Ok(Tried { took, limits, findings })
+    Ok(Tried { took, limits, findings, delivery: best })
 }
 
 /// What the broker said that it does not do.

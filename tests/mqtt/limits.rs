@@ -295,6 +295,43 @@ fn broker_lines(advice: &str) -> String {
     advice.split(" | ").filter_map(|line| line.find("topic ").map(|at| format!("{}\n", &line[at..]))).collect()
 }
 
+/// Of MQTT 3.1.1 a broker cannot say it, and of what it drops without a word not even in MQTT 5.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_finds_what_a_broker_takes_by_messages_to_itself() -> Result<()> {
+    let cases = [
+        ("max_qos 0", Some("QoS 0 only"), false),
+        ("retain_available false", Some("no retained messages"), false),
+        ("max_packet_size 20000", Some("20000 bytes at most|a message of 65536 bytes does not come back"), false),
+        ("max_packet_size 2000", Some("2000 bytes at most|a message of 4096 bytes does not come back"), true),
+        ("message_size_limit 3000", Some("a message of 4096 bytes does not come back, while one of 1024 does"), true),
+        ("message_size_limit 100000", Some("a message of 261120 bytes does not come back"), false),
+        ("", None, false),
+    ];
+    for (setting, words, has_advice) in cases {
+        let listeners = Listeners::default();
+        let is_of_listener = setting.starts_with("max_qos");
+        let broker =
+            Broker::start(if is_of_listener { listeners.each(setting) } else { listeners.setting(setting) }).await?;
+        let mut watcher = broker.client().await?;
+        for version in VERSIONS {
+            let found = probed(&broker, version).await?;
+            match words {
+                Some(words) => {
+                    let is_told = words.split('|').any(|words| found.text.contains(words));
+                    ensure!(is_told, "{setting}, {version}: {found:?}");
+                }
+                None => ensure!(!found.text.contains("but"), "{version}: {found:?}"),
+            }
+            ensure!(found.advice.is_some() == has_advice && !found.is_forbidden, "{setting}, {version}: {found:?}");
+        }
+        // Nothing of it is left at the broker.
+        watcher.subscribe("peercam/#").await?;
+        let left = watcher.next(Duration::from_millis(500)).await;
+        ensure!(left.is_err(), "{setting}: {left:?}");
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_doctor_is_content_with_a_broker_that_hangs_up_on_what_the_service_does_not_ask_for() -> Result<()> {
     for version in VERSIONS {

@@ -86,7 +86,9 @@ impl Actor {
     }
 
     fn not_sent(&mut self, topic: &str, bytes: usize, most: usize) {
-        tracing::warn!(topic, bytes, most, "too large a message for the broker; it is not published");
+        // A status is too large at each change.
+        self.lack(format!("what this board publishes on {topic} needs more than the {most} bytes that it takes"));
+        tracing::debug!(topic, bytes, most, "too large a message for the broker; it is not published");
         self.resolve(topic, Err(too_large(bytes, most)));
     }
 
@@ -157,7 +159,10 @@ impl Actor {
             return Some(item);
         }
         match item {
-            Item::Once(once) => fitting(once, most).map(Item::Once),
+            Item::Once(once) => {
+                self.lack(format!("some answers and signals need more than the {most} bytes that it takes"));
+                fitting(once, most).map(Item::Once)
+            }
             Item::Kept(_) | Item::Check(_) => {
                 self.not_sent(topic, bytes, most);
                 self.outbox.forget(topic);
@@ -171,7 +176,7 @@ impl Actor {
 fn fitting(once: Once, most: usize) -> Option<Once> {
     let (topic, bytes) = (once.topic.clone(), once.bytes());
     if bytes > most {
-        tracing::warn!(topic, bytes, most, "too large a message for the broker; it is shortened or not published");
+        tracing::debug!(topic, bytes, most, "too large a message for the broker; it is shortened or not published");
     }
     once.fitting(most)
 }
