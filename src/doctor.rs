@@ -112,11 +112,18 @@ pub fn board(root: &Path) -> Vec<Item> {
     items
 }
 
-/// Looks at the files that the configuration names.
-pub fn files(config: &config::Config) -> Vec<Item> {
+/// Looks at the files that the configuration names, and at what does nothing in it.
+///
+/// `text` is what it was read from.
+pub fn files(config: &config::Config, text: &config::Text) -> Vec<Item> {
     let advice = "correct the name in the configuration, or what the file holds";
-    let faults = config.file_faults().into_iter();
-    faults.map(|fault| item("configuration", Level::Problem, fault, Some(advice))).collect()
+    let faults = config.file_faults(text).into_iter();
+    let faults = faults.map(|fault| item("configuration", Level::Problem, fault, Some(advice)));
+    let idle = config
+        .idle()
+        .into_iter()
+        .map(|(key, what)| item("configuration", Level::Warning, text.located(key, &format!("`{key}` {what}")), None));
+    faults.chain(idle).collect()
 }
 
 /// Tries the broker, as this device would use it. Takes some seconds at most; `None` where none is configured.

@@ -7,10 +7,10 @@ use anyhow::Context;
 use clap::{Args, Parser};
 use peercam::app;
 use peercam::app::Next;
-use peercam::config::Config;
 use peercam::config::DEFAULT;
 use peercam::config::Error;
 use peercam::config::Places;
+use peercam::config::Text;
 use peercam::doctor;
 use peercam::provision;
 use peercam::provision::{EXAMPLE, Outcome, joining, provision};
@@ -124,8 +124,16 @@ async fn run(file: Option<&Path>) -> anyhow::Result<()> {
 
 /// What is wrong with a configuration and with the files that it names.
 fn check(file: &Path) -> Result<(), Error> {
-    let faults = Config::load(Some(file))?.file_faults();
-    if faults.is_empty() { Ok(()) } else { Err(Error::Files(faults)) }
+    let text = Text::read(Some(file))?;
+    let config = text.parse()?;
+    let faults = config.file_faults(&text);
+    if !faults.is_empty() {
+        return Err(Error::Files(faults));
+    }
+    for (key, what) in config.idle() {
+        eprintln!("{}", text.located(key, &format!("`{key}` {what}")));
+    }
+    Ok(())
 }
 
 fn set_up(root: &Path) -> ExitCode {
@@ -138,11 +146,12 @@ fn set_up(root: &Path) -> ExitCode {
 }
 
 async fn examine(file: Option<&Path>, is_json: bool) -> anyhow::Result<()> {
-    let mut config = Config::load(file)?;
+    let text = Text::read(file)?;
+    let mut config = text.parse()?;
     let places = Places::from_environment();
     config.find_password(&places);
     let mut report = doctor::survey(&config.cameras, &config.audio);
-    doctor::files(&config).into_iter().for_each(|item| report.add(item));
+    doctor::files(&config, &text).into_iter().for_each(|item| report.add(item));
     doctor::board(&places.root()).into_iter().for_each(|item| report.add(item));
     report.add(doctor::name(&config));
     let broker = doctor::broker(&config.mqtt, &config.device_id()).await;

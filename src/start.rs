@@ -16,6 +16,8 @@ pub struct Start {
     pub config: Config,
     /// Directories that the surroundings give.
     pub places: Places,
+    /// What `config` was read from.
+    pub text: Text,
     file: Text,
     memory: Memory,
     left_out: Vec<String>,
@@ -31,19 +33,19 @@ impl Start {
         let (file, places) = (Text::read(file)?, Places::from_environment());
         let surroundings = Surroundings::of_process(places.state.clone(), places.runtime.as_deref());
         let mut memory = Memory::recall(surroundings, file.toml.clone());
-        let mut config = loop {
+        let (mut config, text) = loop {
             let text = match memory.source() {
                 Source::File => file.clone(),
                 Source::Applied | Source::Trial => Text { toml: memory.text().to_owned(), file: None },
             };
             match text.parse() {
-                Ok(config) => break config,
+                Ok(config) => break (config, text),
                 Err(error) if !memory.reject(&in_one_line(&error)) => return Err(error),
                 Err(_) => {}
             }
         };
         let left_out = lay_over(&mut config, &memory.settings());
-        Ok(Self { config, places, file, memory, left_out })
+        Ok(Self { config, places, text, file, memory, left_out })
     }
 
     /// Says in the log what was found, and keeps it from here on.
@@ -84,7 +86,7 @@ fn prospect(toml: &str, places: &Places, current: Option<&Config>) -> Result<Pro
     }
     config.check_secret(places).map_err(|error| in_one_line(&error))?;
     config.find_password(places);
-    let faults = config.file_faults();
+    let faults = config.file_faults(&text);
     if !faults.is_empty() {
         return Err(faults.join("; "));
     }

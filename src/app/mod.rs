@@ -28,7 +28,7 @@ use crate::camera::Microphone;
 use crate::camera::Preset;
 use crate::camera::Privacy;
 use crate::command::Desk;
-use crate::config::{Config, LogConfig, LogFormat, Places, SecretOrigin};
+use crate::config::{Config, LogConfig, LogFormat, Places, SecretOrigin, Text};
 use crate::control;
 use crate::control::Control;
 use crate::control::Parts;
@@ -164,10 +164,10 @@ struct Groups {
 /// When the service cannot start.
 pub async fn run(start: Start, level: LogLevel, shutdown: impl Future<Output = ()>) -> anyhow::Result<Next> {
     let groups = Groups::default();
-    let (config, places, shown) = (start.config.clone(), start.places.clone(), start.shown());
+    let (config, places, shown, text) = (start.config.clone(), start.places.clone(), start.shown(), start.text.clone());
     let upkeep = start.open(&groups.front);
     let mut shutdown = pin!(shutdown);
-    let begun = serve(config, &places, Management { shown, level, upkeep: upkeep.clone() }, &groups).await;
+    let begun = serve(config, &places, Management { shown, text, level, upkeep: upkeep.clone() }, &groups).await;
     let next = match begun {
         Ok(()) => tokio::select! {
             () = shutdown.as_mut() => Next::Stop,
@@ -200,6 +200,8 @@ pub async fn run(start: Start, level: LogLevel, shutdown: impl Future<Output = (
 struct Management {
     /// The configuration, for those who ask.
     shown: Value,
+    /// What it was read from.
+    text: Text,
     level: LogLevel,
     upkeep: Upkeep,
 }
@@ -214,7 +216,11 @@ struct Said {
 /// Opens everything; what runs then, runs in `groups`.
 async fn serve(mut config: Config, places: &Places, management: Management, groups: &Groups) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let origin = config.settle_secret(places)?;
+    let located = |error: crate::config::Error| management.text.located("web.secret_file", &error.to_string());
+    let origin = config.settle_secret(places).map_err(|error| crate::config::Error::Files(vec![located(error)]))?;
+    for (key, what) in config.idle() {
+        tracing::warn!("{}", management.text.located(key, &format!("`{key}` {what}")));
+    }
     let without = config.settle_relay_secrets();
     config.find_password(places);
     finding::show(&config, &origin);
@@ -332,15 +338,16 @@ fn preset(settings: &Settings, name: &str) -> Preset {
 }
 
 fn tools(config: &Config, root: &Path, management: Management, group: &Group) -> Tools {
-    let (config, group, below) = (config.clone(), group.clone(), root.to_owned());
+    let (config, text) = (config.clone(), management.text);
+    let (group, below) = (group.clone(), root.to_owned());
     let doctor = move || -> control::Examination {
-        let (config, group, below) = (config.clone(), group.clone(), below.clone());
+        let (config, text, group, below) = (config.clone(), text.clone(), group.clone(), below.clone());
         Box::pin(async move {
             let (told, report) = oneshot::channel();
             let broker = doctor::broker(&config.mqtt, &config.device_id()).await;
             group.spawn_blocking(move || {
                 let mut report = doctor::survey(&config.cameras, &config.audio);
-                doctor::files(&config).into_iter().for_each(|item| report.add(item));
+                doctor::files(&config, &text).into_iter().for_each(|item| report.add(item));
                 doctor::board(&below).into_iter().for_each(|item| report.add(item));
                 report.add(doctor::name(&config));
                 broker.into_iter().chain(doctor::notices(&below)).for_each(|item| report.add(item));

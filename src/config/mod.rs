@@ -213,6 +213,17 @@ impl Text {
     }
 }
 
+impl Text {
+    /// `said`, which is about the value of `key`, with where that stands.
+    pub fn located(&self, key: &str, said: &str) -> String {
+        match (read::line_of_key(&self.toml, key), &self.file) {
+            (Some(line), Some(file)) => format!("{}:{line}: {said}", file.display()),
+            (Some(line), None) => format!("line {line}: {said}"),
+            (None, _) => said.to_owned(),
+        }
+    }
+}
+
 impl Config {
     /// The named file, or [`USUAL_FILE`] if there is one, or the built-in defaults.
     ///
@@ -287,6 +298,12 @@ impl Config {
             config.ice = reader.table("ice", ice, ice::Config::check);
             if let Some(servers) = ice.get_ref().get("servers") {
                 reader.unknown_keys_within::<ice::ServerConfig>("ice.servers", servers);
+                let written = servers.get_ref().as_array().into_iter().flat_map(|all| all.iter());
+                for ((server, written), number) in config.ice.servers.iter().zip(written).zip(1..) {
+                    for fault in server.check() {
+                        reader.note(written.span(), format!("`ice.servers`: server {number} {fault}"));
+                    }
+                }
             }
         }
         if let Some(home) = root.get("home_assistant") {
@@ -305,6 +322,30 @@ impl Config {
             config.log = reader.table("log", log, LogConfig::check);
         }
         config
+    }
+
+    /// What was written down and does nothing as things are, each with its key and what to do.
+    pub fn idle(&self) -> Vec<(&'static str, &'static str)> {
+        let (has_broker, has_secret) = (self.mqtt.url.is_some(), self.web.secret.is_some());
+        let has_secret = has_secret || self.web.secret_file.is_some() || !self.web.listen.ip().is_loopback();
+        let all = [
+            (
+                self.home_assistant.enabled && !has_broker,
+                "home_assistant.enabled",
+                "does nothing without `mqtt.url`: name there the broker that Home Assistant uses",
+            ),
+            (
+                self.mqtt.client_id.is_some() && !has_broker,
+                "mqtt.client_id",
+                "does nothing without `mqtt.url`, which says where the broker is",
+            ),
+            (
+                !self.web.allowed_hosts.is_empty() && has_secret,
+                "web.allowed_hosts",
+                "does nothing where a secret is asked for: any name reaches the board then",
+            ),
+        ];
+        all.into_iter().filter(|(is_idle, ..)| *is_idle).map(|(_, key, what)| (key, what)).collect()
     }
 
     /// All tables and keys with their values, secrets as `***`.

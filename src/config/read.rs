@@ -10,7 +10,7 @@ use serde::Deserializer;
 use serde::de::value::Error as NoValue;
 use serde::de::{DeserializeOwned, Error, Visitor};
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
 use super::wording;
 
@@ -51,6 +51,29 @@ impl Mistake {
 
 fn line_of(before: &[u8]) -> usize {
     before.iter().filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// The line of a text in which byte `at` is, counted from 1.
+fn line_at(text: &str, at: usize) -> usize {
+    line_of(text.get(..at).unwrap_or(text).as_bytes())
+}
+
+/// The line of a text in which the value of `key` stands: names with points between them, and for one of a list its
+/// number, counted from 0. `None` where it is not there.
+pub fn line_of_key(text: &str, key: &str) -> Option<usize> {
+    let root = DeTable::parse(text).ok()?;
+    let (mut table, mut found) = (Some(root.get_ref()), None);
+    let mut list: Option<&DeArray<'_>> = None;
+    for part in key.split('.') {
+        let value = match (list, table) {
+            (Some(list), _) => list.get(part.parse::<usize>().ok()?)?,
+            (None, Some(table)) => table.get(part)?,
+            (None, None) => return None,
+        };
+        (table, list) = (value.get_ref().as_table(), value.get_ref().as_array());
+        found = Some(value.span().start);
+    }
+    found.map(|at| line_at(text, at))
 }
 
 impl fmt::Display for Mistake {
@@ -117,6 +140,7 @@ impl<'t> Reader<'t> {
             if span.start >= end_of_line {
                 let rest = self.text.get(span.start..).unwrap_or_default();
                 end_of_line = span.start + rest.find('\n').map_or(rest.len(), |end| end + 1).max(1);
+                let message = wording::of_syntax(self.text, span.start, message);
                 self.note(span, format!("not TOML: {message}"));
             }
         }
@@ -132,7 +156,7 @@ impl<'t> Reader<'t> {
             return T::default();
         };
         self.unknown_keys::<T>(name, table);
-        let mut sound = DeTable::new();
+        let (mut sound, mut unread) = (DeTable::new(), Vec::new());
         for (key, value) in table.iter().filter(|(key, _)| keys::<T>().contains(&key.get_ref().as_ref())) {
             let mut alone = DeTable::new();
             alone.insert(key.clone(), value.clone());
@@ -142,11 +166,14 @@ impl<'t> Reader<'t> {
                     let (span, key) = (error.span().unwrap_or(value.span()), key.get_ref());
                     let what = wording::of_kind::<T>(key, value, &error, &check);
                     self.note(span, format!("`{name}.{key}`: {what}"));
+                    unread.push(format!("`{key}`"));
                 }
             }
         }
         let read = T::deserialize(toml::de::Deserializer::from(Spanned::new(value.span(), sound))).unwrap_or_default();
-        for (key, message) in check(&read) {
+        // What is wrong for want of a key that is there and cannot be read is not wrong by itself.
+        let is_by_itself = |message: &String| !unread.iter().any(|key| message.contains(key));
+        for (key, message) in check(&read).into_iter().filter(|(_, message)| is_by_itself(message)) {
             let at = table.get(key).map_or(value.span(), Spanned::span);
             self.note(at, format!("`{name}.{key}`: {message}"));
         }
@@ -216,8 +243,7 @@ impl<'t> Reader<'t> {
             self.more += 1;
             return;
         }
-        let before = self.text.get(..at.start).unwrap_or(self.text);
-        let mistake = Mistake { line: line_of(before.as_bytes()), message: message(self) };
+        let mistake = Mistake { line: line_at(self.text, at.start), message: message(self) };
         self.mistakes.push(mistake);
     }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Config, Error};
+use super::{Config, Error, Text};
 use crate::durable;
 use crate::secret::Secret;
 use crate::web;
@@ -174,7 +174,7 @@ impl Config {
             return Ok(Found::Missing(file));
         }
         // What the board keeps for itself never keeps it from starting.
-        Ok(match read_secret(&file) {
+        Ok(match read_secret(&file, "") {
             Ok(secret) => Found::Read(secret, SecretOrigin::Kept(file)),
             Err(reason) => Found::Lost(file, reason),
         })
@@ -183,8 +183,15 @@ impl Config {
     /// Reads the files that `[ice]` names into the secrets that they hold. A relay whose file cannot be read is left
     /// out, since most viewers do without one. Returns why, for each.
     pub fn settle_relay_secrets(&mut self) -> Vec<String> {
+        self.relay_faults().into_iter().map(|(_, fault)| fault).collect()
+    }
+
+    /// The same, each with the key behind which the file stands.
+    fn relay_faults(&mut self) -> Vec<(String, String)> {
         let mut faults = Vec::new();
+        let mut number = 0;
         self.ice.servers.retain_mut(|server| {
+            number += 1;
             let files = [
                 ("credential_file", &server.credential_file, &mut server.credential),
                 ("secret_file", &server.secret_file, &mut server.secret),
@@ -194,7 +201,8 @@ impl Config {
                 match Secret::read(file) {
                     Ok(read) => *secret = Some(read),
                     Err(why) => {
-                        faults.push(format!("`{key}` of `ice.servers`, {}: {why}", file.display()));
+                        let fault = format!("`{key}` of server {number} in `ice.servers`, {}: {why}", file.display());
+                        faults.push((format!("ice.servers.{}.{key}", number - 1), fault));
                         return false;
                     }
                 }
@@ -212,13 +220,19 @@ impl Config {
         }
     }
 
-    /// What is wrong with the files that the configuration names, each with its key.
-    pub fn file_faults(&self) -> Vec<String> {
+    /// What is wrong with the files that the configuration names, each with its key and where it stands in `text`, which
+    /// the configuration was read from.
+    pub fn file_faults(&self, text: &Text) -> Vec<String> {
         let secret = self.web.secret_file.as_ref().and_then(|file| read("`web.secret_file`", file).err());
-        let mut faults: Vec<_> = secret.iter().map(ToString::to_string).collect();
-        faults.extend(self.clone().settle_relay_secrets());
-        faults.extend(self.mqtt.file_faults());
-        faults
+        let mut faults: Vec<_> = secret.iter().map(|fault| ("web.secret_file".into(), fault.to_string())).collect();
+        faults.extend(self.clone().relay_faults());
+        let key_of = |fault: &str| fault.split('`').nth(1).unwrap_or_default().to_owned();
+        faults.extend(self.mqtt.file_faults().into_iter().map(|fault| (key_of(&fault), fault)));
+        let in_full = |fault: &str| match fault.contains(" ~/") {
+            true => format!("{fault}; `~` stands for no directory here: write all of the path"),
+            false => fault.to_owned(),
+        };
+        faults.iter().map(|(key, fault)| text.located(key, &in_full(fault))).collect()
     }
 }
 
@@ -238,14 +252,16 @@ fn replace(file: PathBuf, reason: String) -> (String, SecretOrigin) {
 }
 
 fn read(what: &'static str, file: &Path) -> Result<String, Error> {
-    read_secret(file).map_err(|reason| Error::File { what, file: file.to_owned(), reason })
+    let advice = "; write another one there, in one line";
+    read_secret(file, advice).map_err(|reason| Error::File { what, file: file.to_owned(), reason })
 }
 
-fn read_secret(file: &Path) -> Result<String, String> {
+/// `advice` follows what is wrong with one that can be read.
+fn read_secret(file: &Path, advice: &str) -> Result<String, String> {
     let secret = Secret::read_text(file)?.trim().to_owned();
     match web::Config::secret_fault(&secret) {
         None => Ok(secret),
-        Some(fault) => Err(format!("{fault}; write a better one there, or remove the file")),
+        Some(fault) => Err(format!("{fault}{advice}")),
     }
 }
 
@@ -436,13 +452,55 @@ mod tests {
                  [[ice.servers]]\nurls = \"turn:a\"\nsecret_file = {file:?}"
             ))
             .unwrap();
-            let faults = config.file_faults();
+            let faults = config.file_faults(&Text::default());
             assert_eq!(faults.len(), 3, "{faults:?}");
-            for (said, key) in faults.iter().zip(["web.secret_file", "`secret_file` of `ice", "mqtt.password_file"]) {
+            for (said, key) in
+                faults.iter().zip(["web.secret_file", "`secret_file` of server 1 in `ice", "mqtt.password_file"])
+            {
                 assert!(said.contains(key) && said.contains(file) && said.contains(fault), "{said}");
             }
             assert_eq!(config.check_secret(&Places::default()).unwrap_err().to_string(), faults[0]);
         }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_told_with_the_line_that_names_it() {
+        let text = Text {
+            toml: "[web]\nlisten = \"0.0.0.0:80\"\nsecret_file = \"/absent/s\"\n\
+                   [[ice.servers]]\nurls = \"turn:a\"\nsecret = \"s\"\n\
+                   [[ice.servers]]\nurls = \"turn:b\"\nsecret_file = \"~/t\"\n\
+                   [mqtt]\nurl = \"mqtts://broker\"\nca_file = \"/absent/ca\"\n"
+                .into(),
+            file: None,
+        };
+        let faults = text.parse().unwrap().file_faults(&text);
+        let expected = [
+            ("line 3: `web.secret_file` /absent/s: cannot be read", "directory"),
+            ("line 9: `secret_file` of server 2 in `ice.servers`, ~/t: cannot", "write all of the path"),
+            ("line 12: `mqtt.ca_file` /absent/ca: cannot", "directory"),
+        ];
+        assert_eq!(faults.len(), expected.len(), "{faults:#?}");
+        for (fault, (start, within)) in faults.iter().zip(expected) {
+            assert!(fault.starts_with(start) && fault.contains(within), "{fault}");
+        }
+        let text = Text { file: Some("/etc/p.toml".into()), ..text };
+        assert!(text.parse().unwrap().file_faults(&text)[0].starts_with("/etc/p.toml:3: `web.secret_file`"));
+        assert_eq!(text.located("mqtt.password_file", "a credential"), "a credential", "which is in no line");
+    }
+
+    #[test]
+    fn what_is_advised_of_a_secret_depends_on_whose_file_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("state/peercam/secret");
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, "short").unwrap();
+        let mut chosen = open_to_the_network();
+        chosen.web.secret_file = Some(file.clone());
+        let error = chosen.settle_secret(&places(directory.path())).unwrap_err().to_string();
+        assert!(error.contains("write another one there") && !error.contains("remove"), "{error}");
+        let origin = open_to_the_network().settle_secret(&places(directory.path())).unwrap();
+        let SecretOrigin::Made { instead: Some(told), .. } = origin else { panic!("{origin:?}") };
+        assert!(told.contains("at least 8") && told.contains("secret.bad now") && !told.contains("write"), "{told}");
     }
 
     #[test]

@@ -91,6 +91,54 @@ fn what_is_not_toml_is_told_with_its_line() {
 }
 
 #[test]
+fn what_is_not_toml_is_told_with_what_to_do() {
+    for (toml, said) in [
+        ("[web]\nlisten = \n", "line 2: not TOML: there is no value after `=`"),
+        ("[web]\r\nlisten = # later\r\n", "line 2: not TOML: there is no value after `=`"),
+        ("[web]\nlisten = 0.0.0.0:8080\n", "line 2: not TOML: "),
+        ("[web]\nlisten = localhost\n", "line 2: not TOML: text needs quotes"),
+        ("[web]\nsecret = “correct horse”\n", "line 2: not TOML: text stands in straight quotes"),
+        ("[web]\nlisten: \"0.0.0.0:8080\"\n", "line 2: not TOML: a key and its value have `=` between them"),
+        ("web:\n  listen: x\n", "line 1: not TOML: a key and its value have `=` between them"),
+        ("{ \"web\": {} }", "line 1: not TOML: this is JSON"),
+        ("[web]\nsecret = 'correct horse\n", "does the text end with the quote that it begins with?"),
+        ("[web]\n[mqtt]\n[web]\n", "line 3: not TOML: this table is there a second time"),
+        ("[mqtt]\nurl = \"a\"\nurl = \"b\"\n", "line 3: not TOML: this key is there a second time"),
+        ("[mqtt]\nkeep_alive = 030\n", "line 2: not TOML: a number does not begin with 0"),
+    ] {
+        let found = mistakes(toml);
+        assert!(found[0].contains(said) && !found[0].contains("horse"), "{toml}: {found:?}");
+    }
+}
+
+#[test]
+fn a_wrong_server_is_told_by_its_number_and_its_line() {
+    let inline = mistakes("[ice]\nservers = [\n { urls = \"stun:a\" },\n { urls = \"turn:b\" },\n]\n");
+    assert!(inline[0].starts_with("line 4: `ice.servers`: server 2 needs `username`"), "{inline:?}");
+    let tables = mistakes("[[ice.servers]]\nurls = \"stun:a\"\n\n[[ice.servers]]\nurls = [\"stun:a\", \"foo:b\"]\n");
+    assert!(tables[0].starts_with("line 4: `ice.servers`: server 2 has a wrong URL: "), "{tables:?}");
+}
+
+#[test]
+fn what_follows_from_a_key_that_cannot_be_read_is_no_mistake_of_its_own() {
+    let found = mistakes("[mqtt]\nurl = \"tcp://broker\"\nuser = \"u\"\npassword = \"p\"\n");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("`mqtt.url`"), "{found:?}");
+}
+
+#[test]
+fn what_does_nothing_is_told() {
+    let idle = |toml: &str| Config::parse(toml).unwrap().idle().into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+    assert_eq!(
+        idle("[home_assistant]\nenabled = true\n[mqtt]\nclient_id = \"x\""),
+        ["home_assistant.enabled", "mqtt.client_id"]
+    );
+    assert_eq!(idle("[home_assistant]\nenabled = true\n[mqtt]\nurl = \"mqtt://a\"\nclient_id = \"x\""), [""; 0]);
+    assert_eq!(idle("[web]\nallowed_hosts = [\"a\"]\nlisten = \"0.0.0.0:80\""), ["web.allowed_hosts"]);
+    assert_eq!(idle("[web]\nallowed_hosts = [\"a\"]"), [""; 0]);
+}
+
+#[test]
 fn a_list_without_its_end_is_one_mistake() {
     let open = "line 3: not TOML: a list that begins above has no end; is its `]` missing?";
     assert_eq!(mistakes("[web]\nallowed_hosts = [\"a\", \"b\"\n[mqtt]\nurl = \"mqtt://a\"\n"), [open]);

@@ -8,6 +8,38 @@ use toml::de::{DeTable, DeValue, Error};
 
 use super::read::{Faults, shortened};
 
+/// What is wrong with the syntax at byte `at`, where the library says `said`. What stands there is not repeated: it may be
+/// a password.
+pub fn of_syntax(text: &str, at: usize, said: &str) -> String {
+    let start = text.get(..at).unwrap_or_default().rfind('\n').map_or(0, |end| end + 1);
+    let line = text.get(start..).unwrap_or_default().lines().next().unwrap_or_default();
+    let value = line.split_once('=').map(|(_, value)| value.trim());
+    match said {
+        _ if line.trim_start().starts_with('{') && start == 0 => {
+            "this is JSON; tables are [NAME] here, and keys NAME = VALUE".into()
+        }
+        _ if value.is_some_and(|value| value.is_empty() || value.starts_with('#')) => {
+            "there is no value after `=`; write one, or remove the line".into()
+        }
+        _ if value.is_some_and(|value| value.starts_with(['“', '”', '„', '‘', '’', '«'])) => {
+            "text stands in straight quotes (\"), not in those of a text processor".into()
+        }
+        _ if value.is_none() && line.contains(':') && !line.trim_start().starts_with('[') => {
+            "a key and its value have `=` between them, not `:`; tables are [NAME]".into()
+        }
+        said if said.starts_with("string values must be quoted") => "text needs quotes: \"…\"".into(),
+        "duplicate key" if line.trim_start().starts_with('[') => {
+            "this table is there a second time; put its keys into the first".into()
+        }
+        "duplicate key" => "this key is there a second time in its table; keep one".into(),
+        said if said.starts_with("unexpected leading zero") => "a number does not begin with 0".into(),
+        said if said.starts_with("invalid literal string") || said.starts_with("invalid basic string") => {
+            format!("{said}: does the text end with the quote that it begins with?")
+        }
+        said => said.to_owned(),
+    }
+}
+
 /// Numbers at the ends of what a key can hold: where a key has limits, its check names them for one of these.
 const ENDS: [&str; 5] = ["0", "255", "65535", "4294967295", "9223372036854775807"];
 

@@ -82,22 +82,20 @@ impl Config {
             let (least, most) = (Self::LEAST_LIFETIME, Self::MOST_LIFETIME);
             wrong.push(("lifetime", format!("{} is not from {least} to {most} seconds", self.lifetime)));
         }
-        for (server, number) in self.servers.iter().zip(1..) {
-            wrong.extend(server.faults(number).into_iter().map(|fault| ("servers", fault)));
-        }
         wrong
     }
 }
 
 impl ServerConfig {
-    fn faults(&self, number: usize) -> Vec<String> {
+    /// What is wrong with it, each as the rest of a sentence that begins with the entry's name.
+    pub fn check(&self) -> Vec<String> {
         let mut faults = Vec::new();
         let urls: Vec<_> = self.urls.as_slice().iter().map(|url| ServerUrl::parse(url)).collect();
         if urls.is_empty() {
-            faults.push(format!("server {number} has no `urls`"));
+            faults.push("has no `urls`".into());
         }
         let is_relay = urls.iter().flatten().any(|url| url.is_relay);
-        faults.extend(urls.into_iter().filter_map(Result::err));
+        faults.extend(urls.into_iter().filter_map(Result::err).map(|fault| format!("has a wrong URL: {fault}")));
         let given = [
             ("credential", self.credential.is_some()),
             ("credential_file", self.credential_file.is_some()),
@@ -107,20 +105,19 @@ impl ServerConfig {
         let given: Vec<_> = given.iter().filter(|(_, is_given)| *is_given).map(|(key, _)| *key).collect();
         match (&given[..], &self.username) {
             ([], None) if !is_relay => {}
-            ([], _) => faults.push(format!(
-                "server {number} needs `username` and `credential`, or a `secret`; each can be a file: `secret_file`"
-            )),
+            ([], _) => faults
+                .push("needs `username` and `credential`, or a `secret`; each can be a file: `secret_file`".into()),
             (["credential" | "credential_file"], Some(_)) => {}
-            (["credential" | "credential_file"], None) => faults.push(format!("server {number} needs `username`")),
+            (["credential" | "credential_file"], None) => faults.push("needs `username`".into()),
             (["secret" | "secret_file"], None) => {}
-            (["secret" | "secret_file"], Some(_)) => faults.push(format!(
-                "server {number} has a `username` beside its secret, from which user names are made; take one away"
-            )),
-            (several, _) => faults.push(format!("server {number} has `{}`; keep one of them", several.join("` and `"))),
+            (["secret" | "secret_file"], Some(_)) => {
+                faults.push("has a `username` beside its secret, from which user names are made; take one away".into())
+            }
+            (several, _) => faults.push(format!("has `{}`; keep one of them", several.join("` and `"))),
         }
         let texts = [self.username.as_deref(), self.credential.as_ref().map(Secret::reveal)];
         if texts.into_iter().flatten().chain(self.secret.as_ref().map(Secret::reveal)).any(str::is_empty) {
-            faults.push(format!("server {number} has an empty user name, credential or secret"));
+            faults.push("has an empty user name, credential or secret".into());
         }
         faults
     }
@@ -143,7 +140,8 @@ mod tests {
 
     fn faults(toml: &str) -> Vec<String> {
         let config: Config = toml::from_str(toml).unwrap();
-        config.check().into_iter().map(|(key, fault)| format!("{key}: {fault}")).collect()
+        let of_servers = config.servers.iter().flat_map(ServerConfig::check);
+        config.check().into_iter().map(|(key, fault)| format!("{key}: {fault}")).chain(of_servers).collect()
     }
 
     #[test]
@@ -160,7 +158,7 @@ mod tests {
             ("urls = \"turn:a\", secret = \"s\", username = \"u\"", Some("take one away")),
             ("urls = \"turn:a\", secret = \"s\", secret_file = \"/s\"", Some("`secret` and `secret_file`; keep one")),
             ("urls = \"turn:a\", username = \"u\", credential = \"\"", Some("empty")),
-            ("urls = []", Some("server 1 has no `urls`")),
+            ("urls = []", Some("has no `urls`")),
             ("urls = \"turn://a\", secret = \"s\"", Some("without //")),
         ];
         for (server, fault) in cases {

@@ -85,6 +85,8 @@ impl TryFrom<Written> for Version {
     fn try_from(written: Written) -> Result<Self, String> {
         match written {
             Written::Number(5) => Ok(Self::Five),
+            // What MQTT 3.1.1 calls itself on the wire, and what people call it (section 3.1.2.2).
+            Written::Number(number @ (3 | 4)) => Err(format!("{number} is not known; MQTT 3.1.1 is \"3.1.1\" here")),
             Written::Text(text) if text == "5" => Ok(Self::Five),
             Written::Text(text) if text == "3.1.1" => Ok(Self::ThreeOneOne),
             Written::Text(text) => Err(format!("`{text}` is neither \"5\" nor \"3.1.1\"")),

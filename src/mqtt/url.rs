@@ -19,6 +19,9 @@ pub enum Scheme {
     Wss,
 }
 
+/// Brokers look at no path, or at this one (EMQX, HiveMQ, and most that are behind a proxy).
+const USUAL_PATH: &str = "/mqtt";
+
 /// The broker's address. Displayed without path and query, which may hold a token.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -98,6 +101,16 @@ impl Url {
         Self { host: address.to_string(), ..self.clone() }
     }
 
+    /// What is asked for over HTTP, for people: the path may hold a token where somebody has written it.
+    pub fn asked(&self) -> Option<&'static str> {
+        self.scheme.is_web().then(|| match self.path == USUAL_PATH {
+            true => {
+                "it was asked for /mqtt, as it is where `mqtt.url` has no path: write the broker's own behind the port"
+            }
+            false => "it was asked for the path that stands there",
+        })
+    }
+
     /// The whole of it, as an HTTP request needs it.
     pub fn in_full(&self) -> String {
         format!("{self}{}", self.path)
@@ -164,8 +177,7 @@ impl FromStr for Url {
         if !path.chars().all(|c| c.is_ascii_graphic() && c != '#') {
             return Err(UrlError::PathCharacter);
         }
-        // Brokers look at no path, or at this one (EMQX, HiveMQ, and most that are behind a proxy).
-        let path = if scheme.is_web() && path.is_empty() { "/mqtt" } else { path };
+        let path = if scheme.is_web() && path.is_empty() { USUAL_PATH } else { path };
         Ok(Self { scheme, host: host.into(), port, path: path.into() })
     }
 }

@@ -126,8 +126,7 @@ impl Config {
             return Some(format!("has {} characters; a login carries {MOST_SECRET} at most", secret.len()));
         }
         // What Authorization can carry (RFC 9110, section 5.5): the secret must work there as in the page.
-        let fault =
-            "has characters that HTTP cannot carry; use ASCII letters, digits and signs, without spaces at the ends";
+        let fault = "has characters that HTTP cannot carry; use ASCII letters, digits and signs in one line, without spaces at the ends";
         let is_sound = secret.chars().all(|c| c.is_ascii_graphic() || c == ' ') && secret.trim() == secret;
         (!is_sound).then(|| fault.into())
     }

@@ -15,6 +15,9 @@ pub const BAD_PASSWORD: &str =
 pub const BAD_CLIENT_ID: &str = "the broker does not accept this board's client id: set mqtt.client_id, to at most 23 \
                                  letters and digits or to what the broker expects, or to \"\" to be given one";
 
+/// Where what is asked for over HTTP may not be the broker's.
+const SEE_PATH: &str = "see the path in mqtt.url";
+
 /// What may stand behind bytes that are no MQTT.
 pub const ANOTHER_PROTOCOL: &str = "is it a broker, and does it expect TLS at this port (mqtts://)?";
 
@@ -114,7 +117,7 @@ impl Failure {
                 "what answers there says {status}: mqtt.url has to name the place itself, with wss:// where that has TLS"
             )),
             Some(_) => Self::refused(format!(
-                "what answers there gives no WebSocket ({status}): see the path in mqtt.url; brokers have /mqtt, /ws or \
+                "what answers there gives no WebSocket ({status}): {SEE_PATH}; brokers have /mqtt, /ws or \
                  /, and a proxy has to pass on `Upgrade`"
             )),
             None if words.contains("SubProtocol") => Self::refused(
@@ -123,6 +126,14 @@ impl Failure {
             ),
             None => Self::refused(format!("what answers there is no broker: {words}")),
         }
+    }
+
+    /// The same, which says what was `asked` for over HTTP where that may be the reason.
+    pub fn of_asking(mut self, asked: Option<&str>) -> Self {
+        if let Some(asked) = asked.filter(|_| self.reason.contains(SEE_PATH)) {
+            self.reason = format!("{}; {asked}", self.reason);
+        }
+        self
     }
 
     fn of_tls(error: &rustls::Error) -> Self {
@@ -197,6 +208,19 @@ mod tests {
         assert_eq!(tls(distrust(true).into()), Failure { kind: Kind::Clock, reason: "as it is".into() });
         assert_eq!(tls(distrust(false).into()), Failure::refused("as it is"));
         assert_eq!(tls(CertificateError::UnknownIssuer.into()).kind, Kind::Refused);
+    }
+
+    #[test]
+    fn what_was_asked_for_over_http_is_told_where_no_broker_answers() {
+        let usual: crate::mqtt::Url = "ws://broker".parse().unwrap();
+        let written: crate::mqtt::Url = "wss://broker/secret-token?x=1".parse().unwrap();
+        let not_found = || Failure::of_websocket("HTTP error: 404 Not Found");
+        let told = not_found().of_asking(usual.asked()).reason;
+        assert!(told.contains(SEE_PATH) && told.contains("asked for /mqtt,"), "{told}");
+        let told = not_found().of_asking(written.asked()).reason;
+        assert!(told.contains("in `mqtt.url`") && !told.contains("token"), "{told}");
+        assert_eq!(Failure::closed().of_asking(usual.asked()), Failure::closed());
+        assert_eq!("mqtt://broker".parse::<crate::mqtt::Url>().unwrap().asked(), None);
     }
 
     #[test]

@@ -141,6 +141,7 @@ enum Requests {
 impl Line {
     /// Begins to connect as soon as [`Line::next`] is awaited.
     pub fn dial(dial: &Dial<'_>) -> Self {
+        let asked = dial.url.asked();
         match dial.config.version {
             Version::Five => {
                 let (client, poll) = rumqttc::v5::AsyncClient::new(five::options(dial), REQUESTS);
@@ -157,7 +158,7 @@ impl Line {
                             }
                             Ok(Err(error)) => {
                                 let elsewhere = five::other_server(&poll.state.events);
-                                Some(Err(five::failure(error, elsewhere.as_deref(), limit)))
+                                Some(Err(five::failure(error, elsewhere.as_deref(), limit).of_asking(asked)))
                             }
                             Err(failure) => Some(Err(failure)),
                         };
@@ -177,7 +178,7 @@ impl Line {
                     loop {
                         let event = match contained(poll.poll()).await {
                             Ok(Ok(event)) => three::event(event).map(Ok),
-                            Ok(Err(error)) => Some(Err(three::failure(error, has_own_id, limit))),
+                            Ok(Err(error)) => Some(Err(three::failure(error, has_own_id, limit).of_asking(asked))),
                             Err(failure) => Some(Err(failure)),
                         };
                         if let Some(event) = event {
