@@ -18,6 +18,9 @@ use super::wire::{Accepted, DIAL_LIMIT, Delivery, Dial, Event, Failure, Kind, Li
 /// All of it: dialling takes at most 5 s, and the messages to oneself as long.
 const LIMIT: Duration = Duration::from_secs(12);
 
+/// So long an answer of the broker is waited for.
+const ANSWER: Duration = Duration::from_secs(5);
+
 /// What the broker takes is found out within this, or not at all.
 const MEASURING: Duration = Duration::from_secs(20);
 
@@ -158,9 +161,14 @@ async fn attempt(config: &Config, device: &str, wanted: Delivery) -> Result<Trie
         }
         let now = Instant::now();
         let echo = audit.as_ref().and_then(Audit::echo).filter(|until| *until > now);
-        let patience = deadline.or(echo).map_or(LIMIT, |until| until.saturating_duration_since(now));
-        // The end of the patience is no event.
-        let event = match timeout(patience, line.next()).await.unwrap_or(Ok(Event::Alive)) {
+        let patience = deadline.or(echo).map_or(ANSWER, |until| until.saturating_duration_since(now));
+        let event = match timeout(patience, line.next()).await {
+            Ok(event) => event,
+            // The end of the patience is no event.
+            Err(_) if deadline.or(echo).is_some() || asked.is_none() => Ok(Event::Alive),
+            Err(_) => Err(Failure::away(format!("no answer within {ANSWER:?}"))),
+        };
+        let event = match event {
             Ok(event) => event,
             Err(mut failure) => {
                 let is_objection = matches!(failure.kind, Kind::Closed | Kind::Objected);
@@ -168,7 +176,7 @@ async fn attempt(config: &Config, device: &str, wanted: Delivery) -> Result<Trie
                     break;
                 }
                 match (&asked, failure.kind) {
-                    (Some(asked), Kind::Closed | Kind::Objected | Kind::TooLarge) => {
+                    (Some(asked), Kind::Away | Kind::Closed | Kind::Objected | Kind::TooLarge) => {
                         failure.reason = format!("{} after the broker was asked {asked}", failure.reason);
                     }
                     (None, Kind::Closed) => failure.reason = without_a_word(config, url, &client_id, None),

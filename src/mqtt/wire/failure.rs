@@ -128,10 +128,16 @@ impl Failure {
         }
     }
 
-    /// The same, which says what was `asked` for over HTTP where that may be the reason.
-    pub fn of_asking(mut self, asked: Option<&str>) -> Self {
+    /// The same in view of what was dialled: what was `asked` for over HTTP, where that may be the reason, and whether
+    /// there was a user.
+    pub fn of_dialling(mut self, asked: Option<&str>, has_user: bool) -> Self {
         if let Some(asked) = asked.filter(|_| self.reason.contains(SEE_PATH)) {
             self.reason = format!("{}; {asked}", self.reason);
+        }
+        if self.reason == BAD_PASSWORD && !has_user {
+            self.reason = "the broker lets nobody in without a user: set mqtt.user and mqtt.password_file, or let it \
+                           take boards without (mosquitto: allow_anonymous true)"
+                .into();
         }
         self
     }
@@ -215,12 +221,19 @@ mod tests {
         let usual: crate::mqtt::Url = "ws://broker".parse().unwrap();
         let written: crate::mqtt::Url = "wss://broker/secret-token?x=1".parse().unwrap();
         let not_found = || Failure::of_websocket("HTTP error: 404 Not Found");
-        let told = not_found().of_asking(usual.asked()).reason;
+        let told = not_found().of_dialling(usual.asked(), true).reason;
         assert!(told.contains(SEE_PATH) && told.contains("asked for /mqtt,"), "{told}");
-        let told = not_found().of_asking(written.asked()).reason;
-        assert!(told.contains("in `mqtt.url`") && !told.contains("token"), "{told}");
-        assert_eq!(Failure::closed().of_asking(usual.asked()), Failure::closed());
+        let told = not_found().of_dialling(written.asked(), true).reason;
+        assert!(told.contains("that stands there") && !told.contains("token"), "{told}");
+        assert_eq!(Failure::closed().of_dialling(usual.asked(), true), Failure::closed());
         assert_eq!("mqtt://broker".parse::<crate::mqtt::Url>().unwrap().asked(), None);
+    }
+
+    #[test]
+    fn who_has_no_user_is_not_told_that_the_password_is_wrong() {
+        let refused = || Failure::refused(BAD_PASSWORD);
+        assert_eq!(refused().of_dialling(None, true), refused());
+        assert!(refused().of_dialling(None, false).reason.contains("nobody in without a user"));
     }
 
     #[test]

@@ -158,6 +158,17 @@ fn refusal(code: ConnectReturnCode) -> Failure {
         Code::TopicNameInvalid => {
             Failure::refused("the broker does not take the topic of the last will: see mqtt.prefix and device.id")
         }
+        Code::Banned => Failure::refused(
+            "the broker has banned this board, by its user, client id or address, for a while or until somebody lifts it",
+        ),
+        Code::QuotaExceeded => Failure::refused("the broker's quota is used up: of connections, or of this user"),
+        Code::ConnectionRateExceeded => Failure::away("the broker has too many connections at the moment"),
+        Code::PacketTooLarge => {
+            Failure::refused("the broker does not take a CONNECT of this size: shorten mqtt.client_id or the password")
+        }
+        Code::BadAuthenticationMethod => Failure::refused(
+            "the broker wants another way to log in than user and password; set up one of those for this board",
+        ),
         other => Failure::refused(format!("the broker refuses: {other:?}")),
     }
 }

@@ -141,7 +141,7 @@ enum Requests {
 impl Line {
     /// Begins to connect as soon as [`Line::next`] is awaited.
     pub fn dial(dial: &Dial<'_>) -> Self {
-        let asked = dial.url.asked();
+        let (asked, has_user) = (dial.url.asked(), dial.config.user.is_some());
         match dial.config.version {
             Version::Five => {
                 let (client, poll) = rumqttc::v5::AsyncClient::new(five::options(dial), REQUESTS);
@@ -158,7 +158,9 @@ impl Line {
                             }
                             Ok(Err(error)) => {
                                 let elsewhere = five::other_server(&poll.state.events);
-                                Some(Err(five::failure(error, elsewhere.as_deref(), limit).of_asking(asked)))
+                                Some(
+                                    Err(five::failure(error, elsewhere.as_deref(), limit).of_dialling(asked, has_user)),
+                                )
                             }
                             Err(failure) => Some(Err(failure)),
                         };
@@ -178,7 +180,9 @@ impl Line {
                     loop {
                         let event = match contained(poll.poll()).await {
                             Ok(Ok(event)) => three::event(event).map(Ok),
-                            Ok(Err(error)) => Some(Err(three::failure(error, has_own_id, limit).of_asking(asked))),
+                            Ok(Err(error)) => {
+                                Some(Err(three::failure(error, has_own_id, limit).of_dialling(asked, has_user)))
+                            }
                             Err(failure) => Some(Err(failure)),
                         };
                         if let Some(event) = event {
