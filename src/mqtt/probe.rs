@@ -11,12 +11,13 @@ use super::capacity::{self, Capacity};
 use super::config::{Config, Version};
 use super::credentials::Credentials;
 use super::limits::Limits;
+use super::reach::reach;
 use super::session::without_a_word;
 use super::topics::Topics;
 use super::wire::{Accepted, DIAL_LIMIT, Delivery, Dial, Event, Failure, Kind, Line};
 
-/// All of it: dialling takes at most 5 s, and the messages to oneself as long.
-const LIMIT: Duration = Duration::from_secs(12);
+/// All of it: to find an address takes at most 5 s, dialling and the messages to oneself as long each.
+const LIMIT: Duration = Duration::from_secs(17);
 
 /// So long an answer of the broker is waited for.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -143,7 +144,9 @@ async fn attempt(config: &Config, device: &str, wanted: Delivery) -> Result<Trie
     let Some(url) = &config.url else { return Err(Failure::refused("none is configured")) };
     let credentials = Credentials::load(config, url).map_err(Failure::refused)?;
     let (topics, client_id) = (Topics::new(&config.prefix, device), client_id(config, device));
-    let (address, limit) = (None, DIAL_LIMIT);
+    // The service finds the one that answers after an attempt without an answer.
+    let reached = reach(url.host(), url.port()).await.map_err(|error| Failure::of_transport(&error))?;
+    let (address, limit) = ((!reached.is_first).then_some(reached.address), DIAL_LIMIT);
     let mut line = Line::dial(&Dial { config, url, client_id: &client_id, will: None, credentials, address, limit });
     let busy = |_| Failure::away("the MQTT client is busy");
     // A number of its own, so that it is not taken for the service's, nor the service's for it.

@@ -32,8 +32,8 @@ async fn keep_silent(address: SocketAddr) -> Result<(TcpListener, Vec<TcpStream>
     Ok((listener, waiting))
 }
 
-/// Starts a board for which this name has two addresses, the silent one first.
-fn start(name: &str, table: &str) -> Result<Shipped> {
+/// The board's program where this name has two addresses, the silent one first.
+fn program(name: &str) -> Result<Command> {
     let hosts = tempfile::NamedTempFile::new()?;
     fs::write(hosts.path(), format!("127.0.0.2 {name}\n127.0.0.3 {name}\n"))?;
     // The file has to be there until it is mounted, and stays with the few bytes that it has.
@@ -44,8 +44,13 @@ fn start(name: &str, table: &str) -> Result<Shipped> {
     }
     let script = "mount --bind \"$HOSTS\" /etc/hosts; rm -f \"$HOSTS\"; exec \"$0\" \"$@\"";
     command.args(["--mount", "sh", "-ec", script, PROGRAM]).env("HOSTS", hosts);
+    Ok(command)
+}
+
+/// Starts a board so.
+fn start(name: &str, table: &str) -> Result<Shipped> {
     let camera = "[[camera]]\nname = \"main\"\nsource = \"test\"\n";
-    Shipped::start(command, &format!("[web]\nlisten = \"127.0.0.1:0\"\n{table}\n{camera}"))
+    Shipped::start(program(name)?, &format!("[web]\nlisten = \"127.0.0.1:0\"\n{table}\n{camera}"))
 }
 
 async fn wait_for(board: &Shipped, words: &str) -> Result<()> {
@@ -78,6 +83,20 @@ async fn a_broker_is_found_whose_name_has_a_first_address_that_keeps_silent() ->
         board.stop().await
     });
     try_join_all(each).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_finds_it_too() -> Result<()> {
+    let broker = Broker::start(Listeners::default()).await?;
+    let (path, _silence) = behind_silence(&broker, Listener::Plain).await?;
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(file.path(), format!("[mqtt]\nurl = \"mqtt://localhost:{}\"\n", path.address.port()))?;
+    let mut command = program("localhost")?;
+    command.arg("doctor").arg("--config").arg(file.path());
+    let said = tokio::task::spawn_blocking(move || command.output()).await??;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    ensure!(said.contains("a message to itself took"), "{said}");
+    Ok(())
 }
 
 /// The name is compared although the address was connected to.
