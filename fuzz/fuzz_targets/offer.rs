@@ -8,7 +8,7 @@ use peercam::sdp::{Board, Offer, Ours, Sources};
 
 fuzz_target!(|text: &[u8]| {
     let Ok(text) = std::str::from_utf8(text) else { return };
-    let board = Board { profile: H264Profile::CONSTRAINED_BASELINE, has_sound: true };
+    let board = Board { profile: H264Profile::CONSTRAINED_BASELINE, has_sound: true, takes_more: false };
     match Offer::read(text, board) {
         Ok(offer) => {
             // The stack's answer has the form of an offer of its own.

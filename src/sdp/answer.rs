@@ -27,7 +27,8 @@ pub struct Sources {
 /// The board's side: what only the stack knows.
 #[derive(Clone, Debug)]
 pub struct Ours {
-    session: String,
+    /// The name of the session, which stays (RFC 3264, section 8).
+    pub session: String,
     /// Of the answer, which is one more than that of the answer before (RFC 3264, section 8).
     pub version: u64,
     credentials: Credentials,

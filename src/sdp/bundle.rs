@@ -6,6 +6,9 @@ use super::line::{Lines, Section};
 use super::offer::{Board, Offer, Verdict, picture_of};
 use super::transport::{Role, Transport};
 
+/// Transports of one offer that are served: the picture's, the sound's and the data channel's.
+pub const MOST_TRANSPORTS: usize = 3;
+
 /// By what sections of one offer share a transport.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Share {
@@ -13,7 +16,7 @@ pub(super) enum Share {
     Group(usize),
     /// The section of this index is in none, and has a transport of its own.
     Alone(usize),
-    /// Nothing shares it any more.
+    /// Nothing shares it any more: what did has come to an end.
     Nobody,
 }
 
@@ -27,21 +30,43 @@ impl Share {
 /// A transport, and the sections that share it.
 #[derive(Clone, Debug)]
 pub(super) struct Bundle {
+    /// Tells the transports of a viewer apart, also one that is begun again.
+    pub(super) number: u64,
     pub(super) share: Share,
     /// Of the group that shares it, as offered; none without one.
     pub(super) tags: Vec<String>,
     pub(super) transport: Transport,
     /// The index of the section that speaks for it.
     pub(super) tagged: usize,
+    /// Whether the stack has the tracks of picture and of sound here. They stay, also when those go another way.
+    pub(super) tracks: Tracks,
     /// The data channel that the stack knows of here, also after it has come to an end.
     pub(super) channel: Option<Channel>,
     /// Whether it came to an end while another goes on.
     pub(super) is_lost: bool,
+    /// Whether the viewer has ended all that it carried.
+    pub(super) has_ended: bool,
+    /// Whether a further offer has another section speak for it.
+    pub(super) has_moved: bool,
+}
+
+/// For which of picture and sound there is a track.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tracks {
+    /// The picture.
+    pub video: bool,
+    /// The sound.
+    pub audio: bool,
 }
 
 impl Bundle {
-    /// The transport of the section with this `index`, if the sections that share it have these `verdicts`.
-    pub(super) fn read(sections: &[Section<'_>], verdicts: &[Verdict], index: usize) -> Result<Self, Error> {
+    /// The transport of the section with this `index`, if the sections have these `verdicts`.
+    pub(super) fn read(
+        sections: &[Section<'_>],
+        verdicts: &[Verdict],
+        index: usize,
+        board: Board,
+    ) -> Result<Self, Error> {
         let share = Share::of(sections[index], index);
         let shares = |at: &usize| Share::of(sections[*at], *at) == share;
         let members: Vec<_> = (0..sections.len()).filter(shares).collect();
@@ -55,9 +80,15 @@ impl Bundle {
         // It speaks for all (RFC 9143, section 7.3.1); where it says nothing, what is carried does.
         let carrier = sections[if sections[tagged].has("ice-ufrag") { tagged } else { index }];
         let sharing: Vec<_> = members.iter().map(|at| sections[*at]).collect();
-        let transport = Transport::read(carrier, &sharing)
+        // To begin saves the time in which the answer is on its way, and the round trip of DTLS's cookie. But where the
+        // board began, the stack serves no data channel that is added later.
+        let may_come_later = board.takes_more && !verdicts.contains(&Verdict::Channel);
+        let choice = if may_come_later { Role::Passive } else { Role::Active };
+        let transport = Transport::read(carrier, &sharing, choice)
             .map_err(|what| Error::Unusable(format!("the offer's {} section {what}", carrier.kind())))?;
-        Ok(Self { share, tags: tags.to_vec(), transport, tagged, channel: None, is_lost: false })
+        let (tags, tracks) = (tags.to_vec(), Tracks::default());
+        let (number, channel, [is_lost, has_ended, has_moved]) = Default::default();
+        Ok(Self { number, share, tags, transport, tagged, tracks, channel, is_lost, has_ended, has_moved })
     }
 
     /// Whether a further offer can bring a data channel. The stack opens one when the DTLS handshake ends, or waits for
@@ -71,14 +102,38 @@ impl Bundle {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Served {
     pub(super) homes: Homes,
-    /// The sections in which the sources of picture and sound were named first.
-    pub(super) named: [Option<usize>; 2],
+    /// In which sections the sources of picture and sound are named.
+    pub(super) named: [Named; 2],
     pub(super) video: Option<At<Media>>,
     pub(super) audio: Option<At<Media>>,
     pub(super) channel: Option<At<Channel>>,
 }
 
-/// The transports that have the stack's tracks. Those stay where they are, also while no section asks for them.
+/// In which section a source is named (`a=ssrc`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Named {
+    /// It was not sent yet.
+    #[default]
+    Nowhere,
+    /// In that with this index, where it was sent first.
+    In(usize),
+    /// It has moved, and is known by the tag of its section.
+    ByTag,
+}
+
+impl Named {
+    /// It is sent in the section with this index now.
+    pub(super) fn sent(self, index: usize) -> Self {
+        match self {
+            Self::Nowhere => Self::In(index),
+            Self::In(first) if first == index => self,
+            Self::In(_) | Self::ByTag => Self::ByTag,
+        }
+    }
+}
+
+/// The transports on which picture and sound go. They stay there while there is a section for them, and also while no
+/// section asks for them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Homes {
     pub(super) video: usize,
@@ -151,6 +206,33 @@ impl Served {
         self.channel.iter_mut().for_each(|channel| channel.bundle = bundle_of(&channel.share));
         let [video, audio] = [&self.video, &self.audio].map(|at| at.as_ref().map(|at| at.bundle).unwrap_or_default());
         self.homes = Homes { video, audio };
+        if let Some(bundle) = bundles.get_mut(video) {
+            bundle.tracks.video = true;
+        }
+        if let Some(bundle) = bundles.get_mut(audio) {
+            bundle.tracks.audio = true;
+        }
+    }
+
+    /// Puts each on its transport after a further offer, by which the last of them are `begun`. A track whose transport
+    /// is `over` goes to one that begins.
+    pub(super) fn assign_again(&mut self, bundles: &mut [Bundle], over: &[usize], begun: &[usize]) {
+        let bundle_of = |share: &Share| bundles.iter().position(|bundle| bundle.share == *share);
+        let place = |at: &mut usize, share| *at = bundle_of(share).unwrap_or(*at);
+        self.video.iter_mut().for_each(|video| place(&mut video.bundle, &video.share));
+        self.audio.iter_mut().for_each(|audio| place(&mut audio.bundle, &audio.share));
+        self.channel.iter_mut().for_each(|channel| place(&mut channel.bundle, &channel.share));
+        let home = |served: Option<usize>, home: usize| {
+            let fresh = begun.first().copied().filter(|_| over.contains(&home));
+            served.or(fresh).unwrap_or(home)
+        };
+        let Homes { video, audio } = self.homes;
+        let video = home(self.video.as_ref().map(|video| video.bundle), video);
+        let audio = home(self.audio.as_ref().map(|audio| audio.bundle), audio);
+        self.homes = Homes { video, audio };
+        for at in begun {
+            bundles[*at].tracks = Tracks { video: video == *at, audio: audio == *at };
+        }
     }
 
     /// Leaves a section out.
@@ -214,7 +296,7 @@ impl Offer {
     /// Those stay whatever the viewer's are, which its packets get on their way out.
     pub fn reduced(&self, bundle: usize) -> String {
         let Bundle { transport, channel, .. } = &self.bundles[bundle];
-        let (has_video, has_audio) = self.tracks_of(bundle);
+        let Tracks { video: has_video, audio: has_audio } = self.bundles[bundle].tracks;
         let mut lines = Lines::default();
         let tags = [("video", has_video), ("audio", has_audio), ("data", channel.is_some())];
         let tags: Vec<_> = tags.into_iter().filter(|(_, is_there)| *is_there).map(|(tag, _)| tag).collect();

@@ -12,12 +12,13 @@ mod codec;
 mod further;
 mod line;
 mod offer;
+mod rejection;
 #[cfg(test)]
 mod tests;
 mod transport;
 
 pub use answer::{Ours, STREAM, Sources};
-pub use bundle::{STACK_AUDIO, STACK_EXTENSIONS, STACK_H264, STACK_RTX, STACK_VIDEO};
+pub use bundle::{MOST_TRANSPORTS, STACK_AUDIO, STACK_EXTENSIONS, STACK_H264, STACK_RTX, STACK_VIDEO, Tracks};
 pub use candidate::Candidate;
 pub use codec::{Extension, Feedback, Media};
 pub use line::lines;

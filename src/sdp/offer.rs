@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use sdp_types::Session;
 
 use super::Error;
-use super::bundle::{At, Bundle, Channel, Homes, Served, Share};
+use super::bundle::{At, Bundle, Channel, Named, Served, Share, Tracks};
 use super::codec::{self, Media};
 use super::line::{self, Section};
+use super::rejection;
 use super::transport::{Credentials, Role};
 use crate::media::H264Profile;
 
@@ -18,6 +19,8 @@ pub struct Board {
     pub profile: H264Profile,
     /// Whether there is sound at the moment.
     pub has_sound: bool,
+    /// Whether this viewer has a way to make further offers, which may ask for more.
+    pub takes_more: bool,
 }
 
 /// An offer that can be answered.
@@ -41,6 +44,10 @@ pub(super) struct Decided {
     /// The transport that carries it.
     pub(super) bundle: usize,
     pub(super) verdict: Verdict,
+    /// Whether the offer before did not have it, or had it rejected.
+    pub(super) is_new: bool,
+    /// Why it is rejected, where the viewer itself does not reject it: ".. the section ..".
+    pub(super) reason: Option<String>,
 }
 
 /// What becomes of a section.
@@ -125,8 +132,8 @@ impl Offer {
             if bundles.iter().any(|bundle| bundle.share == share) {
                 continue;
             }
-            match Bundle::read(sections, &verdicts(&served), index) {
-                Ok(bundle) => bundles.push(bundle),
+            match Bundle::read(sections, &verdicts(&served), index, board) {
+                Ok(bundle) => bundles.push(Bundle { number: bundles.len() as u64, ..bundle }),
                 Err(error) if picture == Some(index) && sections[index].wants() => return Err(error),
                 Err(error) => {
                     served.remove(index);
@@ -135,7 +142,7 @@ impl Offer {
             }
         }
         served.assign(&mut bundles);
-        let offer = Self::new(sections, verdicts(&served), served, bundles);
+        let offer = Self::new(sections, verdicts(&served), served, bundles, board);
         if offer.is_of_use(sections, board) {
             Ok(offer)
         } else {
@@ -157,6 +164,7 @@ impl Offer {
         verdicts: Vec<Verdict>,
         served: Served,
         mut bundles: Vec<Bundle>,
+        board: Board,
     ) -> Self {
         if let Some(At { bundle, what, .. }) = &served.channel {
             bundles[*bundle].channel.get_or_insert_with(|| what.clone());
@@ -164,7 +172,11 @@ impl Offer {
         let decided = sections.iter().copied().zip(verdicts).enumerate().map(|(index, (section, verdict))| {
             let share = Share::of(section, index);
             let bundle = bundles.iter().position(|bundle| bundle.share == share);
+            let verdict = if bundle.is_some() { verdict } else { Verdict::Rejected };
+            let is_rejected = verdict == Verdict::Rejected && !section.is_rejected();
             Decided {
+                is_new: false,
+                reason: is_rejected.then(|| rejection::reason(section, &served, &bundles, board)),
                 kind: section.media.media.clone(),
                 protocol: section.media.proto.clone(),
                 formats: section.media.fmt.clone(),
@@ -173,12 +185,13 @@ impl Offer {
                 has_mux: section.has("rtcp-mux") || section.has("rtcp-mux-only"),
                 has_reduced_size: section.has("rtcp-rsize"),
                 bundle: bundle.unwrap_or_default(),
-                verdict: if bundle.is_some() { verdict } else { Verdict::Rejected },
+                verdict,
             }
         });
         let mut offer = Self { sections: decided.collect(), served, bundles };
         let sent = offer.sent();
-        offer.served.named.iter_mut().zip(sent).for_each(|(named, sent)| *named = named.or(sent));
+        let named = offer.served.named.iter_mut().zip(sent);
+        named.for_each(|(named, sent)| *named = sent.map_or(*named, |index| named.sent(index)));
         offer
     }
 
@@ -194,7 +207,7 @@ impl Offer {
     /// one.
     pub(super) fn names_sources_in(&self, index: usize) -> bool {
         let Verdict::Sent(media) = &self.sections[index].verdict else { return false };
-        media.mid.is_none() || self.served.named.contains(&Some(index))
+        media.mid.is_none() || self.served.named.contains(&Named::In(index))
     }
 
     /// Whether pictures are to flow, and sound: a viewer may pause each.
@@ -219,16 +232,46 @@ impl Offer {
         self.served.audio.as_ref().map(|audio| &audio.what)
     }
 
-    /// How many transports it has of which something is served, one to three. The first is that of the picture, or of
-    /// the sound where there is no picture.
+    /// How many transports there are, one to three.
     pub fn transports(&self) -> usize {
         self.bundles.len()
     }
 
-    /// Whether the tracks of picture and sound are on this transport. Each has one, also before the viewer wants it.
-    pub fn tracks_of(&self, transport: usize) -> (bool, bool) {
-        let Homes { video, audio } = self.served.homes;
-        (video == transport, audio == transport)
+    /// Tells a transport from others that had or will have its place.
+    pub fn number(&self, transport: usize) -> u64 {
+        self.bundles[transport].number
+    }
+
+    /// The transport on which the viewer's life depends: that of the picture, or else of the sound, or else of the data
+    /// channel. `None` while nothing is served.
+    pub fn main(&self) -> Option<usize> {
+        self.served.indices().find_map(|index| self.served.bundle_of(index))
+    }
+
+    /// The tracks that the connection of a transport has. Each of picture and sound has one somewhere, also before the
+    /// viewer wants it.
+    pub fn tracks_of(&self, transport: usize) -> Tracks {
+        self.bundles[transport].tracks
+    }
+
+    /// Whether a transport has come to an end while the viewer goes on.
+    pub fn is_lost(&self, transport: usize) -> bool {
+        self.bundles[transport].is_lost
+    }
+
+    /// The transport on which the picture goes.
+    pub fn home_of_video(&self) -> usize {
+        self.served.homes.video
+    }
+
+    /// The transport on which sound goes.
+    pub fn home_of_audio(&self) -> usize {
+        self.served.homes.audio
+    }
+
+    /// Whether something that is served is on a transport.
+    pub fn is_used(&self, transport: usize) -> bool {
+        self.served.indices().any(|index| self.served.bundle_of(index) == Some(transport))
     }
 
     /// The viewer's ICE credentials on one transport, which name the generation (RFC 8839, section 5.4).
@@ -284,9 +327,27 @@ impl Offer {
         Ok(is_carried.then_some(section.bundle))
     }
 
-    /// One transport has come to an end, while the first goes on.
+    /// One transport has come to an end, while the viewer goes on.
     pub fn lose(&mut self, transport: usize) {
         self.bundles[transport].is_lost = true;
+    }
+
+    /// One transport has come to an end. Whether it is begun again, under the credentials of both sides that there are:
+    /// when the section that speaks for a transport is stopped, Chromium gives the transport up and begins another one
+    /// with what its offer says of the first (RFC 9143, section 7.5 has it go on).
+    pub fn begin_again(&mut self, transport: usize) -> bool {
+        let number = self.next_number();
+        let bundle = &mut self.bundles[transport];
+        let begins = std::mem::take(&mut bundle.has_moved) && !bundle.is_lost;
+        if begins {
+            bundle.number = number;
+        }
+        begins
+    }
+
+    /// One that no transport has had.
+    pub(super) fn next_number(&self) -> u64 {
+        self.bundles.iter().map(|bundle| bundle.number + 1).max().unwrap_or_default()
     }
 }
 

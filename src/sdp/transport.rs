@@ -54,10 +54,6 @@ pub enum Role {
 }
 
 impl Role {
-    /// The part that is taken where the viewer leaves the choice: to begin saves the time in which the answer is on its
-    /// way to the viewer.
-    const CHOICE: Self = Self::Active;
-
     /// In `a=setup` of an answer.
     pub fn word(self) -> &'static str {
         match self {
@@ -76,9 +72,9 @@ impl Role {
 }
 
 impl Transport {
-    /// Reads the transport of `section`. Sections that share it may add candidates. The error completes the sentence
-    /// "the section ..".
-    pub fn read(section: Section<'_>, sharing: &[Section<'_>]) -> Result<Self, String> {
+    /// Reads the transport of `section`. Sections that share it may add candidates. The board takes the part of `choice`
+    /// where the viewer leaves it to the board. The error completes the sentence "the section ..".
+    pub fn read(section: Section<'_>, sharing: &[Section<'_>], choice: Role) -> Result<Self, String> {
         let credentials = credentials(section).ok_or("has no ICE credentials (a=ice-ufrag and a=ice-pwd)")?;
         check_credential("ice-ufrag", &credentials.ufrag, FRAGMENT)?;
         check_credential("ice-pwd", &credentials.password, PASSWORD)?;
@@ -96,7 +92,7 @@ impl Transport {
             candidates,
             credentials,
             fingerprint,
-            role: role(section)?,
+            role: role(section, choice)?,
             may_choose: section.first("setup").is_some_and(|word| word.parse() == Ok(Setup::ActPass)),
             is_lite: section.session.has_attribute("ice-lite"),
             is_trickling: section
@@ -184,9 +180,9 @@ fn fingerprint(section: Section<'_>) -> Result<Fingerprint, String> {
     Ok(first)
 }
 
-fn role(section: Section<'_>) -> Result<Role, String> {
+fn role(section: Section<'_>, choice: Role) -> Result<Role, String> {
     match section.first("setup").map(|word| (word, word.parse())) {
-        Some((_, Ok(Setup::ActPass))) => Ok(Role::CHOICE),
+        Some((_, Ok(Setup::ActPass))) => Ok(choice),
         Some((_, Ok(Setup::Passive))) => Ok(Role::Active),
         // An offer that says nothing means active (RFC 4145, section 4.1).
         None | Some((_, Ok(Setup::Active))) => Ok(Role::Passive),

@@ -40,6 +40,12 @@ pub enum Event {
     Disconnected,
     /// The path is lost, or the viewer closed it.
     Closed,
+    /// The viewer closed it to begin another.
+    BegunAgain,
+    /// One side refused the DTLS handshake.
+    Refused,
+    /// The viewer ended all that it asked for.
+    Idle,
     /// It said goodbye.
     Bye,
     /// Its signalling connection ended.
@@ -69,13 +75,16 @@ impl State {
             (_, Bye) => (self, Part("the viewer left")),
             (_, Stopping) => (self, Part("the board shuts down")),
             (Negotiating, Answered) => (Connecting, Wait),
-            (Negotiating, LineClosed) => (self, Part("the viewer left before it made an offer")),
+            (Negotiating, LineClosed) => (self, Part("the viewer left without an offer")),
             (Negotiating, TooLate) => (self, Part("no offer came within 10 s")),
             (Negotiating | Connecting, Closed) => (self, Part("no path to the viewer was found")),
             (Watching | Interrupted, TooLate) => (self, Part("the path to the viewer is lost")),
             (Connecting, TooLate) => (self, Part("no path to the viewer was found within 15 s")),
             (Connecting, Connected) => (Watching, Stream),
             (Interrupted, Connected) => (Watching, Wait),
+            (Watching | Interrupted, BegunAgain) => (Connecting, Wait),
+            (_, Idle) => (Negotiating, Wait),
+            (_, Refused) => (self, Part("the DTLS handshake failed; is a=fingerprint that of the certificate?")),
             (Watching, Disconnected) => (Interrupted, Wait),
             (Watching | Interrupted, Closed) => (self, Part("the path to the viewer is lost")),
             // The signalling connection may end once media flows: some players close it then on purpose.
@@ -108,6 +117,11 @@ mod tests {
             (Connecting, LineClosed, Connecting, Action::Wait),
             (Watching, LineClosed, Watching, Action::Wait),
             (Watching, Disconnected, Interrupted, Action::Wait),
+            (Watching, BegunAgain, Connecting, Action::Wait),
+            (Watching, Idle, Negotiating, Action::Wait),
+            (Negotiating, Idle, Negotiating, Action::Wait),
+            (Interrupted, BegunAgain, Connecting, Action::Wait),
+            (Connecting, BegunAgain, Connecting, Action::Wait),
             (Interrupted, Connected, Watching, Action::Wait),
             (Watching, Answered, Watching, Action::Wait),
             (Watching, Connected, Watching, Action::Wait),
@@ -120,7 +134,7 @@ mod tests {
     #[test]
     fn every_state_can_be_left() {
         for state in [State::Negotiating, State::Connecting, State::Watching, State::Interrupted] {
-            for event in [Event::Bye, Event::Stopping, Event::Closed] {
+            for event in [Event::Bye, Event::Stopping, Event::Closed, Event::Refused] {
                 assert!(matches!(state.on(event), (_, Action::Part(_))), "{state:?} on {event:?}");
             }
         }

@@ -7,10 +7,17 @@ use crate::board::Board;
 use crate::browser::Browser;
 use crate::caller::Caller;
 
-/// A viewer by WebSocket: `negotiate` gives what is made of each section, `flows` waits until media come in one.
+/// A viewer by WebSocket: `negotiate` gives what is made of each section, `flows` waits until media come in one,
+/// `opens` until the board answers on a data channel.
 const VIEWER: &str = "
-    const call = async (prepare) => {
-        const connection = new RTCPeerConnection();
+    const opens = (channel) => new Promise((done) => {
+        channel.onmessage = ({ data }) => JSON.parse(data).type === 'pong' && done('pong');
+        channel.onopen = () => channel.send(JSON.stringify({ type: 'ping', sent: 1 }));
+        if (channel.readyState === 'open') channel.onopen();
+        setTimeout(() => done(`${channel.readyState} and silent`), 10000);
+    });
+    const call = async (prepare, configuration, alter = (sdp) => sdp) => {
+        const connection = new RTCPeerConnection(configuration);
         prepare(connection);
         connection.ontrack = ({ track }) => {
             const element = document.createElement('video');
@@ -28,7 +35,7 @@ const VIEWER: &str = "
         const negotiate = async () => {
             await connection.setLocalDescription();
             const answer = new Promise((done) => (answered = done));
-            socket.send(JSON.stringify({ type: 'offer', sdp: connection.localDescription.sdp }));
+            socket.send(JSON.stringify({ type: 'offer', sdp: alter(connection.localDescription.sdp) }));
             const message = await answer;
             if (message.type !== 'answer') throw new Error(JSON.stringify(message));
             await connection.setRemoteDescription(message);
@@ -100,7 +107,7 @@ async fn sections_that_further_offers_add_exchange_or_use_again_are_served() -> 
         const channel = connection.createDataChannel('control');
         steps.push(await negotiate());
         await flows(picture);
-        steps.push(channel.readyState);
+        steps.push(await opens(channel));
         const codecs = RTCRtpReceiver.getCapabilities('video').codecs;
         const chosen = codecs.filter(({ sdpFmtpLine }) => !/profile-level-id=42e0/.test(sdpFmtpLine));
         picture.setCodecPreferences(chosen);
@@ -112,7 +119,96 @@ async fn sections_that_further_offers_add_exchange_or_use_again_are_served() -> 
         end();
         return steps;";
     let steps: Value = caller.ask(&format!("{VIEWER}{script}")).await?;
-    let added = ["audio sendonly", "video sendonly", "application rejected"];
-    assert_eq!(steps, serde_json::json!([["audio sendonly"], added, "closed", true]));
+    let added = ["audio sendonly", "video sendonly", "application channel"];
+    assert_eq!(steps, serde_json::json!([["audio sendonly"], added, "pong", true]));
+    Ok(())
+}
+
+/// When the section that speaks for a transport is stopped, Chromium closes that, and begins another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_stopped_goes_on_when_the_section_that_speaks_for_it_is() -> Result<()> {
+    let (board, browser) = (Board::start("").await?, Browser::start().await?);
+    let caller = Caller::new(&browser, &board).await?;
+    let script = "
+        const steps = [];
+        for (const bundlePolicy of ['balanced', 'max-bundle']) {
+            const { connection, negotiate, flows, end } = await call((connection) => {
+                for (const kind of ['audio', 'video']) connection.addTransceiver(kind, { direction: 'recvonly' });
+                connection.createDataChannel('control');
+            }, { bundlePolicy });
+            const [sound, picture] = connection.getTransceivers();
+            steps.push(await negotiate());
+            await flows(picture);
+            sound.stop();
+            steps.push(await negotiate());
+            await flows(picture);
+            steps.push(await opens(connection.createDataChannel('control')));
+            const again = connection.addTransceiver('audio', { direction: 'recvonly' });
+            steps.push(await negotiate());
+            for (const transceiver of [picture, again]) await flows(transceiver);
+            for (const transceiver of connection.getTransceivers()) transceiver.stop();
+            end();
+        }
+        return steps;";
+    let steps: Value = caller.ask(&format!("{VIEWER}{script}")).await?;
+    let all = ["audio sendonly", "video sendonly", "application channel"];
+    let stopped = ["audio rejected", "video sendonly", "application channel"];
+    assert_eq!(steps, serde_json::json!([all, stopped, "pong", all, all, stopped, "pong", all]));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sections_on_transports_of_their_own_are_used_again_and_all_may_end_for_a_while() -> Result<()> {
+    let (board, browser) = (Board::start("").await?, Browser::start().await?);
+    let caller = Caller::new(&browser, &board).await?;
+    let script = "
+        const steps = [];
+        const { connection, negotiate, flows, end } = await call((connection) => {
+            for (const kind of ['video', 'audio']) connection.addTransceiver(kind, { direction: 'recvonly' });
+        }, { bundlePolicy: 'max-compat' }, (sdp) => sdp.replace(/a=group:.*\\r\\n/, ''));
+        const [picture, sound] = connection.getTransceivers();
+        steps.push(await negotiate());
+        for (const transceiver of [picture, sound]) await flows(transceiver);
+        sound.stop();
+        steps.push(await negotiate());
+        const second = connection.addTransceiver('audio', { direction: 'recvonly' });
+        const channel = connection.createDataChannel('control');
+        steps.push(await negotiate());
+        for (const transceiver of [picture, second]) await flows(transceiver);
+        steps.push(await opens(channel));
+        picture.stop();
+        steps.push(await negotiate());
+        await flows(second);
+        const third = connection.addTransceiver('video', { direction: 'recvonly' });
+        steps.push(await negotiate());
+        for (const transceiver of [third, second]) await flows(transceiver);
+        end();
+        return steps;";
+    let steps: Value = caller.ask(&format!("{VIEWER}{script}")).await?;
+    let expected = serde_json::json!([
+        ["video sendonly", "audio sendonly"],
+        ["video sendonly", "audio rejected"],
+        ["video sendonly", "audio sendonly", "application channel"],
+        "pong",
+        ["video rejected", "audio sendonly", "application channel"],
+        ["video sendonly", "audio sendonly", "application channel"],
+    ]);
+    assert_eq!(steps, expected);
+
+    let script = "
+        const { connection, negotiate, flows, end } = await call((connection) =>
+            connection.addTransceiver('video', { direction: 'recvonly' }));
+        await negotiate();
+        await flows(connection.getTransceivers()[0]);
+        connection.getTransceivers()[0].stop();
+        await negotiate();
+        await pause(500);
+        const again = connection.addTransceiver('video', { direction: 'recvonly' });
+        const steps = await negotiate();
+        await flows(again);
+        end();
+        return steps;";
+    let steps: Value = caller.ask(&format!("{VIEWER}{script}")).await?;
+    assert_eq!(steps, serde_json::json!(["video sendonly"]));
     Ok(())
 }

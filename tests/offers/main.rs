@@ -53,7 +53,8 @@ impl Case {
         let (head, answer) = text.split_once(ANSWERED).unwrap_or((&text, ""));
         let offer: String =
             head.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\r\n")).collect();
-        let board = Board { profile: H264Profile::CONSTRAINED_BASELINE, has_sound: !head.contains(SILENT) };
+        let board =
+            Board { profile: H264Profile::CONSTRAINED_BASELINE, has_sound: !head.contains(SILENT), takes_more: false };
         Self { head: head.to_owned(), answer: answer.to_owned(), offer, board, file }
     }
 

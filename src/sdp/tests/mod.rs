@@ -6,7 +6,7 @@ mod transports;
 use super::*;
 use crate::media::H264Profile;
 
-const BOARD: Board = Board { profile: H264Profile::CONSTRAINED_BASELINE, has_sound: true };
+const BOARD: Board = Board { profile: H264Profile::CONSTRAINED_BASELINE, has_sound: true, takes_more: false };
 const SILENT: Board = Board { has_sound: false, ..BOARD };
 
 /// The stack's answer to a reduced offer, cut down to what is read.

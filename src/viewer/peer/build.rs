@@ -15,6 +15,7 @@ use super::numbers::Numbers;
 use super::relay::Answers;
 use super::runtime::GroupRuntime;
 use super::{Error, Stack, codecs, of_the_crate};
+use crate::sdp::Credentials;
 
 /// Checks per candidate pair: at [`CHECK_INTERVAL`], as long as a viewer is waited for. Few of them go (`checks`).
 pub const CHECKS: u16 = 750;
@@ -35,7 +36,8 @@ const KEPT_PACKETS: u16 = 512;
 /// goes beyond is dropped.
 const UNACKNOWLEDGED: usize = 128 * 1024;
 
-/// What all connections of `stack` have in common, for one that sends the picture under these `numbers`, if at all.
+/// What all connections of `stack` have in common, for one that sends the picture under these `numbers`, if at all. It
+/// has these ICE `credentials`, or else new ones.
 pub fn builder(
     stack: &Stack,
     numbers: Arc<Numbers>,
@@ -43,8 +45,14 @@ pub fn builder(
     answers: Arc<Answers>,
     guard: Arc<Guard>,
     interfaces: Interfaces,
+    credentials: Option<Credentials>,
 ) -> Result<PeerConnectionBuilder<Interfaces>, Error> {
-    let settings = SettingEngineBuilder::new()
+    let settings = SettingEngineBuilder::new();
+    let settings = match credentials {
+        Some(Credentials { ufrag, password }) => settings.with_ice_credentials(ufrag, password),
+        None => settings,
+    };
+    let settings = settings
         .with_multicast_dns_mode(MulticastDnsMode::Disabled)
         .with_ice_connection_attempts(Some(CHECK_INTERVAL), Some(CHECKS))
         .with_ice_timeouts(Some(DISCONNECTED), Some(FAILED), Some(KEEP_ALIVE))

@@ -32,6 +32,8 @@ const ALL_CANDIDATES: Duration = Duration::from_millis(500);
 
 /// One transport. It is closed when dropped.
 pub struct Connection {
+    /// Of its transport ([`Offer::number`]).
+    number: u64,
     connection: Arc<dyn PeerConnection>,
     events: mpsc::UnboundedReceiver<Event>,
     /// Events that came while an answer was made.
@@ -40,6 +42,8 @@ pub struct Connection {
     pub(super) guard: Arc<Guard>,
     /// The ICE generation that was gathered for last.
     generation: Option<sdp::Credentials>,
+    /// The board's credentials of that generation.
+    ours: Option<sdp::Credentials>,
     interfaces: Interfaces,
     /// Addresses of the board that servers found, in that order.
     found: Vec<(IpAddr, u16)>,
@@ -51,19 +55,21 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Prepares the connection for one transport of an offer, which sends the tracks that belong there.
+    /// Prepares the connection for one transport of an offer, which sends the tracks that belong there by addresses of
+    /// `interfaces`. One that is begun again keeps its ICE `credentials`.
     pub async fn open(
         stack: &Stack,
         whole: &Whole,
-        offer: &Offer,
-        transport: usize,
+        (offer, transport): (&Offer, usize),
         [video, audio]: [Option<&Track>; 2],
+        interfaces: Interfaces,
+        credentials: Option<sdp::Credentials>,
     ) -> Result<Self, Error> {
         let tracks = || video.into_iter().chain(audio);
         let streams = tracks().map(Track::stream).collect();
         let link = Link::new(streams, whole.key_frame_wanted.clone(), whole.statistics.clone());
-        // What a viewer loses is measured of what it came for, which is on the first.
-        let link = if transport == 0 { link } else { link.beside() };
+        // What a viewer loses is measured of what it came for.
+        let link = if offer.main() == Some(transport) { link } else { link.beside() };
         let (events, coming) = mpsc::unbounded_channel();
         let answers = Arc::new(Answers::default());
         let relay = stack.servers.has_relay().then(|| Arc::new(Search::new(stack.relay.clone(), answers.clone())));
@@ -77,17 +83,18 @@ impl Connection {
             guard: guard.clone(),
             group: stack.group.clone(),
         };
-        let interfaces = Interfaces::one_of(offer.transports(), stack.reached);
         let numbers = video.map(|video| video.stream().numbers).unwrap_or_default();
-        let builder = build::builder(stack, numbers, link, answers, guard.clone(), interfaces.clone())?;
+        let builder = build::builder(stack, numbers, link, answers, guard.clone(), interfaces.clone(), credentials)?;
         let connection = builder.with_handler(Arc::new(teller)).build().await?;
         let connection = Self {
+            number: offer.number(transport),
             connection: Arc::new(connection),
             events: coming,
             early: VecDeque::new(),
             relay,
             guard,
             generation: None,
+            ours: None,
             interfaces,
             found: Vec::new(),
             is_connected: false,
@@ -128,6 +135,7 @@ impl Connection {
             self.found.clear();
             self.is_gathered = false;
             let ours = self.described().await?.credentials().clone();
+            self.ours = Some(ours.clone());
             self.guard.begins(ours, offer.credentials(transport).clone());
             offer.addresses(transport).for_each(|address| self.guard.names(address));
             self.wait_for_candidates(later).await;
@@ -227,7 +235,7 @@ impl Connection {
                     event = self.events.recv() => event.unwrap_or(Event::Closed),
                     () = self.guard.ended() => Event::Left,
                     () = self.guard.moved() => Event::Reached,
-                    never = self.guard.repeat() => match never {},
+                    refusal = self.guard.repeat() => Event::Refused(refusal),
                 },
             };
             match event {
@@ -243,6 +251,21 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Which of the viewer's transports it is ([`Offer::number`]).
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The board's ICE credentials, once there was an answer.
+    pub fn credentials(&self) -> Option<sdp::Credentials> {
+        self.ours.clone()
+    }
+
+    /// How many addresses it has bound.
+    pub fn addresses(&self) -> usize {
+        self.interfaces.count()
     }
 
     /// Whether media can flow, or could.

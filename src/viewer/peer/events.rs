@@ -11,6 +11,7 @@ use webrtc::peer_connection::{
 };
 
 use super::guard::{Guard, UNPOISONED};
+use super::handshake::Refusal;
 use super::relay::Search;
 use crate::signalling::Candidate;
 use crate::tasks::Group;
@@ -41,6 +42,17 @@ pub enum Event {
     Message(String),
     /// What had a transport of its own has come to an end, while the viewer goes on.
     Lost(&'static str),
+    /// The viewer has ended all that it asked for, and may ask again.
+    Idle,
+    /// The viewer has refused the DTLS handshake, or the board the viewer's part.
+    Refused(Refusal),
+    /// The viewer has given up a transport of which another section speaks now, and begins it again.
+    Gone {
+        /// For [`Peer::begin_again`](super::Peer::begin_again).
+        transport: usize,
+        /// Whether the viewer's life depends on it.
+        is_main: bool,
+    },
 }
 
 /// The data channel that is listened to, once there is one.

@@ -6,7 +6,6 @@
 //! can know, or the relay that we asked, goes on.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,7 +16,7 @@ use tokio::sync::Notify;
 use webrtc::runtime::{AsyncUdpSocket, Transmit};
 
 use super::checks::Checks;
-use super::handshake::{Handshake, Sent, Verdict};
+use super::handshake::{Handshake, Refusal, Sent, Verdict};
 use super::messages::Part;
 use super::path::Path;
 use super::sockets::{Passage, Way};
@@ -38,6 +37,8 @@ pub struct Guard {
     way: Mutex<Option<(Arc<dyn AsyncUdpSocket>, SocketAddr)>>,
     /// The viewer has ended the connection.
     ended: Notify,
+    /// From then on nothing passes: a viewer that begins again is not to find a way that is about to end.
+    is_over: AtomicBool,
     /// Of all connections of the viewer, as `checks` is.
     unread: Arc<Mutex<Unread>>,
     checks: Arc<Mutex<Checks>>,
@@ -192,7 +193,9 @@ impl Guard {
         datagram: &[u8],
         now: Instant,
     ) -> Sending {
-        if self.on_path(|path| path.sends(from, to, datagram, now)) == Passage::Closed {
+        if self.is_over.load(Ordering::Relaxed)
+            || self.on_path(|path| path.sends(from, to, datagram, now)) == Passage::Closed
+        {
             return Sending::HeldBack;
         }
         if stun::is_message(datagram) {
@@ -210,7 +213,11 @@ impl Guard {
         if is_dtls(content) {
             match self.handshake.lock().expect(UNPOISONED).sent(content, datagram, now) {
                 Sent::Flight => return Sending::Remembered,
-                Sent::End => self.ended.notify_one(),
+                Sent::End => {
+                    self.is_over.store(true, Ordering::Relaxed);
+                    self.ended.notify_one();
+                }
+                Sent::Refusal => self.changed.notify_one(),
                 Sent::Other => {}
             }
         }
@@ -223,14 +230,22 @@ impl Guard {
         self.changed.notify_one();
     }
 
-    /// Sends our last flight of the handshake once more whenever it is due. Cancelling it loses one datagram at most.
-    pub async fn repeat(&self) -> Infallible {
+    /// Sends our last flight of the handshake once more whenever it is due, until the handshake is refused. Cancelling it
+    /// loses one datagram at most.
+    pub async fn repeat(&self) -> Refusal {
         loop {
-            let due = self.handshake.lock().expect(UNPOISONED).due();
+            let (due, judged) = {
+                let mut handshake = self.handshake.lock().expect(UNPOISONED);
+                if let Some(refusal) = handshake.refused(Instant::now()) {
+                    return refusal;
+                }
+                (handshake.due(), handshake.judged())
+            };
             let search = self.on_path(|path| path.next_search());
             tokio::select! {
                 biased;
                 () = self.changed.notified() => continue,
+                () = sleep_until(judged) => continue,
                 () = sleep_until(search) => {
                     let mut checks = self.checks.lock().expect(UNPOISONED);
                     self.on_path(|path| path.search(&mut checks, Instant::now()));
@@ -260,7 +275,8 @@ impl Guard {
         datagram: &[u8],
         now: Instant,
     ) -> Verdict {
-        if !addresses.has_proved(from) && !self.is_for_us(datagram) {
+        let is_over = self.is_over.load(Ordering::Relaxed);
+        if is_over || (!addresses.has_proved(from) && !self.is_for_us(datagram)) {
             return Verdict::Discard;
         }
         self.judges(at, from, datagram, now)

@@ -11,9 +11,11 @@
 //!   and alerts of its own epoch.
 //! - It takes what comes first for what the peer sends, and acts on alerts that anybody can make. So only what a peer can
 //!   send at this point goes on ([`messages`](super::messages)); alerts in the clear never do: who believes one lets
-//!   anybody end a handshake, and one that has failed ends by its time.
+//!   anybody end a handshake. One by which the viewer refuses the handshake is believed when the viewer says nothing
+//!   else any more.
 //! - It keeps fragments and early packets without a bound that matters, and joins fragments by recursion.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::messages::{CLIENT_HELLO, Messages, Part, Piece, pieces};
@@ -45,6 +47,9 @@ const PAUSE: Duration = Duration::from_millis(40);
 /// The pause after which a client's flight is repeated, twice as long each time. The path is known to work, and is
 /// seldom longer; libwebrtc begins with 50 ms. RFC 6347, section 4.2.4.1 has a second for paths of which nothing is known.
 const FIRST_REPEAT: Duration = Duration::from_millis(100);
+/// The silence that proves an alert in the clear. Who still wants a handshake repeats its flight sooner: libwebrtc after
+/// 50 ms, OpenSSL after a second.
+const SILENCE: Duration = Duration::from_secs(2);
 /// Repeats in all: the stack's eight of each of two flights with three between, and BoringSSL's twelve.
 const MOST_REPEATS: usize = 64;
 /// Datagrams of a flight of ours. The largest, with our one small certificate, is one.
@@ -67,8 +72,39 @@ pub enum Sent {
     /// The stack's answer to an alert by which the viewer ends the connection (RFC 5246, section 7.2.1), which it has
     /// proved.
     End,
+    /// An alert by which the stack itself ends the handshake.
+    Refusal,
     /// Something else.
     Other,
+}
+
+/// How a handshake was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    is_ours: bool,
+    /// As in `AlertDescription` (RFC 5246, section 7.2).
+    description: u8,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let who = if self.is_ours { "the board" } else { "the viewer" };
+        let what = match self.description {
+            20 => "bad_record_mac",
+            40 => "handshake_failure",
+            42 => "bad_certificate",
+            43 => "unsupported_certificate",
+            46 => "certificate_unknown",
+            47 => "illegal_parameter",
+            50 => "decode_error",
+            51 => "decrypt_error",
+            70 => "protocol_version",
+            71 => "insufficient_security",
+            80 => "internal_error",
+            _ => "see RFC 5246, section 7.2",
+        };
+        write!(f, "{who} refused it by alert {} ({what})", self.description)
+    }
 }
 
 /// One connection's handshake.
@@ -90,6 +126,8 @@ pub struct Handshake {
     /// The last message, with all before it, that it has answered.
     answered: Option<u16>,
     flight: Flight,
+    /// That the handshake is refused, and since when.
+    refused: Option<(Refusal, Instant)>,
 }
 
 /// What the stack sent last, as datagrams.
@@ -110,6 +148,11 @@ impl Handshake {
         let Some(records) = read(records) else { return Sent::Other };
         if records.iter().any(|record| (record.kind, record.epoch) == (ALERT, 1)) {
             return Sent::End;
+        }
+        if let Some(description) = records.iter().find_map(Record::fatal).filter(|_| !self.is_complete) {
+            // Nobody but the stack can say it here.
+            self.refused = now.checked_sub(SILENCE).map(|since| (Refusal { is_ours: true, description }, since));
+            return Sent::Refusal;
         }
         let is_part = records.iter().any(|record| matches!(record.kind, HANDSHAKE | CHANGE_CIPHER_SPEC));
         if !is_part || self.is_complete {
@@ -154,9 +197,14 @@ impl Handshake {
         let is_plain = records.iter().all(|record| record.epoch == 0);
         let mut heard = self.heard.clone();
         let theirs = self.theirs(&records);
+        if let Some(description) = records.iter().find_map(Record::fatal) {
+            self.refused.get_or_insert((Refusal { is_ours: false, description }, now));
+            return Verdict::Discard;
+        }
         if !theirs.is_some_and(|theirs| records.iter().all(|record| self.fits(theirs, record, &mut heard))) {
             return Verdict::Discard;
         }
+        self.refused.take_if(|(refusal, _)| !refusal.is_ours);
         if highest.is_some() && highest <= self.answered && is_plain {
             return self.missed(now);
         }
@@ -211,6 +259,17 @@ impl Handshake {
     /// Whether it is the peer's turn to encrypt: a server's when we do, a client's when it has sent all else.
     fn is_turn(&self, heard: &Messages) -> bool {
         if self.is_client() { self.has_changed } else { heard.has_verified() }
+    }
+
+    /// When [`refused`](Self::refused) has something to tell.
+    pub fn judged(&self) -> Option<Instant> {
+        self.refused.filter(|_| !self.is_complete).map(|(_, since)| since + SILENCE)
+    }
+
+    /// That the handshake is refused, once that is certain; told once.
+    pub fn refused(&mut self, now: Instant) -> Option<Refusal> {
+        let is_certain = self.judged().is_some_and(|judged| judged <= now);
+        self.refused.take_if(|_| is_certain).map(|(refusal, _)| refusal)
     }
 
     /// The peer has missed our last flight.
@@ -278,6 +337,14 @@ impl Record<'_> {
     /// Whether it belongs to a connection whose handshake is complete: it is encrypted, and there is no second one.
     fn is_of_connection(&self) -> bool {
         matches!((self.kind, self.epoch), (ALERT | APPLICATION_DATA, 1))
+    }
+
+    /// The description of a fatal alert in the clear (RFC 5246, section 7.2).
+    fn fatal(&self) -> Option<u8> {
+        match (self.kind, self.epoch, self.content) {
+            (ALERT, 0, [2, description]) => Some(*description),
+            _ => None,
+        }
     }
 
     /// The handshake messages that can be read in it.
@@ -377,6 +444,51 @@ mod tests {
         at.send(&again, 1011);
         assert_eq!(at.repeated(1111), [again]);
         assert_eq!(at.receive(&finish(), 1150), Verdict::Give);
+    }
+
+    /// What is certain to be refused by then.
+    fn refused(at: &mut At, millis: u64) -> Option<String> {
+        at.0.refused(at.1 + Duration::from_millis(millis)).map(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn an_alert_in_the_clear_is_believed_when_the_viewer_says_nothing_else_any_more() {
+        let alert = record(ALERT, 0, &[2, 42]);
+        let mut at = At::client();
+        assert_eq!(at.receive(&alert, 20), Verdict::Discard);
+        assert_eq!(at.receive(&alert, 1500), Verdict::Discard);
+        assert_eq!(refused(&mut at, 2019), None);
+        assert_eq!(refused(&mut at, 2020).unwrap(), "the viewer refused it by alert 42 (bad_certificate)");
+        assert_eq!(refused(&mut at, 9000), None, "told once");
+        // One that somebody forged: the viewer goes on, or repeats what it has said.
+        for goes_on in [message(SERVER_KEY_EXCHANGE, 2), message(SERVER_HELLO, 0), finish()] {
+            let mut at = At::client();
+            at.receive(&alert, 20);
+            at.receive(&goes_on, 1100);
+            assert_eq!(refused(&mut at, 9000), None);
+            at.receive(&alert, 9000);
+            assert!(refused(&mut at, 11_000).is_some());
+        }
+        // Warnings, what is no alert, and what comes after the handshake.
+        for harmless in [record(ALERT, 0, &[1, 0]), record(ALERT, 0, &[2]), record(ALERT, 1, &[2, 42])] {
+            let mut at = At::client();
+            at.receive(&harmless, 20);
+            assert_eq!(refused(&mut at, 9000), None);
+        }
+        let mut at = At::client();
+        at.receive(&alert, 20);
+        at.0.complete();
+        assert_eq!((refused(&mut at, 9000), at.0.judged()), (None, None));
+    }
+
+    #[test]
+    fn an_alert_of_the_stack_s_own_ends_the_handshake_at_once() {
+        let mut at = At::client();
+        let now = at.1 + Duration::from_secs(5);
+        let alert = record(ALERT, 0, &[2, 46]);
+        assert_eq!(at.0.sent(&alert, &alert, now), Sent::Refusal);
+        at.receive(&message(SERVER_KEY_EXCHANGE, 2), 5000);
+        assert_eq!(refused(&mut at, 5000).unwrap(), "the board refused it by alert 46 (certificate_unknown)");
     }
 
     #[test]

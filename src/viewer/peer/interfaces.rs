@@ -36,6 +36,16 @@ impl Interfaces {
         Self { bound: Arc::default(), most: MOST_ADDRESSES / connections.max(1), reached }
     }
 
+    /// Those of a peer connection beside others of its viewer, which have bound so many: one at least.
+    pub fn beside(taken: usize, reached: Option<IpAddr>) -> Self {
+        Self { bound: Arc::default(), most: MOST_ADDRESSES.saturating_sub(taken).max(1), reached }
+    }
+
+    /// How many were bound last.
+    pub fn count(&self) -> usize {
+        self.bound.lock().expect("lock is never poisoned: no panic while held").len()
+    }
+
     /// The place of an address among those that were bound last, from 0 for the best.
     pub fn rank(&self, ip: IpAddr) -> Option<usize> {
         let bound = self.bound.lock().expect("lock is never poisoned: no panic while held");

@@ -39,21 +39,19 @@ use webrtc::peer_connection::{RTCCertificate, RTCIceServer};
 
 use crate::ice::Servers;
 use crate::media::Frame;
-use crate::sdp::{self, Board, Offer, Ours};
+use crate::sdp::{self, Board, MOST_TRANSPORTS, Offer, Ours, Tracks};
 use crate::signalling::Candidate;
 use crate::tasks::Group;
 use connection::Connection;
 use events::Control;
 use guard::Guard;
+use interfaces::Interfaces;
 use names::Names;
 use relay::Relay;
 use rtp::{RtpClock, Track};
 
 pub use events::Event;
 pub use link::LinkStatistics;
-
-/// Transports of one offer that are served: the picture's, the sound's and the data channel's.
-const MOST_TRANSPORTS: usize = 3;
 
 /// Messages of a viewer that may wait on its data channel; a viewer that sends more is made to wait by SCTP.
 const MESSAGES: usize = 16;
@@ -154,15 +152,18 @@ impl Stack {
             guard: Guard::default(),
         };
         whole.guard.earned(bytes);
-        let mut connections = [const { None }; MOST_TRANSPORTS];
-        for (transport, place) in connections.iter_mut().enumerate().take(offer.transports()) {
-            let (has_video, has_audio) = offer.tracks_of(transport);
-            let tracks = [has_video.then_some(&video), has_audio.then_some(&audio)];
-            *place = Some(Connection::open(self, &whole, &offer, transport, tracks).await?);
-        }
-        let relay = self.relay.clone();
-        let (audio, answers, kept) = (Some(audio), 0, offer.clone());
-        let mut peer = Peer { connections, video, audio, whole, messages: said, later, offer: kept, answers, relay };
+        let mut peer = Peer {
+            stack: self.clone(),
+            connections: [const { None }; MOST_TRANSPORTS],
+            video,
+            audio,
+            whole,
+            messages: said,
+            later,
+            offer: offer.clone(),
+            said: None,
+            answers: 0,
+        };
         let answer = peer.settle(offer).await?;
         Ok((peer, answer))
     }
@@ -192,19 +193,19 @@ struct Whole {
 /// One viewer: a connection for each transport of its offer, of which there is one where it bundles. They are closed
 /// when it is dropped.
 pub struct Peer {
-    /// The first is the one of which the viewer's life depends.
+    stack: Stack,
     connections: [Option<Connection>; MOST_TRANSPORTS],
     video: Track,
-    /// `None` once its transport is lost.
-    audio: Option<Track>,
+    audio: Track,
     whole: Whole,
     messages: mpsc::Receiver<String>,
     later: Later,
     /// The offer that was answered last.
     offer: Offer,
+    /// What the first connection said at first, which stands for one that is lost.
+    said: Option<Ours>,
     /// How many answers there were, which numbers them.
     answers: u64,
-    relay: Relay,
 }
 
 impl Peer {
@@ -217,30 +218,74 @@ impl Peer {
 
     async fn settle(&mut self, offer: Offer) -> Result<String, Error> {
         let mut ours: Vec<Ours> = Vec::with_capacity(MOST_TRANSPORTS);
-        for (transport, connection) in self.connections.iter_mut().enumerate().take(offer.transports()) {
-            let one = match connection {
+        for transport in 0..offer.transports() {
+            self.open(&offer, transport, None).await?;
+            let one = match &mut self.connections[transport] {
                 Some(connection) => {
                     connection.settle(&offer, transport, self.later).await?;
-                    connection.ours().await?
+                    Some(connection.ours().await?)
                 }
-                // Nothing is said of one that is lost.
-                None => ours[0].clone(),
+                None => self.said.clone(),
             };
+            let mut one = one.ok_or(webrtc::error::Error::ErrPeerConnSDPTypeInvalidValue)?;
+            let session = self.said.get_or_insert_with(|| one.clone()).session.clone();
+            one.session = session;
             ours.push(one);
         }
         let (video, audio) = offer.flows();
         self.video.is_paused = !video;
         self.video.follow(offer.video());
-        if let Some(track) = &mut self.audio {
-            track.is_paused = !audio;
-            track.follow(offer.audio());
-        }
+        self.audio.is_paused = !audio;
+        self.audio.follow(offer.audio());
         self.offer = offer;
         // The crate's own is a time, which does not rise by one and may fall.
         self.answers += 1;
         ours[0].version = self.answers;
-        let audio = self.audio.as_ref().map(Track::sources);
-        Ok(self.offer.answer(&ours, Some(self.video.sources()), audio))
+        Ok(self.offer.answer(&ours, Some(self.video.sources()), Some(self.audio.sources())))
+    }
+
+    /// Opens the connection of a transport that has none yet, unless it was lost.
+    async fn open(
+        &mut self,
+        offer: &Offer,
+        transport: usize,
+        credentials: Option<sdp::Credentials>,
+    ) -> Result<(), Error> {
+        let place = &mut self.connections[transport];
+        if offer.is_lost(transport) || place.as_ref().is_some_and(|one| one.number() == offer.number(transport)) {
+            return Ok(());
+        }
+        *place = None;
+        let taken: usize = self.connections.iter().flatten().map(Connection::addresses).sum();
+        let (reached, all) = (self.stack.reached, offer.transports());
+        let interfaces = match self.answers {
+            0 => Interfaces::one_of(all, reached),
+            _ => Interfaces::beside(taken, reached),
+        };
+        let Tracks { video, audio } = offer.tracks_of(transport);
+        let mut tracks = [&mut self.video, &mut self.audio];
+        tracks.iter_mut().zip([video, audio]).filter(|(_, is_here)| *is_here).for_each(|(track, _)| track.leaves());
+        let tracks = [video.then_some(&self.video), audio.then_some(&self.audio)];
+        let at = (offer, transport);
+        let opened = Connection::open(&self.stack, &self.whole, at, tracks, interfaces, credentials).await?;
+        self.connections[transport] = Some(opened);
+        Ok(())
+    }
+
+    /// Begins a transport again, of which [`Event::Gone`] has told. Its candidates follow as events.
+    pub async fn begin_again(&mut self, transport: usize) -> Result<(), Error> {
+        let credentials = self.connections[transport].as_ref().and_then(Connection::credentials);
+        let offer = self.offer.clone();
+        self.open(&offer, transport, credentials).await?;
+        match &mut self.connections[transport] {
+            Some(connection) => connection.settle(&offer, transport, self.later).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Which sections of the latest offer are rejected, and why, where the viewer does not do so itself.
+    pub fn rejections(&self) -> Option<String> {
+        self.offer.rejections()
     }
 
     /// Whether pictures are to flow, and sound.
@@ -258,20 +303,25 @@ impl Peer {
         self.offer.video().map(|_| self.video.clock())
     }
 
-    /// Sends a picture. Waits while the connection's queue is full; fails once it is closed.
+    /// Sends a picture. Waits while the connection's queue is full; fails once it is closed. On a transport that has no
+    /// way yet, or none any more, it is dropped.
     pub async fn send_video(&mut self, frame: &Frame) -> Result<(), Error> {
+        if !self.is_connected(self.offer.home_of_video()) {
+            return Ok(());
+        }
         Ok(self.video.send(frame).await?)
     }
 
-    /// Sends a piece of sound, as above. On a transport of its own that has no way yet, or none any more, it is dropped.
+    /// Sends a piece of sound, as above.
     pub async fn send_audio(&mut self, frame: &Frame) -> Result<(), Error> {
-        let Some(track) = &mut self.audio else { return Ok(()) };
-        let mut connections = self.connections.iter().enumerate();
-        let carrier = connections.find(|(transport, _)| self.offer.tracks_of(*transport).1);
-        match carrier {
-            Some((_, Some(connection))) if connection.is_connected() => Ok(track.send(frame).await?),
-            _ => Ok(()),
+        if !self.is_connected(self.offer.home_of_audio()) {
+            return Ok(());
         }
+        Ok(self.audio.send(frame).await?)
+    }
+
+    fn is_connected(&self, transport: usize) -> bool {
+        self.connections[transport].as_ref().is_some_and(Connection::is_connected)
     }
 
     /// Takes a candidate of the viewer's; one that is of no use here is ignored (RFC 8839, section 5.1).
@@ -312,30 +362,39 @@ impl Peer {
         }
     }
 
-    /// What a transport's event means for the viewer. Its life is that of the first one; another that comes to an end
-    /// ends what it carries.
+    /// What a transport's event means for the viewer. Its life is that of the [main](Offer::main) one; another that comes
+    /// to an end ends what it carries.
     fn judge(&mut self, transport: usize, event: Event) -> Option<Event> {
         match event {
             Event::Candidate(Some(candidate)) => {
                 let (index, mid) = self.offer.tagged(transport);
                 let (sdp_mid, sdp_m_line_index) = (mid.map(str::to_owned), u16::try_from(index).ok());
-                Some(Event::Candidate(Some(Candidate { sdp_mid, sdp_m_line_index, ..candidate })))
+                return Some(Event::Candidate(Some(Candidate { sdp_mid, sdp_m_line_index, ..candidate })));
             }
             // The last of all is told once (RFC 8838, section 13).
             Event::Candidate(None) => {
                 let mut others = self.connections.iter().flatten();
-                others.all(Connection::is_gathered).then_some(Event::Candidate(None))
+                return others.all(Connection::is_gathered).then_some(Event::Candidate(None));
             }
-            event if transport == 0 => Some(event),
-            Event::Closed | Event::Left => {
-                let is_sound = self.offer.tracks_of(transport).1;
-                self.audio.take_if(|_| is_sound);
+            Event::Closed | Event::Left | Event::Disconnected if self.offer.begin_again(transport) => {
+                return Some(Event::Gone { transport, is_main: self.offer.main() == Some(transport) });
+            }
+            _ => {}
+        }
+        match (event, self.offer.main()) {
+            (event, Some(main)) if main == transport => Some(event),
+            (Event::Closed | Event::Left | Event::Refused(_), main) => {
+                let is_sound = self.offer.home_of_audio() == transport;
+                let is_used = self.offer.is_used(transport);
                 self.connections[transport] = None;
                 self.offer.lose(transport);
-                Some(Event::Lost(if is_sound { "sound" } else { "data channel" }))
+                match main {
+                    Some(_) => is_used.then_some(Event::Lost(if is_sound { "sound" } else { "data channel" })),
+                    None => Some(Event::Idle),
+                }
             }
-            Event::Reached | Event::Connected | Event::Disconnected => None,
-            event => Some(event),
+            (Event::Reached | Event::Connected | Event::Disconnected, _) => None,
+            (event, _) => Some(event),
         }
     }
 
@@ -352,7 +411,7 @@ impl Peer {
     /// Why the board has no relay, now that no way to this viewer was found.
     pub fn relay_fault(&self) -> Option<String> {
         self.connections.iter().flatten().for_each(Connection::give_up_relay);
-        self.relay.fault()
+        self.stack.relay_fault()
     }
 
     /// Counters of all its paths.

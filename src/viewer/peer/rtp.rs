@@ -90,6 +90,8 @@ pub struct Stream {
 /// One stream to one viewer.
 pub struct Track {
     local: Arc<TrackLocalStaticRTP>,
+    /// What a peer connection is told of it.
+    described: MediaStreamTrack,
     stream: Stream,
     payload_type: u8,
     /// The tag of the viewer's section, where packets name it.
@@ -145,7 +147,8 @@ impl Track {
         };
         let track = MediaStreamTrack::new(STREAM.into(), label.clone(), label, kind, vec![encoding]);
         Self {
-            local: Arc::new(TrackLocalStaticRTP::new(track)),
+            local: Arc::new(TrackLocalStaticRTP::new(track.clone())),
+            described: track,
             stream: Stream { clock, retransmission, numbers: Arc::default() },
             payload_type,
             mid: Bytes::new(),
@@ -163,6 +166,11 @@ impl Track {
         let mid = media.and_then(|media| media.mid.as_ref());
         self.mid = mid.map(|(_, mid)| Bytes::copy_from_slice(mid.as_bytes())).unwrap_or_default();
         self.extended = None;
+    }
+
+    /// Goes on with another peer connection, which has yet to add it: the crate's own part is of one only.
+    pub fn leaves(&mut self) {
+        self.local = Arc::new(TrackLocalStaticRTP::new(self.described.clone()));
     }
 
     /// For the peer connection to add.

@@ -1,5 +1,6 @@
 //! One viewer from its call to its end: a driver around the table in [`super::state`].
 
+mod sending;
 mod telling;
 
 use std::borrow::Cow;
@@ -18,7 +19,7 @@ use super::waits::{event_of, next_of, sleep_until};
 use super::wishes::Wishes;
 use super::{Picture, Source, milliseconds};
 use crate::command::Outcome;
-use crate::media::{Feed, Frame, Subscription};
+use crate::media::{Frame, Subscription};
 use crate::sdp::Board;
 use crate::signalling::{Call, Candidate, Farewell, Refusal, Signal, Way};
 use crate::tasks::Group;
@@ -56,6 +57,8 @@ pub struct Session {
     state: State,
     deadline: Option<Instant>,
     is_line_open: bool,
+    /// Whether no transport is being begun again.
+    is_back: bool,
     peer: Option<Peer>,
     /// The latest offer and our answer to it: an impatient viewer repeats its offer.
     answered: Option<(String, String)>,
@@ -108,6 +111,7 @@ impl Session {
             state,
             deadline: state.patience().map(|patience| Instant::now() + patience),
             is_line_open: true,
+            is_back: true,
             peer: None,
             answered: None,
             early: Vec::new(),
@@ -135,7 +139,8 @@ impl Session {
                 Woken::Signal(Some(signal)) => self.hear(signal).await,
                 Woken::Signal(None) => {
                     self.is_line_open = false;
-                    self.happened(Event::LineClosed)
+                    // Who begins a transport again goes on speaking.
+                    self.happened(if self.is_back { Event::LineClosed } else { Event::Bye })
                 }
                 Woken::Peer(event) => self.on_peer(event, &picture, &count).await,
                 Woken::Video(frame) => self.send_video(&frame).await,
@@ -235,7 +240,12 @@ impl Session {
             self.say(Signal::Answer { sdp: answer }).await;
             return Action::Wait;
         }
-        let board = Board { profile: *self.source.profile.borrow(), has_sound: *self.source.has_sound.borrow() };
+        let board = Board {
+            profile: *self.source.profile.borrow(),
+            has_sound: *self.source.has_sound.borrow(),
+            // WHEP has offers to restart ICE only.
+            takes_more: self.call.way != Way::Whep,
+        };
         let result = match &mut self.peer {
             Some(peer) => {
                 // An ICE restart begins a new generation of candidates.
@@ -252,6 +262,9 @@ impl Session {
         match result {
             Ok(answer) => {
                 self.follow_wishes();
+                if let Some(reasons) = self.peer.as_ref().and_then(Peer::rejections) {
+                    tracing::info!(viewer = %self.call.viewer, reasons, "sections of an offer are rejected");
+                }
                 self.answered = Some((sdp, answer.clone()));
                 self.say(Signal::Answer { sdp: answer }).await;
                 for candidate in std::mem::take(&mut self.early) {
@@ -321,7 +334,15 @@ impl Session {
                 self.join_video();
                 Action::Wait
             }
-            PeerEvent::Connected => self.happened(Event::Connected),
+            PeerEvent::Connected => {
+                self.is_back = true;
+                if matches!(self.state, State::Watching | State::Interrupted) {
+                    // The picture goes by another transport now, where nothing has come yet.
+                    self.wishes.moved();
+                    self.join_video();
+                }
+                self.happened(Event::Connected)
+            }
             PeerEvent::Disconnected => self.happened(Event::Disconnected),
             PeerEvent::Closed => self.happened(Event::Closed),
             PeerEvent::Left => self.happened(Event::Bye),
@@ -341,63 +362,29 @@ impl Session {
                 self.audio.take_if(|_| what == "sound");
                 Action::Wait
             }
+            PeerEvent::Idle => self.happened(Event::Idle),
+            PeerEvent::Refused(refusal) => {
+                tracing::info!(viewer = %self.call.viewer, %refusal, "the DTLS handshake failed");
+                self.happened(Event::Refused)
+            }
+            PeerEvent::Gone { transport, is_main } => {
+                tracing::info!(viewer = %self.call.viewer, "the viewer gave up a transport and begins it again");
+                self.is_back = false;
+                let begun = match &mut self.peer {
+                    Some(peer) if self.is_line_open => peer.begin_again(transport).await,
+                    _ => return self.happened(Event::Bye),
+                };
+                match begun {
+                    Ok(()) if is_main => self.happened(Event::BegunAgain),
+                    Ok(()) => Action::Wait,
+                    Err(error) => {
+                        tracing::warn!(viewer = %self.call.viewer, %error, "the transport does not begin again");
+                        self.happened(Event::Closed)
+                    }
+                }
+            }
             PeerEvent::Message(text) => self.on_message(&text).await,
         }
-    }
-
-    /// Starts at the newest key frame, which was asked for when ICE had found its way.
-    fn stream(&mut self) {
-        let seconds = self.progress.since.elapsed().as_secs_f64();
-        tracing::info!(viewer = %self.call.viewer, seconds, "viewer watches");
-        self.join_video();
-        self.follow_wishes();
-    }
-
-    /// Takes pictures from the newest key frame on, where any are wanted.
-    fn join_video(&mut self) {
-        if let Some(video) = &mut self.video {
-            *video = self.source.video.subscribe();
-        }
-    }
-
-    /// Takes pictures while the viewer wants any, and sound while it wants that and can get it.
-    fn follow_wishes(&mut self) {
-        let (sees, hears) = self.peer.as_ref().map(Peer::flows).unwrap_or_default();
-        if sees != self.video.is_some() {
-            self.video = sees.then(|| self.source.video.subscribe());
-        }
-        let hears = hears && matches!(self.state, State::Watching | State::Interrupted);
-        if hears != self.audio.is_some() {
-            self.audio = self.source.audio.as_ref().filter(|_| hears).map(Feed::subscribe);
-        }
-    }
-
-    fn want_key_frame(&self) {
-        if let Some(video) = &self.video {
-            video.want_key_frame();
-        }
-    }
-
-    async fn send_video(&mut self, frame: &Frame) -> Action {
-        let skipped = self.video.as_ref().map(Subscription::skipped).unwrap_or_default();
-        self.progress.skipped.store(skipped, Ordering::Relaxed);
-        let Some(peer) = &mut self.peer else { return Action::Wait };
-        if peer.send_video(frame).await.is_err() {
-            return self.happened(Event::Closed);
-        }
-        self.progress.frames.fetch_add(1, Ordering::Relaxed);
-        if frame.is_key {
-            self.wishes.got(Instant::now());
-        }
-        Action::Wait
-    }
-
-    async fn send_audio(&mut self, frame: &Frame) -> Action {
-        let Some(peer) = &mut self.peer else { return Action::Wait };
-        if peer.send_audio(frame).await.is_err() {
-            return self.happened(Event::Closed);
-        }
-        Action::Wait
     }
 
     async fn on_message(&mut self, text: &str) -> Action {

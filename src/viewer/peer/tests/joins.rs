@@ -23,7 +23,7 @@ use crate::media::H264Profile;
 use crate::sdp::{Board, Credentials, Ours};
 use crate::tasks::Group;
 
-const BOARD: Board = Board { profile: H264Profile::CONSTRAINED_BASELINE, has_sound: true };
+const BOARD: Board = Board { profile: H264Profile::CONSTRAINED_BASELINE, has_sound: true, takes_more: false };
 
 /// How long a join may take: what a player waits.
 const PATIENCE: Duration = Duration::from_secs(12);

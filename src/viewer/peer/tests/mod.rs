@@ -11,7 +11,7 @@ use super::*;
 use crate::media::H264Profile;
 
 /// As Chromium makes it when a page has asked for abs-capture-time, cut down to what is read.
-const BOARD: Board = Board { profile: H264Profile::CONSTRAINED_BASELINE, has_sound: true };
+const BOARD: Board = Board { profile: H264Profile::CONSTRAINED_BASELINE, has_sound: true, takes_more: false };
 
 const OFFER: &str = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1\r\n\
     m=video 9 UDP/TLS/RTP/SAVPF 109 110\r\nc=IN IP4 0.0.0.0\r\na=ice-ufrag:abcd\r\n\
