@@ -220,6 +220,7 @@ impl<S: Settings> Running<'_, S> {
         match told {
             Told::Opened(opened) => self.take_over(opened),
             Told::Reported(pipeline::Event::FirstFrame) => self.apply(Event::FirstFrame),
+            Told::Reported(pipeline::Event::Outdated) => self.apply(Event::Renewed),
             Told::Reported(pipeline::Event::Failed(failure)) => self.fail(failure),
             Told::Closed => self.go_on(),
         }

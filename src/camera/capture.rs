@@ -15,6 +15,7 @@ use super::device::{self, Source, Video};
 use super::encoder::{self, Work};
 use super::jpeg::Guard;
 use super::mode::{self, Choice, Encoding, Format, Wanted};
+use super::newcomer::Newcomer;
 use super::opener::{Opener, Outcome};
 use super::paced::{self, Pace, Waker};
 use super::pipeline::{Graph, Patience};
@@ -57,6 +58,8 @@ impl Opener<Config> for Capture {
         self.config.clone_from(config);
         self.format = None;
         self.record.forget();
+        // Before the look at them, so that none that comes meanwhile is missed.
+        let there = Newcomer::now();
         let video = match &self.source {
             Source::Test => None,
             Source::Libcamera(id) => return self.libcamera(id.as_deref()),
@@ -66,7 +69,11 @@ impl Opener<Config> for Capture {
         self.adjusted.found(video.as_ref());
         self.seen.clone_from(&video);
         match video {
-            None => self.test_picture(),
+            None => {
+                let mut graph = self.test_picture()?;
+                graph.newcomer = Some(there).filter(|_| self.source == Source::Auto);
+                Ok(graph)
+            }
             Some(video) => self.v4l2(&video),
         }
     }

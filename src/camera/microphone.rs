@@ -8,6 +8,7 @@ use gstreamer::prelude::*;
 
 use super::capture::filter;
 use super::device::{self, Audio, Source};
+use super::newcomer::Newcomer;
 use super::opener::{Opener, Outcome};
 use super::pipeline::{Graph, Patience};
 use super::{AudioConfig, Config, Error, element, test_tone};
@@ -59,11 +60,15 @@ impl Sound {
 impl Opener<AudioConfig> for Sound {
     fn open(&mut self, config: &AudioConfig) -> Result<Graph, Error> {
         self.last = None;
+        // Before the look at them, so that none that comes meanwhile is missed.
+        let there = Newcomer::now();
+        // The tone ends with the test picture.
+        self.without = self.without.filter(|without| *without == Without::Nothing);
         let mut graph = match config.capture.as_str() {
             "test" => tone()?,
             "auto" => match self.best() {
                 Some(audio) => self.alsa(&audio.device, audio.in_words())?,
-                None if self.without() == Without::Tone => tone()?,
+                None if self.without() == Without::Tone => Graph { newcomer: Some(there), ..tone()? },
                 None => return Err(Error::Absent { device: "a microphone".into() }),
             },
             name => match device::microphone(name) {

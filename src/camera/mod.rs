@@ -19,6 +19,7 @@ mod jpeg;
 mod microphone;
 mod mode;
 mod movement;
+mod newcomer;
 mod node;
 mod opener;
 mod paced;

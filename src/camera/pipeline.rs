@@ -21,6 +21,7 @@ use super::encoder::Encoder;
 use super::even::Even;
 use super::jpeg::Guard;
 use super::mode::Format;
+use super::newcomer::Newcomer;
 use super::paced::Waker;
 use super::{Error, Mode, h264};
 
@@ -37,6 +38,8 @@ pub(super) struct Sink {
 pub(super) enum Event {
     /// The first frame was published.
     FirstFrame,
+    /// It stands in for a device, and there may be one now.
+    Outdated,
     /// It is broken; GStreamer's words.
     Failed(Error),
 }
@@ -62,6 +65,8 @@ pub(super) struct Graph {
     pub(super) guard: Option<Guard>,
     /// What looks at the size of raw pictures; none where the size is no device's.
     pub(super) agreed: Option<Agreed>,
+    /// The devices that there were where it stands in for one.
+    pub(super) newcomer: Option<Newcomer>,
     /// What the device said of its input.
     pub(super) fault: Option<&'static str>,
     /// How long its frames may take.
@@ -109,6 +114,7 @@ impl Graph {
             mode,
             guard: None,
             agreed: None,
+            newcomer: None,
             fault: None,
             patience,
         }
@@ -146,6 +152,9 @@ impl Pipeline {
         }
         if let Some(agreed) = &graph.agreed {
             agreed.stand(&graph.device, sender.clone())?;
+        }
+        if let (Some(newcomer), Some(source)) = (&graph.newcomer, graph.elements.first()) {
+            newcomer.stand(source, sender.clone())?;
         }
         let arrived = counted(&graph)?;
         let bus = pipeline.bus().expect("a pipeline has a bus");

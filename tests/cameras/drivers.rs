@@ -298,3 +298,22 @@ async fn of_two_cameras_of_one_kind_the_microphone_of_the_first_is_heard_whateve
     ensure!(other.contains("USB Mic"), "where no camera has one, the first: {other}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_camera_that_comes_after_the_start_takes_the_place_of_the_test_picture() -> Result<()> {
+    let devices = Devices::new(&[""; 0], "")?;
+    let watched = devices.watch_beside(AUTO).await?;
+    watched
+        .cameras_are(LIMIT, |cameras| cameras[0]["device"] == "test picture" && cameras[0]["state"] == "live")
+        .await?;
+    // A node that may not be opened yet, and then may.
+    devices.plug(0, format!("card Late\nopen 13\n{YUYV}"))?;
+    sleep(Duration::from_millis(2500)).await;
+    watched
+        .cameras_are(LIMIT, |cameras| cameras[0]["device"] == "test picture" && cameras[0]["state"] == "live")
+        .await?;
+    devices.plug(0, format!("card Late\n{YUYV}"))?;
+    watched.cameras_are(LIMIT, |cameras| cameras[0]["device"] == "Late (/dev/video0)" && is_live(&cameras[0])).await?;
+    watched.end().await?;
+    Ok(())
+}
