@@ -131,7 +131,9 @@ pub fn show(config: &Config, origin: &SecretOrigin) {
             let or = or.map(|link| format!(" or {link}")).unwrap_or_default();
             let because = match instead {
                 None => "This camera can be reached from the network, so it has a secret now:".to_owned(),
-                Some(reason) => format!("The secret of this camera cannot be used ({reason}). It has a new one:"),
+                Some(reason) => {
+                    format!("The secret of this camera cannot be used: what was kept {reason}. It has a new one:")
+                }
             };
             let until = match kept {
                 Ok(file) => format!("It is shown this once, and kept in {}.", file.display()),
