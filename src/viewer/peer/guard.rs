@@ -304,6 +304,9 @@ impl Guard {
             if verdict == Verdict::Give && !is_admitted() {
                 return Verdict::Discard;
             }
+            if verdict == Verdict::Give {
+                self.on_path(|path| path.keeps(at, from, datagram));
+            }
             // What is discarded may be a repeat, which calls for ours.
             if verdict == Verdict::Discard {
                 self.changed.notify_one();

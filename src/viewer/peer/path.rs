@@ -88,7 +88,7 @@ pub struct Path {
     /// The end of a former relay's allocation, which waits for the end of the former way.
     release: Option<Outgoing>,
     has_moved: bool,
-    /// When a pair was last sought for the stack.
+    /// When a pair was last sought for the stack, so that a NAT between lets the viewer's checks in.
     searched: Option<Instant>,
 }
 
@@ -138,8 +138,7 @@ impl Path {
         self.tell();
     }
 
-    /// Tells the stack of the former way, as soon as it has a candidate to which the way can belong: at the same address
-    /// as before, where that is still ours.
+    /// Tells the stack of the former way, once it has a candidate at its address, or else at another if that is gone.
     fn tell(&mut self) {
         if self.former.is_none() || self.generation.is_none() || self.stand_in.is_some() {
             return;
@@ -311,8 +310,16 @@ impl Path {
         }
     }
 
+    /// The viewer sends something of the DTLS handshake.
+    pub fn keeps(&mut self, local: SocketAddr, from: SocketAddr, datagram: &[u8]) {
+        if self.way.is_none() {
+            self.sockets.keep(local, from, datagram);
+        }
+    }
+
     /// From now on the way is this.
     fn chooses(&mut self, place: Place, priority: u32, now: Instant) {
+        self.sockets.bring_kept();
         let Some(open) = self.sockets.at(place.local) else { return };
         self.has_moved |= self.former.take().is_some();
         self.way = Some(Way { socket: open.socket.clone(), place });
@@ -411,8 +418,7 @@ impl Path {
         is_searching.then(|| self.searched.map_or_else(Instant::now, |searched| searched + CHECK_INTERVAL))
     }
 
-    /// Has the stack check one pair of the new generation, which it leaves undone because it has a pair: so that a NAT
-    /// between lets the viewer's checks in. `checks` says which may be asked.
+    /// Has the stack check one pair of the new generation, as it would if it had none yet; `checks` says which may be.
     pub fn search(&mut self, checks: &mut Checks, now: Instant) {
         self.searched = Some(now);
         if self.former.is_none() || self.stand_in.is_none() || self.is_telling {
@@ -757,6 +763,24 @@ mod tests {
         assert_eq!(both.path.next(both.local, Waker::noop()), Some((place.peer, request)));
         assert_eq!(both.comes(place, &answer), Passage::Open);
         assert!(both.brought(both.local).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_handshake_that_begins_before_there_is_a_pair_reaches_the_stack_once_there_is_one() {
+        let mut both = Both::connected(None);
+        both.path.way = None;
+        both.path.stand_in = None;
+        let (place, hello) = (both.place(None, PEER), vec![22; 200]);
+        for _ in 0..10 {
+            both.path.keeps(place.local, place.peer, &hello);
+        }
+        assert!(both.brought(both.local).is_empty());
+        both.nominates(place, 1);
+        let brought = both.brought(both.local);
+        assert_eq!(brought.iter().filter(|one| **one == hello).count(), 4);
+        both.path.keeps(place.local, place.peer, &hello);
+        both.nominates(place, 1);
+        assert!(!both.brought(both.local).contains(&hello), "the stack has it");
     }
 
     #[test]

@@ -11,6 +11,8 @@ use super::stun::{self, Draft};
 
 /// Datagrams that wait for the stack at one socket. It takes them at once; each check of the viewer's makes two at most.
 const MOST_WAITING: usize = 64;
+/// Datagrams of a first flight: a ClientHello with the key shares of hybrid groups has two.
+const MOST_EARLY: usize = 4;
 /// Channels that are remembered: one for each pair that is checked over a relay.
 const MOST_CHANNELS: usize = 100;
 
@@ -82,6 +84,8 @@ pub struct Sockets {
     open: Vec<Open>,
     /// The viewer's addresses behind channels: of a socket and a relay.
     channels: HashMap<(SocketAddr, SocketAddr, [u8; 2]), SocketAddr>,
+    /// What the viewer has sent of DTLS before the stack had a pair.
+    early: Vec<(Place, Vec<u8>)>,
 }
 
 impl Sockets {
@@ -98,7 +102,7 @@ impl Sockets {
 
     /// Forgets the channels of sockets that are neither open nor `kept`.
     pub fn tidy(&mut self, kept: Option<SocketAddr>) {
-        let Self { open, channels } = self;
+        let Self { open, channels, .. } = self;
         channels.retain(|(at, ..), _| Some(*at) == kept || open.iter().any(|open| open.local == *at));
     }
 
@@ -164,6 +168,22 @@ impl Sockets {
             None => stun::address(datagram, stun::XOR_PEER_ADDRESS)?,
         };
         Some(Place { local, relay: Some(remote), peer })
+    }
+
+    /// Keeps a datagram of DTLS that the stack drops, since it has no pair yet: OpenSSL would not repeat it before a
+    /// second is over.
+    pub fn keep(&mut self, local: SocketAddr, from: SocketAddr, datagram: &[u8]) {
+        if self.early.len() < MOST_EARLY {
+            let place = self.place(local, from, datagram);
+            self.early.extend(place.map(|place| (place, stun::content(datagram).to_vec())));
+        }
+    }
+
+    /// Has the stack receive what was kept.
+    pub fn bring_kept(&mut self) {
+        for (place, content) in std::mem::take(&mut self.early) {
+            self.bring(place, content);
+        }
     }
 
     /// Has the stack receive something at a place.
