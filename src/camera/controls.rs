@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use tokio::sync::watch;
-use v4l2r::bindings as v4l2;
+use v4l::control::{Flags, Type};
 use v4l2r::bindings::{v4l2_query_ext_ctrl, v4l2_querymenu};
 use v4l2r::ioctl::{self, CtrlId, QueryCtrlFlags};
 
@@ -350,28 +350,28 @@ fn choices(found: &v4l2_query_ext_ctrl) -> std::ops::Range<i64> {
 /// One of the driver's controls, unless its value is no number or it has none: strings, arrays and empty menus are left
 /// out.
 fn control(node: &Node, extended: &Extended, found: &v4l2_query_ext_ctrl) -> Option<Control> {
-    let kind = match found.type_ {
-        v4l2::v4l2_ctrl_type_V4L2_CTRL_TYPE_INTEGER | v4l2::v4l2_ctrl_type_V4L2_CTRL_TYPE_INTEGER64 => Kind::Integer,
-        v4l2::v4l2_ctrl_type_V4L2_CTRL_TYPE_BOOLEAN => Kind::Boolean,
-        v4l2::v4l2_ctrl_type_V4L2_CTRL_TYPE_MENU | v4l2::v4l2_ctrl_type_V4L2_CTRL_TYPE_INTEGER_MENU => Kind::Menu,
-        v4l2::v4l2_ctrl_type_V4L2_CTRL_TYPE_BUTTON => Kind::Button,
-        v4l2::v4l2_ctrl_type_V4L2_CTRL_TYPE_BITMASK => Kind::Bitmask,
-        _ => return None,
+    let kind = match Type::try_from(found.type_).ok()? {
+        Type::Integer | Type::Integer64 => Kind::Integer,
+        Type::Boolean => Kind::Boolean,
+        Type::Menu | Type::IntegerMenu => Kind::Menu,
+        Type::Button => Kind::Button,
+        Type::Bitmask => Kind::Bitmask,
+        Type::CtrlClass | Type::String | Type::U8 | Type::U16 | Type::U32 | Type::Area => return None,
     };
-    let is = |flags: u32| found.flags & flags != 0;
+    let flags = Flags::from_bits_truncate(found.flags);
     let is_empty = matches!(kind, Kind::Integer | Kind::Boolean) && found.minimum > found.maximum;
-    if is(v4l2::V4L2_CTRL_FLAG_DISABLED | v4l2::V4L2_CTRL_FLAG_HAS_PAYLOAD) || is_empty {
+    if flags.intersects(Flags::DISABLED | Flags::HAS_PAYLOAD) || is_empty {
         return None;
     }
-    let access = match () {
-        () if is(v4l2::V4L2_CTRL_FLAG_READ_ONLY) => Access::ReadOnly,
-        () if is(v4l2::V4L2_CTRL_FLAG_INACTIVE) => Access::Inactive,
-        () => Access::Writable,
+    let access = match flags {
+        flags if flags.contains(Flags::READ_ONLY) => Access::ReadOnly,
+        flags if flags.contains(Flags::INACTIVE) => Access::Inactive,
+        _ => Access::Writable,
     };
-    let wide = found.type_ == v4l2::v4l2_ctrl_type_V4L2_CTRL_TYPE_INTEGER64;
+    let wide = found.type_ == Type::Integer64 as u32;
     let value = match kind {
         Kind::Button => None,
-        _ if is(v4l2::V4L2_CTRL_FLAG_WRITE_ONLY) => None,
+        _ if flags.contains(Flags::WRITE_ONLY) => None,
         _ if wide => extended.wide(found.id),
         _ => value_of(node, kind, found.id),
     };

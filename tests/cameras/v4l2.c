@@ -35,6 +35,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/timerfd.h>
 #include <time.h>
@@ -586,4 +587,15 @@ int ioctl(int fd, unsigned long request, ...) {
     void *p = va_arg(a, void *);
     va_end(a);
     return OURS(fd) ? answer(of[fd], fd, request, p) : REAL(ioctl)(fd, request, p);
+}
+
+/* The crate `v4l` calls the kernel without libc's ioctl(). */
+long syscall(long number, ...) {
+    va_list a;
+    long p[6];
+    va_start(a, number);
+    for (int i = 0; i < 6; i++) p[i] = va_arg(a, long);
+    va_end(a);
+    if (number == SYS_ioctl && OURS((int)p[0])) return answer(of[p[0]], (int)p[0], (unsigned int)p[1], (void *)p[2]);
+    return REAL(syscall)(number, p[0], p[1], p[2], p[3], p[4], p[5]);
 }
