@@ -81,7 +81,7 @@ fn files_that_are_named_and_not_there_are_mistakes() -> Result<()> {
     ensure!(output.status.code() == Some(BAD_CONFIGURATION), "{said}");
     let named = [
         ("`web.secret_file`", "/nowhere/secret"),
-        ("`secret_file` of `ice.servers`", "/nowhere/turn"),
+        ("`secret_file` of server 1 in `ice.servers`", "/nowhere/turn"),
         ("`mqtt.password_file`", "/nowhere/password"),
         ("`mqtt.ca_file`", "/nowhere/ca.pem"),
     ];

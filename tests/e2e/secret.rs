@@ -1,6 +1,6 @@
 //! A board that is open to the network asks for its secret.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, ORIGIN};
@@ -56,13 +56,12 @@ async fn every_path_that_shows_something_wants_the_secret_and_guessing_is_slow()
     assert_eq!(client.delete(session.clone()).send().await?.status(), 401, "knowing a session is not enough");
     assert_eq!(client.delete(session).bearer_auth(SECRET).send().await?.status(), 200);
 
-    let mut answers = vec![];
     let began = Instant::now();
     for _ in 0..10 {
-        answers.push(whep(Some("a wrong guess")).send().await?.status());
+        assert_eq!(whep(Some("a wrong guess")).send().await?.status(), StatusCode::UNAUTHORIZED);
     }
-    assert_eq!(answers[0], StatusCode::UNAUTHORIZED);
-    assert!(answers.contains(&StatusCode::TOO_MANY_REQUESTS), "10 guesses in {:?}: {answers:?}", began.elapsed());
+    // Three are free; then one a second is looked at, at an address that has given the secret.
+    assert!(began.elapsed() > Duration::from_secs(6), "10 guesses in {:?}", began.elapsed());
     assert!(!board.log()?.contains(SECRET));
     Ok(())
 }
