@@ -27,7 +27,8 @@ const RING: i64 = 100_000;
 #[derive(Debug)]
 pub(super) struct Sound {
     cameras: Vec<Config>,
-    /// What `auto` means without a microphone, decided once: an unplugged camera must not make the board beep.
+    /// What `auto` means without a microphone. Once a camera or a microphone was there it stays silence: an unplugged
+    /// webcam must not make the board beep.
     without: Option<Without>,
     /// The capture device that was tried last.
     last: Option<String>,
@@ -100,7 +101,10 @@ impl Opener<AudioConfig> for Sound {
         let Some(device) = &self.last else { return };
         let is_silence = matches!(outcome, Outcome::Stalled | Outcome::Failed(Error::Silent { .. }));
         match outcome {
-            Outcome::Works => drop(self.record.remove(device)),
+            Outcome::Works => {
+                self.record.remove(device);
+                self.without = Some(Without::Nothing);
+            }
             Outcome::Failed(failure) if failure.is_absence() => {}
             Outcome::Failed(_) | Outcome::Stalled => {
                 let tried = self.record.entry(device.clone()).or_default();
