@@ -220,7 +220,15 @@ fn encoders(survey: &Survey, items: &mut Vec<Item>) {
     items.push(item("gstreamer", Level::Ok, &survey.gstreamer, None));
     for encoder in &survey.encoders {
         items.push(match &encoder.outcome {
-            Ok(took) => item("encoder", Level::Ok, format!("{} works ({} ms)", encoder.name, took.as_millis()), None),
+            Ok(took) => {
+                let on_demand = if encoder.has_key_frames_on_demand {
+                    ""
+                } else {
+                    ", but makes no key frames on demand: one comes each second"
+                };
+                let works = format!("{} works ({} ms){on_demand}", encoder.name, took.as_millis());
+                item("encoder", Level::Ok, works, None)
+            }
             // That other boards' encoders are not here is no news.
             Err(why) if !encoder.is_installed => item("encoder", Level::Ok, why, None),
             Err(why) => item("encoder", Level::Warning, why, None),

@@ -220,7 +220,11 @@ impl Capture {
             bitrate: self.config.ceiling(),
             key_interval: self.config.key_interval(mode.fps),
         };
-        let (elements, encoder) = trial::choose(&self.config.encoder, &work)?.build(work)?;
+        let (kind, found) = trial::choose(&self.config.encoder, &work)?;
+        let (elements, mut encoder) = kind.build(work)?;
+        if !found.has_key_frames_on_demand {
+            encoder.has_key_frames_each_second(work);
+        }
         if let Some(decode) = decode {
             graph.elements.push(element(decode)?.build().map_err(Error::broken)?);
         }

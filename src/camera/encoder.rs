@@ -5,6 +5,7 @@
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use gstreamer_video as gst_video;
 
 use crate::media::{Bitrate, Resolution};
 
@@ -31,6 +32,15 @@ enum BitrateKnob {
     V4l2Controls,
 }
 
+/// How an encoder is asked for a key frame while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum KeyFrameKnob {
+    /// By GStreamer's force-key-unit event.
+    Event,
+    /// By the V4L2 control `force_key_frame`. `v4l2h264enc` translates the event from GStreamer 1.22.5 on only.
+    V4l2Control,
+}
+
 /// What an encoder cannot do, although it says nothing or hangs when asked.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Limits {
@@ -50,6 +60,15 @@ impl Limits {
     const RASPBERRY_PI: Self = Self { grid: (32, 16), least_fps: 9.0, most_blocks_per_second: 245_760.0 };
 }
 
+/// A level (H.264, table A-1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Level {
+    /// As caps have it.
+    name: &'static str,
+    /// As the sequence parameter set has it.
+    pub(super) idc: u8,
+}
+
 /// One encoder and its knobs.
 #[derive(Debug, PartialEq)]
 pub(super) struct Kind {
@@ -60,6 +79,7 @@ pub(super) struct Kind {
     /// Hardware can hang or refuse in ways that only a trial shows.
     pub(super) is_hardware: bool,
     bitrate: BitrateKnob,
+    key_frame: KeyFrameKnob,
     /// The property for the number of frames between key frames.
     key_interval: Option<&'static str>,
     /// Raw formats that it takes and that mean 4:2:0; others would become a profile that browsers lack.
@@ -86,6 +106,7 @@ pub(super) const TABLE: &[Kind] = &[
         origin: "gstreamer1.0-plugins-good, and a kernel with a V4L2 encoder",
         is_hardware: true,
         bitrate: BitrateKnob::V4l2Controls,
+        key_frame: KeyFrameKnob::V4l2Control,
         key_interval: None,
         formats: "{ NV12, I420 }",
         // The driver may offer baseline only under either name.
@@ -99,6 +120,7 @@ pub(super) const TABLE: &[Kind] = &[
         origin: "gstreamer-rockchip, from the board's vendor",
         is_hardware: true,
         bitrate: BitrateKnob::Bits("bps"),
+        key_frame: KeyFrameKnob::Event,
         key_interval: Some("gop"),
         formats: "{ NV12, I420 }",
         caps: "video/x-h264",
@@ -111,6 +133,7 @@ pub(super) const TABLE: &[Kind] = &[
         origin: "gstreamer1.0-plugins-bad, and a VA driver",
         is_hardware: true,
         bitrate: BitrateKnob::Kilobits,
+        key_frame: KeyFrameKnob::Event,
         key_interval: Some("key-int-max"),
         formats: "NV12",
         caps: CONSTRAINED_BASELINE,
@@ -123,6 +146,7 @@ pub(super) const TABLE: &[Kind] = &[
         origin: "gstreamer1.0-plugins-bad, and a VA driver",
         is_hardware: true,
         bitrate: BitrateKnob::Kilobits,
+        key_frame: KeyFrameKnob::Event,
         key_interval: Some("key-int-max"),
         formats: "NV12",
         caps: CONSTRAINED_BASELINE,
@@ -135,6 +159,7 @@ pub(super) const TABLE: &[Kind] = &[
         origin: "gstreamer1.0-plugins-bad, and NVIDIA's driver",
         is_hardware: true,
         bitrate: BitrateKnob::Kilobits,
+        key_frame: KeyFrameKnob::Event,
         key_interval: Some("gop-size"),
         formats: "{ NV12, I420 }",
         caps: CONSTRAINED_BASELINE,
@@ -153,6 +178,7 @@ pub(super) const TABLE: &[Kind] = &[
         origin: "NVIDIA's software for Jetson",
         is_hardware: true,
         bitrate: BitrateKnob::Bits("bitrate"),
+        key_frame: KeyFrameKnob::Event,
         key_interval: Some("idrinterval"),
         formats: "{ NV12, I420 }",
         caps: "video/x-h264",
@@ -166,6 +192,7 @@ pub(super) const TABLE: &[Kind] = &[
         origin: "gstreamer1.0-plugins-ugly",
         is_hardware: false,
         bitrate: BitrateKnob::Kilobits,
+        key_frame: KeyFrameKnob::Event,
         key_interval: Some("key-int-max"),
         formats: "{ I420, NV12 }",
         caps: CONSTRAINED_BASELINE,
@@ -192,6 +219,7 @@ pub(super) const TABLE: &[Kind] = &[
         origin: "gstreamer1.0-plugins-bad",
         is_hardware: false,
         bitrate: BitrateKnob::Bits("bitrate"),
+        key_frame: KeyFrameKnob::Event,
         key_interval: Some("gop-size"),
         formats: "I420",
         caps: CONSTRAINED_BASELINE,
@@ -214,13 +242,21 @@ pub(super) const TABLE: &[Kind] = &[
 #[derive(Clone, Debug)]
 pub(super) struct Encoder {
     pub(super) kind: &'static Kind,
-    pub(super) element: gst::Element,
+    element: gst::Element,
+    /// Frames between key frames at most, of an encoder that makes none on demand.
+    longest_key_interval: Option<u32>,
 }
 
 impl Kind {
     /// The row with this name.
     pub(super) fn named(name: &str) -> Result<&'static Self, Error> {
         TABLE.iter().find(|kind| kind.name == name).ok_or_else(|| Error::UnknownEncoder { name: name.to_owned() })
+    }
+
+    /// The level that it is asked for, where it has to be told one: as a number in caps, and as the level_idc of its
+    /// sequence parameter set.
+    pub(super) fn level(&self, work: &Work) -> Option<Level> {
+        self.has_level_in_caps.then(|| level(work))
     }
 
     /// Whether GStreamer has the element here. V4L2 and VA elements exist only where a device was found.
@@ -262,12 +298,12 @@ impl Kind {
             let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4));
             encoder.set_property("threads", threads as u32);
         }
-        let level = if self.has_level_in_caps { format!(",level=(string){}", level(&work)) } else { String::new() };
+        let level = self.level(&work).map_or(String::new(), |level| format!(",level=(string){}", level.name));
         let encoded = element("capsfilter")?
             .property("caps", caps(&format!("{}{level}", self.caps))?)
             .build()
             .map_err(Error::broken)?;
-        let tuned = Encoder { kind: self, element: encoder.clone() };
+        let tuned = Encoder { kind: self, element: encoder.clone(), longest_key_interval: None };
         tuned.tune(work.bitrate, work.key_interval);
         Ok((vec![raw, encoder, encoded], tuned))
     }
@@ -279,6 +315,7 @@ impl Encoder {
     /// An element that cannot change the latter while it runs (x264enc and openh264enc cannot) keeps the one that it
     /// was started with.
     pub(super) fn tune(&self, bitrate: Bitrate, key_interval: u32) {
+        let key_interval = key_interval.min(self.longest_key_interval.unwrap_or(u32::MAX));
         if let Some(property) = self.kind.key_interval.filter(|property| self.is_changeable(property)) {
             self.element.set_property_from_str(property, &key_interval.to_string());
         }
@@ -298,6 +335,34 @@ impl Encoder {
                     .field("repeat_sequence_header", 1)
                     .build();
                 self.element.set_property("extra-controls", controls);
+            }
+        }
+    }
+
+    /// Makes a key frame each second from now on, whatever it is tuned to: who joins cannot ask for one.
+    pub(super) fn has_key_frames_each_second(&mut self, work: Work) {
+        self.longest_key_interval = Some(work.fps.ceil().max(1.0) as u32);
+        self.tune(work.bitrate, work.key_interval);
+    }
+
+    /// Whether it makes a key frame when it is asked for one.
+    pub(super) fn has_key_frames_on_demand(&self) -> bool {
+        self.longest_key_interval.is_none()
+    }
+
+    /// Asks for a key frame at the next picture.
+    pub(super) fn force_key_frame(&self) {
+        match self.kind.key_frame {
+            KeyFrameKnob::Event => {
+                let event = gst_video::UpstreamForceKeyUnitEvent::builder().all_headers(true).build();
+                if let Some(pad) = self.element.static_pad("src") {
+                    pad.send_event(event);
+                }
+            }
+            KeyFrameKnob::V4l2Control => {
+                // The other controls keep the values that they were given before.
+                let control = gst::Structure::builder("controls").field("force_key_frame", 1).build();
+                self.element.set_property("extra-controls", control);
             }
         }
     }
@@ -327,12 +392,12 @@ fn blocks_per_second(work: &Work) -> f64 {
 
 /// The lowest level that is enough, but at least 4: bcm2835-codec hangs with VGA below level 3, and decoders in
 /// browsers take any level that their profile is offered with (H.264, table A-1; RFC 6184, level-asymmetry).
-fn level(work: &Work) -> &'static str {
+fn level(work: &Work) -> Level {
     match blocks_per_second(work) {
-        blocks if blocks <= 245_760.0 => "4",
-        blocks if blocks <= 522_240.0 => "4.2",
-        blocks if blocks <= 983_040.0 => "5.1",
-        _ => "5.2",
+        blocks if blocks <= 245_760.0 => Level { name: "4", idc: 40 },
+        blocks if blocks <= 522_240.0 => Level { name: "4.2", idc: 42 },
+        blocks if blocks <= 983_040.0 => Level { name: "5.1", idc: 51 },
+        _ => Level { name: "5.2", idc: 52 },
     }
 }
 
@@ -375,7 +440,7 @@ mod tests {
             ((3840, 2160, 30.0), "5.1"),
         ];
         for ((width, height, fps), expected) in cases {
-            assert_eq!(level(&work(width, height, fps)), expected, "{width}x{height} at {fps}");
+            assert_eq!(level(&work(width, height, fps)).name, expected, "{width}x{height} at {fps}");
         }
     }
 

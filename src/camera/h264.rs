@@ -10,10 +10,20 @@ const SPS: u8 = 7;
 /// Baseline with constraint_set1_flag is told as constrained baseline (42e0) whatever the other flags are: they
 /// are the same profile (RFC 6184, table 5), and x264 writes 42c0.
 pub(super) fn profile(access_unit: &[u8]) -> Option<H264Profile> {
-    let sps = access_unit.windows(6).find(|bytes| bytes[..3] == [0, 0, 1] && bytes[3] & 0x1f == SPS)?;
-    let (idc, constraints) = (sps[4], sps[5]);
+    let [idc, constraints, _] = parameters(access_unit)?;
     let is_constrained_baseline = idc == 66 && constraints & 0x40 != 0;
     Some(if is_constrained_baseline { H264Profile::CONSTRAINED_BASELINE } else { H264Profile { idc, constraints } })
+}
+
+/// The level_idc that an access unit's sequence parameter set tells, if it has one.
+pub(super) fn level(access_unit: &[u8]) -> Option<u8> {
+    parameters(access_unit).map(|[_, _, level]| level)
+}
+
+/// profile_idc, the constraint flags and level_idc (H.264, section 7.3.2.1.1).
+fn parameters(access_unit: &[u8]) -> Option<[u8; 3]> {
+    let sps = access_unit.windows(7).find(|bytes| bytes[..3] == [0, 0, 1] && bytes[3] & 0x1f == SPS)?;
+    Some([sps[4], sps[5], sps[6]])
 }
 
 /// The access unit without the delimiter that h264parse (1.22) puts in front of each, whatever the encoder did:

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
-use gstreamer_video as gst_video;
 use tokio::sync::{mpsc, watch};
 
 use crate::media::{Bitrate, Feed, Frame, H264Profile};
@@ -216,10 +215,8 @@ impl Pipeline {
     /// Asks the encoder for a key frame at the next picture. A camera that encodes by itself is not asked:
     /// how is in each vendor's own extension unit.
     pub(super) fn force_key_frame(&self) {
-        let Some(encoder) = &self.graph.encoder else { return };
-        let event = gst_video::UpstreamForceKeyUnitEvent::builder().all_headers(true).build();
-        if let Some(pad) = encoder.element.static_pad("src") {
-            pad.send_event(event);
+        if let Some(encoder) = &self.graph.encoder {
+            encoder.force_key_frame();
         }
     }
 

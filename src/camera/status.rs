@@ -27,6 +27,9 @@ pub struct Status {
     /// The encoder in use; `passthrough` for a camera that encodes by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoder: Option<String>,
+    /// Whether a key frame comes when a viewer needs one; else one comes each second, or when the camera makes one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_frames_on_demand: Option<bool>,
     /// How many encoders were started since the process began.
     pub encoder_starts: u64,
     /// How many encoders run now: 0 or 1.
@@ -61,6 +64,10 @@ impl Status {
             (None, Some(_)) => Some(PASSTHROUGH.to_owned()),
             (None, None) => Some("opusenc".to_owned()),
         };
+        self.key_frames_on_demand = graph.mode.as_ref().map(|_| match &graph.encoder {
+            Some(encoder) => encoder.has_key_frames_on_demand(),
+            None => false,
+        });
         let encoders = u32::from(graph.encoder.is_some() || graph.mode.is_none());
         self.encoder_starts += u64::from(encoders);
         self.encoders_running = encoders;

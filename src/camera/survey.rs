@@ -43,6 +43,8 @@ pub struct EncoderTrial {
     pub is_installed: bool,
     /// How long a few pictures took, or why it cannot be used.
     pub outcome: Result<Duration, String>,
+    /// Whether it makes a key frame when a viewer needs one. Without, one comes each second.
+    pub has_key_frames_on_demand: bool,
 }
 
 /// Looks at everything. Takes seconds, and blocks; devices in use are not disturbed.
@@ -59,10 +61,14 @@ pub fn survey(cameras: &[Config], audio: &AudioConfig) -> Survey {
         let controls = controls::list(&video.path).unwrap_or_default();
         (video, controls)
     });
-    let encoders = TABLE.iter().map(|kind| EncoderTrial {
-        name: kind.name,
-        is_installed: kind.is_installed(),
-        outcome: trial::verdict(kind, &work(&first, near, f64::from(first.fps))),
+    let encoders = TABLE.iter().map(|kind| {
+        let verdict = trial::verdict(kind, &work(&first, near, f64::from(first.fps)));
+        EncoderTrial {
+            name: kind.name,
+            is_installed: kind.is_installed(),
+            has_key_frames_on_demand: verdict.as_ref().is_ok_and(|found| found.has_key_frames_on_demand),
+            outcome: verdict.map(|found| found.took),
+        }
     });
     let is_missing = |(element, _): &&(&str, &str)| gst::ElementFactory::find(element).is_none();
     Survey {
@@ -104,7 +110,7 @@ fn picture(config: &Config) -> Result<String, Error> {
     if mode.format == mode::Format::H264.name() {
         return Ok(format!("{source}, {mode}, {PASSTHROUGH}"));
     }
-    let encoder = trial::choose(&config.encoder, &work(config, mode.resolution, mode.fps))?;
+    let (encoder, _) = trial::choose(&config.encoder, &work(config, mode.resolution, mode.fps))?;
     Ok(format!("{source}, {mode}, {}", encoder.name))
 }
 
