@@ -28,6 +28,15 @@ const CONFIG: &str = "/etc/peercam/peercam.toml";
 /// Power-on to the agent's first answer takes 12 s on a quiet machine of two cores; this is for one that is not quiet.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
+/// What a board has when it is powered on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fitted {
+    /// Cameras and a microphone.
+    WithDevices,
+    /// Neither.
+    Bare,
+}
+
 /// A board that is powered on. Dropped, it is powered off without warning.
 pub struct Board {
     agent: Agent,
@@ -38,14 +47,15 @@ pub struct Board {
 
 impl Board {
     /// Boots a board from `image` with `config` as its `peercam.toml`; returns when it takes commands.
-    pub async fn boot(image: &Path, config: &str) -> Result<Self> {
+    pub async fn boot(image: &Path, config: &str, fitted: Fitted) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let layer = make_layer(directory.path(), config).await?;
         let card = provisioning::make_card(directory.path()).await?;
         // Kept after the test, for whoever wants to know why it failed.
         let console = Path::new(env!("CARGO_TARGET_TMPDIR")).join("board-console.log");
         let socket = directory.path().join("agent");
-        let mut qemu = qemu(image, [&layer, &card], &console, &socket).spawn().context("QEMU cannot be started")?;
+        let mut qemu =
+            qemu(image, [&layer, &card], &console, &socket, fitted).spawn().context("QEMU cannot be started")?;
 
         let mut agent = Agent::connect(&socket, &mut qemu).await?;
         agent.wait_for_answer(BOOT_LIMIT).await?;
@@ -129,13 +139,16 @@ async fn install(tree: &Path) -> Result<()> {
     Ok(())
 }
 
-fn qemu(image: &Path, [layer, card]: [&Path; 2], console: &Path, socket: &Path) -> Command {
+fn qemu(image: &Path, [layer, card]: [&Path; 2], console: &Path, socket: &Path, fitted: Fitted) -> Command {
     // `mitigations=off` and the rest: an emulated processor has nothing to protect, and emulates that slowly.
     let kernel_arguments = [
         "console=ttyS0 quiet panic=1 mitigations=off tsc=reliable no_timer_check net.ifnames=0",
         "systemd.journald.forward_to_console=1 systemd.show_status=0 systemd.mask=getty.target",
         "systemd.wants=board-network.service systemd.wants=board-agent.service",
-        "systemd.wants=board-tone@0.service systemd.wants=board-tone@1.service",
+        match fitted {
+            Fitted::WithDevices => "systemd.wants=board-tone@0.service systemd.wants=board-tone@1.service",
+            Fitted::Bare => "module_blacklist=vivid,snd_aloop",
+        },
         "systemd.wants=peercam-reboot.path",
         // Debian starts one for all radios, which is of use with D-Bus only.
         "systemd.mask=wpa_supplicant.service systemd.mask=hostapd.service",

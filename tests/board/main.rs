@@ -1,8 +1,8 @@
 //! The product on its own virtual board: a Debian guest with a real V4L2 camera (vivid) and a real ALSA microphone
 //! (snd-aloop), the built binary under its systemd unit, and a browser at the other end of the board's network cable.
 //!
-//! One boot serves all tests, in the order in which they stand in [`main`]; the first that fails ends the run, since
-//! what follows would start from a board in an unknown state. `README.md` here says more.
+//! One boot serves the tests of a board, in the order in which they stand; the first that fails ends the run, since what
+//! follows would start from a board in an unknown state. A second boot has no camera until one is plugged in. `README.md` here says more.
 
 #[path = "../harness/agent.rs"]
 mod agent;
@@ -12,6 +12,7 @@ mod board;
 #[path = "../harness/browser.rs"]
 #[allow(dead_code, reason = "the end-to-end suite uses the rest")]
 mod browser;
+mod encoder;
 #[path = "../harness/namespace.rs"]
 #[allow(dead_code, reason = "the suite of the image uses the rest")]
 mod namespace;
@@ -23,17 +24,26 @@ mod packaged;
 mod provisioning;
 #[path = "../harness/starvation.rs"]
 mod starvation;
+mod usb;
 #[path = "../harness/watching.rs"]
 mod watching;
+mod webcam;
 
+use std::env;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::board::{ADDRESS, Board};
+use crate::board::{ADDRESS, Board, Fitted};
 use crate::browser::Browser;
+use crate::encoder::{
+    an_encoder_that_does_one_thing_wrong_is_passed_over_with_the_reason,
+    an_encoder_without_key_frames_on_demand_makes_one_each_second_and_the_status_says_so,
+    the_encoder_of_the_board_is_used_and_makes_key_frames_on_demand,
+};
 use crate::nodes::{
     PLANES, a_camera_with_a_buffer_for_each_plane_brings_its_colours, ensure_told,
     what_the_driver_refuses_or_drops_is_told_or_overcome,
@@ -45,6 +55,12 @@ use crate::provisioning::{
     a_wifi_that_cannot_be_joined_is_told_until_it_is,
 };
 use crate::watching::Viewer;
+use crate::webcam::{
+    Cable, a_webcam_that_falls_silent_is_shown_again_when_it_brings_pictures,
+    a_webcam_that_is_plugged_in_shows_its_picture_and_its_own_microphone_is_heard,
+    a_webcam_that_is_unplugged_and_plugged_in_again_comes_back_to_the_same_viewer,
+    damaged_pictures_between_good_ones_disturb_nothing,
+};
 
 const SECRET: &str = "a-secret-for-the-virtual-board";
 
@@ -101,9 +117,25 @@ macro_rules! test {
     }};
 }
 
-async fn run(image: &std::path::Path) -> Result<()> {
+/// All groups of tests, or those that the arguments name.
+async fn run(image: &Path) -> Result<()> {
+    let named: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let is_wanted = |group: &str| named.is_empty() || named.iter().any(|name| name == group);
+    let (started, browser) = (Instant::now(), Browser::start().await?);
+    if is_wanted("fitted") {
+        fitted(image, &browser).await?;
+    }
+    if is_wanted("bare") {
+        bare(image, &browser).await?;
+    }
+    eprintln!("the board passed, {:.0} s in all", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// A board that has cameras and a microphone.
+async fn fitted(image: &Path, browser: &Browser) -> Result<()> {
     let started = Instant::now();
-    let mut board = Board::boot(image, &config_to_be_set_up()).await?;
+    let mut board = Board::boot(image, &config_to_be_set_up(), Fitted::WithDevices).await?;
     eprintln!("the board is up after {:.1} s", started.elapsed().as_secs_f64());
 
     test!(a_network_appears_with_another_password, board);
@@ -111,8 +143,7 @@ async fn run(image: &std::path::Path) -> Result<()> {
     test!(a_file_on_the_boot_partition_sets_the_board_up_before_the_service_starts, board);
     test!(the_unit_exposes_little, board);
     test!(doctor_finds_the_cameras_and_the_microphone_and_says_what_is_no_camera, board);
-    let browser = Browser::start().await?;
-    let viewer = Viewer::log_in(&browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
+    let viewer = Viewer::log_in(browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
     test!(a_browser_shows_the_camera_and_plays_the_microphone_for_20_s_without_a_freeze, board, &viewer);
     test!(the_snapshot_shows_the_colour_bars, board, &viewer);
     test!(a_camera_with_a_buffer_for_each_plane_brings_its_colours, board, &viewer);
@@ -132,12 +163,46 @@ async fn run(image: &std::path::Path) -> Result<()> {
     test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
     test!(the_package_is_installed_upgraded_and_purged_while_the_board_runs, board);
     // What the page had proved itself by went with the package.
-    let viewer = Viewer::log_in(&browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
+    let viewer = Viewer::log_in(browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
     // Last of all: the board is gone then.
     test!(a_reboot_that_the_service_may_not_do_is_done_by_a_unit_of_its_own, board, &viewer);
-    eprintln!("the board passed, {:.0} s in all", started.elapsed().as_secs_f64());
     Ok(())
 }
+
+/// One that has neither, until they are plugged in.
+async fn bare(image: &Path, browser: &Browser) -> Result<()> {
+    let mut board = Board::boot(image, BARE_CONFIG, Fitted::Bare).await?;
+    test!(an_encoder_that_does_one_thing_wrong_is_passed_over_with_the_reason, board);
+    let cable = Cable::lay()?;
+    let viewer = Viewer::log_in(browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
+    test!(the_encoder_of_the_board_is_used_and_makes_key_frames_on_demand, board, &viewer);
+    test!(an_encoder_without_key_frames_on_demand_makes_one_each_second_and_the_status_says_so, board, &viewer);
+    board.must("systemctl stop peercam && rmmod board_encoder").await?;
+    board.configure(&BARE_CONFIG.replace("source = \"test\"", "source = \"auto\"").replace("368", "360")).await?;
+    test!(a_webcam_that_is_plugged_in_shows_its_picture_and_its_own_microphone_is_heard, board, &cable, &viewer);
+    test!(damaged_pictures_between_good_ones_disturb_nothing, board, &cable, &viewer);
+    test!(a_webcam_that_falls_silent_is_shown_again_when_it_brings_pictures, board, &cable, &viewer);
+    test!(a_webcam_that_is_unplugged_and_plugged_in_again_comes_back_to_the_same_viewer, board, &cable, &viewer);
+    test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
+    Ok(())
+}
+
+/// The test picture, in a size that the encoder of a Raspberry Pi takes.
+const BARE_CONFIG: &str = r#"
+    [web]
+    listen = "0.0.0.0:8080"
+    secret = "a-secret-for-the-virtual-board"
+
+    [[camera]]
+    name = "main"
+    source = "test"
+    width = 640
+    height = 368
+    fps = 30
+
+    [audio]
+    capture = "auto"
+    "#;
 
 async fn the_service_starts_under_its_unit(board: &mut Board) -> Result<()> {
     // `is-system-running --wait` ends when the boot does; a unit of type notify is active once it has said so.

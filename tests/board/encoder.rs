@@ -1,0 +1,103 @@
+//! GStreamer's `v4l2h264enc` on an encoder driver of our own, which does what bcm2835-codec does, or one thing wrong.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::board::Board;
+use crate::watching::Viewer;
+
+/// Where the driver is told what to do wrong, and where it counts.
+const PARAMETERS: &str = "/sys/module/board_encoder/parameters";
+
+/// The element.
+const NAME: &str = "v4l2h264enc";
+
+/// A key frame that was asked for comes within this time: two frames, and the way to the browser's counters.
+const SOON: Duration = Duration::from_secs(1);
+
+async fn set(board: &mut Board, parameter: &str, value: &str) -> Result<()> {
+    board.must(&format!("echo {value} > {PARAMETERS}/{parameter}")).await?;
+    Ok(())
+}
+
+async fn count(board: &mut Board, parameter: &str) -> Result<u64> {
+    Ok(board.must(&format!("cat {PARAMETERS}/{parameter}")).await?.trim().parse()?)
+}
+
+/// What `peercam doctor` says of the encoder.
+async fn verdict(board: &mut Board) -> Result<String> {
+    // The registry of plugins is read afresh, as the service does after a boot.
+    let report = board.run("peercam doctor 2>/dev/null").await?.text;
+    let line = report.lines().find(|line| line.contains(NAME) && !line.contains("nvv4l2"));
+    Ok(line.with_context(|| report.clone())?.to_owned())
+}
+
+pub async fn an_encoder_that_does_one_thing_wrong_is_passed_over_with_the_reason(board: &mut Board) -> Result<()> {
+    board.must("modprobe board_encoder").await?;
+    let good = verdict(board).await?;
+    ensure!(good.contains("works") && !good.contains("on demand"), "{good}");
+    for (parameter, value, good_again, said) in [
+        ("ignores_key_frames", "Y", "N", "makes no key frames on demand"),
+        ("profile", "100", "0", "its profile is 100"),
+        ("level", "51", "0", "its level is 51 and not 40"),
+        ("shows_green", "Y", "N", "does not show the picture that went in"),
+        ("fails_after", "3", "0", "v4l2h264enc failed"),
+        ("hangs_after", "3", "0", "none within 2s"),
+        ("refuses_start", "Y", "N", "v4l2h264enc failed"),
+        ("refuses_width", "640", "0", "v4l2h264enc failed"),
+    ] {
+        set(board, parameter, value).await?;
+        let told = verdict(board).await?;
+        set(board, parameter, good_again).await?;
+        ensure!(told.contains(said), "{parameter}: {told}");
+    }
+    set(board, "swallows", "3").await?;
+    let told = verdict(board).await?;
+    set(board, "swallows", "0").await?;
+    ensure!(told.contains("works"), "an encoder may leave pictures out: {told}");
+    Ok(())
+}
+
+pub async fn the_encoder_of_the_board_is_used_and_makes_key_frames_on_demand(
+    board: &mut Board,
+    viewer: &Viewer<'_>,
+) -> Result<()> {
+    viewer.wait_for_picture(640, 368).await?;
+    let status = viewer.status().await?;
+    ensure!(status["cameras"][0]["encoder"] == NAME, "{:#}", status["cameras"]);
+    ensure!(status["cameras"][0]["key_frames_on_demand"] == true, "{:#}", status["cameras"]);
+    for _ in 0..3 {
+        // The board gives key frames at most twice a second.
+        sleep(Duration::from_secs(1)).await;
+        let before = count(board, "key_frames").await?;
+        let outcome = viewer.command("key-frame", json!({})).await?;
+        ensure!(outcome["status"] == "successful", "{outcome:#}");
+        let asked = Instant::now();
+        while count(board, "key_frames").await? == before {
+            ensure!(asked.elapsed() < SOON, "no key frame within {SOON:?}");
+        }
+    }
+    Ok(())
+}
+
+pub async fn an_encoder_without_key_frames_on_demand_makes_one_each_second_and_the_status_says_so(
+    board: &mut Board,
+    viewer: &Viewer<'_>,
+) -> Result<()> {
+    set(board, "ignores_key_frames", "Y").await?;
+    // Another process, which tries the encoders again.
+    board.must("systemctl restart peercam").await?;
+    viewer.wait_for_picture(640, 368).await?;
+    let status: Value = viewer.status().await?;
+    ensure!(status["cameras"][0]["encoder"] == NAME, "{:#}", status["cameras"]);
+    ensure!(status["cameras"][0]["key_frames_on_demand"] == false, "{:#}", status["cameras"]);
+    let before = count(board, "key_frames").await?;
+    sleep(Duration::from_secs(5)).await;
+    let made = count(board, "key_frames").await? - before;
+    ensure!((4..=7).contains(&made), "{made} key frames in 5 s");
+    set(board, "ignores_key_frames", "N").await?;
+    Ok(())
+}
