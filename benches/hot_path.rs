@@ -1,12 +1,17 @@
-//! The way of a frame through the process, in pieces: the feed, and beside it the bare limit of moving the same bytes.
+//! The way of a frame in pieces: from the capture process to the service, and through the feed. Beside them the bare
+//! limit of moving the same bytes.
 //!
 //! What a whole viewer costs is measured by `benches/table`; these show which piece a change made dearer.
 
 use std::hint::black_box;
+use std::io::{IoSlice, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::thread;
 use std::time::Instant;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use peercam::capture::wire::{self, Header, Kind};
 use peercam::media::{Feed, Frame};
 
 /// A frame of 2 Mbit/s at 30 fps.
@@ -39,5 +44,48 @@ fn publish(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, publish);
+/// What lies between the two processes: a socket pair, the header of each frame, and the copy into the service.
+fn cross(criterion: &mut Criterion) {
+    let frame = vec![7; FRAME_BYTES];
+    let header = Header {
+        kind: Kind::Frame,
+        is_key: false,
+        rendition: 0,
+        length: FRAME_BYTES as u32,
+        number: 1,
+        captured: wire::nanoseconds(Instant::now()),
+    };
+    let send = |to: &mut UnixStream| {
+        let head = header.bytes();
+        let sent = to.write_vectored(&[IoSlice::new(&head), IoSlice::new(&frame)]).expect("the other end is open");
+        assert_eq!(sent, head.len() + frame.len(), "a socket takes a frame at once");
+    };
+    let mut group = criterion.benchmark_group("a frame of 2 Mbit/s between processes");
+    // Its time is processor time.
+    let (mut here, mut there) = UnixStream::pair().expect("a pair of sockets");
+    group.bench_function("written and read by one thread", |bencher| {
+        bencher.iter(|| {
+            send(&mut here);
+            wire::read(&mut there).expect("a frame")
+        });
+    });
+    // Its time is latency: the frame to another thread that sleeps, as it does between frames, and one byte back.
+    let (mut here, mut there) = UnixStream::pair().expect("a pair of sockets");
+    let reader = thread::spawn(move || {
+        while let Ok(Some(_)) = wire::read(&mut there) {
+            there.write_all(&[0]).expect("the other end is open");
+        }
+    });
+    group.bench_function("to another thread, and a byte back", |bencher| {
+        bencher.iter(|| {
+            send(&mut here);
+            here.read_exact(&mut [0]).expect("a byte");
+        });
+    });
+    drop(here);
+    reader.join().expect("the reader ends with the connection");
+    group.finish();
+}
+
+criterion_group!(benches, publish, cross);
 criterion_main!(benches);

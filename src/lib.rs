@@ -5,7 +5,8 @@
 //! | room | what happens there |
 //! |---|---|
 //! | [`media`] | the vocabulary: frames, and the [`media::Feed`] they travel on |
-//! | [`camera`] | devices become encoded frames; the only room that knows GStreamer, V4L2 and ALSA |
+//! | [`capture`] | what this process and those that hold the devices say to each other |
+//! | [`camera`] | cameras and the microphone: starts the capture processes, and has their frames |
 //! | [`board`] | figures of the board itself: temperature, throttling, processor, memory, disk, Wi-Fi |
 //! | [`signalling`] | how a browser reaches us: WebSocket, WHEP and MQTT become [`signalling::Call`]s |
 //! | [`ice`] | STUN and TURN servers, and the credentials that each side gets |
@@ -28,6 +29,8 @@
 //! | [`doctor`] | what this board has and what would be used |
 //! | [`app`] | opens the rooms, joins them, closes them in the reverse order |
 //!
+//! GStreamer, V4L2 and ALSA are in another program, `peercam-capture` (`src/devices`), so that this one does not load them.
+//!
 //! Who may know whom is held by `tests/architecture.rs`.
 
 // .cargo/config.toml says it, but RUSTFLAGS and a build from another directory (Yocto's) pass that over. Without it
@@ -38,6 +41,7 @@ compile_error!("on 64-bit Arm peercam wants AES instructions to be used: add `--
 pub mod app;
 pub mod board;
 pub mod camera;
+pub mod capture;
 pub mod command;
 pub mod config;
 pub mod control;

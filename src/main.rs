@@ -150,7 +150,8 @@ async fn examine(file: Option<&Path>, is_json: bool) -> anyhow::Result<()> {
     let mut config = text.parse()?;
     let places = Places::from_environment();
     config.find_password(&places);
-    let mut report = doctor::survey(&config.cameras, &config.audio);
+    let launcher = app::quiet_launcher();
+    let mut report = doctor::survey(&config.cameras, &config.audio, &launcher).await;
     doctor::files(&config, &text).into_iter().for_each(|item| report.add(item));
     doctor::board(&places.root()).into_iter().for_each(|item| report.add(item));
     report.add(doctor::name(&config));

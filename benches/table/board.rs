@@ -12,6 +12,17 @@ use tempfile::TempDir;
 /// How long a start may take before it counts as failed.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
+/// Seconds that a capture process stays when nobody watches: shorter than as it comes, so that its end can be waited for.
+const LINGER: u32 = 10;
+
+/// Resident memory in bytes.
+pub struct Memory {
+    /// Of the process that holds the viewers.
+    pub service: f64,
+    /// With its capture processes.
+    pub all: f64,
+}
+
 /// A running `peercam`. It is ended when dropped.
 pub struct Board {
     process: Child,
@@ -29,6 +40,7 @@ impl Board {
         let config = directory.path().join("peercam.toml");
         let text = format!(
             "[web]\nlisten = \"127.0.0.1:{port}\"\n[audio]\ncapture = \"test\"\n[viewers]\nmax = 100\n\
+             [capture]\nlinger = {LINGER}\n\
              [[camera]]\nname = \"main\"\nsource = \"test\"\nwidth = 1280\nheight = 720\nfps = 30\nbitrate = 2000\n\
              {camera}\n"
         );
@@ -87,20 +99,52 @@ impl Board {
         Ok(values.iter().sum())
     }
 
-    /// CPU time used so far.
+    /// CPU time used so far, its capture processes included, also those that have ended.
     pub fn cpu(&self) -> Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
-        // proc(5): fields 14 and 15, counted after the name in parentheses, in ticks of 10 ms on Linux.
-        let fields: Vec<&str> = stat.rsplit(')').next().context("no name in stat")?.split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+        let mut ticks = 0;
+        for process in self.processes()? {
+            let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+            // proc(5): fields 14 and 15, and 16 and 17 of children that have ended, counted after the name in
+            // parentheses, in ticks of 10 ms on Linux.
+            let fields: Vec<&str> = stat.rsplit(')').next().context("no name in stat")?.split_whitespace().collect();
+            for field in &fields[11..15] {
+                ticks += field.parse::<u64>()?;
+            }
+        }
         Ok(Duration::from_millis(ticks * 10))
     }
 
-    /// Resident memory in bytes.
-    pub fn memory(&self) -> Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
-        Ok(line.split_whitespace().nth(1).context("no figure")?.parse::<f64>()? * 1024.0)
+    /// Resident memory in bytes: of the service, and of all its processes.
+    pub fn memory(&self) -> Result<Memory> {
+        let mut each = vec![];
+        for process in self.processes()? {
+            let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+            let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+            each.push(line.split_whitespace().nth(1).context("no figure")?.parse::<f64>()? * 1024.0);
+        }
+        Ok(Memory { service: each[0], all: each.iter().sum() })
+    }
+
+    /// Waits until it has no capture process any more.
+    pub async fn is_alone(&self) -> Result<()> {
+        let deadline = Instant::now() + START_LIMIT;
+        while self.processes()?.len() > 1 {
+            ensure!(Instant::now() < deadline, "its capture processes stay");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
+    /// The service, and its capture processes.
+    fn processes(&self) -> Result<Vec<u32>> {
+        let service = self.process.id();
+        // proc(5): of each thread, since each may start a process.
+        let mut all = vec![service];
+        for thread in fs::read_dir(format!("/proc/{service}/task"))?.flatten() {
+            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            all.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+        }
+        Ok(all)
     }
 
     /// The share of one core used during `span`.

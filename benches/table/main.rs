@@ -96,7 +96,7 @@ async fn idle() -> Result<()> {
     board.served().await?;
     tokio::time::sleep(SETTLE).await;
     let load = board.load(SPAN).await? * 100.0;
-    let memory = board.memory()? / 1e6;
+    let memory = board.memory()?.all / 1e6;
     row("no viewer, none before: CPU", "0.5 % of a core", &format!("{load:.2} %"));
     row("no viewer, none before: memory", "30 MB RSS", &format!("{memory:.1} MB"));
     Ok(())
@@ -108,7 +108,7 @@ async fn crowd() -> Result<()> {
     board.served().await?;
     let first = Headless::join(&board.url).await?;
     tokio::time::sleep(SETTLE).await;
-    let (one_load, one_memory) = (board.load(SPAN).await?, board.memory()?);
+    let (one_load, one_memory) = (board.load(SPAN).await?, board.memory()?.all);
     let one_encoders = encoders(&board).await?;
     let encoder = board.status().await?["cameras"][0]["encoder"].to_string();
     row("the encoder that was chosen", "x264", &encoder);
@@ -117,7 +117,7 @@ async fn crowd() -> Result<()> {
         others.push(Headless::join(&board.url).await?);
     }
     tokio::time::sleep(SETTLE).await;
-    let (many_load, many_memory) = (board.load(SPAN).await?, board.memory()?);
+    let (many_load, many_memory) = (board.load(SPAN).await?, board.memory()?.all);
     let many_encoders = encoders(&board).await?;
     let each = CROWD as f64;
     let (load, memory) = ((many_load - one_load) / each * 100.0, (many_memory - one_memory) / each / 1e6);
@@ -130,10 +130,14 @@ async fn crowd() -> Result<()> {
     for viewer in others.into_iter().chain([first]) {
         viewer.leave().await?;
     }
-    tokio::time::sleep(SETTLE).await;
-    let (load, memory) = (board.load(SPAN).await? * 100.0, board.memory()? / 1e6);
-    row("no viewer any more: CPU", "0.5 % of a core", &format!("{load:.2} %"));
-    row("no viewer any more: memory", "30 MB RSS", &format!("{memory:.1} MB"));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let memory = board.memory()?;
+    let both = format!("{:.1} MB, {:.1} MB", memory.service / 1e6, memory.all / 1e6);
+    row("no viewer any more: memory of the service, with the capture processes that linger", "", &both);
+    board.is_alone().await?;
+    let (load, memory) = (board.load(SPAN).await? * 100.0, board.memory()?.all / 1e6);
+    row("no viewer any more, capture processes ended: CPU", "0.5 % of a core", &format!("{load:.2} %"));
+    row("no viewer any more, capture processes ended: memory", "16 MB RSS", &format!("{memory:.1} MB"));
     Ok(())
 }
 

@@ -162,7 +162,7 @@ async fn memory() -> Result<()> {
                 client.next_where(&format!("{ROOT}/availability"), |message| message.text() == "online").await?;
             }
             sleep(SETTLE).await;
-            memory.push(board.memory()? / 1e6);
+            memory.push(board.memory()?.service / 1e6);
         }
     }
     let (none, plain, tls) = (median(&mut none), median(&mut plain), median(&mut tls));

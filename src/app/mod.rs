@@ -24,6 +24,7 @@ use tracing_subscriber::{EnvFilter, Layer, reload};
 use crate::board::Gauges;
 use crate::camera;
 use crate::camera::Camera;
+use crate::camera::Launcher;
 use crate::camera::Microphone;
 use crate::camera::Preset;
 use crate::camera::Privacy;
@@ -283,14 +284,18 @@ fn open(
     groups: &Groups,
 ) -> anyhow::Result<(Reception, Control)> {
     let settings = management.upkeep.settings();
+    let launcher = launcher(config);
     let camera = |camera: &camera::Config| {
         let preset = preset(&settings, &camera.name);
-        (camera.name.clone(), Camera::open_with(camera.clone(), preset, &groups.cameras))
+        (camera.name.clone(), Camera::open_with(camera.clone(), preset, &launcher, &groups.cameras))
     };
     let cameras: Vec<_> = config.cameras.iter().map(camera).collect();
+    // The first start of all makes GStreamer's list of its plugins, which takes 10 s on the slowest boards. No viewer is to
+    // wait for that.
+    cameras.iter().for_each(|(_, camera)| camera.prepare());
     let names: Vec<_> = cameras.iter().map(|(name, _)| name.as_str()).collect();
     let privacy = control::privacy_of_sound(&settings, &names);
-    let microphone = Microphone::open_with(config.audio.clone(), &config.cameras, privacy, &groups.cameras);
+    let microphone = Microphone::open_with(config.audio.clone(), &config.cameras, privacy, &launcher, &groups.cameras);
     let has_sound = sound::watch(microphone.as_ref(), &groups.cameras);
     let sources = cameras.iter().map(|(name, camera)| Source {
         audio: microphone.as_ref().map(Microphone::feed),
@@ -326,8 +331,20 @@ fn open(
             Box::pin(signalling::serve_mqtt(broker.clone(), reception.clone(), most))
         });
     }
-    control.take_orders(desk, orders, tools(config, &root, management, &groups.front), &groups.front);
+    control.take_orders(desk, orders, tools(config, &root, management, launcher, &groups.front), &groups.front);
     Ok((reception, control))
+}
+
+/// What starts processes that hold devices and say nothing: what they find is in what they answer.
+pub fn quiet_launcher() -> Launcher {
+    let log = camera::Log { filter: "off".into(), ..camera::Log::default() };
+    Launcher::from_environment(log, Duration::ZERO)
+}
+
+/// What starts the processes that hold the devices.
+fn launcher(config: &Config) -> Launcher {
+    let log = config.log.of_capture(std::io::stderr().is_terminal());
+    Launcher::from_environment(log, Duration::from_secs(config.capture.linger.into()))
 }
 
 /// What a camera begins with besides its configuration.
@@ -337,22 +354,24 @@ fn preset(settings: &Settings, name: &str) -> Preset {
     Preset { privacy, controls: controls.unwrap_or_default() }
 }
 
-fn tools(config: &Config, root: &Path, management: Management, group: &Group) -> Tools {
+fn tools(config: &Config, root: &Path, management: Management, launcher: Launcher, group: &Group) -> Tools {
     let (config, text) = (config.clone(), management.text);
     let (group, below) = (group.clone(), root.to_owned());
     let doctor = move || -> control::Examination {
         let (config, text, group, below) = (config.clone(), text.clone(), group.clone(), below.clone());
+        let launcher = launcher.clone();
         Box::pin(async move {
             let (told, report) = oneshot::channel();
             let broker = doctor::broker(&config.mqtt, &config.device_id()).await;
+            let mut report_of_devices = doctor::survey(&config.cameras, &config.audio, &launcher).await;
             group.spawn_blocking(move || {
-                let mut report = doctor::survey(&config.cameras, &config.audio);
+                let report = &mut report_of_devices;
                 doctor::files(&config, &text).into_iter().for_each(|item| report.add(item));
                 doctor::board(&below).into_iter().for_each(|item| report.add(item));
                 report.add(doctor::name(&config));
                 broker.into_iter().chain(doctor::notices(&below)).for_each(|item| report.add(item));
                 // Nobody may be waiting any more.
-                told.send(serde_json::to_value(&report)).ok();
+                told.send(serde_json::to_value(report)).ok();
             });
             let report = report.await.map_err(|_| "the examination broke off".to_owned())?;
             report.map_err(|error| error.to_string())
@@ -368,7 +387,7 @@ fn tools(config: &Config, root: &Path, management: Management, group: &Group) ->
 }
 
 /// A camera as the viewers' room sees it: the two rooms do not know each other.
-fn source(name: &str, camera: &Camera, has_sound: watch::Receiver<bool>, group: &Group) -> Source {
+fn source(name: &str, camera: &Camera, has_sound: watch::Receiver<Option<bool>>, group: &Group) -> Source {
     Source {
         name: name.to_owned(),
         video: camera.feed(),

@@ -13,11 +13,13 @@ pub(super) struct Timers {
     pub(super) retry: Option<Instant>,
     pub(super) check: Option<Instant>,
     pub(super) key_frame: Option<Instant>,
+    /// When a process ends that nobody needs.
+    pub(super) end: Option<Instant>,
 }
 
 impl Timers {
     pub(super) fn next(&self) -> Option<Instant> {
-        [self.leave, self.retry, self.check, self.key_frame].into_iter().flatten().min()
+        [self.leave, self.retry, self.check, self.key_frame, self.end].into_iter().flatten().min()
     }
 }
 

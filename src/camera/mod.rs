@@ -1,85 +1,44 @@
-//! Devices become encoded frames. The only room that knows GStreamer, V4L2 and ALSA.
+//! Cameras and the microphone as the rest of the service has them: their frames, their status, and what they are told.
+//!
+//! The devices are in other processes (see [`capture`](crate::capture)). What is here starts these, judges what they
+//! report, and keeps feeds and settings while one process ends and the next begins.
 
 mod actor;
-mod agreed;
-mod attempt;
-mod capture;
-mod clock;
-mod complaints;
-mod config;
-mod controls;
 mod device;
 mod due;
-mod encoder;
-mod error;
-mod even;
-mod extended;
-mod h264;
-mod jpeg;
-mod microphone;
-mod mode;
-mod movement;
-mod newcomer;
-mod node;
-mod opener;
-mod paced;
-mod pipeline;
-mod plugins;
-mod record;
-mod snapshot;
+mod host;
+mod launcher;
+mod process;
+mod settings;
 mod state;
 mod status;
 mod survey;
-mod test_picture;
-mod test_tone;
-pub mod time_code;
-mod trial;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use gstreamer as gst;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::media::{Feed, H264Profile, Subscription};
+use crate::capture::{Access, Answer, Kind, Mistake, Question, Role};
+pub use crate::capture::{
+    Adjustments, AudioConfig, CaptureConfig, Config, Control, Error, Log, Motion, Movement, RECEIVER, Sizes, Survey,
+};
+use crate::media::{Feed, H264Profile};
 use crate::tasks::Group;
 
 use actor::{Actor, Command};
-use capture::Capture;
-pub use config::{AudioConfig, Config, Mistake};
-use controls::Adjusted;
-pub use controls::{Access, Adjustments, Choice, Control, Kind};
-pub use device::{Audio, RECEIVER, Video};
-pub use error::Error;
-use microphone::Sound;
-pub use mode::{Format, Offer, Rate, Sizes};
-pub use movement::{Motion, Movement};
-use opener::{blocking, unless_in_use};
-use pipeline::Sink;
-use snapshot::Picture;
+use host::{Asker, Host};
+pub use launcher::Launcher;
+use process::Sink;
 pub use state::State;
-pub use status::{Mode, Status};
-pub use survey::{EncoderTrial, Survey, survey};
+pub use status::Status;
+pub use survey::survey;
 
-/// What `encoder` and status call a camera that encodes by itself.
-pub(crate) const PASSTHROUGH: &str = "passthrough";
-
-/// What status and refusals say while privacy is on.
-const PRIVACY: &str = "privacy is on";
-
-/// How long a snapshot may take: cold cameras need a few seconds to measure light.
-const SNAPSHOT_LIMIT: Duration = Duration::from_secs(5);
-
-/// A builder for an element, or what to install where GStreamer does not have it.
-fn element(name: &str) -> Result<gst::element_factory::ElementBuilder<'_>, Error> {
-    match gst::ElementFactory::find(name) {
-        Some(_) => Ok(gst::ElementFactory::make(name)),
-        None => Err(Error::MissingElement { element: name.to_owned(), package: plugins::package(name) }),
-    }
-}
+/// How long a snapshot may take: cold cameras need a few seconds to measure light, and their capture process one or two to
+/// start on the slowest boards.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(8);
 
 /// Whether the device is closed to everybody.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,30 +67,39 @@ pub struct Camera {
     status: watch::Receiver<Status>,
     config: watch::Receiver<Config>,
     actor: mpsc::UnboundedSender<Command<Config>>,
-    adjusted: Adjusted,
-    group: Group,
+    adjustments: watch::Receiver<Adjustments>,
+    kept: Kept,
 }
 
+/// Values of controls that an operator has set, and that are therefore set again by each capture process.
+type Kept = Arc<Mutex<BTreeMap<String, i64>>>;
+
 impl Camera {
-    /// Starts the camera's actor in `group`. Devices are opened when somebody watches (or at once, to keep warm).
-    pub fn open(config: Config, group: &Group) -> Self {
-        Self::open_with(config, Preset::default(), group)
+    /// Starts the camera's actor in `group`. Its capture process is started when somebody watches (or at once, to keep
+    /// warm).
+    pub fn open(config: Config, launcher: &Launcher, group: &Group) -> Self {
+        Self::open_with(config, Preset::default(), launcher, group)
     }
 
     /// The same with what an operator has set before.
-    pub fn open_with(config: Config, preset: Preset, group: &Group) -> Self {
+    pub fn open_with(config: Config, preset: Preset, launcher: &Launcher, group: &Group) -> Self {
         let feed = Feed::new();
         let (profile, profiles) = watch::channel(H264Profile::CONSTRAINED_BASELINE);
         let (status, statuses) =
             watch::channel(Status { name: config.name.clone(), device: config.source.clone(), ..Status::default() });
         let (sender, inbox) = mpsc::unbounded_channel();
-        let adjusted = Adjusted::new(preset.controls);
-        let capture = Capture::new(config.clone(), adjusted.clone());
-        let task = format!("camera {}", config.name);
+        let told = Adjustments { controls: preset.controls.clone(), ..Adjustments::default() };
+        let (adjustments, adjusted) = watch::channel(told);
+        let kept = Kept::new(Mutex::new(preset.controls));
+        let role = {
+            let kept = kept.clone();
+            move || Role::Camera { kept: kept.lock().unwrap_or_else(PoisonError::into_inner).clone() }
+        };
+        let (task, name) = (format!("camera {}", config.name), config.name.clone());
         let (settings, configs) = watch::channel(config);
+        let sink = Sink { feed: feed.clone(), profile: Some(profile) };
         let actor = Actor {
-            source: Arc::new(Mutex::new(capture)),
-            sink: Sink { feed: feed.clone(), profile: Some(profile) },
+            host: Host::new(launcher.clone(), &name, sink, role, Some(adjustments)),
             settings,
             privacy: preset.privacy,
             status,
@@ -139,15 +107,7 @@ impl Camera {
             group: group.clone(),
         };
         group.keep(task, actor, |actor| Box::pin(actor.run()));
-        Self {
-            feed,
-            profile: profiles,
-            status: statuses,
-            config: configs,
-            actor: sender,
-            adjusted,
-            group: group.clone(),
-        }
+        Self { feed, profile: profiles, status: statuses, config: configs, actor: sender, adjustments: adjusted, kept }
     }
 
     /// The encoded pictures.
@@ -214,13 +174,22 @@ impl Camera {
         set_privacy(&self.actor, privacy).await
     }
 
+    /// Somebody is likely to watch soon: the capture process is started, without a device being opened.
+    pub fn prepare(&self) {
+        // Refused only when the camera was closed.
+        self.actor.send(Command::Prepare).ok();
+    }
+
     /// What can be adjusted at the device, with the values that it has now.
     ///
     /// # Errors
     ///
     /// When there is no such device, or it cannot be opened, or privacy is on.
     pub async fn controls(&self) -> Result<Vec<Control>, Error> {
-        self.at_the_device(|adjusted, node| adjusted.list(&node)).await
+        match ask(&self.actor, Question::Controls(self.config())).await? {
+            Answer::Controls(controls) => Ok(controls),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Sets a control by its name, now and whenever the device is opened.
@@ -229,13 +198,20 @@ impl Camera {
     ///
     /// What is allowed, or why the driver refuses.
     pub async fn set_control(&self, name: &str, value: i64) -> Result<Control, Error> {
-        let name = name.to_owned();
-        self.at_the_device(move |adjusted, node| adjusted.set(&node, &name, value)).await
+        let question = Question::SetControl { config: self.config(), name: name.to_owned(), value };
+        let control = match ask(&self.actor, question).await? {
+            Answer::Control(control) => control,
+            other => return Err(unexpected(&other)),
+        };
+        if control.kind != Kind::Button && control.access != Access::ReadOnly {
+            self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), value);
+        }
+        Ok(control)
     }
 
     /// What is known of the device without asking it, now and as it changes.
     pub fn adjustments(&self) -> watch::Receiver<Adjustments> {
-        self.adjusted.told()
+        self.adjustments.clone()
     }
 
     /// Moves the camera.
@@ -244,38 +220,19 @@ impl Camera {
     ///
     /// When it cannot move so, or the driver refuses.
     pub async fn move_by(&self, movement: Movement) -> Result<(), Error> {
-        match self.at_the_device(move |_, node| movement::carry_out(&node, movement)).await {
-            Err(Error::NoControls { .. }) => Err(movement::refusal(movement)),
-            moved => moved,
-        }
-    }
-
-    /// Does what takes the device's node, beside the pipeline: V4L2 lets several have a device open.
-    async fn at_the_device<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Adjusted, PathBuf) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        if self.status.borrow().state == State::Private {
-            return Err(Error::Private);
-        }
-        let (adjusted, config) = (self.adjusted.clone(), self.config());
-        blocking(&self.group, move || {
-            let node = adjusted.node(&config)?;
-            work(&adjusted, node)
-        })
-        .await
+        ask(&self.actor, Question::Move { config: self.config(), movement }).await.map(drop)
     }
 
     /// One current picture as JPEG. Starts the camera if nobody watches, and lets it stop afterwards.
     pub async fn snapshot(&self) -> Result<Bytes, Error> {
         let mut status = self.status.clone();
         // Kept until the picture is there, so that the camera runs for it.
-        let mut viewer = self.feed.subscribe();
+        let _viewer = self.feed.subscribe();
         let taken = async {
             tokio::select! {
                 biased;
                 Ok(_) = status.wait_for(|status| status.state == State::Private) => Err(Error::Private),
-                picture = self.picture(&mut viewer) => picture,
+                picture = self.picture() => picture,
             }
         };
         match tokio::time::timeout(SNAPSHOT_LIMIT, taken).await {
@@ -291,18 +248,27 @@ impl Camera {
         }
     }
 
-    async fn picture(&self, viewer: &mut Subscription) -> Result<Bytes, Error> {
-        let (taker, taken) = oneshot::channel();
-        let is_open = self.actor.send(Command::Snapshot(taker)).is_ok();
+    async fn picture(&self) -> Result<Bytes, Error> {
+        let (asker, taken) = oneshot::channel();
+        let is_open = self.actor.send(Command::Ask(Question::Snapshot, Asker::Picture(asker))).is_ok();
         match (is_open, taken.await) {
-            (true, Ok(Picture::Raw(sample))) => snapshot::jpeg(&self.group, snapshot::Still::Raw(sample)).await,
-            (true, Ok(Picture::Encoded)) => {
-                snapshot::jpeg(&self.group, snapshot::Still::KeyFrame(viewer.next().await)).await
-            }
+            (true, Ok(picture)) => picture,
             // The camera was closed: nothing will come.
             _ => std::future::pending().await,
         }
     }
+}
+
+/// Asks the capture process.
+async fn ask<S>(actor: &mpsc::UnboundedSender<Command<S>>, question: Question) -> Result<Answer, Error> {
+    let (asker, answer) = oneshot::channel();
+    actor.send(Command::Ask(question, Asker::Answer(asker))).map_err(|_| Error::Closed)?;
+    answer.await.unwrap_or(Err(Error::Closed))
+}
+
+fn unexpected(answer: &Answer) -> Error {
+    tracing::debug!(?answer, "an answer to something else");
+    Error::broken("the capture process answers something else than was asked; restart the service")
 }
 
 /// A handle to the microphone.
@@ -312,7 +278,6 @@ pub struct Microphone {
     status: watch::Receiver<Status>,
     config: watch::Receiver<AudioConfig>,
     actor: mpsc::UnboundedSender<Command<AudioConfig>>,
-    sound: Arc<Mutex<Sound>>,
 }
 
 impl Microphone {
@@ -320,12 +285,18 @@ impl Microphone {
     ///
     /// `auto` is the first capture device. Where there is none, it is the test tone if one of `cameras` shows the
     /// test picture, else silence until a microphone is plugged in.
-    pub fn open(config: AudioConfig, cameras: &[Config], group: &Group) -> Option<Self> {
-        Self::open_with(config, cameras, Privacy::Off, group)
+    pub fn open(config: AudioConfig, cameras: &[Config], launcher: &Launcher, group: &Group) -> Option<Self> {
+        Self::open_with(config, cameras, Privacy::Off, launcher, group)
     }
 
     /// The same with what an operator has set before.
-    pub fn open_with(config: AudioConfig, cameras: &[Config], privacy: Privacy, group: &Group) -> Option<Self> {
+    pub fn open_with(
+        config: AudioConfig,
+        cameras: &[Config],
+        privacy: Privacy,
+        launcher: &Launcher,
+        group: &Group,
+    ) -> Option<Self> {
         if config.capture == "off" {
             return None;
         }
@@ -333,11 +304,12 @@ impl Microphone {
         let (status, statuses) =
             watch::channel(Status { name: "microphone".into(), device: config.capture.clone(), ..Status::default() });
         let (sender, inbox) = mpsc::unbounded_channel();
-        let sound = Arc::new(Mutex::new(Sound::new(cameras)));
         let (settings, configs) = watch::channel(config);
+        let cameras = cameras.to_vec();
+        let role = move || Role::Microphone { cameras: cameras.clone() };
+        let sink = Sink { feed: feed.clone(), profile: None };
         let actor = Actor {
-            source: sound.clone(),
-            sink: Sink { feed: feed.clone(), profile: None },
+            host: Host::new(launcher.clone(), "microphone", sink, role, None),
             settings,
             privacy,
             status,
@@ -345,7 +317,7 @@ impl Microphone {
             group: group.clone(),
         };
         group.keep("microphone", actor, |actor| Box::pin(actor.run()));
-        Some(Self { sound, feed, status: statuses, config: configs, actor: sender })
+        Some(Self { feed, status: statuses, config: configs, actor: sender })
     }
 
     /// The Opus packets of 20 ms.
@@ -358,11 +330,16 @@ impl Microphone {
         self.status.clone()
     }
 
-    /// Whether there is something to hear with, as far as can be told without opening it. Blocks for some milliseconds.
-    pub fn is_there(&self) -> bool {
-        let config = self.config.borrow().clone();
-        // A device that is being opened, and hangs, brings nothing.
-        unless_in_use(&self.sound).is_some_and(|mut sound| sound.is_there(&config))
+    /// Whether there is something to hear with, as far as can be told without opening it.
+    ///
+    /// # Errors
+    ///
+    /// When the capture process cannot be asked: then it is not known.
+    pub async fn is_there(&self) -> Result<bool, Error> {
+        match ask(&self.actor, Question::HasSound(self.config())).await? {
+            Answer::HasSound(is_there) => Ok(is_there),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// The configuration in effect.

@@ -15,7 +15,7 @@ pub enum State {
     Live,
     /// It failed and is tried again soon; the status says why.
     Waiting,
-    /// Privacy is on: the device is closed whoever watches.
+    /// Privacy is on: the device is closed to everybody.
     Private,
 }
 

@@ -1,13 +1,10 @@
 //! What a source says of itself.
 
-use std::fmt;
-
 use serde::Serialize;
 
-use crate::media::Resolution;
+use crate::capture::{Built, Mode, PASSTHROUGH};
 
-use super::pipeline::Graph;
-use super::{PASSTHROUGH, State};
+use super::State;
 
 /// What a camera or microphone is doing, for status, health and the page's state pill.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -36,40 +33,15 @@ pub struct Status {
     pub encoders_running: u32,
 }
 
-/// A capture mode as chosen.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Mode {
-    /// As V4L2 calls it, mostly: `YUYV`, `NV12`, `I420`, `MJPEG`, `H264`.
-    pub format: String,
-    /// Picture size.
-    #[serde(flatten)]
-    pub resolution: Resolution,
-    /// Frames per second.
-    pub fps: f64,
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} at {} fps", self.format, self.resolution, (self.fps * 100.0).round() / 100.0)
-    }
-}
-
 impl Status {
     /// Takes in what runs from now on.
-    pub(super) fn take_in(&mut self, graph: &Graph) {
-        self.device.clone_from(&graph.device);
-        self.mode.clone_from(&graph.mode);
-        self.encoder = match (&graph.encoder, &graph.mode) {
-            (Some(encoder), _) => Some(encoder.kind.name.to_owned()),
-            (None, Some(_)) => Some(PASSTHROUGH.to_owned()),
-            (None, None) => Some("opusenc".to_owned()),
-        };
-        self.key_frames_on_demand = graph.mode.as_ref().map(|_| match &graph.encoder {
-            Some(encoder) => encoder.has_key_frames_on_demand(),
-            None => false,
-        });
-        let encoders = u32::from(graph.encoder.is_some() || graph.mode.is_none());
-        self.encoder_starts += u64::from(encoders);
-        self.encoders_running = encoders;
+    pub(super) fn take_in(&mut self, built: &Built) {
+        self.device.clone_from(&built.device);
+        self.mode.clone_from(&built.mode);
+        self.encoder.clone_from(&built.encoder);
+        self.key_frames_on_demand = built.key_frames_on_demand;
+        let encodes = built.encoder.as_deref().is_some_and(|encoder| encoder != PASSTHROUGH);
+        self.encoder_starts += u64::from(encodes);
+        self.encoders_running = u32::from(encodes);
     }
 }

@@ -30,8 +30,8 @@ impl Command {
             Self::KeyFrame(_) | Self::DismissViewer(_) | Self::SetLogLevel(_) | Self::Identify(_) => 2,
             // Devices answer within milliseconds, a busy USB bus within a second or two.
             Self::ListControls(_) | Self::SetControl(_) | Self::Ptz(_) => 5,
-            // Within it a cold camera measures light (camera::Camera::snapshot waits for 5 s).
-            Self::Snapshot(_) => 8,
+            // Within it a cold camera measures light (camera::Camera::snapshot waits for 8 s).
+            Self::Snapshot(_) => 10,
             // A pipeline has to close its devices.
             Self::Privacy(_) => 10,
             // A pipeline starts within 5 s; where it fails, the former one has to come back too.

@@ -53,6 +53,8 @@ pub struct Config {
     pub cameras: Vec<camera::Config>,
     /// `[audio]`
     pub audio: camera::AudioConfig,
+    /// `[capture]`
+    pub capture: camera::CaptureConfig,
     /// `[viewers]`
     pub viewers: viewer::LimitsConfig,
     /// `[ice]`
@@ -76,6 +78,7 @@ impl Default for Config {
             web: web::Config::default(),
             cameras: vec![camera::Config::default()],
             audio: camera::AudioConfig::default(),
+            capture: camera::CaptureConfig::default(),
             viewers: viewer::LimitsConfig::default(),
             ice: ice::Config::default(),
             home_assistant: home::HomeConfig::default(),
@@ -291,6 +294,9 @@ impl Config {
         if let Some(audio) = root.get("audio") {
             config.audio = reader.table("audio", audio, camera::AudioConfig::check);
         }
+        if let Some(capture) = root.get("capture") {
+            config.capture = reader.table("capture", capture, camera::CaptureConfig::check);
+        }
         if let Some(viewers) = root.get("viewers") {
             config.viewers = reader.table("viewers", viewers, viewer::LimitsConfig::check);
         }
@@ -391,12 +397,13 @@ fn device_id_of(machine: &str) -> String {
 }
 
 /// Every table and its keys.
-fn sections() -> [Section; 11] {
+fn sections() -> [Section; 12] {
     [
         ("device", keys::<DeviceConfig>()),
         ("web", keys::<web::Config>()),
         ("camera", keys::<camera::Config>()),
         ("audio", keys::<camera::AudioConfig>()),
+        ("capture", keys::<camera::CaptureConfig>()),
         ("viewers", keys::<viewer::LimitsConfig>()),
         ("ice", keys::<ice::Config>()),
         ("home_assistant", keys::<home::HomeConfig>()),
@@ -438,6 +445,17 @@ impl LogConfig {
                 "level",
                 format!("`{}` is not error, warn, info, debug or trace, or a list like info,peercam=debug", self.level),
             )],
+        }
+    }
+
+    /// What capture processes are told of it.
+    pub fn of_capture(&self, is_terminal: bool) -> camera::Log {
+        let to_journal = self.goes_to_journal();
+        camera::Log {
+            filter: self.filter().to_string(),
+            is_json: self.format == LogFormat::Json,
+            has_time: self.format == LogFormat::Text || !to_journal,
+            has_colours: is_terminal && !(self.format == LogFormat::Auto && to_journal),
         }
     }
 

@@ -58,7 +58,7 @@ pub struct Parts {
     /// `None` where sound is off.
     pub microphone: Option<Microphone>,
     /// Whether there is sound at the moment.
-    pub has_sound: watch::Receiver<bool>,
+    pub has_sound: watch::Receiver<Option<bool>>,
     /// Who watches.
     pub viewers: Viewers,
     /// Whom changes are told; `None` where none is configured.
@@ -151,7 +151,7 @@ impl Control {
             privacy: cameras.iter().all(|camera| camera.source.state == camera::State::Private),
             notices: parts.notices.list(),
             cameras,
-            sound: *parts.has_sound.borrow(),
+            sound: parts.has_sound.borrow().unwrap_or_default(),
             microphone: parts.microphone.as_ref().map(MicrophoneStatus::of),
             viewers: Watching::of(&parts.viewers),
             broker: parts.broker.as_ref().map(BrokerStatus::of),

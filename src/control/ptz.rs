@@ -73,7 +73,7 @@ async fn go_home(camera: &Camera) -> Result<(), Error> {
     };
     let home = Movement { pan: place("pan_absolute"), tilt: place("tilt_absolute"), zoom: place("zoom_absolute") };
     if home.is_empty() {
-        return Err(Error::Immovable { verb: "go home", hint: ": it knows no places" });
+        return Err(Error::Immovable { verb: "go home".into(), hint: ": it knows no places".into() });
     }
     camera.move_by(home).await
 }

@@ -3,6 +3,8 @@
 //! No I/O happens here and no other room is known here.
 
 mod feed;
+pub mod h264;
+pub mod time_code;
 
 use std::fmt;
 use std::sync::OnceLock;

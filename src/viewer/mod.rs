@@ -53,8 +53,8 @@ pub struct Source {
     pub video: Feed,
     /// The sound that goes with them.
     pub audio: Option<Feed>,
-    /// Whether there is sound at the moment, as it changes.
-    pub has_sound: watch::Receiver<bool>,
+    /// Whether there is sound at the moment, as it changes; none until that is known.
+    pub has_sound: watch::Receiver<Option<bool>>,
     /// The profile its pictures are encoded with.
     pub profile: watch::Receiver<H264Profile>,
     /// Whether there is a picture, for the viewer's page.

@@ -20,7 +20,7 @@ impl Board {
             name: "main".into(),
             video: Feed::new(),
             audio: None,
-            has_sound: watch::channel(false).1,
+            has_sound: watch::channel(Some(false)).1,
             profile: watch::channel(H264Profile::CONSTRAINED_BASELINE).1,
             picture: watch::channel(Picture::default()).1,
         };

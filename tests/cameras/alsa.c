@@ -1,8 +1,10 @@
 /* A sound card in user space: an ALSA plugin that captures a saw-tooth in real time.
- * pcm.NAME { type peercam  rate 48000  channels 1  format S16_LE  period 0  late 0  fault good } with
+ * pcm.NAME { type peercam  rate 48000  channels 1  format S16_LE  period 0  late 0  fast 0  fault good } with
  * rate, channels                the only one, or in a list {1 2} the least and the most
  * period                        bytes of the only period that it has; 0: any
  * late                          seconds before the first sample
+ * fast                          by how many millionths its clock is fast (it takes S16_LE and hears a beep then, in the first
+ *                               tenth of each second of the wall clock)
  * fault
  *   good, xrun (an overrun each second), asleep (suspended after half a second, once), breaks (EIO after half a second,
  *   once), params (it refuses any settings), stalls (no sample for some seconds after half a second, once),
@@ -15,6 +17,7 @@
 #include <alsa/asoundlib.h>
 #include <alsa/pcm_external.h>
 #include <dlfcn.h>
+#include <math.h>
 #include <stdint.h>
 #include <sys/timerfd.h>
 #include <time.h>
@@ -27,7 +30,7 @@ struct card {
     char fault[16];
     struct timespec start;
     int runs, told;
-    long late, at;
+    long late, at, fast, taken;
     uint8_t next;
 };
 
@@ -43,7 +46,7 @@ static int run(snd_pcm_ioplug_t *io, int runs) {
     struct card *c = io->private_data;
     struct itimerspec every = {{0, runs ? 5000000 : 0}, {0, runs ? 5000000 : 0}};
     clock_gettime(CLOCK_MONOTONIC, &c->start);
-    c->runs = runs;
+    c->runs = runs, c->taken = 0;
     return timerfd_settime(io->poll_fd, 0, &every, NULL);
 }
 static int prepare(snd_pcm_ioplug_t *io) { return unplugged ? -ENODEV : run(io, 0); }
@@ -74,13 +77,32 @@ static snd_pcm_sframes_t pointer(snd_pcm_ioplug_t *io) {
     }
     if (once == 2 && since(c) < HANGS) return c->at;
     if (since(c) < c->late) return 0;
-    int64_t at = (since(c) - c->late) * io->rate;
+    int64_t at = (since(c) - c->late) * io->rate * (1 + c->fast / 1e6);
     return at > (int64_t)(io->appl_ptr + io->buffer_size) ? -EPIPE : (c->at = at % (int64_t)io->buffer_size);
+}
+
+/* What is heard at the wall clock's time of each sample: 1 kHz at a quarter of full scale, or silence. */
+static snd_pcm_sframes_t beep(snd_pcm_ioplug_t *io, const snd_pcm_channel_area_t *areas, snd_pcm_uframes_t offset,
+                              snd_pcm_uframes_t frames) {
+    struct card *c = io->private_data;
+    struct timespec wall;
+    clock_gettime(CLOCK_REALTIME, &wall);
+    double began = wall.tv_sec % 3600 + wall.tv_nsec / 1e9 - since(c);
+    for (snd_pcm_uframes_t i = 0; i < frames; i++, c->taken++) {
+        double into = fmod(began + c->taken / (io->rate * (1 + c->fast / 1e6)), 1);
+        int16_t heard = into < 0.1 ? 8192 * sin(into * 1000 * 2 * M_PI) : 0;
+        for (unsigned channel = 0; channel < io->channels; channel++) {
+            const snd_pcm_channel_area_t *area = &areas[channel];
+            memcpy((uint8_t *)area->addr + (area->first + area->step * (offset + i)) / 8, &heard, sizeof heard);
+        }
+    }
+    return frames;
 }
 
 static snd_pcm_sframes_t transfer(snd_pcm_ioplug_t *io, const snd_pcm_channel_area_t *areas, snd_pcm_uframes_t offset,
                                   snd_pcm_uframes_t frames) {
     struct card *c = io->private_data;
+    if (c->fast) return beep(io, areas, offset, frames);
     uint8_t *into = (uint8_t *)areas->addr + (areas->first + areas->step * offset) / 8;
     for (snd_pcm_uframes_t i = 0; i < frames * areas->step / 8; i++) into[i] = c->next++;
     return frames;
@@ -121,7 +143,7 @@ static void limits(snd_config_t *entry, long found[2]) {
 SND_PCM_PLUGIN_DEFINE_FUNC(peercam) {
     snd_config_iterator_t i, next;
     const char *fault = "good", *format = "S16_LE", *id;
-    long rate[2] = {48000, 48000}, channels[2] = {1, 1}, period = 0, late = 0;
+    long rate[2] = {48000, 48000}, channels[2] = {1, 1}, period = 0, late = 0, fast = 0;
     (void)root;
     snd_config_for_each(i, next, conf) {
         snd_config_t *entry = snd_config_iterator_entry(i);
@@ -132,13 +154,14 @@ SND_PCM_PLUGIN_DEFINE_FUNC(peercam) {
         if (!strcmp(id, "channels")) limits(entry, channels);
         if (!strcmp(id, "period")) snd_config_get_integer(entry, &period);
         if (!strcmp(id, "late")) snd_config_get_integer(entry, &late);
+        if (!strcmp(id, "fast")) snd_config_get_integer(entry, &fast);
     }
     if (!strcmp(fault, "busy")) return -EBUSY;
     if (!strcmp(fault, "absent") || unplugged) return -ENODEV;
     if (!strcmp(fault, "opening")) sleep(HANGS);
     struct card *c = calloc(1, sizeof *c);
     if (!c) return -ENOMEM;
-    c->late = late;
+    c->late = late, c->fast = fast;
     snprintf(c->fault, sizeof c->fault, "%s", fault);
     c->io.version = SND_PCM_IOPLUG_VERSION, c->io.name = "peercam", c->io.callback = &calls, c->io.private_data = c;
     c->io.poll_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC), c->io.poll_events = POLLIN;

@@ -138,8 +138,13 @@ fn compiled(name: &str) -> Result<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/cameras/{name}.c"));
     let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("lib{name}.so"));
     let flags = ["-O1", "-shared", "-fPIC", "-DPIC", "-Wall", "-Wextra", "-Werror", "-Wno-stringop-truncation"];
-    let status =
-        Command::new("cc").args(flags).arg("-o").arg(&library).arg(source).args(["-ldl", "-lasound"]).status()?;
+    let status = Command::new("cc")
+        .args(flags)
+        .arg("-o")
+        .arg(&library)
+        .arg(source)
+        .args(["-ldl", "-lasound", "-lm"])
+        .status()?;
     ensure!(status.success(), "cc: {status}");
     Ok(library)
 }

@@ -8,6 +8,7 @@
  *   rate N/D               of all sizes, in frames/s     rates N/D N/D N/D: intervals from, to, step
  *   fps F, first S         real rate; seconds before the first frame (negative: it never comes)
  *   gone N                 the device is unplugged after N frames
+ *   silent N               after N frames of a stream no more come
  *   bytes N                a frame has so many bytes     frames PATH: a film for JPEG and H.264, each picture behind its length in
  *                          decimal and a line end
  *   endless LIST           formats, sizes, rates or controls have no end
@@ -19,7 +20,7 @@
  *   sparm ERRNO, gparm N/D what S_PARM fails with, what G_PARM says; buffers N: no more are given
  *   reqbufs ERRNO          dqbuf N ERRNO TIMES: from frame N on DQBUF fails so often
  *   flagged N              each Nth frame is marked as damaged; skips N: N numbers are left out between frames
- *   stamps HOW             zero, real (the time of day), same, back, ahead
+ *   stamps HOW             zero, real (the time of day), same, back, ahead, wrap (32 bits of microseconds, at frame 60)
  *   input STATUS           of the one input, as ENUMINPUT says it; timings ERRNO: of QUERY_DV_TIMINGS, 0 for 1280x720
  */
 #define _GNU_SOURCE
@@ -49,9 +50,9 @@ struct control { struct v4l2_query_ext_ctrl is; int64_t value; };
 struct item { uint32_t id, index; char name[32]; };
 
 struct camera {
-    char driver[16], card[32], bus[32], endless[16], frames[256];
+    char place[512], driver[16], card[32], bus[32], endless[16], frames[256];
     uint32_t caps, formats[LINES], width, height, format, bytes;
-    int n_formats, n_sizes, n_controls, n_items, n_fails, rates_are_steps, n_rates, open, querycap, sfmt, streamon, gone;
+    int n_formats, n_sizes, n_controls, n_items, n_fails, rates_are_steps, n_rates, open, querycap, sfmt, streamon, gone, silent;
     struct { uint32_t format; int error; } fails[LINES];
     struct size sizes[LINES];
     struct v4l2_fract rates[LINES];
@@ -65,6 +66,7 @@ struct camera {
     int has_gparm;
     /* Of the stream. */
     int number, memory, buffers, queue[64], head, tail, sequence, streams;
+    uint64_t wraps_at;
     uint8_t *mapped;
     char *film, *scene, *end;
 };
@@ -110,6 +112,7 @@ static void say(struct camera *c, char *key, char *value) {
     else if (!strcmp(key, "fails") && strlen(value) > 5 && c->n_fails < LINES) {
         c->fails[c->n_fails].format = code(value), c->fails[c->n_fails++].error = atoi(value + 5);
     } else if (!strcmp(key, "gone")) c->gone = atoi(value);
+    else if (!strcmp(key, "silent")) c->silent = atoi(value);
     else if (!strcmp(key, "bytes")) c->bytes = strtoul(value, NULL, 10);
     else if (!strcmp(key, "fps")) c->fps = atof(value);
     else if (!strcmp(key, "first")) c->first = atof(value);
@@ -166,6 +169,7 @@ static struct camera *read_camera(const char *place) {
     char line[1024];
     if (!file) return NULL;
     struct camera *c = calloc(1, sizeof *c);
+    snprintf(c->place, sizeof c->place, "%s", place);
     strcpy(c->driver, "uvcvideo"), strcpy(c->card, "A good camera");
     snprintf(c->bus, sizeof c->bus, "usb-%s", strrchr(place, '/') + 1);
     c->caps = V4L2_CAP_VIDEO_CAPTURE | V4L2_CAP_STREAMING | V4L2_CAP_EXT_PIX_FORMAT;
@@ -424,6 +428,7 @@ static int answer(struct camera *c, int fd, uint32_t request, void *p) {
     struct control *k;
     uint32_t type = c->caps & V4L2_CAP_VIDEO_CAPTURE_MPLANE ? V4L2_BUF_TYPE_VIDEO_CAPTURE_MPLANE : V4L2_BUF_TYPE_VIDEO_CAPTURE;
     if (c->gone >= 0 && c->sequence >= c->gone && c->streams) FAIL(ENODEV);
+    if (REAL(access)(c->place, F_OK)) FAIL(ENODEV);
     switch (request) {
     case VIDIOC_QUERYCAP: {
         struct v4l2_capability *q = p;
@@ -519,8 +524,15 @@ static int answer(struct camera *c, int fd, uint32_t request, void *p) {
         if (!strcmp(c->stamps, "same")) now = (struct timespec){1000, 0};
         if (!strcmp(c->stamps, "back")) now.tv_sec -= c->sequence * 2;
         if (!strcmp(c->stamps, "ahead")) now.tv_sec += 3600;
+        if (!strcmp(c->stamps, "wrap")) {
+            uint64_t micros = now.tv_sec * 1000000ull + now.tv_nsec / 1000;
+            if (c->sequence == 0) c->wraps_at = micros + (uint64_t)(60e6 / c->fps);
+            micros = (micros - c->wraps_at) & 0xffffffff;
+            now = (struct timespec){micros / 1000000, micros % 1000000 * 1000};
+        }
         ((struct v4l2_buffer *)p)->sequence = c->sequence, c->sequence += 1 + c->skips;
         ((struct v4l2_buffer *)p)->timestamp = (struct timeval){now.tv_sec, now.tv_nsec / 1000};
+        if (c->silent && c->sequence >= c->silent) timerfd_settime(fd, 0, &(struct itimerspec){0}, NULL);
         return 0;
     }
     case VIDIOC_STREAMON: {

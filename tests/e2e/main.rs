@@ -5,10 +5,15 @@
 #[path = "../harness/board.rs"]
 #[allow(dead_code, reason = "a harness for several suites")]
 mod board;
+#[path = "../harness/breaks.rs"]
+mod breaks;
 #[path = "../harness/browser.rs"]
 #[allow(dead_code, reason = "a harness for several suites")]
 mod browser;
 mod caller;
+mod capture_processes;
+#[path = "../harness/captures.rs"]
+mod captures;
 #[path = "../harness/headless.rs"]
 mod headless;
 #[path = "../harness/page.rs"]

@@ -74,6 +74,7 @@ async fn try_in(release: &str, root: &Root, package: &Path) -> Result<()> {
     test!(release, apt_installs_it_with_all_it_needs_and_the_first_picture_comes, root, package);
     test!(release, the_service_is_enabled_and_the_reboot_is_not, root);
     test!(release, systemd_understands_the_units_and_finds_the_service_exposed_little, root);
+    test!(release, only_what_captures_is_linked_with_gstreamer_and_alsa, root);
     test!(release, doctor_misses_nothing, root);
     test!(release, where_x264_is_not_installed_openh264_encodes, root);
     test!(release, a_missing_plugin_is_told_with_the_package_that_has_it, root);
@@ -142,7 +143,20 @@ fn ensure_enabled(root: &Root) -> Result<()> {
 async fn systemd_understands_the_units_and_finds_the_service_exposed_little(root: &Root) -> Result<()> {
     root.must("systemd-analyze verify --man=no /usr/lib/systemd/system/peercam*")?;
     // The threshold is ten times the exposure level: 1.5. Comparable daemons have 8 to 9.
-    root.must("systemd-analyze security --offline=yes --threshold=15 --no-pager peercam.service")?;
+    for unit in ["peercam.service", "peercam-capture@.service"] {
+        let file = format!("/usr/lib/systemd/system/{unit}");
+        root.must(&format!("systemd-analyze security --offline=yes --threshold=15 --no-pager {file}"))?;
+    }
+    Ok(())
+}
+
+async fn only_what_captures_is_linked_with_gstreamer_and_alsa(root: &Root) -> Result<()> {
+    let service = root.must("ldd /usr/bin/peercam")?;
+    let capture = root.must("ldd /usr/libexec/peercam/peercam-capture")?;
+    for library in ["libgstreamer-1.0", "libasound"] {
+        ensure!(capture.contains(library), "{capture}");
+        ensure!(!service.contains(library), "{service}");
+    }
     Ok(())
 }
 

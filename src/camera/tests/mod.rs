@@ -1,403 +1,248 @@
-//! The camera room with real GStreamer, its test picture and its test tone.
+//! Cameras whose capture process is played by the test, which says and does what a real one would not.
 
-mod changing;
-mod damaged;
-mod hanging;
+mod misbehaving;
+mod playing;
+mod waiting;
 
-use std::time::{Duration, Instant};
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream as Socket;
+use std::sync::{Arc, Mutex};
+use std::thread;
 
-use gstreamer as gst;
-use gstreamer::prelude::*;
-use gstreamer_app as gst_app;
-use gstreamer_video as gst_video;
+use tokio::net::UnixStream;
 
-use crate::media::{Frame, Resolution};
+use crate::capture::wire::{self, Header, Kind};
+use crate::capture::{Begin, Built, Mode, Order, Patience, Report, Step};
+use crate::media::{Frame, Resolution, Subscription};
 
-use super::opener::Opener;
+use super::launcher::{Exit, Life};
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn config(width: u32, height: u32, fps: u32) -> Config {
-    Config { source: "test".into(), width, height, fps, ..Config::default() }
-}
-
 async fn in_time<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("it takes far less than the patience")
-}
-
-/// What a camera is made of whose device is `source`: its pictures, its status, and what takes commands.
-type Parts = (Feed, watch::Receiver<Status>, mpsc::UnboundedSender<Command<Config>>);
-
-fn camera_of(source: impl Opener<Config> + 'static, config: Config, group: &Group) -> Parts {
-    let (status, statuses) = watch::channel(Status { name: config.name.clone(), ..Status::default() });
-    let (sender, inbox) = mpsc::unbounded_channel();
-    let feed = Feed::new();
-    let actor = Actor {
-        source: Arc::new(Mutex::new(source)),
-        sink: Sink { feed: feed.clone(), profile: None },
-        settings: watch::channel(config).0,
-        privacy: Privacy::Off,
-        status,
-        inbox,
-        group: group.clone(),
-    };
-    group.keep("camera", actor, |actor| Box::pin(actor.run()));
-    (feed, statuses, sender)
 }
 
 async fn close(group: Group) {
     assert!(group.close(Duration::from_secs(5)).await, "tasks are left");
 }
 
-async fn frames(viewer: &mut Subscription, count: usize) -> Vec<std::sync::Arc<Frame>> {
-    let mut frames = Vec::new();
-    while frames.len() < count {
-        frames.push(in_time(viewer.next()).await);
-    }
-    frames
-}
+/// What the next processes do, each in its turn. The last one is played again and again.
+#[derive(Clone)]
+pub struct Player(Arc<Mutex<VecDeque<Part>>>);
 
-/// A raw picture that a decoder made of a frame.
-struct Decoded {
-    info: gst_video::VideoInfo,
-    bytes: Vec<u8>,
-}
+type Part = Arc<dyn Fn(&mut Puppet) -> Option<Exit> + Send + Sync>;
 
-impl Decoded {
-    fn luma(&self, x: usize, y: usize) -> u8 {
-        self.bytes[self.info.offset()[0] + y * self.info.stride()[0] as usize + x]
-    }
-}
-
-/// Runs encoded bytes through `chain` of GStreamer elements and takes what comes out.
-fn through(chain: &str, caps: &str, buffers: &[Bytes]) -> Vec<gst::Sample> {
-    gst::init().unwrap();
-    let pipeline = gst::parse::launch(&format!("appsrc name=in format=time ! {chain} ! appsink name=out sync=false"))
-        .unwrap()
-        .downcast::<gst::Pipeline>()
-        .unwrap();
-    let source = pipeline.by_name("in").unwrap().downcast::<gst_app::AppSrc>().unwrap();
-    let sink = pipeline.by_name("out").unwrap().downcast::<gst_app::AppSink>().unwrap();
-    source.set_caps(Some(&caps.parse().unwrap()));
-    pipeline.set_state(gst::State::Playing).unwrap();
-    for (index, bytes) in buffers.iter().enumerate() {
-        let mut buffer = gst::Buffer::from_slice(bytes.clone());
-        buffer.make_mut().set_pts(gst::ClockTime::from_mseconds(20 * index as u64));
-        source.push_buffer(buffer).unwrap();
-    }
-    source.end_of_stream().unwrap();
-    let samples = std::iter::from_fn(|| sink.try_pull_sample(gst::ClockTime::from_seconds(10))).collect();
-    pipeline.set_state(gst::State::Null).unwrap();
-    samples
-}
-
-fn decoded(chain: &str, caps: &str, buffers: &[Bytes]) -> Vec<Decoded> {
-    let samples = through(&format!("{chain} ! videoconvert ! video/x-raw,format=I420"), caps, buffers);
-    let decoded = |sample: gst::Sample| Decoded {
-        info: gst_video::VideoInfo::from_caps(sample.caps().unwrap()).unwrap(),
-        bytes: sample.buffer().unwrap().map_readable().unwrap().to_vec(),
-    };
-    samples.into_iter().map(decoded).collect()
-}
-
-const H264: &str = "video/x-h264,stream-format=byte-stream,alignment=au";
-
-#[tokio::test(flavor = "multi_thread")]
-async fn frames_flow_and_begin_with_a_key_frame() {
-    let group = Group::new();
-    let camera = Camera::open(config(1280, 720, 30), &group);
-    let mut viewer = camera.feed().subscribe();
-    let frames = frames(&mut viewer, 30).await;
-    assert!(frames[0].is_key);
-    assert!(frames.windows(2).all(|pair| pair[0].captured < pair[1].captured), "captured goes forward only");
-    let status = camera.status().borrow().clone();
-    assert_eq!((status.state, status.encoder_starts, status.encoders_running), (State::Live, 1, 1));
-    assert_eq!((status.device.as_str(), status.reason), ("test picture", None));
-    close(group).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_stream_is_constrained_baseline_without_b_frames_or_delimiters() {
-    for encoder in ["x264enc", "openh264enc"] {
-        let group = Group::new();
-        let camera = Camera::open(Config { encoder: encoder.into(), ..config(640, 360, 30) }, &group);
-        let mut viewer = camera.feed().subscribe();
-        for frame in frames(&mut viewer, 20).await {
-            let starts = frame.data.windows(4).filter(|bytes| bytes[..3] == [0, 0, 1]);
-            let types: Vec<u8> = starts.map(|bytes| bytes[3] & 0x1f).collect();
-            assert!(!types.contains(&9), "{encoder}: an access unit delimiter in {types:?}");
-            assert!(!frame.is_key || types.starts_with(&[7, 8]), "{encoder}: a key frame with {types:?}");
-            assert_eq!(frame.is_key, types.contains(&5), "{encoder}: {types:?}");
-            // Baseline has no B-slices; that it is baseline is in the SPS.
-            if frame.is_key {
-                assert_eq!(h264::profile(&frame.data), Some(H264Profile::CONSTRAINED_BASELINE), "{encoder}");
-            }
-        }
-        assert_eq!(camera.status().borrow().encoder.as_deref(), Some(encoder));
-        assert_eq!(*camera.profile().borrow(), H264Profile::CONSTRAINED_BASELINE);
-        close(group).await;
+impl Player {
+    /// The process that a test plays, at the other end of a connection.
+    pub fn play(&self) -> io::Result<(UnixStream, Life)> {
+        let (ours, theirs) = Socket::pair()?;
+        ours.set_nonblocking(true)?;
+        let part = {
+            let mut parts = self.0.lock().unwrap();
+            if parts.len() > 1 { parts.pop_front() } else { parts.front().cloned() }
+        };
+        let part = part.ok_or_else(|| io::Error::other("there is no such program"))?;
+        let (killed, is_killed) = watch::channel(false);
+        let (ended, has_ended) = watch::channel(None);
+        let mut puppet = Puppet { socket: theirs, is_killed, begin: None };
+        thread::spawn(move || {
+            let exit = part(&mut puppet);
+            let exit = if *puppet.is_killed.borrow() { Exit::Signal(9) } else { exit.unwrap_or(Exit::Code(0)) };
+            drop(puppet);
+            ended.send_replace(Some(exit));
+        });
+        Ok((UnixStream::from_std(ours)?, Life::Played(Played { killed, has_ended })))
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lone_wish_brings_a_key_frame_at_once_and_a_flood_two_a_second() {
-    let group = Group::new();
-    let camera = Camera::open(config(320, 180, 30), &group);
-    let mut viewer = camera.feed().subscribe();
-    // Past the pause after the start.
-    frames(&mut viewer, 25).await;
-    viewer.want_key_frame();
-    let after: Vec<bool> = frames(&mut viewer, 8).await.iter().map(|frame| frame.is_key).collect();
-    assert!(after.contains(&true), "no key frame within 8 frames of the wish: {after:?}");
-    let begun = Instant::now();
-    let mut forced = 0;
-    while begun.elapsed() < Duration::from_secs(3) {
-        viewer.want_key_frame();
-        forced += u32::from(in_time(viewer.next()).await.is_key);
-    }
-    assert!((4..=7).contains(&forced), "{forced} key frames in 3 s");
-    close(group).await;
+/// The hold on a process that a test plays.
+pub struct Played {
+    killed: watch::Sender<bool>,
+    has_ended: watch::Receiver<Option<Exit>>,
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_bitrate_changes_while_running() {
-    let group = Group::new();
-    let camera = Camera::open(Config { bitrate: 4000, ..config(1280, 720, 30) }, &group);
-    let mut viewer = camera.feed().subscribe();
-    let mut key_frame_size = async || {
-        viewer.want_key_frame();
+impl fmt::Debug for Played {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("played")
+    }
+}
+
+impl Played {
+    pub fn kill(&self) -> io::Result<()> {
+        self.killed.send_replace(true);
+        Ok(())
+    }
+
+    pub async fn ended(&mut self) -> Exit {
+        self.has_ended.wait_for(Option::is_some).await.unwrap().unwrap()
+    }
+}
+
+/// The process's end.
+pub struct Puppet {
+    socket: Socket,
+    is_killed: watch::Receiver<bool>,
+    begin: Option<Begin>,
+}
+
+impl Puppet {
+    /// The next order; none where the parent is gone, or has killed the process.
+    fn order(&mut self) -> Option<Order> {
+        self.socket.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
         loop {
-            let frame = in_time(viewer.next()).await;
-            if frame.is_key {
-                return frame.data.len();
+            if *self.is_killed.borrow() {
+                return None;
+            }
+            match wire::read(&mut self.socket) {
+                Ok(found) => return found.map(|(_, body)| serde_json::from_slice(&body).unwrap()),
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+                Err(_) => return None,
             }
         }
-    };
-    let generous = key_frame_size().await;
-    camera.configure(Config { bitrate: 100, ..camera.config() }).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    // The first is perhaps older than the change.
-    key_frame_size().await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    key_frame_size().await;
-    let thrifty = key_frame_size().await;
-    assert!(thrifty * 2 < generous, "a key frame of {thrifty} bytes after one of {generous}");
-    assert_eq!(camera.status().borrow().encoder_starts, 1, "the encoder runs on");
-    close(group).await;
-}
+    }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_encoder_stops_after_the_last_viewer_and_starts_again_on_the_same_line_of_time() {
-    let group = Group::new();
-    let camera = Camera::open(config(320, 180, 30), &group);
-    let mut status = camera.status();
-    let (mut first, second) = (camera.feed().subscribe(), camera.feed().subscribe());
-    let last = frames(&mut first, 5).await[4].captured;
-    drop(first);
-    tokio::time::sleep(Duration::from_millis(2500)).await;
-    assert_eq!(status.borrow().encoders_running, 1, "one viewer is still there");
-    drop(second);
-    in_time(status.wait_for(|status| status.state == State::Idle && status.encoders_running == 0)).await.unwrap();
-    let mut again = camera.feed().subscribe();
-    let frame = in_time(again.next()).await;
-    assert!(frame.is_key && frame.captured > last + Duration::from_secs(2));
-    in_time(status.wait_for(|status| status.state == State::Live)).await.unwrap();
-    assert_eq!((status.borrow().encoder_starts, status.borrow().encoders_running), (2, 1));
-    close(group).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_time_code_survives_the_encoder_and_tells_when_the_frame_was_captured() {
-    for (width, height) in [(1280, 720), (640, 360)] {
-        let group = Group::new();
-        let camera = Camera::open(config(width, height, 30), &group);
-        let mut viewer = camera.feed().subscribe();
-        let frames = frames(&mut viewer, 12).await;
-        let bytes: Vec<Bytes> = frames.iter().map(|frame| frame.data.clone()).collect();
-        let pictures = decoded("h264parse ! openh264dec", H264, &bytes);
-        assert!(pictures.len() >= 10, "{} of 12 pictures decoded", pictures.len());
-        for (picture, frame) in pictures.iter().zip(&frames) {
-            let resolution = Resolution { width, height };
-            let luma = &picture.bytes[picture.info.offset()[0]..];
-            let read = time_code::decode(luma, picture.info.stride()[0] as usize, resolution);
-            let captured = clock::unix_time(frame.captured).as_millis() as u32;
-            let off = read.map(|read| i64::from(read).abs_diff(i64::from(captured)));
-            assert!(off.is_some_and(|off| off <= 2), "{read:?} in a frame of {captured} at {resolution}");
+    /// Does nothing until it is killed.
+    fn hang(&self) -> Option<Exit> {
+        while !*self.is_killed.borrow() {
+            thread::sleep(Duration::from_millis(2));
         }
-        close(group).await;
+        None
     }
-}
 
-#[tokio::test(flavor = "multi_thread")]
-async fn flash_and_beep_begin_together() {
-    let group = Group::new();
-    let test = config(320, 180, 30);
-    let camera = Camera::open(test.clone(), &group);
-    let sound = AudioConfig { capture: "auto".into(), ..AudioConfig::default() };
-    let microphone = Microphone::open(sound, &[test], &group).unwrap();
-    let (mut video, mut audio) = (camera.feed().subscribe(), microphone.feed().subscribe());
-    let (pictures, packets) = tokio::join!(frames(&mut video, 75), frames(&mut audio, 125));
-
-    let bytes: Vec<Bytes> = pictures.iter().map(|frame| frame.data.clone()).collect();
-    let decoded = decoded("h264parse ! openh264dec", H264, &bytes);
-    let is_white = |picture: &Decoded| picture.luma(300, 170) > 128;
-    let flash =
-        decoded.windows(2).position(|pair| !is_white(&pair[0]) && is_white(&pair[1])).expect("2.5 s have a flash");
-    let flash = clock::unix_time(pictures[flash + 1].captured);
-
-    let bytes: Vec<Bytes> = packets.iter().map(|packet| packet.data.clone()).collect();
-    let chain = "opusdec ! audioconvert ! audio/x-raw,format=S16LE,channels=1,rate=48000";
-    let caps = "audio/x-opus,rate=48000,channels=1,channel-mapping-family=0";
-    let samples: Vec<i16> = through(chain, caps, &bytes)
-        .iter()
-        .flat_map(|sample| sample.buffer().unwrap().map_readable().unwrap().to_vec())
-        .collect::<Vec<u8>>()
-        .chunks_exact(2)
-        .map(|pair| i16::from_le_bytes([pair[0], pair[1]]))
-        .collect();
-    let loud = |sample: &i16| sample.unsigned_abs() > 2000;
-    // From silence: the recording may begin within a beep.
-    let silence = samples.windows(4800).position(|window| !window.iter().any(loud)).expect("silence between beeps");
-    let beep = silence + samples[silence..].iter().position(loud).expect("2.5 s have a beep");
-    let beep = clock::unix_time(packets[0].captured) + Duration::from_secs_f64(beep as f64 / 48_000.0);
-
-    let into_second = |time: Duration| (time.as_secs_f64() + 0.5).fract() - 0.5;
-    assert!(into_second(flash).abs() < 0.040, "flash {} s off the second", into_second(flash));
-    assert!(into_second(beep).abs() < 0.030, "beep {} s off the second", into_second(beep));
-    assert_eq!(microphone.status().borrow().device, "test tone");
-    close(group).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_is_a_jpeg_of_the_right_size_and_colours() {
-    let group = Group::new();
-    let camera = Camera::open(config(640, 360, 30), &group);
-    let jpeg = camera.snapshot().await.unwrap();
-    assert_eq!(jpeg[..2], [0xff, 0xd8]);
-    let chain = "jpegdec ! videoconvert ! video/x-raw,format=RGB";
-    let picture = &through(chain, "image/jpeg", &[jpeg])[0];
-    let info = gst_video::VideoInfo::from_caps(picture.caps().unwrap()).unwrap();
-    assert_eq!((info.width(), info.height()), (640, 360));
-    let bytes = picture.buffer().unwrap().map_readable().unwrap().to_vec();
-    // The eighth place has the leaves, which are never the same.
-    let bars = [(191, 191, 191), (191, 191, 0), (0, 191, 191), (0, 191, 0), (191, 0, 191), (191, 0, 0), (0, 0, 191)];
-    for (bar, (red, green, blue)) in bars.into_iter().enumerate() {
-        let at = 150 * info.stride()[0] as usize + (bar * 80 + 40) * 3;
-        let off = [(bytes[at], red), (bytes[at + 1], green), (bytes[at + 2], blue)].map(|(is, want)| is.abs_diff(want));
-        assert!(off.into_iter().all(|off| off < 12), "bar {bar} is {:?}, not {red} {green} {blue}", &bytes[at..at + 3]);
+    fn report(&mut self, report: &Report) {
+        self.raw(&wire::message(Kind::Report, report).unwrap());
     }
-    close(group).await;
-}
 
-#[tokio::test(flavor = "multi_thread")]
-async fn black_and_white_of_a_usb_camera_are_black_and_white_in_the_snapshot() {
-    gst::init().unwrap();
-    // What v4l2src says of nearly all of them: video range, BT.601.
-    let caps = "video/x-raw,format=NV12,width=64,height=64,framerate=30/1,colorimetry=2:4:7:1".parse().unwrap();
-    let mut bytes = vec![128; 64 * 96];
-    bytes[..64 * 32].fill(16);
-    bytes[64 * 32..64 * 64].fill(235);
-    let sample = gst::Sample::builder().caps(&caps).buffer(&gst::Buffer::from_slice(bytes)).build();
-    let jpeg = snapshot::jpeg(&Group::new(), snapshot::Still::Raw(sample)).await.unwrap();
-    let chain = "jpegdec ! videoconvert ! video/x-raw,format=RGB";
-    let picture = &through(chain, "image/jpeg", &[jpeg])[0];
-    let bytes = picture.buffer().unwrap().map_readable().unwrap().to_vec();
-    let (black, white) = (bytes[8 * 192 + 30], bytes[56 * 192 + 30]);
-    assert!(black < 4 && white > 251, "black is {black}, white is {white}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_camera_that_does_not_exist_waits_with_the_reason_and_a_snapshot_tells_it() {
-    let group = Group::new();
-    let camera = Camera::open(Config { source: "/dev/video987".into(), ..Config::default() }, &group);
-    let mut status = camera.status();
-    let error = camera.snapshot().await.unwrap_err().to_string();
-    assert!(error.contains("/dev/video987 does not exist"), "{error}");
-    let status = status.borrow_and_update().clone();
-    assert_eq!((status.encoder_starts, status.encoders_running), (0, 0));
-    close(group).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_is_told_with_what_to_do() {
-    let cases = [
-        (Config { source: "/dev/null".into(), ..Config::default() }, "/dev/null is no capture device"),
-        (Config { source: "libcamera".into(), ..Config::default() }, "install gstreamer1.0-libcamera"),
-        (Config { encoder: "x265enc".into(), ..config(320, 180, 30) }, "no encoder is called \"x265enc\""),
-        (Config { encoder: "nvh264enc".into(), ..config(320, 180, 30) }, "no encoder works here: nvh264enc"),
-    ];
-    for (config, reason) in cases {
-        let group = Group::new();
-        let camera = Camera::open(config, &group);
-        let _viewer = camera.feed().subscribe();
-        let mut status = camera.status();
-        let status = in_time(status.wait_for(|status| status.state == State::Waiting)).await.unwrap().clone();
-        assert!(status.reason.as_deref().is_some_and(|why| why.contains(reason)), "{status:?}");
-        close(group).await;
+    fn doing(&mut self, step: Step) {
+        self.report(&Report::Doing(step));
     }
-}
 
-#[test]
-fn the_defaults_have_no_mistakes_and_wrong_values_are_told_by_key() {
-    assert_eq!(Config::default().check(), []);
-    assert_eq!(AudioConfig::default().check(), []);
-    let wrong = Config { width: 1281, fps: 0, bitrate: 1, encoder: "x265enc".into(), ..Config::default() };
-    let keys: Vec<_> = wrong.check().into_iter().map(|(key, _)| key).collect();
-    assert_eq!(keys, ["width", "fps", "bitrate", "encoder"]);
-    let wrong = AudioConfig { channels: 3, bitrate: 1, capture: " ".into() };
-    let keys: Vec<_> = wrong.check().into_iter().map(|(key, _)| key).collect();
-    assert_eq!(keys, ["capture", "channels", "bitrate"]);
-}
+    /// The parent may be gone by then.
+    fn raw(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).ok();
+    }
 
-/// Resident memory in KiB, and processor time in hundredths of a second (proc(5)).
-fn spent() -> (u64, u64) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    let ticks = |index: usize| fields[index].parse::<u64>().unwrap();
-    (resident.trim().trim_end_matches(" kB").parse().unwrap(), ticks(11) + ticks(12))
-}
+    fn frame(&mut self, attempt: u32, is_key: bool, text: &str) {
+        let captured = wire::nanoseconds(std::time::Instant::now());
+        let length = text.len() as u32;
+        let header = Header { kind: Kind::Frame, is_key, rendition: 0, length, number: attempt, captured };
+        self.raw(&[&header.bytes()[..], text.as_bytes()].concat());
+    }
 
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement: run it alone, with --nocapture"]
-async fn measure_first_frame_processor_and_memory() {
-    println!("before: {} KiB", spent().0);
-    for round in 0..3 {
-        let group = Group::new();
-        let begun = Instant::now();
-        let camera = Camera::open(config(1280, 720, 30), &group);
-        let mut viewer = camera.feed().subscribe();
-        let frame = in_time(viewer.next()).await;
-        let (took, behind) = (begun.elapsed(), frame.captured.elapsed());
-        println!("round {round}: first frame after {took:?}, {behind:?} after its capture");
-        if round == 0 {
-            let (begun, before) = (Instant::now(), spent().1);
-            let (mut bytes, mut count, mut delays) = (0, 0, Vec::new());
-            while begun.elapsed() < Duration::from_secs(10) {
-                let frame = in_time(viewer.next()).await;
-                (bytes, count) = (bytes + frame.data.len(), count + 1);
-                delays.push(frame.captured.elapsed());
+    /// Greets, and takes how it is to begin.
+    fn greet(&mut self) -> Option<Begin> {
+        self.report(&Report::Hello { version: wire::VERSION, pid: std::process::id() });
+        let Some(Order::Begin(begin)) = self.order() else { return None };
+        self.begin = Some(begin.clone());
+        Some(begin)
+    }
+
+    /// The number of the attempt that is ordered next.
+    fn opened(&mut self) -> Option<u32> {
+        loop {
+            if let Order::Open { attempt, .. } = self.order()? {
+                return Some(attempt);
             }
-            delays.sort();
-            let (resident, after) = spent();
-            println!(
-                "{count} frames, {} kbit/s, {} % of a core, {resident} KiB, capture to feed median {:?}, 95th {:?}",
-                bytes * 8 / 10_000,
-                (after - before) / 10,
-                delays[delays.len() / 2],
-                delays[delays.len() * 95 / 100]
-            );
         }
-        drop(viewer);
-        close(group).await;
-        println!("stopped: {} KiB", spent().0);
     }
-    let idle = Group::new();
-    let _camera = Camera::open(config(1280, 720, 30), &idle);
-    let before = spent().1;
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    println!("idle: {} hundredths of a second in 5 s", spent().1 - before);
-    close(idle).await;
+
+    /// Builds and starts, and sends the first frame.
+    fn run(&mut self, attempt: u32) {
+        self.report(&Report::Built { attempt, built: built() });
+        self.doing(running());
+        self.frame(attempt, true, "first");
+    }
+
+    /// Sends a frame each 20 ms and does what it is told, until the parent is gone or `ends` says so.
+    fn serve(&mut self, mut ends: impl FnMut(&mut Self, u32, u32) -> bool) -> Option<()> {
+        loop {
+            let attempt = self.opened()?;
+            self.run(attempt);
+            self.socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            for number in 0.. {
+                if *self.is_killed.borrow() || ends(self, attempt, number) {
+                    return None;
+                }
+                match wire::read(&mut self.socket) {
+                    Ok(Some((_, body))) => match serde_json::from_slice(&body).unwrap() {
+                        Order::Close { .. } => {
+                            self.report(&Report::Closed { attempt });
+                            break;
+                        }
+                        Order::KeyFrame { .. } => self.frame(attempt, true, "key"),
+                        _ => {}
+                    },
+                    Ok(None) => return None,
+                    Err(_) => self.frame(attempt, false, "next"),
+                }
+            }
+        }
+    }
+}
+
+fn built() -> Built {
+    Built {
+        device: "camera".into(),
+        mode: Some(Mode { format: "NV12".into(), resolution: Resolution { width: 640, height: 480 }, fps: 50.0 }),
+        encoder: Some("x264enc".into()),
+        key_frames_on_demand: Some(true),
+        patience: Patience { first: Duration::from_millis(300), next: Duration::from_millis(200) },
+    }
+}
+
+fn running() -> Step {
+    Step::Running { device: "camera".into(), format: Some("NV12".into()), encoder: Some("x264enc".into()) }
+}
+
+/// A process as it is to be.
+fn good(puppet: &mut Puppet) -> Option<Exit> {
+    puppet.greet()?;
+    puppet.serve(|_, _, _| false);
+    None
+}
+
+/// A camera whose processes are played.
+struct Stage {
+    group: Group,
+    camera: Camera,
+    viewer: Subscription,
+    status: watch::Receiver<Status>,
+}
+
+impl Stage {
+    fn new(parts: Vec<Part>) -> Self {
+        Self::with(parts, Duration::from_secs(60))
+    }
+
+    fn with(parts: Vec<Part>, linger: Duration) -> Self {
+        let group = Group::new();
+        let launcher = Launcher::played(Player(Arc::new(Mutex::new(parts.into()))), linger);
+        let camera = Camera::open(Config { source: "/dev/video0".into(), ..Config::default() }, &launcher, &group);
+        let (viewer, status) = (camera.feed().subscribe(), camera.status());
+        Self { group, camera, viewer, status }
+    }
+
+    async fn frame(&mut self) -> Arc<Frame> {
+        in_time(self.viewer.next()).await
+    }
+
+    async fn is(&mut self, state: State) -> Status {
+        in_time(self.status.wait_for(|status| status.state == state)).await.unwrap().clone()
+    }
+
+    /// The next reason that has these words.
+    async fn reason(&mut self, words: &str) -> String {
+        let has = |status: &Status| status.reason.as_deref().is_some_and(|reason| reason.contains(words));
+        let found = tokio::time::timeout(PATIENCE, self.status.wait_for(has)).await;
+        let found = found.map(|found| found.unwrap().reason.clone().unwrap());
+        found.unwrap_or_else(|_| panic!("{words:?} is not said, but {:?}", self.camera.status().borrow().reason))
+    }
+}
+
+fn part(play: impl Fn(&mut Puppet) -> Option<Exit> + Send + Sync + 'static) -> Part {
+    Arc::new(play)
 }

@@ -30,6 +30,9 @@ const EARLY_CANDIDATES: usize = 64;
 /// How often a viewer's bitrate is worked out.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How long an answer waits until it is known whether there is sound: a capture process says so within a quarter of a second.
+const SOUND_KNOWN: Duration = Duration::from_secs(1);
+
 /// What an operator has a viewer told.
 #[derive(Clone, Debug)]
 pub enum Notice {
@@ -234,15 +237,26 @@ impl Session {
         }
     }
 
+    /// Whether there is sound. After the start of the service it is not known at once; a player that is answered without
+    /// sound then may never ask again.
+    async fn has_sound(&mut self) -> bool {
+        let known = self.source.has_sound.wait_for(Option::is_some);
+        match tokio::time::timeout(SOUND_KNOWN, known).await {
+            Ok(Ok(known)) => known.unwrap_or_default(),
+            Ok(Err(_)) | Err(_) => false,
+        }
+    }
+
     async fn on_offer(&mut self, sdp: String) -> Action {
         if let Some((_, answer)) = self.answered.as_ref().filter(|(offer, _)| *offer == sdp) {
             let answer = answer.clone();
             self.say(Signal::Answer { sdp: answer }).await;
             return Action::Wait;
         }
+        let has_sound = self.has_sound().await;
         let board = Board {
             profile: *self.source.profile.borrow(),
-            has_sound: *self.source.has_sound.borrow(),
+            has_sound,
             // WHEP has offers to restart ICE only.
             takes_more: self.call.way != Way::Whep,
         };

@@ -17,7 +17,7 @@ impl Session {
     }
 
     pub(super) async fn tell_sound(&mut self) -> Action {
-        let on = *self.source.has_sound.borrow();
+        let on = self.source.has_sound.borrow().unwrap_or_default();
         self.tell(&Reply::Event(Told::Sound { on })).await
     }
 

@@ -56,7 +56,7 @@ impl Board {
             device: "test".into(),
             cameras: Vec::new(),
             microphone: None,
-            has_sound: watch::channel(false).1,
+            has_sound: watch::channel(Some(false)).1,
             viewers,
             broker: None,
             gauges: Gauges::new("/".into(), None),

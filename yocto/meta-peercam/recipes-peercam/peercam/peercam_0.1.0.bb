@@ -37,7 +37,7 @@ SRC_URI = "\
     file://web;subdir=${BP} \
 "
 
-inherit cargo cargo-update-recipe-crates features_check pkgconfig systemd
+inherit cargo cargo-update-recipe-crates features_check pkgconfig systemd useradd
 
 require ${BPN}-crates.inc
 
@@ -59,18 +59,31 @@ export CARGO_PROFILE_RELEASE_STRIP = "none"
 
 do_install:append() {
     install -d ${D}${systemd_system_unitdir}
-    install -m 0644 ${S}/systemd/*.service ${S}/systemd/*.path ${D}${systemd_system_unitdir}
+    install -m 0644 ${S}/systemd/*.service ${S}/systemd/*.socket ${S}/systemd/*.slice ${S}/systemd/*.path ${D}${systemd_system_unitdir}
+    # The service starts it, nobody by hand.
+    install -d ${D}${libexecdir}/peercam
+    mv ${D}${bindir}/peercam-capture ${D}${libexecdir}/peercam/
     install -D -m 0644 ${S}/systemd/70-peercam.rules ${D}${nonarch_base_libdir}/udev/rules.d/70-peercam.rules
     install -D -m 0644 ${S}/packaging/peercam.toml ${D}${sysconfdir}/peercam/peercam.toml
 }
 
-# Whoever may command the camera may reboot the board: the integrator's choice, so a package of its own.
+# With this, everybody who may command the camera may reboot the board: the integrator's choice, so a package of its own.
 PACKAGE_BEFORE_PN = "${PN}-reboot"
 FILES:${PN}-reboot += "\
     ${systemd_system_unitdir}/peercam-reboot.path \
     ${systemd_system_unitdir}/peercam-reboot.service \
 "
-FILES:${PN} += "${nonarch_base_libdir}/udev/rules.d"
+FILES:${PN} += "\
+    ${libexecdir}/peercam \
+    ${nonarch_base_libdir}/udev/rules.d \
+    ${systemd_system_unitdir}/peercam-capture.slice \
+    ${systemd_system_unitdir}/peercam-capture.socket \
+    ${systemd_system_unitdir}/peercam-capture@.service \
+"
+
+# Who may connect to the socket of the capture processes.
+USERADD_PACKAGES = "${PN}"
+GROUPADD_PARAM:${PN} = "--system peercam-capture"
 CONFFILES:${PN} = "${sysconfdir}/peercam/peercam.toml"
 
 # The class makes the preset too, so the one of systemd/ is left where it is.
@@ -78,7 +91,7 @@ SYSTEMD_PACKAGES = "${PN} ${PN}-reboot"
 SYSTEMD_SERVICE:${PN} = "peercam.service peercam-provision.service peercam-wifi.service"
 SYSTEMD_SERVICE:${PN}-reboot = "peercam-reboot.path"
 
-# The elements without which there is no picture or no sound: src/camera/plugins.rs has the list. An encoder is not among
+# The elements without which there is no picture or no sound: src/devices/graph/plugins.rs has the list. An encoder is not among
 # them, since it may be the kernel's: packagegroup-peercam adds those.
 RDEPENDS:${PN} = "\
     gstreamer1.0 \

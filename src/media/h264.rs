@@ -1,0 +1,114 @@
+//! The few bytes of H.264 that matter here.
+
+use super::H264Profile;
+
+/// The type of a sequence parameter set (H.264, table 7-1).
+const SPS: u8 = 7;
+
+/// The type of a slice of a picture that is no IDR picture (H.264, table 7-1).
+const SLICE: u8 = 1;
+
+/// The profile that an access unit's sequence parameter set (Annex B) tells, if it has one.
+///
+/// Baseline with constraint_set1_flag is told as constrained baseline (42e0) whatever the other flags are: they
+/// are the same profile (RFC 6184, table 5), and x264 writes 42c0.
+pub fn profile(access_unit: &[u8]) -> Option<H264Profile> {
+    let [idc, constraints, _] = parameters(access_unit)?;
+    let is_constrained_baseline = idc == 66 && constraints & 0x40 != 0;
+    Some(if is_constrained_baseline { H264Profile::CONSTRAINED_BASELINE } else { H264Profile { idc, constraints } })
+}
+
+/// The level_idc that an access unit's sequence parameter set tells, if it has one.
+pub fn level(access_unit: &[u8]) -> Option<u8> {
+    parameters(access_unit).map(|[_, _, level]| level)
+}
+
+/// Whether a slice of the access unit (Annex B) is predicted from pictures before and after it (B, H.264, table 7-6).
+pub fn has_b_slices(access_unit: &[u8]) -> bool {
+    let slices =
+        access_unit.windows(4).enumerate().filter(|(_, bytes)| bytes[..3] == [0, 0, 1] && bytes[3] & 0x1f == SLICE);
+    // first_mb_in_slice and slice_type (section 7.3.3) have 37 bits at most in the largest picture.
+    let kind = |at: usize| {
+        let bytes = access_unit[at + 4..].iter().take(8);
+        let mut bits = bytes.flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1 == 1));
+        unsigned(&mut bits)?;
+        unsigned(&mut bits)
+    };
+    slices.filter_map(|(at, _)| kind(at)).any(|kind| kind % 5 == 1)
+}
+
+/// An unsigned Exp-Golomb number (H.264, section 9.1).
+fn unsigned(bits: &mut impl Iterator<Item = bool>) -> Option<u32> {
+    let zeros = bits.by_ref().take_while(|bit| !bit).count();
+    let rest = (0..zeros).try_fold(1_u32, |number, _| Some(number.checked_mul(2)? | u32::from(bits.next()?)))?;
+    Some(rest - 1)
+}
+
+/// profile_idc, the constraint flags and level_idc (H.264, section 7.3.2.1.1).
+fn parameters(access_unit: &[u8]) -> Option<[u8; 3]> {
+    let sps = access_unit.windows(7).find(|bytes| bytes[..3] == [0, 0, 1] && bytes[3] & 0x1f == SPS)?;
+    Some([sps[4], sps[5], sps[6]])
+}
+
+/// The access unit without the delimiter that h264parse (1.22) puts in front of each, whatever the encoder did:
+/// RTP marks the end of an access unit by itself (RFC 6184, section 5.1), so these would be bytes for nothing.
+pub fn without_delimiter(access_unit: &[u8]) -> &[u8] {
+    match access_unit {
+        // Start code, type 9, and one byte of payload (H.264, section 7.3.2.4).
+        [0, 0, 0, 1, 9, _, rest @ ..] | [0, 0, 1, 9, _, rest @ ..] if rest.starts_with(&[0, 0]) => rest,
+        _ => access_unit,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_profile_is_read_behind_a_delimiter_and_either_start_code() {
+        let cases: [(&[u8], Option<H264Profile>); 6] = [
+            (&[0, 0, 0, 1, 0x67, 0x42, 0xc0, 0x1f], Some(H264Profile::CONSTRAINED_BASELINE)),
+            (&[0, 0, 0, 1, 9, 0x10, 0, 0, 1, 0x27, 0x4d, 0x40, 0x28], Some(H264Profile { idc: 77, constraints: 0x40 })),
+            (&[0, 0, 1, 0x67, 0x42, 0x80, 0x1f], Some(H264Profile { idc: 66, constraints: 0x80 })),
+            (&[0, 0, 1, 0x67, 0x64, 0x00, 0x1f], Some(H264Profile { idc: 100, constraints: 0 })),
+            (&[0, 0, 0, 1, 0x65, 1, 2, 3, 4, 5], None),
+            (&[0, 0, 1, 0x67], None),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(profile(bytes), expected, "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn slices_that_look_ahead_are_seen_in_any_unit_of_a_picture() {
+        // first_mb_in_slice is 0, `1`; slice_type 5, 6 and 7 (P, B, I): `00110`, `00111`, `0001000`.
+        let cases: [(&[u8], bool); 8] = [
+            (&[0, 0, 0, 1, 0x41, 0b1001_1010], false),
+            (&[0, 0, 0, 1, 0x01, 0b1001_1110], true),
+            (&[0, 0, 1, 0x41, 0b1000_1000], false),
+            // Type 1 (B) as `010`, behind a delimiter; and in the second slice, which begins at block 3, `00100`.
+            (&[0, 0, 0, 1, 9, 0x50, 0, 0, 1, 0x01, 0b1010_0000], true),
+            (&[0, 0, 1, 0x41, 0b1001_1010, 0, 0, 1, 0x01, 0b0010_0010], true),
+            // An IDR picture has none, whatever its bytes say.
+            (&[0, 0, 0, 1, 0x65, 0b1010_0000], false),
+            (&[0, 0, 1, 0x41], false),
+            (&[0, 0, 1, 0x41, 0, 0, 0, 0, 0, 0, 0, 0, 0], false),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(has_b_slices(bytes), expected, "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn only_a_delimiter_in_front_is_left_out() {
+        let cases: [(&[u8], &[u8]); 4] = [
+            (&[0, 0, 0, 1, 9, 0xf0, 0, 0, 0, 1, 0x65], &[0, 0, 0, 1, 0x65]),
+            (&[0, 0, 1, 9, 0x10, 0, 0, 1, 0x41], &[0, 0, 1, 0x41]),
+            (&[0, 0, 0, 1, 0x65, 9], &[0, 0, 0, 1, 0x65, 9]),
+            (&[0, 0, 0, 1, 9, 0xf0], &[0, 0, 0, 1, 9, 0xf0]),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(without_delimiter(bytes), expected);
+        }
+    }
+}

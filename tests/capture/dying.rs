@@ -1,0 +1,42 @@
+//! Capture processes that end, stop or stay behind.
+
+use rustix::process::Signal;
+
+use super::captures::{capture_of, strike};
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_process_that_is_ended_in_any_way_is_replaced_and_none_is_left_behind() {
+    let group = Group::new();
+    let name = format!("dying-{}", std::process::id());
+    let camera = Camera::open(Config { name: name.clone(), ..config(640, 360, 30) }, &launcher(), &group);
+    let mut viewer = camera.feed().subscribe();
+    frames(&mut viewer, 10).await;
+    let limits = [
+        (Signal::KILL, Duration::from_secs(1)),
+        (Signal::SEGV, Duration::from_secs(1)),
+        (Signal::TERM, Duration::from_secs(1)),
+        (Signal::ABORT, Duration::from_secs(1)),
+        // Noticed within 1.2 s on a busy board.
+        (Signal::STOP, Duration::from_secs(3)),
+    ];
+    for (signal, limit) in limits {
+        let pid = capture_of(std::process::id(), &name).expect("a capture process");
+        let begun = Instant::now();
+        strike(pid, signal);
+        loop {
+            let frame = in_time(viewer.next()).await;
+            if frame.is_key && frame.captured > begun {
+                break;
+            }
+        }
+        let took = begun.elapsed();
+        println!("{signal:?}: picture again after {} ms", took.as_millis());
+        assert!(took < limit, "{signal:?}: {took:?}");
+        frames(&mut viewer, 10).await;
+        assert_eq!(camera.status().borrow().encoder.as_deref(), Some("x264enc"), "an accident is held against nobody");
+        assert_ne!(capture_of(std::process::id(), &name), Some(pid), "the old process is still there");
+    }
+    close(group).await;
+    assert_eq!(capture_of(std::process::id(), &name), None, "a process is left");
+}
