@@ -6,19 +6,23 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use crate::BARE_CONFIG;
 use crate::board::Board;
+use crate::breaks::median_and_95th;
+use crate::page::Page;
 use crate::watching::Viewer;
 
 /// Where the driver is told what to do wrong, and where it counts.
 const PARAMETERS: &str = "/sys/module/board_encoder/parameters";
 
 /// The element.
-const NAME: &str = "v4l2h264enc";
+pub const NAME: &str = "v4l2h264enc";
 
 /// A key frame that was asked for comes within this time: two frames, and the way to the browser's counters.
 const SOON: Duration = Duration::from_secs(1);
 
-async fn set(board: &mut Board, parameter: &str, value: &str) -> Result<()> {
+/// Sets a parameter of the driver.
+pub async fn set(board: &mut Board, parameter: &str, value: &str) -> Result<()> {
     board.must(&format!("echo {value} > {PARAMETERS}/{parameter}")).await?;
     Ok(())
 }
@@ -80,6 +84,36 @@ pub async fn the_encoder_of_the_board_is_used_and_makes_key_frames_on_demand(
             ensure!(asked.elapsed() < SOON, "no key frame within {SOON:?}");
         }
     }
+    Ok(())
+}
+
+/// How often somebody joins: the time that 95 of 100 do not exceed is the longest but one.
+const JOINS: usize = 20;
+
+/// What a join may take on the emulated board, in milliseconds, while key frames come each ten seconds.
+const LONGEST_JOIN: f64 = 500.0;
+
+pub async fn who_joins_does_not_wait_for_the_next_key_frame_of_the_interval(
+    board: &mut Board,
+    viewer: &Viewer<'_>,
+) -> Result<()> {
+    // The encoder runs on while nobody watches.
+    board.configure(&BARE_CONFIG.replace("source = \"test\"", "source = \"test\"\nkeep_warm = true")).await?;
+    viewer.wait_for_picture(640, 368).await?;
+    let page = Page::of(viewer.browser());
+    let made = count(board, "key_frames").await?;
+    let mut times = Vec::new();
+    for _ in 0..JOINS {
+        page.ask::<()>("viewer.stop();").await?;
+        sleep(Duration::from_millis(700)).await;
+        page.ask::<()>("viewer.play();").await?;
+        page.wait_until("the first frame", "performance.getEntriesByName('peercam:first-frame').length > 0").await?;
+        times.push(page.time_to_first_frame().await?);
+    }
+    let made = count(board, "key_frames").await? - made;
+    let (median, most) = median_and_95th(times);
+    eprint!("first frame after {median:.0} ms, 95th {most:.0} ms, {made} key frames ... ");
+    ensure!(most < LONGEST_JOIN);
     Ok(())
 }
 

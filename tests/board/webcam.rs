@@ -21,6 +21,9 @@ use crate::watching::Viewer;
 /// USB/IP's (Debian's `usbip`).
 const PORT: u16 = 3240;
 
+/// What the webcam is called.
+const NAME: &str = "Virtual webcam";
+
 /// How often the webcam is unplugged.
 const TIMES: usize = 5;
 
@@ -47,7 +50,8 @@ impl Cable {
             let size = |width, height| Size { width, height, rates: rates.to_vec() };
             vec![size(640, 360), size(320, 240)]
         };
-        let camera = Camera { formats: vec![(Format::Yuyv, sizes(&[10])), (Format::Mjpeg, sizes(&[30, 15]))] };
+        let camera =
+            Camera { name: NAME, formats: vec![(Format::Yuyv, sizes(&[10])), (Format::Mjpeg, sizes(&[30, 15]))] };
         let microphone = Microphone { rate: 16_000, channels: 1, bytes: 2 };
         let frames = move |format, size: &Size, number: u64| match format {
             Format::Yuyv => raw(size, number),
@@ -107,7 +111,7 @@ pub async fn a_webcam_that_is_plugged_in_shows_its_picture_and_its_own_microphon
     cable.plug_in(board).await?;
     let is_webcam = |source: &Value| {
         let device = source["device"].as_str().unwrap_or_default();
-        source["state"] == "live" && device.contains("Virtual webcam")
+        source["state"] == "live" && device.contains(NAME)
     };
     let deadline = Instant::now() + Duration::from_secs(30);
     let status = loop {

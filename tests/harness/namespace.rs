@@ -20,14 +20,15 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
 /// Set inside the namespaces, to the directory that the suite's `make` printed.
 const MADE: &str = "PEERCAM_TEST_MADE";
 
-/// Has what the board boots from made by `make`, a program of the repository, which may need the network, and goes on
-/// without it. Returns inside the namespaces, with the directory that the program printed.
-pub fn enter(make: &str) -> Result<PathBuf> {
+/// Has what the board boots from made by `make`, a program of the repository, with these arguments, which may need the
+/// network, and goes on without it. Returns inside the namespaces, with the directory that the program printed.
+pub fn enter(make: &str, arguments: &[&str]) -> Result<PathBuf> {
     if let Some(made) = env::var_os(MADE) {
         lay_cable()?;
         return Ok(made.into());
     }
     let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(make))
+        .args(arguments)
         .stderr(std::process::Stdio::inherit())
         .output()
         .with_context(|| format!("{make} cannot be run"))?;

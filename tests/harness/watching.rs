@@ -51,6 +51,11 @@ impl<'a> Viewer<'a> {
         Ok(viewer)
     }
 
+    /// The browser that has the page.
+    pub fn browser(&self) -> &Browser {
+        self.browser
+    }
+
     /// Waits for a live picture of this size.
     pub async fn wait_for_picture(&self, width: u32, height: u32) -> Result<()> {
         let size = format!("viewer.video.videoWidth === {width} && viewer.video.videoHeight === {height}");

@@ -63,7 +63,7 @@ use crate::place::Place;
 
 fn main() -> ExitCode {
     // Returns on the other side only.
-    alone::go_on(namespace::enter("tests/image/make"), |made| async move { run(made).await })
+    alone::go_on(namespace::enter("tests/image/make", &[]), |made| async move { run(made).await })
 }
 
 /// The boards, in the order in which they are switched on. Named as arguments, only those are.

@@ -19,6 +19,8 @@ pub struct Size {
 /// What it captures with.
 #[derive(Clone, Debug)]
 pub struct Camera {
+    /// What it says it is called.
+    pub name: &'static str,
     /// Formats in the order in which the host sees them, each with its sizes.
     pub formats: Vec<(Format, Vec<Size>)>,
 }

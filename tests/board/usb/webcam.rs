@@ -182,7 +182,7 @@ impl Webcam {
                 (2, _) => Some(descriptors::configuration(&self.camera, self.microphone)),
                 (3, 0) => Some(descriptors::LANGUAGES.to_vec()),
                 (3, 1) => Some(descriptors::string("Board")),
-                (3, 2) => Some(descriptors::string("Virtual webcam")),
+                (3, 2) => Some(descriptors::string(self.camera.name)),
                 (3, _) => Some(descriptors::string("0001")),
                 _ => None,
             },

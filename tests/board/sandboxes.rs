@@ -1,0 +1,59 @@
+//! What can be done from within each of the two units: the service has the network and no device, what captures has the
+//! devices and no network.
+
+use anyhow::{Result, ensure};
+
+use crate::board::Board;
+use crate::namespace::HOST;
+
+/// Tries all of it and says what went well. `bash` connects by itself.
+const PROBE: &str = r#"
+    try() { name=$1; shift; if "$@" 2>/dev/null; then echo "$name: yes"; else echo "$name: no"; fi; }
+    opens() { exec 9<"$1" && exec 9<&-; }
+    connects() { timeout 3 bash -c "exec 9<>/dev/tcp/$1"; }
+    try camera opens /dev/video0
+    try sound opens /dev/snd/controlC0
+    try page connects 127.0.0.1/8080
+    try outside connects HOST/PORT
+    try secret test -s /var/lib/peercam/secret
+"#;
+
+/// How the probe runs in the place of a unit's own program.
+const INSTEAD: &str = "-e 's#^ExecStart=.*#ExecStart=/bin/bash /run/probe#' -e 's/^Type=.*/Type=oneshot/' \
+    -e 's/^StandardInput=.*/StandardInput=null/' -e 's/^StandardOutput=.*/StandardOutput=journal/' \
+    -e '/^WatchdogSec\\|^Restart\\|^NotifyAccess\\|^Wants\\|^After/d'";
+
+pub async fn the_service_has_the_network_and_what_captures_has_the_devices(board: &mut Board) -> Result<()> {
+    // Somebody to connect to beyond the board: this machine.
+    let listener = tokio::net::TcpListener::bind((HOST, 0)).await?;
+    let port = listener.local_addr()?.port().to_string();
+    let probe = PROBE.replace("HOST", &HOST.to_string()).replace("PORT", &port);
+    board.must(&format!("cat > /run/probe <<'PROBE'\n{probe}\nPROBE")).await?;
+    let unconfined = board.must("bash /run/probe").await?;
+    for name in ["camera", "sound", "page", "outside", "secret"] {
+        ensure!(unconfined.contains(&format!("{name}: yes")), "the probe itself: {unconfined}");
+    }
+    let service = within(board, "peercam.service").await?;
+    let capture = within(board, "peercam-capture@.service").await?;
+    for (name, of_service) in [("camera", false), ("sound", false), ("page", true), ("outside", true), ("secret", true)]
+    {
+        let is = |told: &str, can: bool| told.contains(&format!("{name}: {}", if can { "yes" } else { "no" }));
+        ensure!(is(&service, of_service), "{name} from within the service:\n{service}");
+        ensure!(is(&capture, !of_service), "{name} from within what captures:\n{capture}");
+    }
+    Ok(())
+}
+
+/// What the probe says in the sandbox of `unit`.
+async fn within(board: &mut Board, unit: &str) -> Result<String> {
+    board
+        .must(&format!(
+            "mkdir -p /run/systemd/system
+             sed {INSTEAD} '/usr/lib/systemd/system/{unit}' > /run/systemd/system/probe.service
+             systemctl daemon-reload
+             systemctl start probe.service
+             journalctl --output=cat --boot _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID probe.service)
+             rm /run/systemd/system/probe.service"
+        ))
+        .await
+}
