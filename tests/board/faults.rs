@@ -1,10 +1,9 @@
 //! Faults under a viewer whose page is neither reloaded nor clicked: an encoder that fails or hangs, memory that runs out,
-//! a clock that is set.
+//! a clock that is set; and an hour without any.
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result, ensure};
 use tokio::time::{Instant, sleep};
 
 use crate::board::Board;
@@ -12,6 +11,7 @@ use crate::breaks::{judge, median_and_95th, watch_on};
 use crate::encoder::{NAME, set};
 use crate::process;
 use crate::watching::Viewer;
+use crate::webcam::Cable;
 
 /// Milliseconds from the fault to the picture of the next encoder. On hardware it is to be 2000; the emulated processor
 /// needs most of that to try an encoder of software.
@@ -90,9 +90,11 @@ pub async fn a_capture_process_that_runs_out_of_memory_is_replaced(
     // The kernel counts what is there already, and ends the process for more.
     board
         .must(
-            "unit=$(systemctl list-units --plain --no-legend 'peercam-capture@*' | awk 'NR == 1 { print $1 }')
-             group=/sys/fs/cgroup$(systemctl show -P ControlGroup \"$unit\")
-             for setting in memory.swap.max memory.max; do echo 0 > \"$group/$setting\" || true; done",
+            "for pid in $(pidof peercam-capture); do
+                 ls -l /proc/$pid/fd | grep -q /dev/video0 || continue
+                 group=/sys/fs/cgroup$(cut -d : -f 3 /proc/$pid/cgroup)
+                 for setting in memory.swap.max memory.max; do echo 0 > $group/$setting || true; done
+             done",
         )
         .await?;
     sleep(Duration::from_secs(8)).await;
@@ -109,6 +111,7 @@ pub async fn a_clock_that_is_set_years_ahead_and_back_disturbs_nothing(
     board: &mut Board,
     viewer: &Viewer<'_>,
 ) -> Result<()> {
+    let before = process(board).await?;
     watch_on(viewer.browser()).await?;
     for step in ["5 years", "8 years ago", "3 years"] {
         board.must(&format!("date --set \"$(date --date '{step}')\"")).await?;
@@ -116,7 +119,59 @@ pub async fn a_clock_that_is_set_years_ahead_and_back_disturbs_nothing(
         let judged = judge(viewer.browser()).await?;
         ensure!(judged.is_same && judged.is_live && judged.longest() < 1000.0, "{step}: {judged:?}");
     }
-    let status: Value = viewer.status().await?;
-    ensure!(status["health"] == "ok", "{status:#}");
+    // What has an end by the clock, such as a login, may be over.
+    let after = process(board).await?;
+    ensure!(before == after, "{before} became {after}");
+    Ok(())
+}
+
+/// What the service and all capture processes hold, in KiB.
+async fn memory(board: &mut Board) -> Result<f64> {
+    let sum = "ps -o rss= -C peercam,peercam-capture | awk '{ sum += $1 } END { print sum }'";
+    Ok(board.must(sum).await?.trim().parse()?)
+}
+
+/// KiB per hour by which one value a minute grows: the least squares' line.
+fn slope(values: &[f64]) -> f64 {
+    let count = values.len() as f64;
+    let (middle, mean) = ((count - 1.0) / 2.0, values.iter().sum::<f64>() / count);
+    let (mut over, mut under) = (0.0, 0.0);
+    for (minute, value) in values.iter().enumerate() {
+        let away = minute as f64 - middle;
+        over += away * (value - mean);
+        under += away * away;
+    }
+    60.0 * over / under
+}
+
+pub async fn a_webcam_is_watched_for_an_hour_without_a_freeze(
+    board: &mut Board,
+    cable: &Cable,
+    viewer: &Viewer<'_>,
+) -> Result<()> {
+    cable.plug_in(board).await?;
+    viewer.wait_for_picture(320, 240).await?;
+    viewer.unmute().await?;
+    viewer.remember_connection().await?;
+    sleep(Duration::from_secs(5)).await;
+    let before = viewer.counters().await?;
+    let mut held = Vec::new();
+    for minute in 1..=60 {
+        sleep(Duration::from_secs(60)).await;
+        held.push(memory(board).await?);
+        if minute % 5 == 0 {
+            let now = viewer.counters().await?;
+            let frozen = now.freezes - before.freezes;
+            let rate = (now.frames_decoded - before.frames_decoded) / (now.seconds - before.seconds);
+            let held = held.last().context("one a minute")?;
+            eprintln!("minute {minute}: {rate:.2} fps, frozen for {frozen:.1} s, {held:.0} KiB");
+        }
+    }
+    let after = viewer.counters().await?;
+    ensure!(viewer.has_remembered_connection().await?, "the page made a new peer connection");
+    // The allocators have taken by then what they need.
+    let (grown, frozen) = (slope(&held[10..]), after.freezes - before.freezes);
+    eprint!("frozen for {frozen:.1} s, memory grows by {grown:.0} KiB an hour ... ");
+    ensure!(frozen == 0.0 && grown < 1024.0);
     Ok(())
 }

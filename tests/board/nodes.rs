@@ -49,6 +49,8 @@ pub async fn a_camera_with_a_buffer_for_each_plane_brings_its_colours(
 ) -> Result<()> {
     let capabilities = board.must(&format!("v4l2-ctl -d {PLANES} --info")).await?;
     ensure!(capabilities.contains("Video Capture Multiplanar"), "{capabilities}");
+    // An emulated board may take longer to start a second camera than a snapshot is waited for.
+    has_picture(viewer).await?;
     let (size, colours) = viewer.snapshot_colours("planes", &BAR_CENTRES, BAR_HEIGHT).await?;
     ensure!(size == (320, 180), "the snapshot is {size:?}");
     ensure_bars(&colours)
@@ -74,7 +76,14 @@ pub async fn what_the_driver_refuses_or_drops_is_told_or_overcome(
 
     // The same to the camera that is watched.
     viewer.remember_connection().await?;
-    for fault in ["inject_fatal_streaming_error=1", "inject_v4l2_buf_flag_error=1"] {
+    for fault in [
+        "inject_fatal_streaming_error=1",
+        "inject_v4l2_buf_flag_error=1",
+        "inject_vidioc_qbuf_error=1",
+        // These are refused when it is started again, for which the last one is.
+        "inject_vidioc_reqbufs_error=1,inject_fatal_streaming_error=1",
+        "inject_vidioc_streamon_error=1,inject_fatal_streaming_error=1",
+    ] {
         board.must(&format!("v4l2-ctl -d /dev/video0 -c {fault}")).await?;
         let frames = viewer.counters().await?.frames_decoded;
         viewer.wait_for_frames_after(frames + 30.0).await.with_context(|| fault)?;

@@ -1,5 +1,5 @@
-//! What can be done from within each of the two units: the service has the network and no device, what captures has the
-//! devices and no network.
+//! What can be done from within each of the two units: the service has the network and its files and no device, what captures
+//! has the devices and neither network nor files.
 
 use anyhow::{Result, ensure};
 
@@ -15,7 +15,8 @@ const PROBE: &str = r#"
     try sound opens /dev/snd/controlC0
     try page connects 127.0.0.1/8080
     try outside connects HOST/PORT
-    try secret test -s /var/lib/peercam/secret
+    try configuration test -r /etc/peercam/peercam.toml
+    try state test -w /var/lib/peercam/
 "#;
 
 /// How the probe runs in the place of a unit's own program.
@@ -30,13 +31,19 @@ pub async fn the_service_has_the_network_and_what_captures_has_the_devices(board
     let probe = PROBE.replace("HOST", &HOST.to_string()).replace("PORT", &port);
     board.must(&format!("cat > /run/probe <<'PROBE'\n{probe}\nPROBE")).await?;
     let unconfined = board.must("bash /run/probe").await?;
-    for name in ["camera", "sound", "page", "outside", "secret"] {
+    for name in ["camera", "sound", "page", "outside", "configuration", "state"] {
         ensure!(unconfined.contains(&format!("{name}: yes")), "the probe itself: {unconfined}");
     }
     let service = within(board, "peercam.service").await?;
     let capture = within(board, "peercam-capture@.service").await?;
-    for (name, of_service) in [("camera", false), ("sound", false), ("page", true), ("outside", true), ("secret", true)]
-    {
+    for (name, of_service) in [
+        ("camera", false),
+        ("sound", false),
+        ("page", true),
+        ("outside", true),
+        ("configuration", true),
+        ("state", true),
+    ] {
         let is = |told: &str, can: bool| told.contains(&format!("{name}: {}", if can { "yes" } else { "no" }));
         ensure!(is(&service, of_service), "{name} from within the service:\n{service}");
         ensure!(is(&capture, !of_service), "{name} from within what captures:\n{capture}");
@@ -46,14 +53,16 @@ pub async fn the_service_has_the_network_and_what_captures_has_the_devices(board
 
 /// What the probe says in the sandbox of `unit`.
 async fn within(board: &mut Board, unit: &str) -> Result<String> {
+    let probe = format!("probe-{}", unit.replace('@', ""));
     board
         .must(&format!(
             "mkdir -p /run/systemd/system
-             sed {INSTEAD} '/usr/lib/systemd/system/{unit}' > /run/systemd/system/probe.service
+             sed {INSTEAD} '/usr/lib/systemd/system/{unit}' > /run/systemd/system/{probe}
              systemctl daemon-reload
-             systemctl start probe.service
-             journalctl --output=cat --boot _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID probe.service)
-             rm /run/systemd/system/probe.service"
+             systemctl start {probe}
+             journalctl --sync
+             journalctl --output=cat --boot --unit={probe}
+             rm /run/systemd/system/{probe}"
         ))
         .await
 }

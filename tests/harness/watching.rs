@@ -62,6 +62,11 @@ impl<'a> Viewer<'a> {
         self.wait_until(&format!("a picture of {width}x{height}"), &format!("viewer.state === 'live' && {size}")).await
     }
 
+    /// Waits until sound comes.
+    pub async fn wait_for_sound(&self) -> Result<()> {
+        self.wait_until("sound", "(await counters()).audio_samples > 0").await
+    }
+
     /// Sends a command of its own, as the page may, and gives its last outcome.
     pub async fn command(&self, command: &str, arguments: Value) -> Result<Value> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
