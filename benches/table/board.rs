@@ -35,12 +35,17 @@ pub struct Board {
 impl Board {
     /// Starts it on the test picture with the given lines in its camera table.
     pub fn start(camera: &str) -> Result<Self> {
+        Self::start_lingering(LINGER, camera)
+    }
+
+    /// The same, where a capture process stays for so many seconds when nobody watches.
+    pub fn start_lingering(linger: u32, camera: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let config = directory.path().join("peercam.toml");
         let text = format!(
             "[web]\nlisten = \"127.0.0.1:{port}\"\n[audio]\ncapture = \"test\"\n[viewers]\nmax = 100\n\
-             [capture]\nlinger = {LINGER}\n\
+             [capture]\nlinger = {linger}\n\
              [[camera]]\nname = \"main\"\nsource = \"test\"\nwidth = 1280\nheight = 720\nfps = 30\nbitrate = 2000\n\
              {camera}\n"
         );

@@ -23,6 +23,10 @@ const HELLO: Duration = Duration::from_secs(15);
 /// How long it may look at devices: some answer questions about their input slowly.
 const LOOKING: Duration = Duration::from_secs(15);
 
+/// How long a process may take to load GStreamer: the first one of all lists hundreds of plugins, read from a card, and
+/// others wait for it.
+const LOADING: Duration = Duration::from_secs(90);
+
 /// How long the trial of one encoder may take, which gives up by itself after 2 s without a picture.
 const TRYING: Duration = Duration::from_secs(10);
 
@@ -183,6 +187,7 @@ impl Doing {
         match self.step {
             None => Some(HELLO),
             Some(Step::Resting) if matches!(device, Device::Opening { .. }) => Some(LOOKING),
+            Some(Step::Loading) => Some(LOADING),
             Some(Step::Looking { .. }) => Some(LOOKING),
             Some(Step::Trying { .. }) => Some(TRYING),
             Some(Step::Starting { .. }) => Some(STARTING),

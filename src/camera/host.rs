@@ -383,7 +383,7 @@ impl Host {
                     Some(Step::Looking { at: Some(node) }) => {
                         Error::Stuck { device: node.clone(), verb: "opened".into() }
                     }
-                    Some(Step::Starting { .. } | Step::Looking { at: None }) | None => {
+                    Some(Step::Loading | Step::Starting { .. } | Step::Looking { at: None }) | None => {
                         Error::Stuck { device, verb: "opened".into() }
                     }
                     Some(Step::Stopping { .. }) => Error::Stuck { device, verb: "closed".into() },

@@ -255,6 +255,8 @@ pub enum Report {
 pub enum Step {
     /// Nothing that takes time.
     Resting,
+    /// It loads GStreamer, which lists its plugins at the first start of all.
+    Loading,
     /// It looks at devices.
     Looking {
         /// The node, while it is open for that.
@@ -296,6 +298,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Resting => f.write_str("at rest"),
+            Self::Loading => f.write_str("loading GStreamer"),
             Self::Looking { at: None } => f.write_str("looking at devices"),
             Self::Looking { at: Some(node) } => write!(f, "looking at {node}"),
             Self::Waiting => f.write_str("waiting to try an encoder"),

@@ -45,6 +45,13 @@ pub enum Event {
     Outdated,
 }
 
+impl Event {
+    /// What comes of the device makes the graph of no use.
+    pub fn failed(error: Error) -> Self {
+        Self::Failed { error, element: String::new() }
+    }
+}
+
 /// A handle to an attempt that runs.
 #[derive(Debug)]
 pub struct Attempt {
@@ -135,8 +142,9 @@ impl Running {
     fn open(&self, settings: &Settings) -> Result<Pipeline, Error> {
         let (Means { output, guide, .. }, attempt) = (&self.means, self.number);
         let opened = tasks::caught(|| {
-            guide.doing(Step::Looking { at: None });
+            guide.doing(Step::Loading);
             complaints::init()?;
+            guide.doing(Step::Looking { at: None });
             let graph = locked(&self.means.opener).open(settings)?;
             self.remember();
             let built = graph.built();
@@ -178,7 +186,8 @@ impl Running {
                 works = true;
                 self.learn(Outcome::Works);
             }
-            if begun.elapsed() > CHECK + STOOD_STILL {
+            // Frames that the parent does not take are no fault of what makes them.
+            if begun.elapsed() > CHECK + STOOD_STILL || self.means.output.is_busy() {
                 progress.since = Instant::now();
             }
             let silent = progress.silence(pipeline);

@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use peercam::capture::Report;
@@ -11,12 +12,17 @@ use crate::end;
 
 /// The sending end. A clone is the same.
 #[derive(Clone, Debug)]
-pub struct Output(Arc<Mutex<UnixStream>>);
+pub struct Output(Arc<Mutex<UnixStream>>, Arc<AtomicUsize>);
 
 impl Output {
     /// Sends by `socket`.
     pub fn new(socket: UnixStream) -> Self {
-        Self(Arc::new(Mutex::new(socket)))
+        Self(Arc::new(Mutex::new(socket)), Arc::default())
+    }
+
+    /// Whether something is being sent. For as long as the parent does not read, that is so.
+    pub fn is_busy(&self) -> bool {
+        self.1.load(Ordering::Relaxed) > 0
     }
 
     /// Sends a report.
@@ -35,11 +41,13 @@ impl Output {
 
     /// Blocks while the parent does not read. Without a parent there is nothing left to do.
     fn write(&self, head: &[u8], body: &[u8]) {
+        self.1.fetch_add(1, Ordering::Relaxed);
         // A thread that panicked within has cut a message in two; the parent sees that, and ends this process.
         let mut socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if write_both(&mut *socket, head, body).is_err() {
             end::at_once();
         }
+        self.1.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

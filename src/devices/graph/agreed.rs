@@ -37,12 +37,7 @@ impl Agreed {
             match Node::open(&node).ok().and_then(|node| node.size()) {
                 Some(found) if found != expected => {
                     // Nobody listens only while the pipeline is being stopped.
-                    events
-                        .send(Event::Failed {
-                            error: Error::OtherSize { device: device.clone(), agreed, found },
-                            element: String::new(),
-                        })
-                        .ok();
+                    events.send(Event::failed(Error::OtherSize { device: device.clone(), agreed, found })).ok();
                     gst::PadProbeReturn::Drop
                 }
                 _ => gst::PadProbeReturn::Remove,

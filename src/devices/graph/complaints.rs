@@ -6,11 +6,14 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::env;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, Once};
 
 use gstreamer as gst;
 
 use peercam::capture::Error;
+
+use super::registry;
 
 /// How many elements' lines are kept: of those that fail at one time there are as many as cameras at most.
 const MOST: usize = 32;
@@ -47,7 +50,10 @@ pub fn of_control() -> bool {
 /// Starts GStreamer, and begins to listen.
 pub fn init() -> Result<(), Error> {
     static ONCE: Once = Once::new();
-    gst::init().map_err(Error::broken)?;
+    if !gst::INITIALIZED.load(Ordering::Acquire) {
+        let _turn = registry::turn();
+        gst::init().map_err(Error::broken)?;
+    }
     ONCE.call_once(|| {
         // Without a wish for its log nobody expects to read it.
         if env::var_os("GST_DEBUG").is_none() {

@@ -50,12 +50,7 @@ impl Guard {
             dropped.fetch_add(1, Ordering::Relaxed);
             if let Some(found) = found.filter(|found| others.are_meant(*found)) {
                 // Nobody listens only while the pipeline is being stopped.
-                events
-                    .send(Event::Failed {
-                        error: Error::OtherSize { device: device.clone(), agreed, found },
-                        element: String::new(),
-                    })
-                    .ok();
+                events.send(Event::failed(Error::OtherSize { device: device.clone(), agreed, found })).ok();
             }
             gst::PadProbeReturn::Drop
         });

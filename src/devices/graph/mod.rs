@@ -9,6 +9,7 @@ pub mod even;
 pub mod jpeg;
 pub mod plugins;
 mod publisher;
+mod registry;
 pub mod snapshot;
 
 use std::collections::BTreeMap;
@@ -368,9 +369,8 @@ fn refuse_reordered(graph: &Graph, events: mpsc::Sender<Event>) -> Result<(), Er
     let judge = Mutex::new(move |unit: &[u8]| {
         if !is_told && h264::has_b_slices(unit) {
             is_told = true;
-            let error = Error::Reordered { device: device.clone() };
             // Nobody listens only while the pipeline is being stopped.
-            events.send(Event::Failed { error, element: String::new() }).ok();
+            events.send(Event::failed(Error::Reordered { device: device.clone() })).ok();
         }
         if is_told { gst::PadProbeReturn::Drop } else { gst::PadProbeReturn::Ok }
     });

@@ -188,7 +188,7 @@ impl Opener for Capture {
                 }
             }
             Step::Looking { at: Some(node) } => self.nodes.blame(node),
-            Step::Resting | Step::Looking { at: None } | Step::Waiting | Step::Stopping { .. } => {}
+            Step::Resting | Step::Loading | Step::Looking { at: None } | Step::Waiting | Step::Stopping { .. } => {}
         }
     }
 }

@@ -42,6 +42,7 @@ fn an_attempt_is_told_of_step_by_step_and_its_frames_carry_its_number() {
         }
     }
     let expected = [
+        "loading GStreamer",
         "looking at devices",
         "waiting to try an encoder",
         "trying x264enc",
@@ -49,7 +50,7 @@ fn an_attempt_is_told_of_step_by_step_and_its_frames_carry_its_number() {
         "built",
         "starting test picture",
     ];
-    assert_eq!(told[..6], expected);
+    assert_eq!(told[..7], expected);
     parent.closed(7);
     // The same process goes on with the next.
     parent.open(8, config(320, 180, 30));
