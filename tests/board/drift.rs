@@ -88,7 +88,7 @@ async fn is_followed(board: &mut Board, viewer: &Viewer<'_>, (shift, slow): (u32
     })
     .await?;
     let tone = viewer.loudest_frequency().await?;
-    ensure!((tone - 480.0).abs() < 24.0, "heard {tone} Hz where 480 Hz are played");
+    ensure!((tone - 480.0).abs() < 12.0, "heard {tone} Hz where 480 Hz are played");
     Ok(())
 }
 

@@ -87,12 +87,12 @@ pub async fn the_encoder_of_the_board_is_used_and_makes_key_frames_on_demand(
     Ok(())
 }
 
-/// How often somebody joins.
-const JOINS: usize = 4;
+/// How often somebody joins: the time that 95 of 100 do not exceed is the longest but one.
+const JOINS: usize = 20;
 
-/// What the first frame may take once the connection is there, in milliseconds, while key frames come each ten seconds. All of
-/// a join is to take 500 on hardware; an emulated processor needs seconds for the handshake alone.
-const LONGEST_WAIT: f64 = 2000.0;
+/// What a join may take, in milliseconds, while key frames come each ten seconds. On an emulated processor the handshake
+/// alone takes longer.
+const LONGEST_JOIN: f64 = 500.0;
 
 /// Milliseconds from `new RTCPeerConnection` to the connection, and from there to the first frame.
 const STAGES: &str = "
@@ -108,7 +108,7 @@ pub async fn who_joins_does_not_wait_for_the_next_key_frame_of_the_interval(
     viewer.wait_for_picture(640, 368).await?;
     let page = Page::of(viewer.browser());
     let made = count(board, "key_frames").await?;
-    let (mut connected, mut waited) = (Vec::new(), Vec::new());
+    let (mut connected, mut joined) = (Vec::new(), Vec::new());
     for _ in 0..JOINS {
         page.ask::<()>("viewer.stop();").await?;
         sleep(Duration::from_millis(700)).await;
@@ -116,14 +116,14 @@ pub async fn who_joins_does_not_wait_for_the_next_key_frame_of_the_interval(
         page.wait_until("the first frame", "performance.getEntriesByName('peercam:first-frame').length > 0").await?;
         let [first, second]: [f64; 2] = page.ask(STAGES).await?;
         connected.push(first);
-        waited.push(second);
+        joined.push(first + second);
     }
     let made = count(board, "key_frames").await? - made;
-    let ((connected, _), (waited, most)) = (median_and_95th(connected), median_and_95th(waited));
+    let ((connected, _), (median, most)) = (median_and_95th(connected), median_and_95th(joined));
     eprint!(
-        "connected after {connected:.0} ms, first frame {waited:.0} ms later, 95th {most:.0} ms, {made} key frames ... "
+        "connected after {connected:.0} ms, first frame after {median:.0} ms, 95th {most:.0} ms, {made} key frames ... "
     );
-    ensure!(most < LONGEST_WAIT);
+    ensure!(most < LONGEST_JOIN);
     Ok(())
 }
 

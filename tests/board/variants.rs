@@ -102,8 +102,8 @@ pub async fn microphones_of_every_shape_are_heard(board: &mut Board, viewer: &Vi
         // The spectrum is that of the last moment.
         sleep(Duration::from_secs(2)).await;
         let tone = viewer.loudest_frequency().await?;
-        // A bin of the spectrum is 6 Hz wide; where the emulated processor loses sound, the tone is smeared.
-        ensure!((tone - TONE).abs() < 24.0, "{name}: heard {tone} Hz where {TONE} Hz are played");
+        // A bin of the spectrum is 6 Hz wide.
+        ensure!((tone - TONE).abs() < 12.0, "{name}: heard {tone} Hz where {TONE} Hz are played");
         plugged.pull(board, name).await?;
     }
     Ok(())

@@ -12,7 +12,6 @@ use gstreamer_app as gst_app;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use crate::LONGEST_RETURN;
 use crate::board::Board;
 use crate::namespace::HOST;
 use crate::process;
@@ -26,7 +25,11 @@ const PORT: u16 = 3240;
 const NAME: &str = "Virtual webcam";
 
 /// How often the webcam is unplugged.
-const TIMES: usize = 3;
+const TIMES: usize = 5;
+
+/// What the picture may take from the return of the node, in seconds. On hardware it is to be 2; the emulated board needs
+/// up to 3 to read what the webcam has and to start the pipelines of picture and sound.
+const LONGEST_RETURN: f64 = 5.0;
 
 /// Pictures of 75 % colour bars with something that moves.
 const JPEGS: usize = 30;
@@ -126,8 +129,8 @@ pub async fn a_webcam_that_is_plugged_in_shows_its_picture_and_its_own_microphon
     // The spectrum is that of the last moment.
     sleep(Duration::from_secs(2)).await;
     let tone = viewer.loudest_frequency().await?;
-    // A bin of the spectrum is 6 Hz wide; where the emulated processor loses sound, the tone is smeared.
-    ensure!((tone - TONE).abs() < 24.0, "heard {tone} Hz where {TONE} Hz are played");
+    // A bin of the spectrum is 6 Hz wide.
+    ensure!((tone - TONE).abs() < 12.0, "heard {tone} Hz where {TONE} Hz are played");
     Ok(())
 }
 
@@ -193,6 +196,6 @@ pub async fn a_webcam_that_is_unplugged_and_plugged_in_again_comes_back_to_the_s
     eprint!("{took:.1?} s from the node's return to the picture ... ");
     ensure!(viewer.has_remembered_connection().await?, "the page made a new peer connection");
     let longest = took.iter().copied().fold(0.0, f64::max);
-    ensure!(longest < LONGEST_RETURN.as_secs_f64(), "a picture took {longest:.1} s");
+    ensure!(longest < LONGEST_RETURN, "a picture took {longest:.1} s");
     Ok(())
 }

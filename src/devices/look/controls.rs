@@ -75,7 +75,7 @@ impl Adjusted {
     }
 
     /// The pipeline is about to use this device, or the test picture: sets there what was set before. A driver that
-    /// was loaded anew or a camera that was without power has forgotten it. Blocks.
+    /// was loaded again or a camera that was without power has forgotten it. Blocks.
     pub fn found(&self, video: Option<&Video>) {
         *lock(&self.shared.node) = video.map(|video| video.path.clone());
         self.tell_sizes(video);
