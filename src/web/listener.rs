@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 use super::crowd::{Crowd, Place};
 use super::guard::Peer;
+use super::parting::Parting;
 use crate::signalling::Reached;
 use crate::tasks::Group;
 
@@ -120,6 +121,7 @@ async fn converse(stream: TcpStream, address: SocketAddr, place: Arc<Place>, rou
             return;
         }
     };
+    let stream = Parting::new(stream, place.clone(), group.clone());
     let peer = Peer { address, ours, place: place.clone() };
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |request: Request<Incoming>| {

@@ -15,6 +15,7 @@ mod headers;
 mod key;
 mod listener;
 mod origin;
+mod parting;
 mod refusal;
 mod session;
 mod tally;
