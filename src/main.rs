@@ -16,6 +16,7 @@ use peercam::provision;
 use peercam::provision::{EXAMPLE, Outcome, joining, provision};
 use peercam::start::Start;
 use peercam::tasks;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::runtime::Runtime;
 
 /// sysexits.h's EX_CONFIG: the unit does not restart on it, as only the operator can help.
@@ -114,6 +115,8 @@ async fn carry_out() -> ExitCode {
 }
 
 async fn run(file: Option<&Path>) -> anyhow::Result<()> {
+    // Its memory has secrets, and capture processes may run as the same user.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("the memory cannot be closed to other processes")?;
     let start = Start::prepare(file)?;
     let level = app::start_logging(&start.config.log);
     match app::run_until_signal(start, level).await? {

@@ -28,10 +28,14 @@ const LOOKING: Duration = Duration::from_secs(15);
 const LOADING: Duration = Duration::from_secs(90);
 
 /// How long the trial of one encoder may take, which gives up by itself after 2 s without a picture.
-const TRYING: Duration = Duration::from_secs(10);
+pub(super) const TRYING: Duration = Duration::from_secs(10);
 
 /// How long a graph may take to start.
 const STARTING: Duration = Duration::from_secs(10);
+
+/// How long a process may wait for a frame by its own account: the first one of a camera that was silent often, or each
+/// one of a camera that brings one in ten minutes.
+const MOST_PATIENCE: Duration = Duration::from_secs(2400);
 
 /// What the process's own watch over its frames may be late, on a busy board.
 const LATE: Duration = Duration::from_millis(400);
@@ -182,6 +186,11 @@ impl Doing {
         Self { step: None, since: Instant::now() }
     }
 
+    /// In words.
+    pub(super) fn in_words(&self) -> String {
+        self.step.as_ref().map_or_else(|| "starting".into(), Step::to_string)
+    }
+
     /// How long it may go on so. While a graph runs, its frames say whether it does.
     fn limit(&self, device: &Device) -> Option<Duration> {
         match self.step {
@@ -193,19 +202,23 @@ impl Doing {
             Some(Step::Starting { .. }) => Some(STARTING),
             // It says that what it has not built runs.
             Some(Step::Running { .. }) if matches!(device, Device::Opening { .. }) => Some(STARTING),
+            // While it waits others try encoders, for which they have a limit.
             Some(Step::Resting | Step::Waiting | Step::Running { .. } | Step::Stopping { .. }) => None,
         }
     }
 
-    /// Whether it hangs: that takes too long, or a running graph brings no frame and the process says nothing of it.
+    /// Whether it hangs: that takes too long, or a graph brings no frame and the process says nothing of it. No frame
+    /// has come for `silence`.
     pub(super) fn hangs(&self, device: &Device, has_frames: bool, silence: Duration) -> bool {
         let waited = self.since.elapsed();
-        match (&self.step, device) {
-            (Some(Step::Running { .. }), Device::Open { built, .. }) => {
-                let patience = if has_frames { built.patience.next } else { built.patience.first };
-                silence.min(waited) > patience + LATE
-            }
-            _ => self.limit(device).is_some_and(|limit| waited > limit),
+        let Device::Open { built, .. } = device else { return self.limit(device).is_some_and(|limit| waited > limit) };
+        let patience = |told: Duration| told.min(MOST_PATIENCE) + LATE;
+        let (first, next) = (patience(built.patience.first), patience(built.patience.next));
+        match &self.step {
+            // Whatever it says that it does.
+            _ if has_frames => silence > next,
+            Some(Step::Running { .. }) if silence.min(waited) > first => true,
+            _ => silence > STARTING + first || self.limit(device).is_some_and(|limit| waited > limit),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What an actor has to do when: key frames that are wished for, and how long no frame has come.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The pause between forced key frames: each costs as much as ten frames or more, and a flood of wishes would
@@ -61,6 +62,21 @@ impl Progress {
             *self = Self { published, since: Some(now) };
         }
         now - *self.since.get_or_insert(now)
+    }
+}
+
+/// When an actor looked last at what it takes care of. A clone is the same.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Looked(Arc<Mutex<Option<Instant>>>);
+
+impl Looked {
+    pub(super) fn at(&self, now: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    /// When it did; `None` if it never had a reason to.
+    pub(super) fn last(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::capture::{
 };
 use crate::tasks::Group;
 
-use super::device::{Device, Doing};
+use super::device::{Device, Doing, TRYING};
 use super::launcher::{Exit, Launcher};
 use super::process::{End, Event, Process, Sink};
 
@@ -131,7 +131,8 @@ pub(super) struct Host {
     /// Ends soon after the start, in a row.
     quick: u32,
     attempts: u32,
-    permit: Option<OwnedSemaphorePermit>,
+    /// The leave to try an encoder, and since when the process has it.
+    permit: Option<(OwnedSemaphorePermit, Instant)>,
     requests: BTreeMap<u32, (Instant, Asker)>,
     asked: u32,
 }
@@ -227,6 +228,8 @@ impl Host {
         // What an old attempt left cannot be continued by this one.
         self.sink.feed.clear();
         self.start(group).publish(Some(attempt));
+        // It may have been at rest for long.
+        self.doing.since = Instant::now();
         self.order(&Order::Open { attempt, settings });
         attempt
     }
@@ -284,7 +287,28 @@ impl Host {
     /// Whether the process hangs with `device`, of which no frame has come for `silence`.
     pub(super) fn hangs(&self, device: &Device, silence: Duration) -> bool {
         let Some(process) = self.process.as_ref().filter(|_| self.killed.is_none()) else { return false };
-        self.doing.hangs(device, process.published() > 0, silence)
+        // Whatever it says meanwhile: all others wait for the leave that it has.
+        let keeps_leave = self.permit.as_ref().is_some_and(|(_, since)| since.elapsed() > TRYING);
+        keeps_leave || self.doing.hangs(device, process.published() > 0, silence)
+    }
+
+    /// This process itself stood still, and what the other has said meanwhile is still to be read.
+    pub(super) fn stood_still(&mut self) {
+        let now = Instant::now();
+        self.doing.since = now;
+        if let Some((_, since)) = &mut self.permit {
+            *since = now;
+        }
+    }
+
+    /// Whether a process runs that may hang although it has no device.
+    pub(super) fn is_busy(&self) -> bool {
+        self.is_running() && self.doing.step != Some(Step::Resting)
+    }
+
+    /// What the process does, in words.
+    pub(super) fn doing(&self) -> String {
+        self.doing.in_words()
     }
 
     /// Kills the process. That it has ended is heard.
@@ -307,7 +331,7 @@ impl Host {
                 biased;
                 event = process.event() => event,
                 Ok(permit) = trial.acquire_owned(), if wants_leave => {
-                    self.permit = Some(permit);
+                    self.permit = Some((permit, Instant::now()));
                     self.order(&Order::Try);
                     continue;
                 }
@@ -346,11 +370,8 @@ impl Host {
             Report::Outdated { attempt } => return Some(Heard::Outdated(attempt)),
             Report::Closed { attempt } => return Some(Heard::Closed(attempt)),
             Report::Remember(memory) => self.memory = memory,
-            Report::Adjustments(now) => {
-                if let Some(adjustments) = &self.adjustments {
-                    adjustments.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
-                }
-            }
+            Report::Controls(values) => self.adjust(|known| &mut known.controls, values),
+            Report::Sizes(sizes) => self.adjust(|known| &mut known.sizes, sizes),
             // Nobody has asked for one yet.
             Report::Rendition { .. } => {}
             Report::Answer { request, answer } => match self.requests.remove(&request) {
@@ -363,6 +384,18 @@ impl Host {
             },
         }
         None
+    }
+
+    /// A part of what is known of the device is another now.
+    fn adjust<T: PartialEq>(&self, part: impl Fn(&mut Adjustments) -> &mut T, now: T) {
+        if let Some(adjustments) = &self.adjustments {
+            adjustments.send_if_modified(|known| {
+                let known = part(known);
+                let is_news = *known != now;
+                *known = now;
+                is_news
+            });
+        }
     }
 
     /// A process has ended. What it was doing is held against that, unless it was an accident.
@@ -396,7 +429,9 @@ impl Host {
             (None, End::Misbehaved(why)) => (Cause::Unfit, Some(why.clone()), Error::Misbehaved { device, why }),
             (None, End::Exit(exit)) => {
                 let how = exit.to_string();
-                let is_fault = exit.is_crash() || self.quick >= OFTEN && exit != Exit::Code(0);
+                // Of a process that systemd has started nobody says how it ended.
+                let is_unknown = exit == Exit::Unknown && self.doing.step.as_ref().is_some_and(Step::may_crash);
+                let is_fault = exit.is_crash() || is_unknown || self.quick >= OFTEN && exit != Exit::Code(0);
                 (Cause::Accident, is_fault.then(|| how.clone()), Error::Ended { device, how })
             }
         };

@@ -16,7 +16,7 @@ mod survey;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -29,6 +29,7 @@ use crate::media::{Feed, H264Profile};
 use crate::tasks::Group;
 
 use actor::{Actor, Command};
+use due::Looked;
 use host::{Asker, Host};
 pub use launcher::Launcher;
 use process::Sink;
@@ -69,6 +70,7 @@ pub struct Camera {
     actor: mpsc::UnboundedSender<Command<Config>>,
     adjustments: watch::Receiver<Adjustments>,
     kept: Kept,
+    looked: Looked,
 }
 
 /// Values of controls that an operator has set, and that are therefore set again by each capture process.
@@ -98,7 +100,9 @@ impl Camera {
         let (task, name) = (format!("camera {}", config.name), config.name.clone());
         let (settings, configs) = watch::channel(config);
         let sink = Sink { feed: feed.clone(), profile: Some(profile) };
+        let looked = Looked::default();
         let actor = Actor {
+            looked: looked.clone(),
             host: Host::new(launcher.clone(), &name, sink, role, Some(adjustments)),
             settings,
             privacy: preset.privacy,
@@ -107,7 +111,8 @@ impl Camera {
             group: group.clone(),
         };
         group.keep(task, actor, |actor| Box::pin(actor.run()));
-        Self { feed, profile: profiles, status: statuses, config: configs, actor: sender, adjustments: adjusted, kept }
+        let (profile, status, config, adjustments) = (profiles, statuses, configs, adjusted);
+        Self { feed, profile, status, config, actor: sender, adjustments, kept, looked }
     }
 
     /// The encoded pictures.
@@ -133,6 +138,11 @@ impl Camera {
     /// The configuration in effect, as it changes.
     pub fn configs(&self) -> watch::Receiver<Config> {
         self.config.clone()
+    }
+
+    /// When it was looked last at whether its frames come; `None` if nobody ever wanted any.
+    pub fn looked(&self) -> Option<Instant> {
+        self.looked.last()
     }
 
     /// Puts another configuration into effect; viewers stay connected.
@@ -309,6 +319,7 @@ impl Microphone {
         let role = move || Role::Microphone { cameras: cameras.clone() };
         let sink = Sink { feed: feed.clone(), profile: None };
         let actor = Actor {
+            looked: Looked::default(),
             host: Host::new(launcher.clone(), "microphone", sink, role, None),
             settings,
             privacy,

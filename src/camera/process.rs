@@ -44,6 +44,17 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 /// What a process may have the next one know. It is some lines for each camera and encoder.
 const MOST_MEMORY: usize = 256 << 10;
 
+/// What any other report may have, but for answers, which list what a device has: a device in words, or a reason.
+const MOST_REPORT: usize = 64 << 10;
+
+/// The largest Opus packet of 20 ms, by far (RFC 6716, section 3.4).
+const MOST_SOUND: usize = 1500;
+
+/// Into how many packets a picture may be cut by what it says of itself. Encoders make some for each row of blocks at
+/// most; only a picture of more than [`MANY_BYTES`] can have more.
+const MOST_UNITS: usize = 4096;
+const MANY_BYTES: usize = 64 << 10;
+
 /// A frame that claims to be older says nothing true of when it was captured: the service may have been stopped for a
 /// while, but not its clock.
 const OLDEST: Duration = Duration::from_secs(60);
@@ -136,8 +147,8 @@ impl Process {
     pub(super) async fn event(&mut self) -> Event {
         match self.events.recv().await {
             Some(event) => event,
-            // The end was told before.
-            None => std::future::pending().await,
+            // Its task has ended without a word, as by a panic, and the process with it.
+            None => Event::Ended(End::Exit(Exit::Unknown)),
         }
     }
 
@@ -169,10 +180,19 @@ impl Shared {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a frame costs viewers no more than it may.
+    fn can_be_sent(&self, data: &[u8]) -> bool {
+        match self.sink.profile {
+            _ if data.is_empty() => false,
+            None => data.len() <= MOST_SOUND,
+            Some(_) => data.len() <= MANY_BYTES || h264::units(data) <= MOST_UNITS,
+        }
+    }
+
     /// Publishes a frame of the attempt that is wanted; whether it was the first.
     fn add(&self, header: &Header, data: Bytes) -> bool {
         // There is nobody yet who wants another.
-        if header.rendition != 0 {
+        if header.rendition != 0 || !self.can_be_sent(&data) {
             return false;
         }
         let now = Instant::now();
@@ -227,7 +247,7 @@ impl Live {
                 biased;
                 is_to_be_killed = &mut given_up => (None, is_to_be_killed),
                 read = &mut reading => (read.as_ref().err().map(ToString::to_string), read.is_err()),
-                // Nothing is read any more at the other end.
+                // Nobody has orders any more.
                 () = write(to, inbox) => (None, false),
                 exit = life.ended_by_itself() => {
                     // Its last words, which say what it died of. There are none where it has misbehaved by then.
@@ -296,6 +316,10 @@ impl Live {
                         // The next process would be handed that with its first order.
                         Report::Remember(_) if length > MOST_MEMORY => {
                             return Err(wrong(format!("it remembers {length} bytes, {MOST_MEMORY} are the most")));
+                        }
+                        Report::Remember(_) | Report::Answer { .. } => {}
+                        _ if length > MOST_REPORT => {
+                            return Err(wrong(format!("it reports {length} bytes, {MOST_REPORT} are the most")));
                         }
                         _ => {}
                     }

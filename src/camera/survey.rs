@@ -26,7 +26,9 @@ pub async fn survey(cameras: &[Config], audio: &AudioConfig, launcher: &Launcher
     let mut host = Host::new(launcher.clone(), "survey", sink, || Role::Survey, None);
     let begun = Instant::now();
     let survey = loop {
-        match attempt(cameras, audio, &mut host, &group).await {
+        let late = || Error::Stuck { device: "the board".into(), verb: "asked".into() };
+        let attempt = tokio::time::timeout(LIMIT, attempt(cameras, audio, &mut host, &group)).await;
+        match attempt.unwrap_or_else(|_| Err(late())) {
             Ok(survey) => break survey,
             // What it died of is held against that, so that the next comes further.
             Err(_) if host.has_something_to_pass_over() && begun.elapsed() < LIMIT => {}

@@ -118,7 +118,7 @@ impl Control {
 }
 
 /// What is known of a device without asking it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Adjustments {
     /// The values of its controls, by name; none before they were first listed or set.
     pub controls: BTreeMap<String, i64>,

@@ -62,6 +62,20 @@ impl Video {
         format!("{} ({})", self.card, self.path.display())
     }
 
+    /// As much of it as it takes to know it again. A camera's list of sizes and rates may have 100 KiB.
+    pub fn identity(&self) -> Self {
+        Self {
+            path: self.path.clone(),
+            card: self.card.clone(),
+            bus: self.bus.clone(),
+            names: Vec::new(),
+            offers: Vec::new(),
+            unused_formats: Vec::new(),
+            is_receiver: false,
+            fault: None,
+        }
+    }
+
     /// Whether it lists this size for the format.
     pub fn has(&self, format: Format, size: Resolution) -> bool {
         self.offers.iter().any(|offer| offer.format == format && offer.sizes.nearest(size) == size)

@@ -299,7 +299,11 @@ impl Error {
 
     /// Whether it says anything about the settings that the attempt was made with.
     pub fn is_of_settings(&self) -> bool {
-        !self.is_absence() && !matches!(self, Self::OtherFields { .. } | Self::OtherSize { .. } | Self::Stuck { .. })
+        use Error::{EncoderHangs, Ended, Misbehaved, NotStarted, OtherFields, OtherSize, Stuck};
+        // The next capture process goes on without what this one died of.
+        let is_of_process =
+            matches!(self, EncoderHangs { .. } | Ended { .. } | Misbehaved { .. } | NotStarted { .. } | Stuck { .. });
+        !self.is_absence() && !is_of_process && !matches!(self, OtherFields { .. } | OtherSize { .. })
     }
 
     /// Whether a camera may do better in another of its formats.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::media::{Bitrate, Resolution};
 
-use super::{Adjustments, AudioConfig, Config, Control, Error, Mode, Movement, Survey};
+use super::{AudioConfig, Config, Control, Error, Mode, Movement, Survey};
 
 /// What the parent orders.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -238,8 +238,10 @@ pub enum Report {
     },
     /// What to hand to the next process.
     Remember(Memory),
-    /// What is known of the controls and sizes of the device.
-    Adjustments(Adjustments),
+    /// The values that the device's controls have now, by name.
+    Controls(BTreeMap<String, i64>),
+    /// The sizes that the device has, the smallest first.
+    Sizes(Vec<Resolution>),
     /// To a question.
     Answer {
         /// The question's number.
@@ -292,6 +294,13 @@ pub enum Step {
         /// The device in words.
         device: String,
     },
+}
+
+impl Step {
+    /// Whether drivers and libraries are at work that people's devices and encoders bring along.
+    pub fn may_crash(&self) -> bool {
+        matches!(self, Self::Looking { at: Some(_) } | Self::Trying { .. } | Self::Starting { .. })
+    }
 }
 
 impl fmt::Display for Step {

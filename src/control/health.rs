@@ -11,7 +11,10 @@ const FLOWING: Duration = Duration::from_secs(3);
 /// seconds, a camera that is being looked for again up to four.
 const STARTING: Duration = Duration::from_secs(5);
 
-/// How long wanted frames may be absent, without the camera saying why, before the process is taken for stuck.
+/// How long ago the camera's task may have looked after its capture process, which it does five times a second.
+const LOOKED_AFTER: Duration = Duration::from_secs(5);
+
+/// How long wanted frames may be absent, and nobody look after that, before the process is taken for stuck.
 const STUCK: Duration = Duration::from_secs(30);
 
 /// One camera at one moment.
@@ -25,6 +28,8 @@ pub struct Look {
     pub reason: Option<String>,
     /// Age of its newest frame.
     pub newest: Option<Duration>,
+    /// How long ago its task looked whether frames come.
+    pub looked: Option<Duration>,
 }
 
 /// What several looks at one camera have shown.
@@ -32,7 +37,7 @@ pub struct Look {
 pub struct Pulse {
     /// Since when frames are wanted and absent.
     dry_since: Option<Instant>,
-    /// Since when that is so though the camera is not waiting for anything.
+    /// Since when that is so, and nobody looks after it.
     stuck_since: Option<Instant>,
 }
 
@@ -42,7 +47,8 @@ impl Pulse {
         // Privacy is an answer, not a fault.
         let is_private = look.state == State::Private;
         let flows = look.wanted_by == 0 || is_private || look.newest.is_some_and(|age| age <= FLOWING);
-        let explained = look.state == State::Waiting;
+        let is_looked_after = look.looked.is_some_and(|ago| ago <= LOOKED_AFTER);
+        let explained = look.state == State::Waiting || is_looked_after;
         self.dry_since = if flows { None } else { self.dry_since.or(Some(now)) };
         self.stuck_since = if flows || explained { None } else { self.stuck_since.or(Some(now)) };
     }
@@ -60,8 +66,8 @@ impl Pulse {
         }
     }
 
-    /// Whether a restart of the process could help. It cannot where the camera says what it waits for:
-    /// an unplugged camera comes back by itself, and viewers stay connected meanwhile.
+    /// Whether a restart of the process could help. It cannot where the camera's task works: an unplugged camera comes
+    /// back by itself, a capture process that hangs is replaced, and viewers stay connected meanwhile.
     pub fn is_alive(&self, now: Instant) -> bool {
         self.stuck_since.is_none_or(|since| now.saturating_duration_since(since) <= STUCK)
     }
@@ -73,7 +79,12 @@ mod tests {
 
     fn look(wanted_by: usize, state: State, newest: Option<u64>) -> Look {
         let reason = (state == State::Waiting).then(|| "no camera is plugged in".to_owned());
-        Look { wanted_by, state, reason, newest: newest.map(Duration::from_secs) }
+        Look { wanted_by, state, reason, newest: newest.map(Duration::from_secs), looked: Some(Duration::from_secs(9)) }
+    }
+
+    /// The same of a camera whose task has looked after it just now.
+    fn looked_after(look: Look) -> Look {
+        Look { looked: Some(Duration::from_millis(200)), ..look }
     }
 
     /// What is said when `look` was seen for `seconds`: healthy, alive.
@@ -94,6 +105,8 @@ mod tests {
             (look(1, State::Starting, None), 20, (false, true)),
             (look(1, State::Starting, None), 60, (false, false)),
             (look(1, State::Live, Some(9)), 60, (false, false)),
+            (looked_after(look(1, State::Starting, None)), 600, (false, true)),
+            (looked_after(look(1, State::Live, Some(9))), 600, (false, true)),
             (look(1, State::Waiting, None), 0, (false, true)),
             (look(1, State::Waiting, None), 600, (false, true)),
             (look(1, State::Private, None), 600, (true, true)),

@@ -293,5 +293,6 @@ fn look(camera: &Camera, now: Instant) -> Look {
         state: status.state,
         reason: status.reason.clone(),
         newest: feed.newest().map(|captured| now.saturating_duration_since(captured)),
+        looked: camera.looked().map(|looked| now.saturating_duration_since(looked)),
     }
 }

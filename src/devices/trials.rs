@@ -7,6 +7,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use peercam::capture::Error;
 use peercam::media::Resolution;
+use peercam::tasks::caught;
 use serde::{Deserialize, Serialize};
 
 use crate::guide::Guide;
@@ -18,8 +19,15 @@ pub const MOST_HELD: usize = 8;
 /// How long one picture may take. Known bugs make an element hang for ever; firmware is loaded in far less.
 pub const LIMIT: Duration = Duration::from_secs(2);
 
-/// How long an element is passed over that failed while people watched. A trial shows nothing of that.
+/// How long an element is passed over that failed while people watched, of which a trial shows nothing, or that a process
+/// died of, which the board may have had a part in.
 const PASSED_OVER: Duration = Duration::from_secs(600);
+
+/// Findings that are kept: some for each size and rate that people set.
+const MOST_FINDINGS: usize = 128;
+
+/// Characters of a reason that are kept.
+const MOST_REASON: usize = 300;
 
 /// An element that can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,20 +103,33 @@ impl Trials {
     ) -> (Result<Found, String>, bool) {
         let now = uptime();
         self.findings.retain(|finding| finding.until.is_none_or(|until| now < until));
-        // A failure stands before a success of the same trial, which it came after.
-        let known = || self.findings.iter().filter(|finding| finding.trial.covers(&trial));
-        if let Some(known) = known().find(|finding| finding.outcome.is_err()).or_else(|| known().next()) {
+        if let Some(known) = self.known(&trial) {
             return (known.outcome.clone(), false);
         }
         let found = self.guide.trying(&trial.element, || {
             let begun = Instant::now();
-            let has_key_frames_on_demand = try_out()?;
+            // What an element panics at is a failure of that element; the next may do.
+            let has_key_frames_on_demand = caught(try_out).unwrap_or_else(|panic| Err(Error::Panicked(panic)))?;
             Ok(Found { took: begun.elapsed(), has_key_frames_on_demand })
         });
-        let found = found.map_err(|error: Error| format!("{} failed: {error}", trial.element));
+        let found = found.map_err(|error: Error| failed(&trial.element, &error.to_string()));
         let is_news = is_news(&mut self.failing, &trial, found.is_ok());
-        self.findings.push(Finding { trial, outcome: found.clone(), until: None });
+        self.add(Finding { trial, outcome: found.clone(), until: None });
         (found, is_news)
+    }
+
+    /// Whether `trial` was not made yet, and is of an element that takes the place of one that failed in use.
+    pub fn is_of_a_replacement(&self, trial: &Trial) -> bool {
+        let failed_in_use = |finding: &Finding| {
+            finding.until.is_some() && finding.trial.work.is_none_or(|work| Some(work) == trial.work)
+        };
+        self.findings.iter().any(failed_in_use) && self.known(trial).is_none()
+    }
+
+    fn known(&self, trial: &Trial) -> Option<&Finding> {
+        // A failure stands before a success of the same trial, which it came after.
+        let known = || self.findings.iter().filter(|finding| finding.trial.covers(trial));
+        known().find(|finding| finding.outcome.is_err()).or_else(|| known().next())
     }
 
     /// Nothing works: what failed is tried again the next time.
@@ -119,16 +140,28 @@ impl Trials {
     /// The element failed while it was in use.
     pub fn fail(&mut self, trial: Trial, why: &str) {
         tracing::warn!(element = trial.element, why, "it failed in use, the next is used");
-        let (until, outcome) = (Some(uptime() + PASSED_OVER), Err(format!("{} failed: {why}", trial.element)));
-        self.findings.push(Finding { trial, outcome, until });
+        let outcome = Err(failed(&trial.element, why));
+        self.add(Finding { trial, outcome, until: Some(uptime() + PASSED_OVER) });
     }
 
     /// A process died of trying the element.
     pub fn blame(&mut self, element: &str, how: &str) {
         tracing::warn!(element, why = how, "it does not work");
         let trial = Trial { element: element.to_owned(), work: None };
-        self.findings.push(Finding { trial, outcome: Err(format!("{element} failed: {how}")), until: None });
+        let outcome = Err(failed(element, how));
+        self.add(Finding { trial, outcome, until: Some(uptime() + PASSED_OVER) });
     }
+
+    fn add(&mut self, finding: Finding) {
+        if self.findings.len() >= MOST_FINDINGS {
+            self.findings.remove(0);
+        }
+        self.findings.push(finding);
+    }
+}
+
+fn failed(element: &str, why: &str) -> String {
+    format!("{element} failed: {}", why.chars().take(MOST_REASON).collect::<String>())
 }
 
 /// Whether a trial ended otherwise than the last one: where nothing works, all is tried again and again, and fails for

@@ -18,6 +18,9 @@ const MOST_BEHIND: Duration = Duration::from_millis(300);
 /// How much a reader may have waiting: at any bitrate, the queue of a stopped viewer is bounded by this.
 const MOST_BYTES: usize = 1 << 20;
 
+/// Frames that are kept at once. Within [`FRESH`] the fastest camera makes 144.
+const MOST_FRAMES: usize = 512;
+
 /// How old the newest key frame may be for a new reader to start at it rather than wait for a fresh one.
 ///
 /// Shorter than the camera's pause between forced key frames would leave joiners black in between;
@@ -87,7 +90,8 @@ impl Ring {
         // Kept: what a joiner may start at (FRESH), which is more than what a reader may be behind (MOST_BEHIND).
         while let (Some(oldest), Some(newest)) = (self.frames.front(), self.frames.back()) {
             let is_stale = newest.captured.saturating_duration_since(oldest.captured) > FRESH;
-            if self.frames.len() <= 1 || !(is_stale || self.bytes > 2 * MOST_BYTES) {
+            let is_full = self.bytes > 2 * MOST_BYTES || self.frames.len() > MOST_FRAMES;
+            if self.frames.len() <= 1 || !(is_stale || is_full) {
                 break;
             }
             self.bytes -= oldest.data.len();
@@ -367,14 +371,19 @@ mod tests {
     }
 
     #[test]
-    fn the_ring_is_bounded_in_bytes_however_fast_frames_come() {
+    fn the_ring_is_bounded_however_fast_frames_come() {
         let (feed, zero) = (Feed::new(), Instant::now());
         for at in 0..50 {
             feed.publish(Frame::new(Bytes::from(vec![0; 100_000]), zero + Duration::from_millis(at), true));
         }
-        let ring = feed.shared.lock();
-        assert!(ring.bytes <= 2 * MOST_BYTES);
-        assert_eq!(ring.bytes, ring.frames.iter().map(|frame| frame.data.len()).sum::<usize>());
+        {
+            let ring = feed.shared.lock();
+            assert!(ring.bytes <= 2 * MOST_BYTES);
+            assert_eq!(ring.bytes, ring.frames.iter().map(|frame| frame.data.len()).sum::<usize>());
+        }
+        // And in number, however small they are.
+        (0..5000).for_each(|_| feed.publish(Frame::new(Bytes::new(), zero, false)));
+        assert_eq!(feed.shared.lock().frames.len(), MOST_FRAMES);
     }
 
     #[test]

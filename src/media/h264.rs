@@ -23,6 +23,11 @@ pub fn level(access_unit: &[u8]) -> Option<u8> {
     parameters(access_unit).map(|[_, _, level]| level)
 }
 
+/// How many units (Annex B) the bytes have.
+pub fn units(access_unit: &[u8]) -> usize {
+    access_unit.windows(3).filter(|bytes| bytes == &[0, 0, 1]).count()
+}
+
 /// Whether a slice of the access unit (Annex B) is predicted from pictures before and after it (B, H.264, table 7-6).
 pub fn has_b_slices(access_unit: &[u8]) -> bool {
     let slices =
@@ -96,6 +101,15 @@ mod tests {
         ];
         for (bytes, expected) in cases {
             assert_eq!(has_b_slices(bytes), expected, "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn units_are_counted_by_their_start_codes() {
+        let cases: [(&[u8], usize); 4] =
+            [(&[], 0), (&[0, 0, 1], 1), (&[0, 0, 0, 1, 9, 0x50, 0, 0, 1, 0x41], 2), (&[0, 0, 3, 1, 0, 1], 0)];
+        for (bytes, expected) in cases {
+            assert_eq!(units(bytes), expected, "{bytes:x?}");
         }
     }
 

@@ -70,6 +70,11 @@ impl Cable {
         Ok(Self { webcam, is_damaged })
     }
 
+    /// How many frames the webcam has given to hosts.
+    pub fn shown(&self) -> u64 {
+        self.webcam.shown()
+    }
+
     /// Plugs it in; returns when its nodes are there.
     pub async fn plug_in(&self, board: &mut Board) -> Result<()> {
         board.must("modprobe vhci-hcd").await?;

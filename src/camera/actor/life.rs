@@ -73,8 +73,11 @@ impl<S: Settings> Running<'_, S> {
         }
     }
 
-    /// From now on the process stays for a while that nobody may need any more.
+    /// From now on the process stays for a while that nobody may need any more, and is watched where it is busy.
     pub(super) fn linger(&mut self) {
+        if self.actor.host.is_busy() {
+            self.timers.check.get_or_insert_with(|| Instant::now() + CHECK);
+        }
         let is_needed = !matches!(self.device, Device::Closed) || !self.actor.host.is_running();
         self.timers.end = (!is_needed).then(|| Instant::now() + self.actor.host.linger());
     }
@@ -142,12 +145,15 @@ impl<S: Settings> Running<'_, S> {
         self.begun_with = Some(settings);
         self.device = Device::Opening { attempt };
         let now = Instant::now();
+        self.opened = Some(now);
         self.progress = Progress { published: 0, since: Some(now) };
         self.timers = Timers { check: Some(now + CHECK), leave: self.timers.leave, ..Timers::default() };
     }
 
     pub(super) fn take_over(&mut self, attempt: u32, built: Built) {
-        self.key_frames.forced(Instant::now());
+        let now = Instant::now();
+        self.key_frames.forced(now);
+        self.progress.since = Some(now);
         self.actor.status.send_modify(|status| status.take_in(&built));
         self.device = Device::Open { attempt, built };
         let settings = self.actor.settings.borrow().clone();

@@ -12,7 +12,7 @@ use crate::media::{Demand, DemandWatch};
 use crate::tasks::{Backoff, Group};
 
 use super::device::{Device, Hiding};
-use super::due::{KeyFrames, Progress, Timers, sleep_until};
+use super::due::{KeyFrames, Looked, Progress, Timers, sleep_until};
 use super::host::{Asker, Host, Killing, MOST_REQUESTS};
 use super::settings::{Settings, Warmth};
 use super::state::{Action, Event};
@@ -23,6 +23,9 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// How often progress is looked at, so that a silent stall is noticed within a second.
 const CHECK: Duration = Duration::from_millis(200);
+
+/// A device that takes so long to bring its first picture keeps people waiting, who are told what is done.
+const SLOW: Duration = Duration::from_secs(5);
 
 /// A look that comes so late says that this process itself stood still, and nothing of the other.
 const STOOD_STILL: Duration = Duration::from_millis(300);
@@ -55,6 +58,8 @@ pub(super) struct Actor<S> {
     pub(super) status: watch::Sender<Status>,
     pub(super) inbox: mpsc::UnboundedReceiver<Command<S>>,
     pub(super) group: Group,
+    /// When it looked last whether frames come, for who watches over it.
+    pub(super) looked: Looked,
 }
 
 /// New settings whose first picture is waited for.
@@ -77,6 +82,8 @@ struct Running<'a, S> {
     key_frames: KeyFrames,
     wishes: u64,
     progress: Progress,
+    /// When the device was told to open.
+    opened: Option<Instant>,
     failure: Option<Error>,
     /// Snapshots that wait for frames.
     snapshots: Vec<Asker>,
@@ -102,6 +109,7 @@ impl<S: Settings> Actor<S> {
             key_frames: KeyFrames::default(),
             wishes: 0,
             progress: Progress::default(),
+            opened: None,
             failure: None,
             snapshots: Vec::new(),
             trial: None,
@@ -270,10 +278,12 @@ impl<S: Settings> Running<'_, S> {
             return self.apply(Event::RetryDue);
         }
         if let Some(due) = self.timers.check.filter(|due| *due <= now) {
-            self.timers.check = Some(now + CHECK);
+            let is_watched = !matches!(self.device, Device::Closed) || self.actor.host.is_busy();
+            self.timers.check = is_watched.then_some(now + CHECK);
             if now - due > STOOD_STILL {
                 // What was sent meanwhile is still to be read.
                 self.progress.since = Some(now);
+                self.actor.host.stood_still();
             }
             self.check(now);
         }
@@ -281,7 +291,12 @@ impl<S: Settings> Running<'_, S> {
 
     /// Whether the process hangs. Its device's frames are watched over by itself.
     fn check(&mut self, now: Instant) {
+        self.actor.looked.at(now);
         let silence = self.progress.silence(self.actor.host.published(), now);
+        if self.state == State::Starting {
+            // It may be slow by now.
+            self.tell();
+        }
         if self.actor.host.hangs(&self.device, silence) {
             tracing::warn!(device = self.in_words(), "the capture process hangs, and is ended");
             self.actor.host.kill(Killing::Hangs("it hung"));
@@ -364,6 +379,12 @@ impl<S: Settings> Running<'_, S> {
         self.accept();
     }
 
+    /// What takes so long that people are told, where it is no failure.
+    fn slowness(&self) -> Option<String> {
+        let is_slow = self.opened.is_some_and(|opened| opened.elapsed() > SLOW);
+        is_slow.then(|| format!("it takes long to start: {}", self.actor.host.doing()))
+    }
+
     /// Publishes state and reason where they changed.
     fn tell(&self) {
         let reason = match self.state {
@@ -371,6 +392,7 @@ impl<S: Settings> Running<'_, S> {
                 Some(closing) if self.hiding.is_none() => closing.may_be_open().to_string(),
                 _ => PRIVACY.to_owned(),
             }),
+            State::Starting => self.failure.as_ref().map(Error::to_string).or_else(|| self.slowness()),
             _ => self.failure.as_ref().map(Error::to_string),
         };
         // Until an attempt brings a frame it is waited for: a status that says so four times a second tells nothing.

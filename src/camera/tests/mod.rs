@@ -1,5 +1,6 @@
 //! Cameras whose capture process is played by the test, which says and does what a real one would not.
 
+mod lying;
 mod misbehaving;
 mod playing;
 mod waiting;

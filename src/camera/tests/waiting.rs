@@ -172,7 +172,8 @@ async fn a_survey_in_which_a_process_dies_of_an_encoder_goes_on_without_that() {
         puppet.report(&Report::Answer { request, answer: Ok(Answer::Survey(Box::new(survey))) });
         puppet.hang()
     });
-    let parts = vec![dies(Exit::Signal(11)), dies(Exit::Signal(6)), answers];
+    // The first as under systemd.
+    let parts = vec![dies(Exit::Unknown), dies(Exit::Signal(6)), answers];
     let launcher = Launcher::played(Player(Arc::new(Mutex::new(parts.into()))), Duration::ZERO);
     let found = in_time(survey(&[], &AudioConfig::default(), &launcher)).await;
     assert!(found.gstreamer.contains("v4l2h264enc") && found.gstreamer.contains("SIGABRT"), "{found:?}");

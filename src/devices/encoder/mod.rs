@@ -6,6 +6,7 @@
 pub mod trial;
 
 use gstreamer as gst;
+use gstreamer::glib;
 use gstreamer::prelude::*;
 use gstreamer_video as gst_video;
 use peercam::capture::Error;
@@ -319,14 +320,14 @@ impl Encoder {
     pub fn tune(&self, bitrate: Bitrate, key_interval: u32) {
         let key_interval = key_interval.min(self.longest_key_interval.unwrap_or(u32::MAX));
         if let Some(property) = self.kind.key_interval.filter(|property| self.is_changeable(property)) {
-            self.element.set_property_from_str(property, &key_interval.to_string());
+            self.set_number(property, key_interval.into());
         }
         match self.kind.bitrate {
             BitrateKnob::Kilobits => {
-                self.element.set_property_from_str("bitrate", &bitrate.as_kbps().max(1).to_string());
+                self.set_number("bitrate", bitrate.as_kbps().max(1));
             }
             BitrateKnob::Bits(property) => {
-                self.element.set_property_from_str(property, &bitrate.as_bps().max(1000).to_string());
+                self.set_number(property, bitrate.as_bps().max(1000));
             }
             BitrateKnob::V4l2Controls => {
                 // A key-frame period of 1 makes bcm2835-codec send broken streams.
@@ -369,12 +370,30 @@ impl Encoder {
         }
     }
 
+    /// Sets the property to the number, or to what comes nearest of all that it takes: `vah264enc` takes at most 1024
+    /// frames between key frames.
+    fn set_number(&self, property: &str, number: u64) {
+        let taken = self.element.find_property(property).map_or(number, |property| nearest(&property, number));
+        self.element.set_property_from_str(property, &taken.to_string());
+    }
+
     /// Whether this version of the element has the property, and takes it in the state that it is in.
     fn is_changeable(&self, property: &str) -> bool {
         let is_at_rest = self.element.current_state() < gst::State::Paused;
         let found = self.element.find_property(property);
         found.is_some_and(|property| is_at_rest || property.flags().contains(gst::PARAM_FLAG_MUTABLE_PLAYING))
     }
+}
+
+/// What comes nearest to `number` of all that the property takes.
+fn nearest(property: &glib::ParamSpec, number: u64) -> u64 {
+    if let Some(property) = property.downcast_ref::<glib::ParamSpecUInt>() {
+        return number.clamp(property.minimum().into(), property.maximum().into());
+    }
+    if let Some(property) = property.downcast_ref::<glib::ParamSpecInt>() {
+        return number.clamp(property.minimum().max(0) as u64, property.maximum().max(0) as u64);
+    }
+    number
 }
 
 fn blocks_per_second(work: &Work) -> f64 {
@@ -434,6 +453,18 @@ mod tests {
         for ((width, height, fps), expected) in cases {
             assert_eq!(level(&work(width, height, fps)).name, expected, "{width}x{height} at {fps}");
         }
+    }
+
+    #[test]
+    fn what_a_property_does_not_take_becomes_what_comes_nearest() {
+        gst::init().unwrap();
+        let queue = gst::ElementFactory::make("queue").build().unwrap();
+        let encoder = gst::ElementFactory::make("x264enc").build().unwrap();
+        let nearest_of =
+            |element: &gst::Element, name: &str, number| nearest(&element.find_property(name).unwrap(), number);
+        assert_eq!(nearest_of(&encoder, "key-int-max", 300), 300);
+        assert_eq!(nearest_of(&encoder, "key-int-max", u64::MAX), i32::MAX as u64);
+        assert_eq!(nearest_of(&queue, "max-size-buffers", u64::MAX), u64::from(u32::MAX));
     }
 
     #[test]

@@ -61,7 +61,12 @@ impl Trials {
         if let Some(obstacle) = kind.obstacle(work) {
             return Err(obstacle);
         }
-        let (found, is_news) = self.outcome(work.tried_by(kind.name), || encode(kind, *work));
+        let trial = work.tried_by(kind.name);
+        // People wait for its picture, and software does on this board what it does on all.
+        if !kind.is_hardware && self.is_of_a_replacement(&trial) {
+            return Ok(Found { took: Duration::ZERO, has_key_frames_on_demand: true });
+        }
+        let (found, is_news) = self.outcome(trial, || encode(kind, *work));
         match &found {
             Ok(Found { has_key_frames_on_demand: false, .. }) if is_news => {
                 tracing::warn!(encoder = kind.name, "encoder makes no key frames on demand: one comes each second");

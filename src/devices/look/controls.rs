@@ -11,9 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gstreamer as gst;
 use gstreamer::glib;
-use peercam::capture::{
-    Access, Adjustments, Choice, Config, Control, Error, Kind, Report, Source, USUAL, Video, sizes,
-};
+use peercam::capture::{Access, Choice, Config, Control, Error, Kind, Report, Source, USUAL, Video, sizes};
+use peercam::media::Resolution;
 use v4l::control::{Flags, Type};
 use v4l2r::bindings::{v4l2_query_ext_ctrl, v4l2_querymenu};
 use v4l2r::ioctl::{self, CtrlId, QueryCtrlFlags};
@@ -39,7 +38,9 @@ struct Shared {
     source: Mutex<glib::WeakRef<gst::Element>>,
     /// What an operator has set, and what is therefore set again.
     kept: Mutex<BTreeMap<String, i64>>,
-    told: Mutex<Adjustments>,
+    /// What the parent was told last.
+    told_values: Mutex<Option<BTreeMap<String, i64>>>,
+    told_sizes: Mutex<Option<Vec<Resolution>>>,
     output: Output,
     /// For who asks beside the pictures.
     nodes: Nodes,
@@ -62,12 +63,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Adjusted {
     /// A device at which `kept` is to be set. What becomes known of it is told by `output`.
     pub fn new(kept: BTreeMap<String, i64>, nodes: &Nodes, output: Output) -> Self {
-        let told = Adjustments { controls: kept.clone(), ..Adjustments::default() };
         let shared = Shared {
             node: Mutex::default(),
             source: Mutex::default(),
             kept: Mutex::new(kept),
-            told: Mutex::new(told),
+            told_values: Mutex::default(),
+            told_sizes: Mutex::default(),
             output,
             nodes: nodes.quietly(),
         };
@@ -107,7 +108,7 @@ impl Adjusted {
                 Err(error) => tracing::warn!(control = name, value, reason = %error, "a kept control cannot be set"),
             }
         }
-        self.tell(|told| &mut told.controls, values);
+        self.tell_values(values);
         Ok(())
     }
 
@@ -139,7 +140,7 @@ impl Adjusted {
         if controls.is_empty() && matches!(place, Place::Csi) {
             return Err(Error::NoControls { device: "a camera of libcamera before version 0.4".into() });
         }
-        self.tell(|told| &mut told.controls, values(&controls));
+        self.tell_values(values(&controls));
         Ok(controls)
     }
 
@@ -165,15 +166,18 @@ impl Adjusted {
 
     fn tell_sizes(&self, video: Option<&Video>) {
         let sizes = video.map_or_else(|| USUAL.to_vec(), |video| sizes(&video.offers));
-        self.tell(|told| &mut told.sizes, sizes);
+        self.tell(&self.shared.told_sizes, sizes, Report::Sizes);
     }
 
-    fn tell<T: PartialEq>(&self, part: impl Fn(&mut Adjustments) -> &mut T, now: T) {
-        let mut told = lock(&self.shared.told);
-        let known = part(&mut told);
-        if *known != now {
-            *known = now;
-            self.shared.output.report(&Report::Adjustments(told.clone()));
+    fn tell_values(&self, values: BTreeMap<String, i64>) {
+        self.tell(&self.shared.told_values, values, Report::Controls);
+    }
+
+    fn tell<T: Clone + PartialEq>(&self, told: &Mutex<Option<T>>, now: T, report: fn(T) -> Report) {
+        let mut told = lock(told);
+        if told.as_ref() != Some(&now) {
+            *told = Some(now.clone());
+            self.shared.output.report(&report(now));
         }
     }
 }

@@ -116,7 +116,7 @@ impl Opener for Capture {
             Source::Auto => self.any()?,
         };
         self.adjusted.found(video.as_ref());
-        self.learned.seen.clone_from(&video);
+        self.learned.seen = video.as_ref().map(Video::identity);
         match video {
             None => {
                 let mut graph = self.test_picture()?;

@@ -14,6 +14,12 @@ use crate::opener::Outcome;
 /// and 16 s.
 const MUTE: u32 = 3;
 
+/// As many as a board has cameras, also where each plug makes a new one.
+const MOST_ENTRIES: usize = 16;
+
+/// Characters of a reason that are kept.
+const MOST_REASON: usize = 400;
+
 /// After so long nothing is held against a camera any more: what was wrong may have been mended.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
@@ -61,8 +67,7 @@ impl Record {
             (entry.failures, entry.silences) = (0, 0);
             entry.formats.retain(|tried| tried.has_worked);
         }
-        // As many as a board has cameras, also where each plug makes a new one.
-        if self.entries.len() > 64 {
+        if self.entries.len() > MOST_ENTRIES {
             self.entries.remove(0);
         }
     }
@@ -99,7 +104,7 @@ impl Record {
         let Some(format) = format else { return };
         let tried = entry.tried(format);
         (tried.failures, tried.has_worked) = (tried.failures + 1, false);
-        how.clone_into(&mut tried.why);
+        tried.why = how.chars().take(MOST_REASON).collect();
     }
 
     /// How often it failed since it last worked.
@@ -150,7 +155,7 @@ impl Record {
         let known = self.entries.iter().position(|entry| is_same_node(&entry.video, video));
         let place = known.unwrap_or_else(|| {
             let entry = Entry {
-                video: video.clone(),
+                video: video.identity(),
                 last: uptime(),
                 failures: 0,
                 silences: 0,
@@ -178,7 +183,7 @@ impl Entry {
 
     fn add_to(&mut self, format: Format, outcome: Outcome<'_>) {
         let tried = self.tried(format);
-        let why = match outcome {
+        let why: String = match outcome {
             Outcome::Works => {
                 (tried.failures, tried.has_worked) = (0, true);
                 return;
@@ -190,7 +195,7 @@ impl Entry {
         // These come behind pictures that could be shown.
         let is_reordered = matches!(outcome, Outcome::Failed { error: Error::Reordered { .. }, .. });
         if !tried.has_worked || is_reordered {
-            (tried.failures, tried.why) = (tried.failures + 1, why);
+            (tried.failures, tried.why) = (tried.failures + 1, why.chars().take(MOST_REASON).collect());
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::f64::consts::TAU;
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,6 +34,7 @@ pub struct Webcam {
     frames: Frames,
     state: Mutex<State>,
     is_silent: AtomicBool,
+    shown: AtomicU64,
 }
 
 struct State {
@@ -64,8 +65,8 @@ impl Webcam {
             sounds: VecDeque::new(),
             is_listened_to: false,
         };
-        let is_silent = AtomicBool::new(false);
-        let webcam = Arc::new(Self { camera, microphone, frames, state: Mutex::new(state), is_silent });
+        let (is_silent, shown) = (AtomicBool::new(false), AtomicU64::new(0));
+        let webcam = Arc::new(Self { camera, microphone, frames, state: Mutex::new(state), is_silent, shown });
         let (seen, heard, taken) = (webcam.clone(), webcam.clone(), webcam.clone());
         thread::spawn(move || seen.show());
         if let Some(microphone) = microphone {
@@ -85,6 +86,11 @@ impl Webcam {
     /// Whether it brings no frame although it answers, from now on.
     pub fn silence(&self, is_silent: bool) {
         self.is_silent.store(is_silent, Ordering::Relaxed);
+    }
+
+    /// How many frames hosts were given.
+    pub fn shown(&self) -> u64 {
+        self.shown.load(Ordering::Relaxed)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -125,6 +131,7 @@ impl Webcam {
             payload.extend((self.frames)(format, size, number));
             (number, toggle) = (number + 1, toggle ^ 1);
             self.bring(&payload);
+            self.shown.store(number, Ordering::Relaxed);
         }
     }
 
