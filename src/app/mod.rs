@@ -357,6 +357,12 @@ fn preset(settings: &Settings, name: &str) -> Preset {
 fn tools(config: &Config, root: &Path, management: Management, launcher: Launcher, group: &Group) -> Tools {
     let (config, text) = (config.clone(), management.text);
     let (group, below) = (group.clone(), root.to_owned());
+    let (log, level) = (launcher.clone(), management.level.0);
+    let set_log_level = move |wanted: &str| {
+        level(wanted)?;
+        log.log_by(wanted);
+        Ok(())
+    };
     let doctor = move || -> control::Examination {
         let (config, text, group, below) = (config.clone(), text.clone(), group.clone(), below.clone());
         let launcher = launcher.clone();
@@ -381,7 +387,7 @@ fn tools(config: &Config, root: &Path, management: Management, launcher: Launche
         upkeep: management.upkeep,
         config: management.shown,
         doctor: Box::new(doctor),
-        set_log_level: management.level.0,
+        set_log_level: Box::new(set_log_level),
         leds: root.join(LEDS),
     }
 }

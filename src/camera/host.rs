@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use crate::capture::wire;
 use crate::capture::{
-    Adjustments, Answer, Begin, Blame, Built, Error, Memory, Order, Question, Report, Role, Settings, Step,
+    Adjustments, Answer, Begin, Blame, Built, Error, Log, Memory, Order, Question, Report, Role, Settings, Step,
 };
 use crate::tasks::Group;
 
@@ -115,6 +115,7 @@ impl Asker {
 /// What a host is made of.
 pub(super) struct Host {
     launcher: Launcher,
+    log: watch::Receiver<Log>,
     /// What it captures, in a word.
     name: String,
     sink: Sink,
@@ -146,6 +147,7 @@ impl Host {
         adjustments: Option<watch::Sender<Adjustments>>,
     ) -> Self {
         Self {
+            log: launcher.log(),
             launcher,
             name: name.to_owned(),
             sink,
@@ -197,14 +199,14 @@ impl Host {
 
     /// Has a process run.
     pub(super) fn start(&mut self, group: &Group) -> &Process {
-        let Self { launcher, name, sink, role, memory, blame, .. } = self;
+        let Self { launcher, log, name, sink, role, memory, blame, .. } = self;
         self.process.get_or_insert_with(|| {
             self.doing = Doing::begun();
             self.killed = None;
             let begin = Begin {
                 version: wire::VERSION,
                 role: role(),
-                log: launcher.log().clone(),
+                log: log.borrow_and_update().clone(),
                 memory: memory.clone(),
                 blame: blame.take(),
             };
@@ -330,6 +332,11 @@ impl Host {
             let event = tokio::select! {
                 biased;
                 event = process.event() => event,
+                Ok(()) = self.log.changed() => {
+                    let filter = self.log.borrow_and_update().filter.clone();
+                    self.order(&Order::Log { filter });
+                    continue;
+                }
                 Ok(permit) = trial.acquire_owned(), if wants_leave => {
                     self.permit = Some((permit, Instant::now()));
                     self.order(&Order::Try);

@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_si
 use tokio::io::Interest;
 use tokio::net::{UnixSocket, UnixStream};
 use tokio::process::{Child, Command};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::capture::Log;
 
@@ -36,7 +36,7 @@ const ELSEWHERE: &str = "../libexec/peercam";
 #[derive(Clone, Debug)]
 pub struct Launcher {
     way: Way,
-    log: Log,
+    log: watch::Sender<Log>,
     linger: Duration,
     /// Of all capture processes one tries an encoder at a time.
     pub(super) trial: Arc<Semaphore>,
@@ -71,27 +71,36 @@ impl Launcher {
             Some(socket) => Way::Connect(socket.into()),
             None => Way::Spawn(beside_us()),
         };
-        Self { way, log, linger, trial: Arc::new(Semaphore::new(1)) }
+        Self::new(way, log, linger)
+    }
+
+    fn new(way: Way, log: Log, linger: Duration) -> Self {
+        Self { way, log: watch::Sender::new(log), linger, trial: Arc::new(Semaphore::new(1)) }
     }
 
     /// Starts `program`.
     pub fn of_program(program: PathBuf, log: Log, linger: Duration) -> Self {
-        Self { way: Way::Spawn(program), log, linger, trial: Arc::new(Semaphore::new(1)) }
+        Self::new(Way::Spawn(program), log, linger)
     }
 
     #[cfg(test)]
     pub(super) fn of_socket(socket: PathBuf, log: Log, linger: Duration) -> Self {
-        Self { way: Way::Connect(socket), log, linger, trial: Arc::new(Semaphore::new(1)) }
+        Self::new(Way::Connect(socket), log, linger)
     }
 
     #[cfg(test)]
     pub(super) fn played(player: super::tests::Player, linger: Duration) -> Self {
-        Self { way: Way::Play(player), log: Log::default(), linger, trial: Arc::new(Semaphore::new(1)) }
+        Self::new(Way::Play(player), Log::default(), linger)
     }
 
-    /// How log lines are written.
-    pub(super) fn log(&self) -> &Log {
-        &self.log
+    /// How log lines are written, now and as it changes.
+    pub(super) fn log(&self) -> watch::Receiver<Log> {
+        self.log.subscribe()
+    }
+
+    /// Changes how much is logged, also by processes that run.
+    pub fn log_by(&self, filter: &str) {
+        self.log.send_modify(|log| filter.clone_into(&mut log.filter));
     }
 
     /// How long a process stays that nobody needs.

@@ -43,6 +43,11 @@ pub enum Order {
         /// How it is encoded; none ends it.
         wanted: Option<Rendition>,
     },
+    /// Log more, or less, from now on.
+    Log {
+        /// As in [`Log`].
+        filter: String,
+    },
     /// The leave to try an encoder that [`Step::Waiting`] asks for: of all capture processes one tries at a time.
     Try,
     /// A question beside the pictures.

@@ -253,7 +253,7 @@ pub enum What {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetLogLevel {
-    /// `error`, `warn`, `info`, `debug` or `trace`, also by part: `info,peercam::camera=debug`.
+    /// `error`, `warn`, `info`, `debug` or `trace`, also by part: `info,peercam_capture=debug`.
     pub level: LogLevel,
 }
 

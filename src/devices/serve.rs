@@ -14,6 +14,7 @@ use peercam::tasks;
 use crate::attempt::{Attempt, Event, Means};
 use crate::graph::complaints;
 use crate::guide::Guide;
+use crate::log;
 use crate::look::controls::{Adjusted, Place};
 use crate::look::device::Nodes;
 use crate::look::movement;
@@ -145,6 +146,7 @@ impl Server {
                 self.tell_attempt(None, Event::Rendition(number, wanted));
             }
             Order::Rendition { number, .. } => return Err(wrong(format!("there is no rendition {number}"))),
+            Order::Log { filter } => log::change(&filter),
             Order::Try => self.guide.give_leave(),
             Order::Ask { request, question } => self.ask(request, question),
         }

@@ -226,6 +226,7 @@ async fn fitted(image: &Path, browser: &Browser) -> Result<()> {
     // Logins may be over by it; the page that follows has another.
     test!(a_clock_that_is_set_years_ahead_and_back_disturbs_nothing, board, &viewer);
     test!(the_package_is_installed_upgraded_and_purged_while_the_board_runs, board);
+    test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
     // What the page had proved itself by went with the package.
     let viewer = Viewer::log_in(browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
     // Last of all: the board is gone then.
@@ -292,6 +293,7 @@ async fn encoders(image: &Path, browser: &Browser) -> Result<()> {
     test!(an_encoder_that_hangs_at_its_start_is_passed_over, board, &viewer);
     test!(twenty_times_an_encoder_that_fails_or_hangs_is_replaced_by_the_next, board, &viewer);
     test!(who_joins_does_not_wait_for_the_next_key_frame_of_the_interval, board, &viewer);
+    test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
     Ok(())
 }
 
@@ -311,6 +313,7 @@ async fn drifting(image: &Path, browser: &Browser, span: Span) -> Result<()> {
         Span::Minutes => test!(sound_of_a_card_that_is_200_ppm_slow_is_followed, board, &viewer),
         Span::Hour => test!(sound_of_a_card_that_is_200_ppm_off_is_followed_for_an_hour, board, &viewer),
     }
+    test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
     Ok(())
 }
 
@@ -644,5 +647,10 @@ async fn nothing_panicked_and_systemd_never_had_to_restart_the_service(board: &m
     let bad = ["panicked at", "peercam.service: Scheduled restart job", "peercam.service: Watchdog timeout"];
     let found: Vec<&str> = console.lines().filter(|line| bad.iter().any(|bad| line.contains(bad))).collect();
     ensure!(found.is_empty(), "{}", found.join("\n"));
+    // Bits 7 and 9: the kernel has died of something, or warned (Linux, admin-guide/tainted-kernels.rst). Drivers of the
+    // tests' own are in it.
+    let tainted: u64 = board.must("cat /proc/sys/kernel/tainted").await?.trim().parse()?;
+    let kernel = board.must("dmesg --level=emerg,alert,crit,err,warn | tail -n 40").await?;
+    ensure!(tainted & (1 << 7 | 1 << 9) == 0 && !kernel.contains("blocked for more than"), "{tainted:#x}:\n{kernel}");
     Ok(())
 }

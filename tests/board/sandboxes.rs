@@ -17,6 +17,12 @@ const PROBE: &str = r#"
     try outside connects HOST/PORT
     try configuration test -r /etc/peercam/peercam.toml
     try state test -w /var/lib/peercam/
+    try runs timeout 3 bash -c true
+    try resolver test -r /run/systemd/resolve/probe
+    try bus test -r /run/dbus/probe
+    try code eval 'cp /bin/true /var/cache/peercam/code && /var/cache/peercam/code'
+    try disk opens /dev/vda
+    try memory opens /dev/mem
 "#;
 
 /// How the probe runs in the place of a unit's own program.
@@ -30,8 +36,11 @@ pub async fn the_service_has_the_network_and_what_captures_has_the_devices(board
     let port = listener.local_addr()?.port().to_string();
     let probe = PROBE.replace("HOST", &HOST.to_string()).replace("PORT", &port);
     board.must(&format!("cat > /run/probe <<'PROBE'\n{probe}\nPROBE")).await?;
+    board.must("mkdir -p /run/systemd/resolve /run/dbus && touch /run/systemd/resolve/probe /run/dbus/probe").await?;
     let unconfined = board.must("bash /run/probe").await?;
-    for name in ["camera", "sound", "page", "outside", "configuration", "state"] {
+    for name in
+        ["camera", "sound", "page", "outside", "configuration", "state", "runs", "resolver", "bus", "code", "disk"]
+    {
         ensure!(unconfined.contains(&format!("{name}: yes")), "the probe itself: {unconfined}");
     }
     let service = within(board, "peercam.service").await?;
@@ -48,6 +57,12 @@ pub async fn the_service_has_the_network_and_what_captures_has_the_devices(board
         ensure!(is(&service, of_service), "{name} from within the service:\n{service}");
         ensure!(is(&capture, !of_service), "{name} from within what captures:\n{capture}");
     }
+    for (name, of_service) in [("runs", true), ("resolver", true), ("bus", true), ("disk", false), ("memory", false)] {
+        let is = |told: &str, can: bool| told.contains(&format!("{name}: {}", if can { "yes" } else { "no" }));
+        ensure!(is(&service, of_service), "{name} from within the service:\n{service}");
+        ensure!(is(&capture, name == "runs"), "{name} from within what captures:\n{capture}");
+    }
+    ensure!(capture.contains("code: no"), "what one process writes the next may run:\n{capture}");
     Ok(())
 }
 

@@ -34,6 +34,12 @@ const LONGEST_RETURN: f64 = 5.0;
 /// Pictures of 75 % colour bars with something that moves.
 const JPEGS: usize = 30;
 
+/// The bars of their upper two thirds, and where they are.
+const BARS: [[u8; 3]; 7] =
+    [[191, 191, 191], [191, 191, 0], [0, 191, 191], [0, 191, 0], [191, 0, 191], [191, 0, 0], [0, 0, 191]];
+const BAR_CENTRES: [f64; 7] = [0.071, 0.214, 0.357, 0.5, 0.643, 0.786, 0.929];
+const BAR_HEIGHT: f64 = 0.3;
+
 /// The webcam at the end of its cable.
 pub struct Cable {
     webcam: Arc<Webcam>,
@@ -130,6 +136,18 @@ pub async fn a_webcam_that_is_plugged_in_shows_its_picture_and_its_own_microphon
     let mode = &status["cameras"][0]["mode"];
     ensure!(mode["format"] == "MJPEG" && mode["fps"] == 30.0, "{status:#}");
     viewer.wait_for_picture(640, 360).await?;
+    // The test picture that was shown before has the same size.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let (_, colours) = viewer.video_colours(&BAR_CENTRES, BAR_HEIGHT).await?;
+        let is_near = |(seen, shown): (&[u8; 3], &[u8; 3])| {
+            seen.iter().zip(shown).all(|(seen, shown)| seen.abs_diff(*shown) <= 30)
+        };
+        if colours.len() == BARS.len() && colours.iter().zip(&BARS).all(is_near) {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "{colours:?} instead of {BARS:?}");
+    }
     viewer.unmute().await?;
     // The spectrum is that of the last moment.
     sleep(Duration::from_secs(2)).await;

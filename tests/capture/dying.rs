@@ -1,6 +1,8 @@
 //! Capture processes that end, stop or stay behind.
 
-use rustix::process::Signal;
+use std::path::Path;
+
+use rustix::process::{Pid, Signal};
 
 use super::captures::{capture_of, strike};
 use super::*;
@@ -20,6 +22,7 @@ async fn a_capture_process_that_is_ended_in_any_way_is_replaced_and_none_is_left
         // Noticed within 1.2 s on a busy board.
         (Signal::STOP, Duration::from_secs(3)),
     ];
+    let mut ended = Vec::new();
     for (signal, limit) in limits {
         let pid = capture_of(std::process::id(), &name).expect("a capture process");
         let begun = Instant::now();
@@ -36,7 +39,11 @@ async fn a_capture_process_that_is_ended_in_any_way_is_replaced_and_none_is_left
         frames(&mut viewer, 10).await;
         assert_eq!(camera.status().borrow().encoder.as_deref(), Some("x264enc"), "an accident is held against nobody");
         assert_ne!(capture_of(std::process::id(), &name), Some(pid), "the old process is still there");
+        ended.push(pid);
     }
     close(group).await;
     assert_eq!(capture_of(std::process::id(), &name), None, "a process is left");
+    // Nor what the kernel keeps of one that nobody asks after.
+    let is_there = |pid: &Pid| Path::new(&format!("/proc/{}", pid.as_raw_nonzero())).exists();
+    assert!(!ended.iter().any(is_there), "of {ended:?}");
 }

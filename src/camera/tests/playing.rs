@@ -225,3 +225,35 @@ async fn settings_that_a_running_graph_takes_need_no_restart_and_others_are_trie
     assert_eq!(stage.camera.config().width, 640);
     close(stage.group).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_much_is_logged_reaches_a_process_that_runs_and_the_next_one() {
+    let tells = part(|puppet| {
+        let begin = puppet.greet()?;
+        let attempt = puppet.opened()?;
+        // Frames come when there is something to tell.
+        let patience = Patience { first: PATIENCE, next: PATIENCE };
+        puppet.report(&Report::Built { attempt, built: Built { patience, ..built() } });
+        puppet.doing(running());
+        puppet.frame(attempt, true, &format!("begins with {:?}", begin.log.filter));
+        loop {
+            if let Order::Log { filter } = puppet.order()? {
+                puppet.frame(attempt, true, &format!("goes on with {filter:?}"));
+                return Some(Exit::Signal(9));
+            }
+        }
+    });
+    let group = Group::new();
+    let launcher = Launcher::played(Player(Arc::new(Mutex::new(vec![tells].into()))), Duration::from_secs(60));
+    let camera = Camera::open(Config::default(), &launcher, &group);
+    let mut viewer = camera.feed().subscribe();
+    let mut said = async |words: &str| {
+        let heard = async { while viewer.next().await.data[..] != *words.as_bytes() {} };
+        in_time(heard).await
+    };
+    said(r#"begins with """#).await;
+    launcher.log_by("debug");
+    said(r#"goes on with "debug""#).await;
+    said(r#"begins with "debug""#).await;
+    close(group).await;
+}

@@ -137,7 +137,7 @@ impl Webcam {
 
     /// Brings a payload by as many transfers as it takes; the last of them is not full.
     fn bring(&self, payload: &[u8]) {
-        let (mut rest, mut room, deadline) = (payload, usize::MAX, Instant::now() + PATIENCE);
+        let (mut rest, mut room, mut deadline) = (payload, usize::MAX, Instant::now() + PATIENCE);
         while !(rest.is_empty() && room > 0) && Instant::now() < deadline {
             let is_answered = self.answer_first(
                 |state| &mut state.pictures,
@@ -147,9 +147,10 @@ impl Webcam {
                     Answer { data: now.to_vec(), ..Answer::default() }
                 },
             );
-            if !is_answered {
+            match is_answered {
+                true => deadline = Instant::now() + PATIENCE,
                 // The host asks again as fast as it takes what it has.
-                thread::sleep(Duration::from_micros(200));
+                false => thread::sleep(Duration::from_micros(200)),
             }
         }
     }
@@ -159,7 +160,9 @@ impl Webcam {
         let (mut sample, mut millisecond, mut due) = (0, 0, Instant::now());
         loop {
             let packets = self.state().sounds.front().map_or(1, |request| request.packets.len());
-            due = (due + Duration::from_millis(packets as u64)).max(Instant::now());
+            // The bus has a frame each millisecond: who is late makes up for it, unless the host has not asked for long.
+            due += Duration::from_millis(packets as u64);
+            due = due.max(Instant::now().checked_sub(PATIENCE).unwrap_or(due));
             thread::sleep(due.saturating_duration_since(Instant::now()));
             self.answer_first(
                 |state| &mut state.sounds,

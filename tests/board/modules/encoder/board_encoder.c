@@ -72,6 +72,9 @@ static unsigned int pictures;
 module_param(pictures, uint, 0444);
 static unsigned int key_frames;
 module_param(key_frames, uint, 0444);
+/* The most pictures from a wish for a key frame to the key frame itself, that included. */
+static unsigned int most_until_key_frame;
+module_param(most_until_key_frame, uint, 0444);
 
 struct encoder {
 	struct v4l2_device v4l2_dev;
@@ -105,7 +108,9 @@ struct context {
 	struct v4l2_rect crop;
 	struct h264_stream stream;
 	struct delayed_work work;
+	bool is_aborted;
 	bool is_key_wanted;
+	u32 made_at_wish;
 	u32 bitrate;
 	u32 period;
 	u32 since_key;
@@ -348,6 +353,8 @@ static int set_control(struct v4l2_ctrl *ctrl)
 
 	switch (ctrl->id) {
 	case V4L2_CID_MPEG_VIDEO_FORCE_KEY_FRAME:
+		if (!ctx->is_key_wanted)
+			ctx->made_at_wish = ctx->made;
 		ctx->is_key_wanted |= !ignores_key_frames;
 		break;
 	case V4L2_CID_MPEG_VIDEO_BITRATE:
@@ -465,13 +472,16 @@ static u32 encode(struct context *ctx, struct vb2_v4l2_buffer *from, struct vb2_
 	static const u8 green;
 	u32 length;
 
+	if (ctx->is_key_wanted)
+		most_until_key_frame = max(most_until_key_frame, ctx->made - ctx->made_at_wish + 1);
+	/* A wish that comes while this picture is encoded is for the next. */
+	ctx->is_key_wanted &= !is_key;
 	if (shows_green)
 		picture = (struct h264_picture){ &green, { &green, &green }, 0, 0, 0 };
 	length = h264_write(&ctx->stream, &picture, is_key, is_first || (is_key && ctx->repeats_headers), budget(ctx),
 			    vb2_plane_vaddr(&to->vb2_buf, 0), vb2_plane_size(&to->vb2_buf, 0));
 	ctx->made++;
 	ctx->since_key = is_key ? 0 : ctx->since_key + 1;
-	ctx->is_key_wanted &= !is_key;
 	pictures++;
 	key_frames += is_key;
 	to->flags &= ~(V4L2_BUF_FLAG_KEYFRAME | V4L2_BUF_FLAG_PFRAME);
@@ -487,13 +497,19 @@ static void work(struct work_struct *item)
 	bool fails = fails_after && ctx->made >= fails_after;
 	u32 length;
 
+	if (READ_ONCE(ctx->is_aborted)) {
+		v4l2_m2m_job_finish(ctx->encoder->m2m_dev, m2m);
+		return;
+	}
 	if (hangs_after && ctx->made >= hangs_after) {
 		/* The job stays unfinished; looked at again so that the module can be removed after. */
 		schedule_delayed_work(&ctx->work, msecs_to_jiffies(50));
 		return;
 	}
 	from = v4l2_m2m_src_buf_remove(m2m);
-	if (swallows && ctx->raw.sequence % swallows == swallows - 1) {
+	/* The last one of a drain is what its end is told with. */
+	if (swallows && ctx->raw.sequence % swallows == swallows - 1 &&
+	    !v4l2_m2m_is_last_draining_src_buf(m2m, from)) {
 		from->sequence = ctx->raw.sequence++;
 		v4l2_m2m_buf_done(from, VB2_BUF_STATE_DONE);
 		v4l2_m2m_job_finish(ctx->encoder->m2m_dev, m2m);
@@ -530,9 +546,9 @@ static void job_abort(void *priv)
 {
 	struct context *ctx = priv;
 
-	/* A job that hangs would keep its user from closing the device for ever. */
-	if (hangs_after && cancel_delayed_work_sync(&ctx->work))
-		v4l2_m2m_job_finish(ctx->encoder->m2m_dev, ctx->fh.m2m_ctx);
+	/* A job that hangs would keep its user from closing the device for ever. It is ended by work() alone. */
+	WRITE_ONCE(ctx->is_aborted, true);
+	mod_delayed_work(system_wq, &ctx->work, 0);
 }
 
 static const struct v4l2_m2m_ops m2m_ops = { .device_run = device_run, .job_abort = job_abort };
@@ -615,6 +631,7 @@ static int start_streaming(struct vb2_queue *q, unsigned int count)
 		return -EIO;
 	}
 	v4l2_m2m_update_start_streaming_state(ctx->fh.m2m_ctx, q);
+	WRITE_ONCE(ctx->is_aborted, false);
 	side->sequence = 0;
 	if (V4L2_TYPE_IS_OUTPUT(q->type)) {
 		forget_stream(ctx);
@@ -630,6 +647,7 @@ static int start_streaming(struct vb2_queue *q, unsigned int count)
 		ctx->made = 0;
 		ctx->since_key = 0;
 		ctx->is_key_wanted = false;
+		ctx->made_at_wish = 0;
 	}
 	return 0;
 }

@@ -12,10 +12,13 @@
 #define H264_BLOCK 16
 /* Samples of a macroblock in 4:2:0. */
 #define H264_PCM_BYTES 384
-/* Start codes, parameter sets, slice header and the worst stuffing, generously. */
+/* Start codes, parameter sets and slice header, generously. */
 #define H264_HEADER_BYTES 256
-/* Bits before the samples of a macroblock: the run of skipped ones, its type, and what aligns them. */
-#define H264_BLOCK_OVERHEAD 8
+/*
+ * Before the samples of a macroblock: the run of skipped ones, its type, and what aligns them; and at worst, where all
+ * of them are 0, one byte that keeps two of them from being taken for a start code (clause 7.4.1).
+ */
+#define H264_BLOCK_OVERHEAD (8 + H264_PCM_BYTES / 2)
 
 /* A picture in 4:2:0, as NV12 (interleaved chroma, step 2) or planar (step 1). */
 struct h264_picture {
