@@ -309,7 +309,7 @@ impl Live {
                 Kind::Report => {
                     let report: Report = serde_json::from_slice(&body)?;
                     match &report {
-                        Report::Hello { version: theirs, .. } if *theirs != wire::VERSION => {
+                        Report::Hello { version: theirs } if *theirs != wire::VERSION => {
                             let ours = wire::VERSION;
                             return Err(wrong(format!("it speaks version {theirs} of the protocol, not {ours}")));
                         }

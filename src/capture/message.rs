@@ -198,8 +198,6 @@ pub enum Report {
     Hello {
         /// [`VERSION`](super::wire::VERSION) of the capture process.
         version: u32,
-        /// Its number, as it sees itself.
-        pid: u32,
     },
     /// What it does from now on. Where a step takes too long, the parent ends the process.
     Doing(Step),

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::process;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -44,7 +43,7 @@ pub enum Left {
 /// When the two do not understand each other.
 pub fn serve(socket: UnixStream, prepare: impl FnOnce(&Begin)) -> io::Result<Left> {
     let output = Output::new(socket.try_clone()?);
-    output.report(&Report::Hello { version: wire::VERSION, pid: process::id() });
+    output.report(&Report::Hello { version: wire::VERSION });
     let mut orders = Orders(socket);
     let begin = match orders.next()? {
         Some(Order::Begin(begin)) if begin.version == wire::VERSION => begin,

@@ -117,7 +117,7 @@ async fn a_process_that_floods_lies_or_speaks_another_language_is_killed_with_th
     }
     is_replaced(
         |puppet| {
-            puppet.report(&Report::Hello { version: 99, pid: 1 });
+            puppet.report(&Report::Hello { version: 99 });
             puppet.hang()
         },
         "it speaks version 99 of the protocol",

@@ -136,7 +136,7 @@ impl Puppet {
 
     /// Greets, and takes how it is to begin.
     fn greet(&mut self) -> Option<Begin> {
-        self.report(&Report::Hello { version: wire::VERSION, pid: std::process::id() });
+        self.report(&Report::Hello { version: wire::VERSION });
         let Some(Order::Begin(begin)) = self.order() else { return None };
         self.begin = Some(begin.clone());
         Some(begin)

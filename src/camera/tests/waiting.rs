@@ -184,9 +184,8 @@ async fn what_systemd_started_is_known_by_the_kernels_word_and_killed_where_it_h
     let folder = tempfile::tempdir().unwrap();
     let (socket, words) = (folder.path().join("socket"), folder.path().join("words"));
     let listener = UnixListener::bind(&socket).unwrap();
-    // It claims to be this process, which is not to be believed.
     let reports = [
-        Report::Hello { version: wire::VERSION, pid: std::process::id() },
+        Report::Hello { version: wire::VERSION },
         Report::Built { attempt: 1, built: built() },
         Report::Doing(running()),
     ];
