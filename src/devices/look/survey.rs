@@ -84,7 +84,9 @@ fn picture(config: &Config, nodes: &Nodes, trials: &mut Trials) -> Result<String
         },
     };
     if mode.format == Format::H264.name() {
-        return Ok(format!("{source}, {mode}, {PASSTHROUGH}"));
+        // Who joins waits for the next of them.
+        let advice = "it makes key frames as it likes: set their interval at the camera to 2 s or less";
+        return Ok(format!("{source}, {mode}, {PASSTHROUGH} ({advice})"));
     }
     let (encoder, _) = trials.choose(&config.encoder, &work(config, mode.resolution, mode.fps))?;
     Ok(format!("{source}, {mode}, {}", encoder.name))
