@@ -99,12 +99,33 @@ static snd_pcm_sframes_t beep(snd_pcm_ioplug_t *io, const snd_pcm_channel_area_t
     return frames;
 }
 
+/* One sample, from -1 to 1, as the card's format has it; of a format that is not here, bytes that are loud. */
+static void put(uint8_t *into, snd_pcm_ioplug_t *io, double value) {
+    struct card *c = io->private_data;
+    int32_t whole = value * 0x7fffffff;
+    float fraction = value;
+    switch (io->format) {
+    case SND_PCM_FORMAT_U8: *into = 128 + whole / (1 << 24); return;
+    case SND_PCM_FORMAT_S16_LE: whole >>= 16; memcpy(into, &whole, 2); return;
+    case SND_PCM_FORMAT_S20_3LE: whole >>= 12; memcpy(into, &whole, 3); return;
+    case SND_PCM_FORMAT_S24_3LE: whole >>= 8; memcpy(into, &whole, 3); return;
+    case SND_PCM_FORMAT_S32_LE: memcpy(into, &whole, 4); return;
+    case SND_PCM_FORMAT_FLOAT_LE: memcpy(into, &fraction, 4); return;
+    default: *into = c->next += 16;
+    }
+}
+
 static snd_pcm_sframes_t transfer(snd_pcm_ioplug_t *io, const snd_pcm_channel_area_t *areas, snd_pcm_uframes_t offset,
                                   snd_pcm_uframes_t frames) {
     struct card *c = io->private_data;
     if (c->fast) return beep(io, areas, offset, frames);
-    uint8_t *into = (uint8_t *)areas->addr + (areas->first + areas->step * offset) / 8;
-    for (snd_pcm_uframes_t i = 0; i < frames * areas->step / 8; i++) into[i] = c->next++;
+    for (snd_pcm_uframes_t i = 0; i < frames; i++, c->taken++) {
+        double value = sin(c->taken * 1000.0 / io->rate * 2 * M_PI) / 2;
+        for (unsigned channel = 0; channel < io->channels; channel++) {
+            const snd_pcm_channel_area_t *area = &areas[channel];
+            put((uint8_t *)area->addr + (area->first + area->step * (offset + i)) / 8, io, value);
+        }
+    }
     return frames;
 }
 

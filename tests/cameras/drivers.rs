@@ -243,14 +243,17 @@ async fn a_sound_card_that_is_late_overruns_sleeps_or_breaks_off_is_heard() -> R
     let heard = cards.map(async |card: &str| {
         let devices = Devices::new(&[""; 0], &format!("pcm.card {{ type peercam {card} }}"))?;
         let watched = devices.watch_beside(CARD).await?;
-        let _listener = Player::join(&watched.url, &[VIDEO, AUDIO], Bundling::All).await?;
+        let listener = Player::join(&watched.url, &[VIDEO, AUDIO], Bundling::All).await?;
         let is_heard = |found: &[Value]| found[0]["state"] == "live";
         watched.are("microphone", LIMIT, is_heard).await.with_context(|| card.to_owned())?;
         if card.starts_with("fault") {
             // Past its fault, which comes after half a second.
             sleep(Duration::from_secs(2)).await;
             watched.are("microphone", LIMIT, is_heard).await.with_context(|| card.to_owned())?;
+            listener.begin();
         }
+        listener.wait_for(|seen| seen.loud > 0).await.with_context(|| card.to_owned())?;
+        listener.leave().await?;
         watched.end().await
     });
     let logs: Vec<String> = stream::iter(heard).buffer_unordered(BESIDE).try_collect().await?;

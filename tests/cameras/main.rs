@@ -526,9 +526,11 @@ async fn sound_cards_of_any_rate_format_and_number_of_channels_are_heard() -> Re
     let heard = cards.map(async |card: &str| {
         let devices = Devices::new(&[""; 0], &format!("pcm.card {{ type peercam {card} }}"))?;
         let watched = devices.watch_beside(CARD).await?;
-        let _listener = Player::join(&watched.url, &[VIDEO, AUDIO], Bundling::All).await?;
+        let listener = Player::join(&watched.url, &[VIDEO, AUDIO], Bundling::All).await?;
         let heard = |found: &[Value]| found[0]["state"] == "live";
         watched.are("microphone", LIMIT, heard).await.with_context(|| card.to_owned())?;
+        listener.wait_for(|seen| seen.loud > 0).await.with_context(|| card.to_owned())?;
+        listener.leave().await?;
         watched.end().await
     });
     let logs: Vec<String> = stream::iter(heard).buffer_unordered(BESIDE).try_collect().await?;
