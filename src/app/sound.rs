@@ -75,7 +75,7 @@ mod tests {
         let script = "#!/bin/sh\ncd \"$(dirname \"$0\")\" || exit\n[ -e again ] && exec tail -f words >&0\n: > again\n";
         fs::write(&program, script).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        let hello = Report::Hello { version: wire::VERSION, pid: 1 };
+        let hello = Report::Hello { version: wire::VERSION };
         let answer = Report::Answer { request: 2, answer: Ok(Answer::HasSound(true)) };
         let said = [hello, answer].map(|report| wire::message(Kind::Report, &report).unwrap());
         fs::write(words, said.concat()).unwrap();
