@@ -95,9 +95,17 @@ impl fmt::Display for Report {
 pub async fn survey(cameras: &[Config], audio: &AudioConfig, launcher: &Launcher) -> Report {
     let survey = camera::survey(cameras, audio, launcher).await;
     let mut items = Vec::new();
-    devices(&survey, &mut items);
-    encoders(&survey, &mut items);
-    uses(&survey, &mut items);
+    match &survey.failure {
+        Some(why) => {
+            let advice = "`systemctl status peercam-capture.socket` and `journalctl -t peercam-capture` say more";
+            items.push(item("devices", Level::Problem, format!("cannot be looked at: {why}"), Some(advice)));
+        }
+        None => {
+            devices(&survey, &mut items);
+            encoders(&survey, &mut items);
+            uses(&survey, &mut items);
+        }
+    }
     items.push(network());
     let level = items.iter().map(|item| item.level).max().unwrap_or(Level::Ok);
     Report { level, items, survey }

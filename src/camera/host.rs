@@ -2,6 +2,7 @@
 //! ended; what one has learned and what it died of is handed to the next.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -99,7 +100,7 @@ impl Asker {
 
     /// Tells that there are too many.
     pub(super) fn refuse_as_one_too_many(self) {
-        self.refuse(Error::broken("too many questions at once; ask again later"));
+        self.refuse(Error::TooMany);
     }
 
     /// Tells that there is none.
@@ -350,11 +351,12 @@ impl Host {
                     }
                 }
                 Event::FirstFrame(attempt) => return Heard::FirstFrame(attempt),
-                Event::Picture(request, jpeg) => {
-                    if let Some((_, Asker::Picture(asker))) = self.requests.remove(&request) {
-                        asker.send(Ok(jpeg)).ok();
-                    }
-                }
+                Event::Picture(request, jpeg) => match self.requests.remove(&request) {
+                    Some((_, Asker::Picture(asker))) => drop(asker.send(Ok(jpeg))),
+                    Some((_, asker)) => asker.refuse(Error::other_answer(&self.name)),
+                    // It was given up.
+                    None => {}
+                },
                 Event::Remains => return Heard::Remains,
                 Event::Ended(end) => return self.bury(end, device),
             }
@@ -384,7 +386,7 @@ impl Host {
             Report::Answer { request, answer } => match self.requests.remove(&request) {
                 Some((_, Asker::Answer(asker))) => drop(asker.send(answer)),
                 Some((_, asker @ Asker::Picture(_))) => {
-                    asker.refuse(answer.err().unwrap_or_else(|| Error::broken("an answer without a picture")));
+                    asker.refuse(answer.err().unwrap_or_else(|| Error::other_answer(&self.name)));
                 }
                 // It was given up.
                 None => {}
@@ -432,7 +434,11 @@ impl Host {
                 let how = matches!(killing, Killing::Hangs(_)).then(|| why.to_owned());
                 (Cause::Hung, how, error)
             }
-            (None, End::NotStarted(why)) => (Cause::Unfit, None, Error::NotStarted { why }),
+            (None, End::NotStarted(error)) => {
+                let is_missing = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied);
+                let advice = if is_missing { "; install the package peercam again" } else { "" };
+                (Cause::Unfit, None, Error::NotStarted { why: error.to_string(), advice: advice.into() })
+            }
             (None, End::Misbehaved(why)) => (Cause::Unfit, Some(why.clone()), Error::Misbehaved { device, why }),
             (None, End::Exit(exit)) => {
                 let how = exit.to_string();

@@ -67,7 +67,7 @@ impl fmt::Debug for Way {
 impl Launcher {
     /// Starts them as the environment says: by systemd, or else the program that is installed with this one.
     pub fn from_environment(log: Log, linger: Duration) -> Self {
-        let way = match env::var_os(SOCKET) {
+        let way = match env::var_os(SOCKET).filter(|socket| !socket.is_empty()) {
             Some(socket) => Way::Connect(socket.into()),
             None => Way::Spawn(beside_us()),
         };

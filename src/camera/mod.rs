@@ -230,7 +230,10 @@ impl Camera {
     ///
     /// When it cannot move so, or the driver refuses.
     pub async fn move_by(&self, movement: Movement) -> Result<(), Error> {
-        ask(&self.actor, Question::Move { config: self.config(), movement }).await.map(drop)
+        match ask(&self.actor, Question::Move { config: self.config(), movement }).await? {
+            Answer::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// One current picture as JPEG. Starts the camera if nobody watches, and lets it stop afterwards.
@@ -278,7 +281,7 @@ async fn ask<S>(actor: &mpsc::UnboundedSender<Command<S>>, question: Question) -
 
 fn unexpected(answer: &Answer) -> Error {
     tracing::debug!(?answer, "an answer to something else");
-    Error::broken("the capture process answers something else than was asked; restart the service")
+    Error::other_answer("the camera")
 }
 
 /// A handle to the microphone.

@@ -47,6 +47,9 @@ const MOST_MEMORY: usize = 256 << 10;
 /// What any other report may have, but for answers, which list what a device has: a device in words, or a reason.
 const MOST_REPORT: usize = 64 << 10;
 
+/// Characters of a text that it reports: a device in words, or why something failed.
+const MOST_TEXT: usize = 1000;
+
 /// The largest Opus packet of 20 ms, by far (RFC 6716, section 3.4).
 const MOST_SOUND: usize = 1500;
 
@@ -83,10 +86,10 @@ pub(super) enum Event {
 }
 
 /// Why a process ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum End {
     /// It could not be started.
-    NotStarted(String),
+    NotStarted(io::Error),
     /// It sent what it must not, and was killed.
     Misbehaved(String),
     /// By itself, or by others.
@@ -238,7 +241,7 @@ impl Live {
         };
         let (socket, mut life) = match launched {
             Ok(launched) => launched,
-            Err(error) => return End::NotStarted(error.to_string()),
+            Err(error) => return End::NotStarted(error),
         };
         let (from, to) = socket.into_split();
         let (fault, at_once) = {
@@ -307,7 +310,7 @@ impl Live {
                 }
                 Kind::Picture => Some(Event::Picture(header.number, body.freeze())),
                 Kind::Report => {
-                    let report: Report = serde_json::from_slice(&body)?;
+                    let report = report(&body)?;
                     match &report {
                         Report::Hello { version: theirs } if *theirs != wire::VERSION => {
                             let ours = wire::VERSION;
@@ -332,6 +335,36 @@ impl Live {
                 self.told.send(event).await.ok();
             }
         }
+    }
+}
+
+/// A report. What is in it for people to read is cut and cleaned, so that no process can fill the log, the status or what
+/// the broker takes, or write lines of its own into them.
+fn report(body: &[u8]) -> io::Result<Report> {
+    let cut = |error: serde_json::Error| {
+        let words: String = error.to_string().chars().take(MOST_TEXT).collect();
+        wrong(format!("its report of {} bytes cannot be read: {words}", body.len()))
+    };
+    let mut report: serde_json::Value = serde_json::from_slice(body).map_err(cut)?;
+    // What it remembers is for the next one.
+    if report.get("remember").is_none() {
+        clean(&mut report);
+    }
+    serde_json::from_value(report).map_err(cut)
+}
+
+fn clean(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::String(text) => {
+            let is_odd = |sign: char| sign.is_control() || ('\u{202a}'..='\u{202e}').contains(&sign);
+            if text.len() > MOST_TEXT || text.contains(is_odd) {
+                let kept = text.chars().take(MOST_TEXT);
+                *text = kept.map(|sign| if is_odd(sign) { char::REPLACEMENT_CHARACTER } else { sign }).collect();
+            }
+        }
+        serde_json::Value::Array(values) => values.iter_mut().for_each(clean),
+        serde_json::Value::Object(values) => values.values_mut().for_each(clean),
+        _ => {}
     }
 }
 

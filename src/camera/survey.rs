@@ -13,6 +13,9 @@ use super::host::{Asker, Heard, Host, Killing};
 use super::launcher::Launcher;
 use super::process::Sink;
 
+/// What its process has to do with, in words.
+const BOARD: &str = "the board";
+
 /// How often is looked whether the process hangs.
 const CHECK: Duration = Duration::from_millis(200);
 
@@ -26,13 +29,13 @@ pub async fn survey(cameras: &[Config], audio: &AudioConfig, launcher: &Launcher
     let mut host = Host::new(launcher.clone(), "survey", sink, || Role::Survey, None);
     let begun = Instant::now();
     let survey = loop {
-        let late = || Error::Stuck { device: "the board".into(), verb: "asked".into() };
+        let late = || Error::Ended { device: BOARD.into(), how: format!("it took more than {LIMIT:?}") };
         let attempt = tokio::time::timeout(LIMIT, attempt(cameras, audio, &mut host, &group)).await;
         match attempt.unwrap_or_else(|_| Err(late())) {
             Ok(survey) => break survey,
             // What it died of is held against that, so that the next comes further.
             Err(_) if host.has_something_to_pass_over() && begun.elapsed() < LIMIT => {}
-            Err(error) => break Survey { gstreamer: error.to_string(), ..Survey::default() },
+            Err(error) => break Survey { failure: Some(error.to_string()), ..Survey::default() },
         }
     };
     host.leave();
@@ -49,12 +52,17 @@ async fn attempt(cameras: &[Config], audio: &AudioConfig, host: &mut Host, group
         tokio::select! {
             answered = &mut answer => return match answered {
                 Ok(Ok(Answer::Survey(survey))) => Ok(*survey),
-                Ok(Ok(_)) | Err(_) => Err(Error::broken("the capture process gave no survey")),
+                Ok(Ok(_)) | Err(_) => Err(Error::other_answer(BOARD)),
                 Ok(Err(error)) => Err(error),
             },
-            heard = host.heard("the board") => {
+            heard = host.heard(BOARD) => {
                 if let Heard::Ended(_, error) = heard {
-                    return Err(error);
+                    return Err(match error {
+                        Error::Stuck { device, .. } if device == BOARD => {
+                            Error::Ended { device, how: "it hung, and was killed".into() }
+                        }
+                        other => other,
+                    });
                 }
             }
             _ = ticks.tick() => {

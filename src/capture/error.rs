@@ -183,10 +183,12 @@ pub enum Error {
         how: String,
     },
     /// The process that captures does not run, or speaks another version.
-    #[error("the capture process does not start: {why}; install the package peercam again")]
+    #[error("the capture process does not start: {why}{advice}")]
     NotStarted {
         /// The system's words.
         why: String,
+        /// What to do, in words that follow, or nothing.
+        advice: Cow<'static, str>,
     },
     /// The process that captures sends what it must not.
     #[error("the capture process of {device} was stopped: {why}")]
@@ -196,6 +198,9 @@ pub enum Error {
         /// What it did.
         why: String,
     },
+    /// Questions are asked faster than they can be answered.
+    #[error("too many questions at once; ask again later")]
+    TooMany,
     /// The device was told to begin or to stop, and does not answer.
     #[error("{device} hangs: it does not let itself be {verb}; unplug it, or restart the board")]
     Stuck {
@@ -287,6 +292,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// A capture process does not keep to its protocol.
+    pub fn other_answer(device: &str) -> Self {
+        Self::Misbehaved { device: device.to_owned(), why: "it answers something else than was asked".into() }
+    }
+
     /// GStreamer's words.
     pub fn broken(error: impl fmt::Display) -> Self {
         Self::Broken(error.to_string())

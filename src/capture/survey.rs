@@ -10,6 +10,9 @@ use super::device::{Audio, Video};
 /// What there is, and what would be used.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Survey {
+    /// Why nothing could be looked at; all of the rest is empty then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
     /// The version of GStreamer, or why it does not start.
     pub gstreamer: String,
     /// Cameras with their controls.

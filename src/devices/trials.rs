@@ -10,6 +10,7 @@ use peercam::media::Resolution;
 use peercam::tasks::caught;
 use serde::{Deserialize, Serialize};
 
+use crate::encoder::Kind;
 use crate::guide::Guide;
 use crate::source::uptime;
 
@@ -72,6 +73,11 @@ impl Trial {
     /// Of this element, for pictures of this size and rate.
     pub fn of(element: &str, resolution: Resolution, fps: f64) -> Self {
         Self { element: element.to_owned(), work: Some((resolution, fps.to_bits())) }
+    }
+
+    /// Whether it is of an element that uses no hardware.
+    pub fn is_of_software(&self) -> bool {
+        Kind::named(&self.element).is_ok_and(|kind| !kind.is_hardware)
     }
 
     fn covers(&self, other: &Self) -> bool {

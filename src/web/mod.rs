@@ -145,7 +145,9 @@ pub enum Error {
         cause: std::io::Error,
     },
     /// There is no thread to serve on.
-    #[error("cannot serve HTTP ({0}); more threads have to be allowed (`ulimit -u`, TasksMax of the unit)")]
+    #[error(
+        "cannot serve HTTP ({0}); more threads or files have to be allowed (`ulimit -u`, `ulimit -n`; TasksMax, LimitNOFILE of the unit)"
+    )]
     Thread(#[source] std::io::Error),
     /// The configuration would let everybody on the network watch.
     #[error("{address} can be reached from the network, which needs a secret; set `web.secret` or listen on 127.0.0.1")]

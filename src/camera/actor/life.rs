@@ -128,6 +128,7 @@ impl<S: Settings> Running<'_, S> {
     }
 
     pub(super) fn start(&mut self) {
+        self.opened = Some(Instant::now());
         self.tell();
         match self.device.closing() {
             None => {}
@@ -145,7 +146,6 @@ impl<S: Settings> Running<'_, S> {
         self.begun_with = Some(settings);
         self.device = Device::Opening { attempt };
         let now = Instant::now();
-        self.opened = Some(now);
         self.progress = Progress { published: 0, since: Some(now) };
         self.timers = Timers { check: Some(now + CHECK), leave: self.timers.leave, ..Timers::default() };
     }

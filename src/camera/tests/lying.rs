@@ -150,3 +150,48 @@ async fn what_one_process_has_told_of_controls_outlives_it_where_the_next_tells_
     assert_eq!((known.controls, known.sizes), told);
     close(stage.group).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_process_says_for_people_is_cut_and_writes_no_lines_of_its_own() {
+    let says = part(|puppet| {
+        puppet.greet()?;
+        let attempt = puppet.opened()?;
+        let device = format!("eyes\n\u{1b}[31m\u{202e}{}", "x".repeat(50_000));
+        puppet.report(&Report::Failed { attempt, error: Error::Gone { device } });
+        puppet.hang()
+    });
+    let refused = part(|puppet| {
+        puppet.greet()?;
+        puppet.opened()?;
+        let body = format!("{{\"doing\":\"{}\"}}", "y".repeat(1_000_000));
+        let length = body.len() as u32;
+        let header = Header { kind: Kind::Report, is_key: false, rendition: 0, length, number: 0, captured: 0 };
+        puppet.raw(&[&header.bytes()[..], body.as_bytes()].concat());
+        puppet.hang()
+    });
+    let mut stage = Stage::new(vec![says, refused, part(good)]);
+    for words in ["eyes", "yyyy"] {
+        let reason = stage.reason(words).await;
+        assert!(reason.len() < 5000 && !reason.contains(['\n', '\u{1b}', '\u{202e}']), "{} bytes", reason.len());
+    }
+    close(stage.group).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_camera_that_was_watched_long_ago_is_not_slow_when_it_is_watched_again() {
+    let group = Group::new();
+    let launcher = Launcher::played(Player(Arc::new(Mutex::new(vec![part(good)].into()))), Duration::ZERO);
+    let camera = Camera::open(Config { source: "/dev/video0".into(), ..Config::default() }, &launcher, &group);
+    for pause in [7, 0] {
+        let (mut viewer, mut status) = (camera.feed().subscribe(), camera.status());
+        let waits = |status: &Status| status.state == State::Waiting || status.reason.is_some();
+        tokio::select! {
+            biased;
+            told = status.wait_for(waits) => panic!("{:?}", *told.unwrap()),
+            _ = in_time(viewer.next()) => {}
+        }
+        drop(viewer);
+        tokio::time::sleep(Duration::from_secs(pause)).await;
+    }
+    close(group).await;
+}

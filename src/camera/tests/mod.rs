@@ -46,7 +46,7 @@ impl Player {
             let mut parts = self.0.lock().unwrap();
             if parts.len() > 1 { parts.pop_front() } else { parts.front().cloned() }
         };
-        let part = part.ok_or_else(|| io::Error::other("there is no such program"))?;
+        let part = part.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no such program"))?;
         let (killed, is_killed) = watch::channel(false);
         let (ended, has_ended) = watch::channel(None);
         let mut puppet = Puppet { socket: theirs, is_killed, begin: None };

@@ -45,6 +45,7 @@ pub fn survey(cameras: &[Config], audio: &AudioConfig, nodes: &Nodes, trials: &m
     let is_missing = |(element, _): &&(&str, &str)| gst::ElementFactory::find(element).is_none();
     let missing = plugins::ELEMENTS.iter().filter(is_missing);
     Survey {
+        failure: None,
         gstreamer: gst::version_string().to_string(),
         cameras: usable,
         libcamera: csi::cameras().into_iter().map(|camera| camera.id).collect(),

@@ -142,8 +142,13 @@ impl Opener for Capture {
             Part::Encoder => self.encoder.clone(),
         };
         if let Some(trial) = trial {
-            // It is not the camera's fault.
-            return self.trials.fail(trial, &why);
+            // It is not the camera's fault. Software stands still where the processor has no time for it, and so would
+            // the next.
+            let is_starved = matches!(outcome, Outcome::Stalled { .. }) && trial.is_of_software();
+            if !is_starved {
+                self.trials.fail(trial, &why);
+            }
+            return;
         }
         let Some(video) = &self.learned.seen else { return };
         self.learned.has_worked |= matches!(outcome, Outcome::Works);
