@@ -16,7 +16,7 @@ use crate::webcam::Cable;
 /// Milliseconds from the fault to the picture of the next encoder: what is to be reached, and what an emulated processor
 /// may take at most, which needs a second and more to try an encoder of software.
 const CHANGE: f64 = 2000.0;
-const LONGEST_CHANGE: f64 = 5000.0;
+const LONGEST_CHANGE: f64 = 3000.0;
 
 /// The encoder of the board fails or hangs under a viewer so often, each way in turn, and the next takes its place; gives
 /// how long the picture stood still each time, in milliseconds.

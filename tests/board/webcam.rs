@@ -31,12 +31,13 @@ const TIMES: usize = 5;
 /// up to 3 to read what the webcam has and to start the pipelines of picture and sound.
 const LONGEST_RETURN: f64 = 5.0;
 
-/// Pictures of 75 % colour bars with something that moves.
+/// Pictures of colour bars with something that moves.
 const JPEGS: usize = 30;
 
-/// The bars of their upper two thirds, and where they are.
+/// The bars of their upper two thirds, and where they are. `jpegenc` takes the narrow range of the test source for the
+/// full one of JPEGs, so that white is 235 and black 16.
 const BARS: [[u8; 3]; 7] =
-    [[191, 191, 191], [191, 191, 0], [0, 191, 191], [0, 191, 0], [191, 0, 191], [191, 0, 0], [0, 0, 191]];
+    [[235, 235, 235], [235, 235, 12], [12, 235, 235], [12, 235, 12], [235, 12, 235], [235, 12, 12], [12, 12, 235]];
 const BAR_CENTRES: [f64; 7] = [0.071, 0.214, 0.357, 0.5, 0.643, 0.786, 0.929];
 const BAR_HEIGHT: f64 = 0.3;
 
