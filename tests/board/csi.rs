@@ -29,8 +29,30 @@ const SIZE: (u32, u32) = (300, 180);
 /// so. The number is for its log and for a control algorithm that does nothing, so that one for all will do.
 const NUMBER: &str = "unsigned _ZNK9libcamera7Request8sequenceEv(const void *request) { (void)request; return 0; }";
 
-/// The sensor's test pattern that is all red.
-const RED: &str = "7";
+/// The sensor's test pattern that is all red, and that of colour bars.
+const RED: u32 = 7;
+const BARS: u32 = 0;
+
+/// Has the sensor show a test pattern: VIDIOC_S_CTRL (linux/videodev2.h) of VIMC_CID_TEST_PATTERN (vimc-common.h). `v4l2-ctl`
+/// of Debian 13 wants a later kernel for that.
+async fn set_pattern(board: &mut Board, pattern: u32) -> Result<()> {
+    control(board, 0xc008_561c, 0x00f0_f000, pattern).await.map(drop)
+}
+
+/// The brightness that the sensor has: VIDIOC_G_CTRL of V4L2_CID_BRIGHTNESS, from 0 to 255.
+async fn brightness_of_sensor(board: &mut Board) -> Result<u32> {
+    control(board, 0xc008_561b, 0x0098_0900, 0).await
+}
+
+/// Gives the value of the sensor's control after the call.
+async fn control(board: &mut Board, call: u32, id: u32, value: u32) -> Result<u32> {
+    let sensor = "$(grep -l 'Sensor B' /sys/class/video4linux/v4l-subdev*/name | cut -d/ -f5)";
+    let program = format!(
+        "open F, \"+<\", $ARGV[0] or die $!; $c = pack \"II\", {id}, {value}; ioctl F, {call}, $c or die $!; \
+         print((unpack \"II\", $c)[1])"
+    );
+    Ok(board.must(&format!("perl -e '{program}' /dev/{sensor}")).await?.trim().parse()?)
+}
 
 /// Has the service start capture processes that libcamera's part for vimc does not end.
 pub async fn settle(board: &mut Board) -> Result<()> {
@@ -109,8 +131,7 @@ pub async fn a_csi_camera_is_watched_by_libcamera(board: &mut Board, viewer: &Vi
     ensure_bars(&colours).context("the sensor's colour bars")?;
 
     // What the sensor sees now is what the page shows now.
-    let sensor = "$(grep -l 'Sensor B' /sys/class/video4linux/v4l-subdev*/name | cut -d/ -f5)";
-    board.must(&format!("v4l2-ctl -d /dev/{sensor} -c test_pattern={RED}")).await?;
+    set_pattern(board, RED).await?;
     let changed = Instant::now();
     loop {
         let (_, colours) = viewer.video_colours(&BAR_CENTRES, BAR_HEIGHT).await?;
@@ -124,8 +145,7 @@ pub async fn a_csi_camera_is_watched_by_libcamera(board: &mut Board, viewer: &Vi
 /// By libcamera 0.4 and later.
 pub async fn the_controls_of_a_csi_camera_are_listed_and_set(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
     // Colour bars, of which a change of brightness is seen.
-    let sensor = "$(grep -l 'Sensor B' /sys/class/video4linux/v4l-subdev*/name | cut -d/ -f5)";
-    board.must(&format!("v4l2-ctl -d /dev/{sensor} -c test_pattern=0")).await?;
+    set_pattern(board, BARS).await?;
     let listed = viewer.command("list-controls", json!({})).await?;
     let controls = listed["result"]["controls"].as_array().context("controls")?;
     let brightness = controls.iter().find(|control| control["name"] == "brightness");
@@ -140,7 +160,8 @@ pub async fn the_controls_of_a_csi_camera_are_listed_and_set(board: &mut Board, 
         if sum(&colours) * 4 < sum(&before) * 3 {
             break;
         }
-        ensure!(changed.elapsed() < Duration::from_secs(5), "{before:?} became {colours:?}");
+        let sensor = brightness_of_sensor(board).await?;
+        ensure!(changed.elapsed() < Duration::from_secs(5), "brightness {sensor}: {before:?} became {colours:?}");
     }
     let refused = viewer.command("set-control", json!({ "control": "lens_position", "value": 1000 })).await?;
     let reason = refused["reason"].as_str().unwrap_or_default();

@@ -256,18 +256,17 @@ async fn bare(image: &Path, browser: &Browser) -> Result<()> {
 /// A board of the release after the machine's, whose GStreamer (1.26) and libcamera (0.4) are others.
 async fn newer(image: &Path, browser: &Browser) -> Result<()> {
     let mut board = Board::boot(image, BARE_CONFIG, Fitted::Bare).await?;
-    board.must("systemctl start peercam").await?;
-    let viewer = Viewer::log_in(browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
-    csi::settle(&mut board).await?;
-    test!(a_csi_camera_is_watched_by_libcamera, board, &viewer);
-    test!(the_controls_of_a_csi_camera_are_listed_and_set, board, &viewer);
     board.must("modprobe board_encoder").await?;
-    board.configure(BARE_CONFIG).await?;
     test!(an_encoder_that_does_one_thing_wrong_is_passed_over_with_the_reason, board);
+    let viewer = Viewer::log_in(browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
     test!(the_encoder_of_the_board_is_used_and_makes_key_frames_on_demand, board, &viewer);
     test!(an_encoder_without_key_frames_on_demand_makes_one_each_second_and_the_status_says_so, board, &viewer);
     test!(an_encoder_that_fails_or_hangs_while_it_is_watched_is_replaced_by_the_next, board, &viewer);
     test!(who_joins_does_not_wait_for_the_next_key_frame_of_the_interval, board, &viewer);
+    board.must("systemctl stop peercam && rmmod board_encoder").await?;
+    csi::settle(&mut board).await?;
+    test!(a_csi_camera_is_watched_by_libcamera, board, &viewer);
+    test!(the_controls_of_a_csi_camera_are_listed_and_set, board, &viewer);
     test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
     Ok(())
 }
