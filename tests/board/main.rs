@@ -287,7 +287,8 @@ async fn hour(image: &Path, browser: &Browser) -> Result<()> {
 /// One whose encoder is watched for longer.
 async fn encoders(image: &Path, browser: &Browser) -> Result<()> {
     let mut board = Board::boot(image, BARE_CONFIG, Fitted::Bare).await?;
-    board.must("modprobe board_encoder").await?;
+    // Returns when it serves.
+    board.must("modprobe board_encoder && systemctl restart peercam").await?;
     let viewer = Viewer::log_in(browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
     test!(an_encoder_that_hangs_at_its_start_is_passed_over, board, &viewer);
     test!(twenty_times_an_encoder_that_fails_or_hangs_is_replaced_by_the_next, board, &viewer);
