@@ -1,14 +1,13 @@
 //! Opens the rooms, joins them, and closes them in the reverse order.
 
 mod finding;
+mod logging;
 mod sound;
 
 use std::future::Future;
 use std::io::IsTerminal;
-use std::panic;
 use std::path::Path;
 use std::pin::pin;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -17,9 +16,6 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, reload};
 
 use crate::board::Gauges;
 use crate::camera;
@@ -29,7 +25,7 @@ use crate::camera::Microphone;
 use crate::camera::Preset;
 use crate::camera::Privacy;
 use crate::command::Desk;
-use crate::config::{Config, LogConfig, LogFormat, Places, SecretOrigin, Text};
+use crate::config::{Config, Places, SecretOrigin, Text};
 use crate::control;
 use crate::control::Control;
 use crate::control::Parts;
@@ -43,7 +39,6 @@ use crate::signalling;
 use crate::signalling::Reception;
 use crate::start::Start;
 use crate::systemd;
-use crate::tasks;
 use crate::tasks::Group;
 use crate::upkeep::Reentry;
 use crate::upkeep::Settings;
@@ -55,6 +50,7 @@ use crate::viewer::Viewers;
 use crate::web;
 use crate::web::Front;
 use finding::KEEP_SECRET;
+pub use logging::{LogLevel, start_logging};
 
 /// Commands that wait to be looked at, which takes microseconds each: of a dozen senders what each may send at once.
 const ORDERS: usize = 256;
@@ -74,39 +70,6 @@ const BROKER_END: Duration = Duration::from_millis(1200);
 /// How long answers that are under way may take to reach their readers. WebSockets go on for 500 ms to let goodbyes
 /// through.
 const FRONT_END: Duration = Duration::from_millis(800);
-
-/// Sets up how log lines are written, for the whole process. Gives what changes how much is written.
-pub fn start_logging(config: &LogConfig) -> LogLevel {
-    let (to_terminal, to_journal) = (std::io::stderr().is_terminal(), config.goes_to_journal());
-    let (filter, level) = reload::Layer::new(config.filter());
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let lines = match config.format {
-        LogFormat::Json => lines.json().boxed(),
-        LogFormat::Auto if to_journal => lines.with_ansi(false).without_time().boxed(),
-        LogFormat::Auto | LogFormat::Text => lines.with_ansi(to_terminal).boxed(),
-    };
-    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
-    tasks::report_panics(log_panic);
-    LogLevel(Box::new(move |wanted| {
-        let wanted = LogConfig { level: wanted.to_owned(), ..LogConfig::default() };
-        if let Some((_, mistake)) = wanted.check().into_iter().next() {
-            return Err(mistake);
-        }
-        level.reload(EnvFilter::new(&wanted.level)).map_err(|error| error.to_string())
-    }))
-}
-
-/// Says where a panic was, as a line of the log like others. What became of its task is said by the task's group.
-fn log_panic(panic: &panic::PanicHookInfo) {
-    let place = panic.location().map(ToString::to_string);
-    let thread = thread::current();
-    let what = panic.payload_as_str().unwrap_or_default();
-    let what: String = what.chars().take(tasks::MOST_MESSAGE).collect();
-    tracing::error!(place, thread = thread.name(), what, "panic");
-}
-
-/// Changes how much is logged, or says what is wrong with what is wanted.
-pub struct LogLevel(Box<control::SetLogLevel>);
 
 /// What comes after the service has closed.
 #[derive(Debug)]

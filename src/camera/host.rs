@@ -1,29 +1,25 @@
 //! The capture process of one source, for as many processes as that takes: it is started when it is needed, watched, and
 //! ended; what one has learned and what it died of is handed to the next.
 
-use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::capture::wire;
 use crate::capture::{
-    Adjustments, Answer, Begin, Blame, Built, Error, Log, Memory, Order, Question, Report, Role, Settings, Step,
+    Adjustments, Begin, Blame, Built, Error, Log, Memory, Order, Question, Report, Role, Settings, Step,
 };
 use crate::tasks::Group;
 
 use super::device::{Device, Doing, TRYING};
 use super::launcher::{Exit, Launcher};
 use super::process::{End, Event, Process, Sink};
+use super::questions::{Asker, Questions};
 
 /// How long an answer may take. Drivers that answer at all do so within milliseconds, a snapshot within the time that a
 /// cold camera needs to measure light.
 const ANSWER: Duration = Duration::from_secs(5);
-
-/// Questions that wait for an answer. More are refused.
-pub(super) const MOST_REQUESTS: usize = 16;
 
 /// A process that ends so soon after its start has done nothing yet.
 const SOON: Duration = Duration::from_secs(10);
@@ -81,38 +77,6 @@ impl Killing {
     }
 }
 
-/// Who waits for an answer.
-pub(super) enum Asker {
-    /// For what the question says.
-    Answer(oneshot::Sender<Result<Answer, Error>>),
-    /// For a JPEG.
-    Picture(oneshot::Sender<Result<Bytes, Error>>),
-}
-
-impl Asker {
-    /// Whether nobody waits any more.
-    pub(super) fn has_gone(&self) -> bool {
-        match self {
-            Self::Answer(asker) => asker.is_closed(),
-            Self::Picture(asker) => asker.is_closed(),
-        }
-    }
-
-    /// Tells that there are too many.
-    pub(super) fn refuse_as_one_too_many(self) {
-        self.refuse(Error::TooMany);
-    }
-
-    /// Tells that there is none.
-    pub(super) fn refuse(self, error: Error) {
-        // Nobody waits only where the question was given up.
-        match self {
-            Self::Answer(asker) => drop(asker.send(Err(error))),
-            Self::Picture(asker) => drop(asker.send(Err(error))),
-        }
-    }
-}
-
 /// What a host is made of.
 pub(super) struct Host {
     launcher: Launcher,
@@ -135,8 +99,7 @@ pub(super) struct Host {
     attempts: u32,
     /// The leave to try an encoder, and since when the process has it.
     permit: Option<(OwnedSemaphorePermit, Instant)>,
-    requests: BTreeMap<u32, (Instant, Asker)>,
-    asked: u32,
+    questions: Questions,
 }
 
 impl Host {
@@ -162,8 +125,7 @@ impl Host {
             quick: 0,
             attempts: 0,
             permit: None,
-            requests: BTreeMap::new(),
-            asked: 0,
+            questions: Questions::default(),
         }
     }
 
@@ -179,7 +141,7 @@ impl Host {
 
     /// Whether answers are waited for.
     pub(super) fn is_asked(&self) -> bool {
-        !self.requests.is_empty()
+        !self.questions.is_empty()
     }
 
     /// How long a process stays that nobody needs.
@@ -221,7 +183,7 @@ impl Host {
             self.quick = 0;
         }
         self.permit = None;
-        self.refuse_all(&Error::Closed);
+        self.questions.refuse_all(&Error::Closed);
     }
 
     /// Has the device opened. Gives the number of the attempt.
@@ -264,27 +226,19 @@ impl Host {
 
     /// The same, where the answer may take as long as `patience`.
     pub(super) fn ask_patiently(&mut self, question: Question, asker: Asker, patience: Duration, group: &Group) {
-        if self.requests.len() >= MOST_REQUESTS {
-            return asker.refuse_as_one_too_many();
-        }
-        self.asked = self.asked.wrapping_add(1);
-        let request = self.asked;
-        self.requests.insert(request, (Instant::now() + patience, asker));
+        let Some(request) = self.questions.add(asker, patience) else { return };
         self.start(group);
         self.order(&Order::Ask { request, question });
     }
 
     /// When the next answer is given up.
     pub(super) fn answer_limit(&self) -> Option<Instant> {
-        self.requests.values().map(|(limit, _)| *limit).min()
+        self.questions.limit()
     }
 
     /// Gives up what takes too long. `device` is who does not answer.
     pub(super) fn give_up_answers(&mut self, device: &str) {
-        let now = Instant::now();
-        for (_, (_, asker)) in self.requests.extract_if(.., |_, (limit, _)| *limit <= now) {
-            asker.refuse(Error::Stuck { device: device.to_owned(), verb: "asked".into() });
-        }
+        self.questions.give_up(device);
     }
 
     /// Whether the process hangs with `device`, of which no frame has come for `silence`.
@@ -351,12 +305,7 @@ impl Host {
                     }
                 }
                 Event::FirstFrame(attempt) => return Heard::FirstFrame(attempt),
-                Event::Picture(request, jpeg) => match self.requests.remove(&request) {
-                    Some((_, Asker::Picture(asker))) => drop(asker.send(Ok(jpeg))),
-                    Some((_, asker)) => asker.refuse(Error::other_answer(&self.name)),
-                    // It was given up.
-                    None => {}
-                },
+                Event::Picture(request, jpeg) => self.questions.picture(request, jpeg, &self.name),
                 Event::Remains => return Heard::Remains,
                 Event::Ended(end) => return self.bury(end, device),
             }
@@ -383,14 +332,7 @@ impl Host {
             Report::Sizes(sizes) => self.adjust(|known| &mut known.sizes, sizes),
             // Nobody has asked for one yet.
             Report::Rendition { .. } => {}
-            Report::Answer { request, answer } => match self.requests.remove(&request) {
-                Some((_, Asker::Answer(asker))) => drop(asker.send(answer)),
-                Some((_, asker @ Asker::Picture(_))) => {
-                    asker.refuse(answer.err().unwrap_or_else(|| Error::other_answer(&self.name)));
-                }
-                // It was given up.
-                None => {}
-            },
+            Report::Answer { request, answer } => self.questions.answer(request, answer, &self.name),
         }
         None
     }
@@ -452,13 +394,7 @@ impl Host {
         // What has run for a while may do so again; what dies of itself soon each time will not.
         let step = step.filter(|step| !matches!(step, Step::Running { .. }) || self.quick > 1);
         self.blame = how.zip(step).map(|(how, step)| Blame { step, how });
-        self.refuse_all(&error);
+        self.questions.refuse_all(&error);
         Heard::Ended(cause, error)
-    }
-
-    fn refuse_all(&mut self, error: &Error) {
-        for (_, asker) in std::mem::take(&mut self.requests).into_values() {
-            asker.refuse(error.clone());
-        }
     }
 }

@@ -9,9 +9,10 @@ use crate::media::Feed;
 use crate::tasks::Group;
 
 use super::device::Device;
-use super::host::{Asker, Heard, Host, Killing};
+use super::host::{Heard, Host, Killing};
 use super::launcher::Launcher;
 use super::process::Sink;
+use super::questions::Asker;
 
 /// What its process has to do with, in words.
 const BOARD: &str = "the board";

@@ -13,7 +13,8 @@ use crate::tasks::{Backoff, Group};
 
 use super::device::{Device, Hiding};
 use super::due::{KeyFrames, Looked, Progress, Timers, sleep_until};
-use super::host::{Asker, Host, Killing, MOST_REQUESTS};
+use super::host::{Host, Killing};
+use super::questions::{Asker, MOST_REQUESTS};
 use super::settings::{Settings, Warmth};
 use super::state::{Action, Event};
 use super::{Privacy, State, Status};
@@ -174,7 +175,7 @@ impl<S: Settings> Running<'_, S> {
             Command::Ask(Question::Snapshot, asker) => {
                 self.snapshots.retain(|waiting| !waiting.has_gone());
                 if self.snapshots.len() >= MOST_REQUESTS {
-                    return asker.refuse_as_one_too_many();
+                    return asker.refuse(Error::TooMany);
                 }
                 self.snapshots.push(asker);
                 self.serve_snapshots();
