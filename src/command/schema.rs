@@ -76,7 +76,7 @@ pub enum Command {
     ApplyConfig(ApplyConfig),
     /// Starts something anew. For the service and the board the last outcome comes after the restart, over MQTT.
     Restart(Restart),
-    /// Changes what is logged, and keeps the change.
+    /// Changes what is logged, by capture processes too, and keeps the change.
     SetLogLevel(SetLogLevel),
     /// Looks at what the board has and what is in the way, and gives the report of `peercam doctor --json`.
     Doctor {},
