@@ -13,8 +13,8 @@ use crate::process;
 use crate::watching::Viewer;
 use crate::webcam::Cable;
 
-/// Milliseconds from the fault to the picture of the next encoder: what is to be reached, and what an emulated processor
-/// may take at most, which needs a second and more to try an encoder of software.
+/// Milliseconds from the fault to the picture of the next encoder: what is to be reached by 95 of 100, and what an emulated
+/// processor may take at most.
 const CHANGE: f64 = 2000.0;
 const LONGEST_CHANGE: f64 = 3000.0;
 
