@@ -1,7 +1,7 @@
-//! The way of a frame in pieces: from the capture process to the service, and through the feed. Beside them the bare
-//! limit of moving the same bytes.
+//! Benchmarks of the steps of a frame: from the capture process to the service, and through the feed. For comparison,
+//! the bare cost of copying the same bytes is measured too.
 //!
-//! What a whole viewer costs is measured by `benches/table`; these show which piece a change made dearer.
+//! The cost of a whole viewer is measured by `benches/table`; these benchmarks show which step a change made slower.
 
 use std::hint::black_box;
 use std::io::{IoSlice, Read, Write};
@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use peercam::capture::wire::{self, Header, Kind};
-use peercam::media::{Feed, Frame};
+use peercam::capture::wire::{self, Header, MessageKind};
+use peercam::media::{Codec, Feed, Format, Frame, Purpose};
 
 /// A frame of 2 Mbit/s at 30 fps.
 const FRAME_BYTES: usize = 2_000_000 / 8 / 30;
@@ -24,17 +24,17 @@ fn publish(criterion: &mut Criterion) {
         bencher.iter(|| Bytes::copy_from_slice(black_box(&data)));
     });
     for viewers in [0, 1, 20] {
-        let feed = Feed::new();
-        let subscriptions: Vec<_> = (0..viewers).map(|_| feed.subscribe()).collect();
+        let feed = Feed::new(Format::of(Codec::Opus));
+        let subscriptions: Vec<_> = (0..viewers).map(|_| feed.subscribe(Purpose::Viewer)).collect();
         group.bench_function(format!("published to {viewers} waiting viewers"), |bencher| {
             let frame = || Frame::new(data.clone(), Instant::now(), true);
             bencher.iter_batched(frame, |frame| feed.publish(frame), BatchSize::SmallInput);
         });
         drop(subscriptions);
     }
-    let feed = Feed::new();
-    let mut subscription = feed.subscribe();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime needs nothing here");
+    let feed = Feed::new(Format::of(Codec::Opus));
+    let mut subscription = feed.subscribe(Purpose::Viewer);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without drivers is built");
     group.bench_function("published and read by one viewer", |bencher| {
         bencher.iter(|| {
             feed.publish(Frame::new(data.clone(), Instant::now(), true));
@@ -44,11 +44,11 @@ fn publish(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What lies between the two processes: a socket pair, the header of each frame, and the copy into the service.
+/// The steps between the two processes: a socket pair, the header of each frame, and the copy into the service.
 fn cross(criterion: &mut Criterion) {
     let frame = vec![7; FRAME_BYTES];
     let header = Header {
-        kind: Kind::Frame,
+        kind: MessageKind::Frame,
         is_key: false,
         rendition: 0,
         length: FRAME_BYTES as u32,
@@ -61,7 +61,7 @@ fn cross(criterion: &mut Criterion) {
         assert_eq!(sent, head.len() + frame.len(), "a socket takes a frame at once");
     };
     let mut group = criterion.benchmark_group("a frame of 2 Mbit/s between processes");
-    // Its time is processor time.
+    // This measures processor time.
     let (mut here, mut there) = UnixStream::pair().expect("a pair of sockets");
     group.bench_function("written and read by one thread", |bencher| {
         bencher.iter(|| {
@@ -69,7 +69,7 @@ fn cross(criterion: &mut Criterion) {
             wire::read(&mut there).expect("a frame")
         });
     });
-    // Its time is latency: the frame to another thread that sleeps, as it does between frames, and one byte back.
+    // This measures latency: the frame to another thread that sleeps, as it does between frames, and one byte back.
     let (mut here, mut there) = UnixStream::pair().expect("a pair of sockets");
     let reader = thread::spawn(move || {
         while let Ok(Some(_)) = wire::read(&mut there) {

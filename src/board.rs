@@ -1,8 +1,8 @@
-//! Figures of the board itself: temperature, throttling, processor, memory, disk, Wi-Fi. Each is there only where
-//! the board tells it.
+//! Figures of the board itself: temperature, throttling, processor, memory, disk, Wi-Fi. A figure that the board
+//! does not report is missing.
 //!
-//! The unit of `systemd/` hides most of `/proc` (`ProcSubset=pid`). What it leaves is enough: this process's own
-//! directory, `sysinfo(2)`, and `/sys`. Only how much memory the kernel could free is not told there.
+//! The unit of `systemd/` hides most of `/proc` (`ProcSubset=pid`). What remains is enough: this process's own
+//! directory, `sysinfo(2)`, and `/sys`. Only the memory that the kernel could free is not available there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-/// Shares of processor time are taken over this long at least: over less, a tick more or less would be seen.
+/// Shortest time over which shares of processor time are taken: over less, one tick more or less would show.
 const WINDOW: Duration = Duration::from_secs(1);
 
 /// Processor time is counted in hundredths of a second (proc(5): USER_HZ, which is 100 on all of Linux' platforms).
@@ -20,9 +20,9 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// Fractions of `sysinfo(2)`'s loads: 16 bits (Linux, include/uapi/linux/sysinfo.h: SI_LOAD_SHIFT).
 const LOAD_UNIT: f64 = 65_536.0;
 
-/// What the Raspberry Pi's firmware tells by a bit each: from bit 0 on as it is now, from bit 16 on as it was at some
-/// time since the start (`vcgencmd get_throttled` in Raspberry Pi's documentation; raspberrypi/linux,
-/// drivers/firmware/raspberrypi.c).
+/// Bits of the Raspberry Pi firmware's throttling word, from bit 0: the present state. The same four from bit 16
+/// on: the state at any time since the start (`vcgencmd get_throttled` in Raspberry Pi's documentation;
+/// raspberrypi/linux, drivers/firmware/raspberrypi.c).
 pub const THROTTLING: [&str; 4] = ["under-voltage", "frequency-capped", "throttled", "soft-temperature-limit"];
 
 /// Figures of the board at one moment.
@@ -31,7 +31,7 @@ pub struct Telemetry {
     /// Degrees Celsius of the warmest sensor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
-    /// What slows the board down.
+    /// Reasons that slow the board down.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub throttling: Option<Throttling>,
     /// Processor time.
@@ -46,40 +46,40 @@ pub struct Telemetry {
     pub wifi: Option<Wifi>,
 }
 
-/// What the firmware says of voltage and heat: `under-voltage`, `frequency-capped`, `throttled`,
+/// Voltage and heat as the firmware reports them: `under-voltage`, `frequency-capped`, `throttled`,
 /// `soft-temperature-limit`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Throttling {
-    /// At the moment.
+    /// At present.
     pub now: Vec<&'static str>,
-    /// At some time since the board's start.
+    /// At any time since the board's start.
     pub since_start: Vec<&'static str>,
 }
 
-/// Processor time, in percent.
+/// Processor time, in percent since the last measurement.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Cpu {
-    /// Of all cores together.
+    /// Of all cores together, by all processes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub board: Option<f64>,
     /// Of one core, by this process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<f64>,
-    /// How many tasks ran or waited to run, on average over 1, 5 and 15 minutes.
+    /// Number of tasks that ran or waited to run, averaged over 1, 5 and 15 minutes.
     pub load: [f64; 3],
 }
 
 /// Memory, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// What there is.
+    /// All of the board's memory.
     pub total: u64,
-    /// What nobody uses, not even as a cache.
+    /// Memory that is not used, not even as a cache.
     pub free: u64,
-    /// What programs could still get.
+    /// Memory that programs could still get.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub available: Option<u64>,
-    /// What this process holds.
+    /// Resident memory of this process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<u64>,
 }
@@ -89,7 +89,7 @@ pub struct Memory {
 pub struct Disk {
     /// Its size.
     pub total: u64,
-    /// What is left for us.
+    /// Space left for this process.
     pub available: u64,
 }
 
@@ -98,45 +98,46 @@ pub struct Disk {
 pub struct Wifi {
     /// Its name.
     pub interface: String,
-    /// dBm at which it hears its access point.
+    /// Signal level of the access point, in dBm.
     pub signal: i32,
-    /// The driver's judgement, mostly out of 70.
+    /// The driver's link quality, mostly out of 70.
     pub quality: f64,
 }
 
-/// Where figures are read.
+/// Reads the figures from the kernel's files.
 #[derive(Debug)]
-pub struct Gauges {
+pub struct BoardSensors {
     root: PathBuf,
     state: Option<PathBuf>,
     began: Instant,
-    last: Mutex<Last>,
+    last: Mutex<CpuSample>,
 }
 
-/// The latest count of processor time, and the shares that it gave.
+/// The latest count of processor time, and the shares computed from it.
 #[derive(Clone, Debug, Default)]
-struct Last {
+struct CpuSample {
     at: Option<Instant>,
-    spent: Spent,
+    cpu_time: CpuTime,
     shares: (Option<f64>, Option<f64>),
 }
 
 /// Seconds of processor time.
 #[derive(Clone, Copy, Debug, Default)]
-struct Spent {
+struct CpuTime {
     board: Option<f64>,
     process: Option<f64>,
 }
 
-impl Gauges {
-    /// Gauges below `root`, which is `/` but for tests; the disk is that of the directory `state`.
+impl BoardSensors {
+    /// Sensors that are read below `root`, which is `/` except in tests; `disk` is the file system of the directory
+    /// `state`.
     pub fn new(root: PathBuf, state: Option<PathBuf>) -> Self {
-        let gauges = Self { root, state, began: Instant::now(), last: Mutex::default() };
-        gauges.cpu(gauges.began);
-        gauges
+        let sensors = Self { root, state, began: Instant::now(), last: Mutex::default() };
+        sensors.cpu(sensors.began);
+        sensors
     }
 
-    /// The figures now. Reads a dozen small files of the kernel's, which takes far less than a millisecond.
+    /// The present figures. Reads a dozen small kernel files, which takes far less than a millisecond.
     #[allow(clippy::useless_conversion, reason = "on 32-bit boards the kernel's numbers are shorter")]
     pub fn read(&self) -> Telemetry {
         let system = rustix::system::sysinfo();
@@ -159,8 +160,8 @@ impl Gauges {
         }
     }
 
-    /// Degrees Celsius of the warmest zone; the kernel counts in thousandths
-    /// (Linux, driver-api/thermal/sysfs-api.rst).
+    /// Temperature of the warmest zone in degrees Celsius; the kernel counts in thousandths (Linux,
+    /// driver-api/thermal/sysfs-api.rst).
     fn temperature(&self) -> Option<f64> {
         let zones = self.entries("sys/class/thermal");
         let millidegrees = zones.filter_map(|zone| line(&zone.join("temp"))?.parse::<i64>().ok());
@@ -168,10 +169,10 @@ impl Gauges {
         millidegrees.filter(|value| *value > 0).max().map(|value| value as f64 / 1000.0)
     }
 
-    /// What slows the board down now, and did earlier; `None` where it does not tell.
+    /// Reasons that slow the board down now or did earlier; `None` where the board does not report it.
     pub fn throttling(&self) -> Option<Throttling> {
-        // It is `soc:firmware` up to the Raspberry Pi 4 and `soc@107c000000:firmware` on the 5. Later kernels leave the
-        // file out (raspberrypi/linux: deprecated since 4.19); what they still tell comes below.
+        // The node is `soc:firmware` up to the Raspberry Pi 4 and `soc@107c000000:firmware` on the 5. Later kernels
+        // do not have the file (raspberrypi/linux: deprecated since 4.19); see below for what they still report.
         let nodes = self.entries("sys/devices/platform").filter(|node| name(node).starts_with("soc"));
         let buses = self.entries("sys/bus/platform/devices");
         let firmware = nodes.flat_map(|node| entries(&node)).chain(buses);
@@ -180,8 +181,8 @@ impl Gauges {
             let digits = text.trim_start_matches("0x");
             u32::from_str_radix(digits, 16).ok()
         });
-        // Without it, the hardware monitor still tells of too little voltage
-        // (Linux, hwmon/raspberrypi-hwmon.rst: in0_lcrit_alarm stays set until it is read with the voltage right).
+        // Without it, the hardware monitor still reports under-voltage (Linux, hwmon/raspberrypi-hwmon.rst:
+        // in0_lcrit_alarm stays set until it is read with the voltage right).
         let monitors = self.entries("sys/class/hwmon");
         let volts = monitors.filter(|monitor| line(&monitor.join("name")).is_some_and(|name| name == "rpi_volt"));
         let alarms: Vec<_> = volts.filter_map(|monitor| line(&monitor.join("in0_lcrit_alarm"))).collect();
@@ -197,28 +198,28 @@ impl Gauges {
         Some(Throttling { now: named(bits), since_start: named(bits | bits >> 16) })
     }
 
-    /// Percent of the board's and of a core's time, since the last time that it was asked for.
+    /// Percent of the board's and of one core's time since the last call.
     fn cpu(&self, now: Instant) -> (Option<f64>, Option<f64>) {
         let mut last = self.last.lock().expect("lock is never poisoned: no panic while held");
         let Some(since) = last.at.map(|at| now.saturating_duration_since(at)).filter(|since| *since >= WINDOW) else {
             if last.at.is_none() {
-                *last = Last { at: Some(now), spent: self.spent(), shares: (None, None) };
+                *last = CpuSample { at: Some(now), cpu_time: self.cpu_time(), shares: (None, None) };
             }
             return last.shares;
         };
-        let spent = self.spent();
+        let cpu_time = self.cpu_time();
         let percent = |now: Option<f64>, before: Option<f64>, of: f64| {
             let share = (now? - before?).max(0.0) / (since.as_secs_f64() * of);
             Some(rounded(share * 100.0, 10.0))
         };
         let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
-        let board = percent(spent.board, last.spent.board, cores).map(|share| share.min(100.0));
-        let process = percent(spent.process, last.spent.process, 1.0);
-        *last = Last { at: Some(now), spent, shares: (board, process) };
+        let board = percent(cpu_time.board, last.cpu_time.board, cores).map(|share| share.min(100.0));
+        let process = percent(cpu_time.process, last.cpu_time.process, 1.0);
+        *last = CpuSample { at: Some(now), cpu_time, shares: (board, process) };
         last.shares
     }
 
-    fn spent(&self) -> Spent {
+    fn cpu_time(&self) -> CpuTime {
         let stat = self.text("proc/stat").and_then(|text| {
             let numbers = text.lines().next()?.strip_prefix("cpu ")?;
             let ticks: Vec<f64> = numbers.split_whitespace().map_while(|tick| tick.parse().ok()).collect();
@@ -233,12 +234,12 @@ impl Gauges {
             Some(micros.parse::<f64>().ok()? / 1e6)
         };
         let process = self.text("proc/self/stat").and_then(|text| {
-            // The name in parentheses may hold anything; utime and stime are fields 14 and 15, this begins at 3.
+            // The name in parentheses may hold anything; field 3 follows it. utime and stime are fields 14 and 15.
             let mut fields = text.rsplit(')').next()?.split_whitespace().skip(11);
             let mut ticks = || fields.next()?.parse::<f64>().ok();
             Some((ticks()? + ticks()?) / TICKS_PER_SECOND)
         });
-        Spent { board: stat.or_else(group), process }
+        CpuTime { board: stat.or_else(group), process }
     }
 
     /// The first interface that has a signal (Linux, net/wireless/wext-proc.c). `/proc/net` is that of this process.
@@ -249,7 +250,7 @@ impl Gauges {
             let figure = |text: &str| text.trim_end_matches('.').parse::<f64>().ok();
             let mut figures = figures.split_whitespace().skip(1).map(figure);
             let (quality, level) = (figures.next()??, figures.next()??);
-            // Some drivers count from -256 on, so that what they mean is negative.
+            // Some drivers report the level as an offset from -256, because the true value is negative.
             let signal = if level > 0.0 { level - 256.0 } else { level };
             let is_connected = signal < 0.0 && signal > -256.0;
             is_connected.then(|| Wifi { interface: interface.trim().into(), signal: signal as i32, quality })
@@ -285,13 +286,13 @@ fn line(file: &Path) -> Option<String> {
 }
 
 fn disk(directory: &Path) -> Option<Disk> {
-    // The directory itself is made when something is to be kept.
+    // The directory itself is created when something is first stored.
     let there = directory.ancestors().find(|directory| directory.exists())?;
     let found = rustix::fs::statvfs(there).ok()?;
     Some(Disk { total: found.f_blocks * found.f_frsize, available: found.f_bavail * found.f_frsize })
 }
 
-/// To a decimal place or two: more would be noise, and a change in each status.
+/// Rounds to a decimal place or two: more would be noise, and a change in each status.
 fn rounded(value: f64, places: f64) -> f64 {
     (value * places).round() / places
 }
@@ -300,7 +301,7 @@ fn rounded(value: f64, places: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// A root with these files.
+    /// A root directory that holds these files.
     fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (file, text) in files {
@@ -313,11 +314,11 @@ mod tests {
 
     fn read(files: &[(&str, &str)]) -> Telemetry {
         let root = root(files);
-        Gauges::new(root.path().to_owned(), Some(root.path().join("not/there/yet"))).read()
+        BoardSensors::new(root.path().to_owned(), Some(root.path().join("not/there/yet"))).read()
     }
 
     #[test]
-    fn a_board_that_tells_nothing_has_what_system_calls_tell() {
+    fn a_board_without_sensors_reports_what_system_calls_return() {
         let told = read(&[]);
         assert_eq!((told.temperature, &told.throttling, &told.wifi), (None, &None, &None));
         assert_eq!((told.cpu.board, told.cpu.process, told.memory.available), (None, None, None));
@@ -361,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_read_from_what_the_kernel_writes() {
+    fn memory_is_read_from_the_kernels_files() {
         let meminfo = "MemTotal:       24601648 kB\nMemFree:          123 kB\nMemAvailable:    2048000 kB\n";
         let memory = read(&[("proc/meminfo", meminfo), ("proc/self/status", "Name:\tpeercam\nVmRSS:\t   12345 kB\n")]);
         assert_eq!(memory.memory.available, Some(2_048_000 * 1024));
@@ -369,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn wifi_is_the_first_interface_that_hears_something() {
+    fn wifi_is_the_first_interface_with_a_signal() {
         let head = "Inter-| sta-|   Quality        |   Discarded packets               | Missed | WE\n \
                     face | tus | link level noise |  nwid  crypt   frag  retry   misc | beacon | 22\n";
         let cases = [
@@ -393,20 +394,20 @@ mod tests {
     }
 
     #[test]
-    fn processor_time_is_a_share_of_what_went_by_since_it_was_asked_for() {
+    fn processor_time_is_a_share_of_the_time_since_the_last_reading() {
         let cores = std::thread::available_parallelism().unwrap().get() as f64;
-        // 300 ticks of work, of which 200 by this process, whose name is made to confuse.
+        // 300 ticks of work, of which 200 by this process, whose name is chosen to confuse the parser.
         let stat = |work: u64| format!("cpu  {work} 0 0 9000 500 0 0 0 0 0\ncpu0 1 2 3\n");
         let own = |work: u64| format!("42 (a ) R 1) S 1 2 3 4 5 6 7 8 9 10 {work} 0 0 0 20 0");
         let root = root(&[("proc/stat", &stat(1000)), ("proc/self/stat", &own(50))]);
-        let gauges = Gauges::new(root.path().to_owned(), None);
-        assert_eq!(gauges.cpu(gauges.began), (None, None));
+        let sensors = BoardSensors::new(root.path().to_owned(), None);
+        assert_eq!(sensors.cpu(sensors.began), (None, None));
         fs::write(root.path().join("proc/stat"), stat(1300)).unwrap();
         fs::write(root.path().join("proc/self/stat"), own(250)).unwrap();
-        let shares = gauges.cpu(gauges.began + Duration::from_secs(10));
+        let shares = sensors.cpu(sensors.began + Duration::from_secs(10));
         assert_eq!(shares, (Some(rounded(30.0 / cores, 10.0)), Some(20.0)));
-        let soon = gauges.cpu(gauges.began + Duration::from_millis(10_500));
-        assert_eq!(soon, shares, "over half a second nothing can be said");
+        let soon = sensors.cpu(sensors.began + Duration::from_millis(10_500));
+        assert_eq!(soon, shares, "half a second is too short for a new share");
 
         // The same where the unit hides /proc/stat.
         fs::remove_file(root.path().join("proc/stat")).unwrap();
@@ -414,9 +415,9 @@ mod tests {
         let group =
             |micros: u64| fs::write(root.path().join("sys/fs/cgroup/cpu.stat"), format!("usage_usec {micros}\n"));
         group(1_000_000).unwrap();
-        let gauges = Gauges::new(root.path().to_owned(), None);
+        let sensors = BoardSensors::new(root.path().to_owned(), None);
         group(2_000_000).unwrap();
-        let shares = gauges.cpu(gauges.began + Duration::from_secs(10));
+        let shares = sensors.cpu(sensors.began + Duration::from_secs(10));
         assert_eq!(shares.0, Some(rounded(10.0 / cores, 10.0)));
     }
 }

@@ -1,4 +1,4 @@
-//! What this board has and what would be used, with what to do about what is wrong.
+//! `peercam doctor`: the devices of this board, those that would be used, and advice for each fault.
 
 use std::fmt;
 use std::path::Path;
@@ -6,14 +6,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::board::{Gauges, Throttling};
-use crate::camera::{self, AudioConfig, Config, Launcher, Survey};
+use crate::board::{BoardSensors, Throttling};
+use crate::camera::{self, AudioConfig, Config, Inventory, Launcher};
 use crate::config;
 use crate::mdns;
 use crate::mqtt;
 use crate::notices;
 
-/// 2024-01-01: a clock before that was never set.
+/// 2024-01-01: a clock that reads less was never set.
 const PLAUSIBLE: u64 = 1_704_067_200;
 
 /// A Raspberry Pi slows down at 80 °C; others are near their limits too.
@@ -21,10 +21,10 @@ const HOT: f64 = 80.0;
 
 const MIB: u64 = 1024 * 1024;
 
-/// Less free memory than this and the kernel soon kills something: one 720p encoder takes about 40 MB.
+/// Below this much free memory the kernel soon kills a process: one 720p encoder takes about 40 MB.
 const TIGHT: u64 = 64 * MIB;
 
-/// How one thing stands.
+/// State of one thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
@@ -36,21 +36,21 @@ pub enum Level {
     Problem,
 }
 
-/// One thing that was looked at.
+/// One thing that was checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Item {
-    /// What it is about: `camera`, `encoder`, `clock`.
+    /// Subject: `camera`, `encoder`, `clock`.
     pub topic: String,
-    /// How it stands.
+    /// Its state.
     pub level: Level,
-    /// What was found.
+    /// The finding.
     pub found: String,
-    /// What to do, if something is to be done.
+    /// Advice, if there is any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
 }
 
-/// Everything that was looked at. Displayed for people, serialised for programs.
+/// Everything that was checked. Displayed for people, serialised for programs.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// The worst level of all items.
@@ -58,7 +58,8 @@ pub struct Report {
     /// Each thing.
     pub items: Vec<Item>,
     /// All details of what the board has.
-    pub survey: Survey,
+    #[serde(rename = "survey")]
+    pub inventory: Inventory,
 }
 
 impl Report {
@@ -67,7 +68,7 @@ impl Report {
         self.level == Level::Problem
     }
 
-    /// Adds one thing that was looked at.
+    /// Adds one thing that was checked.
     pub fn add(&mut self, item: Item) {
         self.level = self.level.max(item.level);
         self.items.push(item);
@@ -91,66 +92,66 @@ impl fmt::Display for Report {
     }
 }
 
-/// Looks at the board as these configurations would use it. Takes a few seconds.
-pub async fn survey(cameras: &[Config], audio: &AudioConfig, launcher: &Launcher) -> Report {
-    let survey = camera::survey(cameras, audio, launcher).await;
+/// Checks the board as these configurations would use it. Takes a few seconds.
+pub async fn check(cameras: &[Config], audio: &AudioConfig, launcher: &Launcher) -> Report {
+    let inventory = camera::take_inventory(cameras, audio, launcher).await;
     let mut items = Vec::new();
-    match &survey.failure {
+    match &inventory.failure {
         Some(why) => {
-            let advice = "`systemctl status peercam-capture.socket` and `journalctl -t peercam-capture` say more";
-            items.push(item("devices", Level::Problem, format!("cannot be looked at: {why}"), Some(advice)));
+            let advice = "`systemctl status peercam-capture.socket` and `journalctl -t peercam-capture` have details";
+            items.push(item("devices", Level::Problem, format!("cannot be examined: {why}"), Some(advice)));
         }
         None => {
-            devices(&survey, &mut items);
-            encoders(&survey, &mut items);
-            uses(&survey, &mut items);
+            devices(&inventory, &mut items);
+            encoders(&inventory, &mut items);
+            uses(&inventory, &mut items);
         }
     }
     items.push(network());
     let level = items.iter().map(|item| item.level).max().unwrap_or(Level::Ok);
-    Report { level, items, survey }
+    Report { level, items, inventory }
 }
 
-/// Looks at what the kernel tells below `root`, which is `/` but for tests, of the board itself.
+/// Checks what the kernel reports of the board itself below `root`, which is `/` except in tests.
 pub fn board(root: &Path) -> Vec<Item> {
-    let figures = Gauges::new(root.to_owned(), None).read();
+    let figures = BoardSensors::new(root.to_owned(), None).read();
     let mut items = vec![clock(root), memory(figures.memory.available)];
     items.extend(figures.temperature.map(temperature));
     items.extend(figures.throttling.as_ref().map(throttling));
     items
 }
 
-/// Looks at the files that the configuration names, and at what does nothing in it.
+/// Checks the files that the configuration names, and finds the keys that have no effect.
 ///
-/// `text` is what it was read from.
+/// `text` is the text that `config` was read from.
 pub fn files(config: &config::Config, text: &config::Text) -> Vec<Item> {
     let advice = "correct the name in the configuration, or what the file holds";
     let faults = config.file_faults(text).into_iter();
     let faults = faults.map(|fault| item("configuration", Level::Problem, fault, Some(advice)));
     let idle = config
-        .idle()
+        .without_effect()
         .into_iter()
         .map(|(key, what)| item("configuration", Level::Warning, text.located(key, &format!("`{key}` {what}")), None));
     faults.chain(idle).collect()
 }
 
-/// Tries the broker, as this device would use it. Takes some seconds at most; `None` where none is configured.
+/// Tries the broker as this device would use it. Takes some seconds at most; `None` if none is configured.
 pub async fn broker(config: &mqtt::Config, device: &str) -> Option<Item> {
     config.url.as_ref()?;
     Some(match mqtt::probe(config, device).await {
         Ok(found) => {
             let user = config.user.as_ref().map(|user| format!("user {user}"));
-            let heard = found.untried.iter().map(|filter| format!("topic read {filter}"));
+            let heard = found.untested.iter().map(|filter| format!("topic read {filter}"));
             let lines: Vec<_> = found.permissions.into_iter().chain(heard).collect();
             let has_lines = !lines.is_empty();
             let lines: Vec<_> = user.into_iter().chain(lines).collect();
-            let lines = format!("in mosquitto's access list these lines permit it: {}", lines.join(" | "));
+            let lines = format!("in mosquitto's access list these lines grant the rights: {}", lines.join(" | "));
             let advice: Vec<_> = found.advice.iter().cloned().chain(has_lines.then_some(lines)).collect();
-            // Of MQTT 3.1.1 a device that may do all that it needs cannot be told from another one: no warning then,
-            // which no change would end.
+            // With MQTT 3.1.1, a device with all the rights it needs looks the same as one without. That is no
+            // warning, because no change would clear it.
             let level = match found.is_forbidden {
                 true => Level::Problem,
-                false if found.advice.is_some() || !found.untried.is_empty() => Level::Warning,
+                false if found.advice.is_some() || !found.untested.is_empty() => Level::Warning,
                 false => Level::Ok,
             };
             item("broker", level, found.text, (!advice.is_empty()).then(|| advice.join("; ")).as_deref())
@@ -163,7 +164,8 @@ pub async fn broker(config: &mqtt::Config, device: &str) -> Option<Item> {
     })
 }
 
-/// The name under which the board is found, with this configuration. Who else has it, only the service finds out.
+/// The board's name on the network with this configuration. Only the running service finds out whether another
+/// device has the same name.
 pub fn name(config: &config::Config) -> Item {
     let name = mdns::host_name(&config.device_id());
     match (config.mdns.enabled, config.web.listen.ip().is_loopback()) {
@@ -173,28 +175,28 @@ pub fn name(config: &config::Config) -> Item {
     }
 }
 
-/// What services of the system have left to be known.
+/// Notices that the system's services have left.
 pub fn notices(root: &Path) -> impl Iterator<Item = Item> {
-    notices::left(root).into_iter().map(|notice| item(&notice.about, Level::Warning, notice.text, None))
+    notices::from_files(root).into_iter().map(|notice| item(&notice.about, Level::Warning, notice.text, None))
 }
 
 fn item(topic: &str, level: Level, found: impl Into<String>, advice: Option<&str>) -> Item {
     Item { topic: topic.into(), level, found: found.into(), advice: advice.map(str::to_owned) }
 }
 
-fn devices(survey: &Survey, items: &mut Vec<Item>) {
-    for (video, controls) in &survey.cameras {
+fn devices(inventory: &Inventory, items: &mut Vec<Item>) {
+    for (video, controls) in &inventory.cameras {
         let mut formats: Vec<_> = video
-            .offers
+            .modes
             .iter()
-            .map(|offer| match offer.sizes {
-                camera::Sizes::One(size) => format!("{:?} {size}", offer.format),
-                camera::Sizes::Range { least, most, .. } => format!("{:?} {least} to {most}", offer.format),
+            .map(|mode| match mode.sizes {
+                camera::Sizes::One(size) => format!("{:?} {size}", mode.format),
+                camera::Sizes::Range { least, most, .. } => format!("{:?} {least} to {most}", mode.format),
             })
             .collect();
         formats.dedup();
         let found = format!("{}: {}; {} controls", video.in_words(), formats.join(", "), controls.len());
-        items.push(match video.offers.is_empty() {
+        items.push(match video.modes.is_empty() {
             false if video.is_receiver => {
                 item("video node", Level::Ok, format!("{} {}", video.in_words(), camera::RECEIVER), None)
             }
@@ -208,28 +210,28 @@ fn devices(survey: &Survey, items: &mut Vec<Item>) {
             }
         });
     }
-    for id in &survey.libcamera {
-        items.push(item("camera", Level::Ok, format!("{id}, by libcamera: source = \"libcamera:{id}\""), None));
+    for id in &inventory.libcamera {
+        items.push(item("camera", Level::Ok, format!("{id}, through libcamera: source = \"libcamera:{id}\""), None));
     }
-    if survey.libcamera.is_empty() && survey.cameras.iter().all(|(video, _)| video.is_receiver) {
+    if inventory.libcamera.is_empty() && inventory.cameras.iter().all(|(video, _)| video.is_receiver) {
         let advice = "plug in a camera; until then the test picture is shown";
         items.push(item("camera", Level::Warning, "no V4L2 camera", Some(advice)));
     }
-    for node in &survey.other_nodes {
+    for node in &inventory.other_nodes {
         items.push(item("video node", Level::Ok, node, None));
     }
-    for audio in &survey.microphones {
+    for audio in &inventory.microphones {
         items.push(item("microphone", Level::Ok, audio.in_words(), None));
     }
-    if survey.microphones.is_empty() {
+    if inventory.microphones.is_empty() {
         let advice = "plug one in, or set capture = \"off\"";
         items.push(item("microphone", Level::Warning, "no ALSA capture device", Some(advice)));
     }
 }
 
-fn encoders(survey: &Survey, items: &mut Vec<Item>) {
-    items.push(item("gstreamer", Level::Ok, &survey.gstreamer, None));
-    for encoder in &survey.encoders {
+fn encoders(inventory: &Inventory, items: &mut Vec<Item>) {
+    items.push(item("gstreamer", Level::Ok, &inventory.gstreamer, None));
+    for encoder in &inventory.encoders {
         items.push(match &encoder.outcome {
             Ok(took) => {
                 let on_demand = if encoder.has_key_frames_on_demand {
@@ -240,13 +242,13 @@ fn encoders(survey: &Survey, items: &mut Vec<Item>) {
                 let works = format!("{} works ({} ms){on_demand}", encoder.name, took.as_millis());
                 item("encoder", Level::Ok, works, None)
             }
-            // That other boards' encoders are not here is no news.
+            // A missing encoder of another kind of board is no fault.
             Err(why) if !encoder.is_installed => item("encoder", Level::Ok, why, None),
             Err(why) => item("encoder", Level::Warning, why, None),
         });
     }
-    for (element, package) in &survey.missing_elements {
-        // Only these are of use to some and not to others.
+    for (element, package) in &inventory.missing_elements {
+        // These are needed by some users only.
         let level = if ["libcamerasrc", "avdec_h264"].contains(&element.as_str()) { Level::Ok } else { Level::Problem };
         let advice = format!("apt install {package}");
         let advice = (level != Level::Ok).then_some(advice.as_str());
@@ -254,31 +256,31 @@ fn encoders(survey: &Survey, items: &mut Vec<Item>) {
     }
 }
 
-fn uses(survey: &Survey, items: &mut Vec<Item>) {
-    let has_encoder = survey.encoders.iter().any(|encoder| encoder.outcome.is_ok());
+fn uses(inventory: &Inventory, items: &mut Vec<Item>) {
+    let has_encoder = inventory.encoders.iter().any(|encoder| encoder.outcome.is_ok());
     let advice =
         if has_encoder { "correct the [[camera]] table" } else { "install what is missing; see encoder and plugin" };
-    for (name, used) in &survey.uses {
+    for (name, used) in &inventory.uses {
         items.push(match used {
             Ok(used) => item("would use", Level::Ok, format!("{name}: {used}"), None),
             Err(why) => item("would use", Level::Problem, format!("{name}: {why}"), Some(advice)),
         });
     }
-    match &survey.sound {
+    match &inventory.sound {
         None => items.push(item("would use", Level::Ok, "no sound: capture is \"off\"", None)),
         Some(Ok(used)) => items.push(item("would use", Level::Ok, format!("sound: {used}"), None)),
         Some(Err(why)) => items.push(item("would use", Level::Warning, format!("sound: {why}"), None)),
     }
 }
 
-/// The address that packets to the outside would leave from. Connecting a UDP socket sends nothing.
+/// The address that packets to other networks would leave from. Connecting a UDP socket sends nothing.
 fn network() -> Item {
     let outward = |local: &str, remote: &str| {
         let socket = std::net::UdpSocket::bind(local).ok()?;
         socket.connect(remote).ok()?;
         socket.local_addr().ok().map(|address| address.ip().to_string())
     };
-    // Addresses for documentation (RFC 5737, RFC 3849): they lie behind the default route, whatever it is.
+    // Documentation addresses (RFC 5737, RFC 3849): they are reached by the default route, whatever it is.
     let found: Vec<_> =
         [outward("0.0.0.0:0", "192.0.2.1:9"), outward("[::]:0", "[2001:db8::1]:9")].into_iter().flatten().collect();
     match found.is_empty() {
@@ -293,9 +295,9 @@ fn clock(root: &Path) -> Item {
         let advice = "connect to a network with a time server; TLS and links need the right time";
         return item("clock", Level::Problem, "the clock was never set", Some(advice));
     }
-    // systemd-timesyncd touches this file when it is synchronised.
+    // systemd-timesyncd touches this file when the clock is synchronised.
     let is_synchronised = root.join("run/systemd/timesync/synchronized").exists();
-    let found = if is_synchronised { "set, and kept by systemd-timesyncd" } else { "set" };
+    let found = if is_synchronised { "set, and synchronised by systemd-timesyncd" } else { "set" };
     item("clock", Level::Ok, found, None)
 }
 
@@ -316,8 +318,8 @@ fn temperature(degrees: f64) -> Item {
     }
 }
 
-fn throttling(told: &Throttling) -> Item {
-    let suffered = told.since_start.iter().map(|what| {
+fn throttling(throttling_state: &Throttling) -> Item {
+    let suffered = throttling_state.since_start.iter().map(|what| {
         let words = match *what {
             "under-voltage" => "too little voltage",
             "frequency-capped" => "its clock is capped",
@@ -325,7 +327,7 @@ fn throttling(told: &Throttling) -> Item {
             "soft-temperature-limit" => "it is too warm",
             other => other,
         };
-        format!("{words} ({})", if told.now.contains(what) { "now" } else { "earlier" })
+        format!("{words} ({})", if throttling_state.now.contains(what) { "now" } else { "earlier" })
     });
     let suffered: Vec<_> = suffered.collect();
     match suffered.is_empty() {
@@ -342,7 +344,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_board_is_looked_at_where_each_kind_of_it_tells_what_it_suffers_from() {
+    fn throttling_is_read_from_the_files_of_each_kind_of_board() {
         let pi4 = ("sys/devices/platform/soc/soc:firmware/get_throttled", "50005\n");
         let pi5 = ("sys/devices/platform/soc@107c000000/soc@107c000000:firmware/get_throttled", "0x50000\n");
         let volt = ("sys/class/hwmon/hwmon2/name", "rpi_volt\n");
@@ -368,7 +370,7 @@ mod tests {
         }
         assert!(
             board(Path::new("/nowhere")).iter().all(|item| item.topic != "throttling"),
-            "a board that does not tell"
+            "a board without throttling reports"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Files that are old or new after a power cut, never half of each; and reading what may be anything by then.
+//! Writes files so that they hold either the old or the new content after a power cut, and reads untrusted paths.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -8,17 +8,17 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-/// Names that what cannot be used is given before the first of them is used again.
+/// Number of names to try for a file that is set aside.
 const MOST_ASIDE: usize = 9;
 
-/// The content of a regular file of at most `most` bytes. What else may stand in its place neither makes this wait nor
-/// fills the memory: a pipe, a device, a file without end.
+/// The content of a regular file of at most `most` bytes. Other files at that path neither block this call nor fill the
+/// memory: a pipe, a device, an endless file.
 ///
 /// # Errors
 ///
-/// What the file system says, or that it is no such file.
+/// Errors of the file system, or if it is not such a file.
 pub fn read(file: &Path, most: usize) -> io::Result<Vec<u8>> {
-    // Opening a pipe would wait for its writer, and a terminal could become ours.
+    // Opening a pipe would wait for its writer, and a terminal could become the controlling one.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(file)?;
     let kind = opened.metadata()?.file_type();
@@ -38,48 +38,49 @@ pub fn read(file: &Path, most: usize) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Who can read a file that is made. The owner can write it, and nobody else.
+/// The users that can read a new file. Only the owner can write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readers {
-    /// Its directory too, where that is made.
+    /// Only the owner; the same holds for its directory, if it is created.
     Owner,
-    /// Everybody, whatever the process's umask says; that holds for a directory which is made.
+    /// All users, regardless of the process's umask; the same holds for a directory that is created.
     All,
-    /// Whoever could read the file that is replaced; everybody if there was none, or if its owner or group was another
-    /// which this process may not give it to: better that the file is read by too many than not by those it is for.
+    /// The users that could read the replaced file. All users, if there was none, or if it has another owner or group
+    /// that this process may not set: a file that too many users can read is better than one that its readers cannot
+    /// read.
     AsBefore,
 }
 
-/// The mode of a file that everybody may read.
+/// The mode of a file that all users may read.
 const FOR_ALL: u32 = 0o644;
 
-/// What is to be under a name: on the disk already, but still under another. Dropped, it is removed.
+/// A file or link that is on the disk under a temporary name. It is removed when dropped.
 #[derive(Debug)]
-#[must_use = "what is only drafted is removed"]
+#[must_use = "a draft that is not committed is removed"]
 pub struct Draft {
     draft: PathBuf,
     file: PathBuf,
 }
 
-/// Makes `content` what `file` holds. Only the owner can read it; its directory is made if need be.
+/// Replaces the content of `file` with `content`. Only the owner can read it; its directory is created if needed.
 ///
-/// It is written beside its place, brought to the disk, and only then given its name, since rename(2) replaces a file
-/// in one step. Blocks until the disk has it. One writer at a time is the caller's business.
+/// The new content is written beside the file, synced to the disk, and only then renamed, because rename(2)
+/// replaces a file in one step. Blocks until the disk has it. The caller makes sure that there is one writer at a time.
 ///
 /// # Errors
 ///
-/// What the file system says. The file is the old one then, and what was written of the new one is removed.
+/// Errors of the file system. The old file then remains, and the new content is removed.
 pub fn write(file: &Path, content: &[u8]) -> io::Result<()> {
     Draft::of_file(file, content, Readers::Owner)?.commit()
 }
 
 impl Draft {
-    /// Brings `content` to the disk beside `file`, whose directory is made if need be. It does all that a full or
-    /// read-only disk may refuse; what is left for [`commit`](Self::commit) seldom fails.
+    /// Writes `content` to the disk beside `file`, whose directory is created if needed. All steps that a full
+    /// or read-only disk refuses are done here; [`commit`](Self::commit) seldom fails.
     ///
     /// # Errors
     ///
-    /// What the file system says; nothing is left then.
+    /// Errors of the file system; nothing is left on the disk then.
     pub fn of_file(file: &Path, content: &[u8], readers: Readers) -> io::Result<Self> {
         let draft = Self::beside(file, readers)?;
         let mut written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft.draft)?;
@@ -87,31 +88,31 @@ impl Draft {
         match readers {
             Readers::Owner => {}
             Readers::All => written.set_permissions(Permissions::from_mode(FOR_ALL))?,
-            Readers::AsBefore => give_to_those_of(file, &written)?,
+            Readers::AsBefore => copy_access(file, &written)?,
         }
         written.sync_all()?;
         Ok(draft)
     }
 
-    /// As [`of_file`](Self::of_file), for a symbolic link at `link` that leads to `target`.
+    /// Like [`of_file`](Self::of_file), for a symbolic link at `link` that points to `target`.
     ///
     /// # Errors
     ///
-    /// What the file system says; nothing is left then.
+    /// Errors of the file system; nothing is left on the disk then.
     pub fn of_link(link: &Path, target: &Path) -> io::Result<Self> {
         let draft = Self::beside(link, Readers::All)?;
         symlink(target, &draft.draft)?;
         Ok(draft)
     }
 
-    /// Gives it its name, since rename(2) replaces a file in one step. Blocks until the disk has it.
+    /// Renames the draft to its final name: rename(2) replaces a file in one step. Blocks until the disk has it.
     ///
     /// # Errors
     ///
-    /// What the file system says. If it could not be renamed, the file is the old one.
+    /// Errors of the file system. If the rename failed, the old file remains.
     pub fn commit(self) -> io::Result<()> {
         fs::rename(&self.draft, &self.file)?;
-        // The name is an entry of the directory, which is another file.
+        // The name is an entry of the directory, which needs its own sync.
         File::open(directory_of(&self.file))?.sync_all()
     }
 
@@ -119,7 +120,7 @@ impl Draft {
         let mode = if readers == Readers::Owner { 0o700 } else { 0o755 };
         DirBuilder::new().recursive(true).mode(mode).create(directory_of(file))?;
         let draft = beside(file, "draft");
-        // One that a power cut left may have another owner's rights, which opening it would keep.
+        // A draft left by a power cut may have another owner and mode, which opening it would keep.
         match fs::remove_file(&draft) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(_) if draft.is_dir() => drop(set_aside(&draft)?),
@@ -131,17 +132,17 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // On a full disk its space is needed by others; once it has its name, or was never made, nothing is there.
+        // Frees space on a full disk. After the rename, or if it was never created, there is nothing to remove.
         fs::remove_file(&self.draft).ok();
     }
 }
 
-/// Gives what cannot be used another name, so that it is out of the way and can be looked at. Returns the name:
-/// `FILE.bad`, or where a directory is in the way of that `FILE.bad.2` and so on.
+/// Renames a file that cannot be used, so that it is out of the way and can be examined. Returns the new name:
+/// `FILE.bad`, or if a directory has that name, `FILE.bad.2` and so on.
 ///
 /// # Errors
 ///
-/// What the file system says; it stays where it is then.
+/// Errors of the file system; the file then stays where it is.
 pub fn set_aside(file: &Path) -> io::Result<PathBuf> {
     let names = std::iter::once("bad".to_owned()).chain((2..=MOST_ASIDE).map(|number| format!("bad.{number}")));
     let mut refused = None;
@@ -152,18 +153,18 @@ pub fn set_aside(file: &Path) -> io::Result<PathBuf> {
             Err(error) => return Err(error),
         }
     }
-    Err(refused.unwrap_or_else(|| io::Error::other("there is no name for it")))
+    Err(refused.unwrap_or_else(|| io::Error::other("all names for it are taken")))
 }
 
-/// Whether something was [set aside](set_aside) that had this name.
+/// Whether a file of this name was [set aside](set_aside).
 pub fn was_set_aside(file: &Path) -> bool {
     beside(file, "bad").symlink_metadata().is_ok()
 }
 
-fn give_to_those_of(before: &Path, written: &File) -> io::Result<()> {
+fn copy_access(before: &Path, written: &File) -> io::Result<()> {
     match fs::metadata(before) {
         Ok(data) => {
-            // Before the owner, who alone may set it.
+            // The mode is set before the owner, because only the owner may set it.
             written.set_permissions(Permissions::from_mode(data.mode() & 0o777))?;
             if fchown(written, Some(data.uid()), Some(data.gid())).is_ok() {
                 return Ok(());
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_made_with_its_directory_and_only_the_owner_can_read_either() {
+    fn a_file_is_created_with_its_directory_and_only_the_owner_can_read_them() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("state/peercam/settings.json");
         write(&file, b"one").unwrap();
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_draft_that_a_power_cut_left_is_neither_taken_for_the_file_nor_in_the_way() {
+    fn a_draft_left_by_a_power_cut_is_ignored_and_replaced() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("settings.json");
         write(&file, b"old").unwrap();
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_draft_is_nothing_until_it_is_committed_and_leaves_nothing_when_it_is_not() {
+    fn a_draft_has_no_effect_until_it_is_committed_and_is_removed_otherwise() {
         let root = tempfile::tempdir().unwrap();
         let (file, link) = (root.path().join("etc/hostname"), root.path().join("etc/localtime"));
         drop(Draft::of_file(&file, b"old", Readers::All).unwrap());
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_replaced_keeps_its_readers_where_that_is_wanted() {
+    fn a_replaced_file_keeps_its_readers_on_request() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("peercam.toml");
         let mode = || fs::metadata(&file).unwrap().permissions().mode() & 0o777;
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_regular_file_of_bounded_size_is_read_and_nothing_makes_the_reader_wait() {
+    fn only_a_small_regular_file_is_read_and_reading_never_blocks() {
         let root = tempfile::tempdir().unwrap();
         let path = |name: &str| root.path().join(name);
         fs::write(path("sound"), "12345678").unwrap();
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_the_way_is_set_aside_whatever_it_is_and_whatever_was_before() {
+    fn anything_in_place_of_a_file_is_set_aside() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("settings.json");
         fs::create_dir_all(root.path().join("settings.json.bad/within")).unwrap();
@@ -293,14 +294,14 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_leaves_the_old_file_and_no_draft() {
+    fn a_failed_write_leaves_the_old_file_and_no_draft() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("settings.json");
-        // A directory in the file's place: the rename is what fails.
+        // A directory in the file's place makes the rename fail.
         fs::create_dir_all(file.join("within")).unwrap();
         write(&file, b"new").unwrap_err();
         assert_eq!(names(root.path()), ["settings.json"]);
-        // Where the directory should be is a file: it fails before there is a draft.
+        // A file in the directory's place makes it fail before there is a draft.
         fs::write(root.path().join("taken"), "").unwrap();
         write(&root.path().join("taken/settings.json"), b"new").unwrap_err();
         assert_eq!(names(root.path()), ["settings.json", "taken"]);

@@ -8,8 +8,8 @@ use clap::{Args, Parser};
 use peercam::app;
 use peercam::app::Next;
 use peercam::config::DEFAULT;
+use peercam::config::Directories;
 use peercam::config::Error;
-use peercam::config::Places;
 use peercam::config::Text;
 use peercam::doctor;
 use peercam::provision;
@@ -19,7 +19,7 @@ use peercam::tasks;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::runtime::Runtime;
 
-/// sysexits.h's EX_CONFIG: the unit does not restart on it, as only the operator can help.
+/// EX_CONFIG of sysexits.h: the unit does not restart on it, because only the operator can fix the configuration.
 const BAD_CONFIGURATION: u8 = 78;
 
 /// Watch this board's camera in a browser.
@@ -32,18 +32,18 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Say what this board has, what would be used, and what is in the way.
+    /// Report what this board has, what would be used, and what is wrong.
     Doctor {
         /// The configuration, as for `run`.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// For programs.
+        /// Print the report as JSON, for programs.
         #[arg(long)]
         json: bool,
     },
     /// Check or show configurations.
     Config(ConfigArguments),
-    /// Set the board up from the file peercam.toml on its boot partition, if there is one, and remove that.
+    /// Set the board up from the file peercam.toml on its boot partition, if there is one, and remove that file.
     ///
     /// A file with mistakes changes nothing; they are written into peercam-error.txt beside it.
     Provision(ProvisionArguments),
@@ -51,13 +51,13 @@ enum Command {
 
 #[derive(Args)]
 struct ProvisionArguments {
-    /// The system to set up, such as one whose card is mounted here; default the one that runs.
+    /// The root of the system to set up, such as a card that is mounted here; default: the running system.
     #[arg(long, value_name = "DIRECTORY", default_value = "/")]
     root: PathBuf,
     /// Print an example of the file instead.
     #[arg(long, conflicts_with = "await_wifi")]
     example: bool,
-    /// Wait instead until the Wi-Fi that was set is joined, and leave word where that takes too long.
+    /// Wait instead until the board has joined the configured Wi-Fi, and leave a notice if that takes too long.
     #[arg(long)]
     await_wifi: bool,
 }
@@ -65,7 +65,7 @@ struct ProvisionArguments {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct ConfigArguments {
-    /// Name each mistake of FILE with its line; the exit code is 78 if there is one.
+    /// List each mistake of FILE with its line; the exit code is 78 if there is one.
     #[arg(long, value_name = "FILE")]
     check: Option<PathBuf>,
     /// Print every key with its default and meaning.
@@ -74,17 +74,17 @@ struct ConfigArguments {
 }
 
 fn main() -> ExitCode {
-    // Until the log is set up, which `run` does.
+    // In effect until `run` sets up the log.
     tasks::report_panics(|panic| eprintln!("{panic}"));
     let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("no threads to work with: {error}");
+            eprintln!("the async runtime cannot start: {error}");
             return ExitCode::FAILURE;
         }
     };
     let code = runtime.block_on(carry_out());
-    // A device that hangs holds a thread for ever: the process ends without it.
+    // A device that hangs blocks a thread for ever: the process ends without it.
     runtime.shutdown_background();
     code
 }
@@ -105,7 +105,8 @@ async fn carry_out() -> ExitCode {
             Ok(())
         }
         Command::Provision(ProvisionArguments { root, await_wifi: true, .. }) => {
-            joining::watch(&provision::Places::below(&root), |word| println!("peercam: {word}")).map_err(Into::into)
+            joining::watch(&provision::Paths::below(&root), |message| println!("peercam: {message}"))
+                .map_err(Into::into)
         }
         Command::Provision(ProvisionArguments { root, .. }) => return set_up(&root),
     };
@@ -115,17 +116,17 @@ async fn carry_out() -> ExitCode {
 }
 
 async fn run(file: Option<&Path>) -> anyhow::Result<()> {
-    // Its memory has secrets, and capture processes may run as the same user.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("the memory cannot be closed to other processes")?;
+    // The memory holds secrets, and capture processes may run as the same user.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("cannot make the process non-dumpable")?;
     let start = Start::prepare(file)?;
     let level = app::start_logging(&start.config.log);
     match app::run_until_signal(start, level).await? {
         Next::Stop => Ok(()),
-        Next::Restart(reentry) => Err(reentry.exec()).context("the service closed, but cannot begin anew"),
+        Next::Restart(reexec) => Err(reexec.exec()).context("the service closed, but cannot start again"),
     }
 }
 
-/// What is wrong with a configuration and with the files that it names.
+/// Checks a configuration and the files that it names.
 fn check(file: &Path) -> Result<(), Error> {
     let text = Text::read(Some(file))?;
     let config = text.parse()?;
@@ -133,14 +134,14 @@ fn check(file: &Path) -> Result<(), Error> {
     if !faults.is_empty() {
         return Err(Error::Files(faults));
     }
-    for (key, what) in config.idle() {
+    for (key, what) in config.without_effect() {
         eprintln!("{}", text.located(key, &format!("`{key}` {what}")));
     }
     Ok(())
 }
 
 fn set_up(root: &Path) -> ExitCode {
-    let outcome = provision(&provision::Places::below(root));
+    let outcome = provision(&provision::Paths::below(root));
     println!("{outcome}");
     match outcome {
         Outcome::Refused { .. } => ExitCode::from(BAD_CONFIGURATION),
@@ -151,15 +152,15 @@ fn set_up(root: &Path) -> ExitCode {
 async fn examine(file: Option<&Path>, is_json: bool) -> anyhow::Result<()> {
     let text = Text::read(file)?;
     let mut config = text.parse()?;
-    let places = Places::from_environment();
-    config.find_password(&places);
+    let directories = Directories::from_environment();
+    config.find_password(&directories);
     let launcher = app::quiet_launcher();
-    let mut report = doctor::survey(&config.cameras, &config.audio, &launcher).await;
+    let mut report = doctor::check(&config.cameras, &config.audio, &launcher).await;
     doctor::files(&config, &text).into_iter().for_each(|item| report.add(item));
-    doctor::board(&places.root()).into_iter().for_each(|item| report.add(item));
+    doctor::board(&directories.root()).into_iter().for_each(|item| report.add(item));
     report.add(doctor::name(&config));
     let broker = doctor::broker(&config.mqtt, &config.device_id()).await;
-    broker.into_iter().chain(doctor::notices(&places.root())).for_each(|item| report.add(item));
+    broker.into_iter().chain(doctor::notices(&directories.root())).for_each(|item| report.add(item));
     if is_json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {

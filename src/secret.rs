@@ -8,27 +8,28 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::durable;
 
-/// The longest file of a secret or a password that is read. The longest passwords that programs make have some hundred
-/// letters.
-const MOST_BYTES: usize = 4096;
+/// Most bytes of a secret's or password's file that are read. The longest generated passwords have some hundred
+/// characters.
+const MAX_BYTES: usize = 4096;
 
-/// A password or token. It shows and serialises as `***`.
+/// A password or token. Its `Debug` and its serialised form are `***`.
 ///
-/// There is no `==`: how long that takes tells how much of a guess is right.
+/// It has no `==`: the time that a comparison takes reveals how much of a guess is right.
 #[derive(Clone)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The text itself, for the one place that needs it.
+    /// The secret text itself, for the one place that needs it.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// The one line of `file`. It may begin or end with a blank, but for the line's end that editors add.
+    /// Reads the only line of `file`. Blanks at its start and end are kept; a line break at the end, which editors
+    /// add, is removed.
     ///
     /// # Errors
     ///
-    /// Why there is none.
+    /// The reason why there is no secret.
     pub fn read(file: &Path) -> Result<Self, String> {
         let text = Self::read_text(file)?;
         let line = text.strip_suffix('\n').unwrap_or(&text);
@@ -39,13 +40,13 @@ impl Secret {
         Ok(Self(line.to_owned()))
     }
 
-    /// The whole text of a `file` that may hold a secret.
+    /// Reads the whole text of `file`, which may hold a secret.
     ///
     /// # Errors
     ///
     /// Why it cannot be read.
     pub fn read_text(file: &Path) -> Result<String, String> {
-        let bytes = durable::read(file, MOST_BYTES).map_err(|error| format!("cannot be read: {error}"))?;
+        let bytes = durable::read(file, MAX_BYTES).map_err(|error| format!("cannot be read: {error}"))?;
         String::from_utf8(bytes).map_err(|_| "is not text (UTF-8)".into())
     }
 }
@@ -56,7 +57,7 @@ impl From<String> for Secret {
     }
 }
 
-/// serde's own error for a value of the wrong kind quotes it, and a password of digits without quotes is such a value.
+/// serde's own error for a value of the wrong type quotes it, and an unquoted password of digits is such a value.
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(TextOnly)
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_of_the_wrong_kind_is_refused_without_being_quoted() {
+    fn a_value_of_the_wrong_type_is_refused_without_being_quoted() {
         for wrong in ["12345678", "-12345678", "12345678.5", "1e400", "true", "[12345678]", "{\"12345678\":1}", "null"]
         {
             let Err(error) = serde_json::from_str::<Secret>(wrong) else { panic!("{wrong} is taken") };

@@ -1,22 +1,23 @@
-//! Ready, status, stopping and watchdog for systemd (sd_notify(3)); silent where there is no NOTIFY_SOCKET.
+//! Notifies systemd (sd_notify(3)): ready, status, stopping, watchdog. Does nothing without NOTIFY_SOCKET.
 
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// The service does what it is there for.
+/// The service is up and serves.
 pub fn ready() {
     notify(&[NotifyState::Ready]);
 }
 
-/// The service was told to stop and is closing.
+/// The service was asked to stop and is closing.
 pub fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
-/// The service closes, and the same process begins anew.
+/// The service closes, and the same process starts again.
 ///
-/// Told that it were stopping, systemd would end what comes after. A reload ends with the next [`ready`].
+/// It reports a reload, which ends with the next [`ready`]: after a report of stopping, systemd would end the
+/// process that follows.
 pub fn restarting() {
     let time =
         NotifyState::monotonic_usec_now().inspect_err(|error| tracing::warn!(%error, "the clock cannot be read"));
@@ -28,9 +29,9 @@ pub fn status(line: &str) {
     notify(&[NotifyState::Status(line)]);
 }
 
-/// Feeds the watchdog, where the unit has one, for as long as `is_alive` says so. Never returns.
+/// Sends the watchdog's keep-alives, if the unit has a watchdog, while `is_alive` returns `Ok`. Never returns.
 ///
-/// It asks and feeds twice in each period, as sd_watchdog_enabled(3) advises.
+/// Checks and sends twice in each period, as sd_watchdog_enabled(3) advises.
 pub async fn feed_watchdog(is_alive: impl Fn() -> Result<(), String>) {
     let Some(period) = sd_notify::watchdog_enabled().filter(|period| *period > Duration::ZERO) else {
         return std::future::pending().await;
@@ -40,13 +41,13 @@ pub async fn feed_watchdog(is_alive: impl Fn() -> Result<(), String>) {
         ticks.tick().await;
         match is_alive() {
             Ok(()) => notify(&[NotifyState::Watchdog]),
-            Err(reason) => tracing::error!(reason, "the watchdog is not fed"),
+            Err(reason) => tracing::error!(reason, "no keep-alive sent to the watchdog"),
         }
     }
 }
 
 fn notify(states: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "systemd does not take notifications");
+        tracing::warn!(%error, "systemd cannot be notified");
     }
 }

@@ -1,7 +1,8 @@
-//! Tasks that stop together, what happens when one panics, and the pauses between attempts.
+//! Tasks: groups that stop together, recovery from panics, waits for a time that may never come, and pauses between
+//! attempts.
 //!
-//! Every task of the product lives in a [`Group`], so that shutting down means stopping groups, not hoping. No panic
-//! ends the process or goes unnoticed: a task of [`Group::spawn`] ends alone, one of [`Group::keep`] is started again.
+//! Every task of the product belongs to a [`Group`], so that shutting down means stopping groups. No panic ends the
+//! process or goes unnoticed: a task of [`Group::spawn`] ends alone, one of [`Group::keep`] is started again.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -15,22 +16,22 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// The pause before a task that panicked is started again. An operator's command waits this long at most after the
+/// Pause before a task that panicked is started again. An operator's command waits at most this long after the
 /// first panic.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// The longest pause: what panics at once each time then writes two lines of log a minute.
-const MOST_PAUSE: Duration = Duration::from_secs(30);
+/// The longest pause: a task that panics at once each time then writes two log lines a minute.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// A task that ran for this long works: its next panic is taken for its first.
+/// A task that ran for this long works: its next panic counts as its first.
 const WORKS: Duration = Duration::from_secs(60);
 
-/// Characters of a panic's message that are logged; the place in the source says the rest.
-pub const MOST_MESSAGE: usize = 300;
+/// Most characters of a panic message that are logged; the source location has the rest.
+pub const MAX_MESSAGE: usize = 300;
 
-/// Tasks that are told to stop together and waited for together.
+/// Tasks that are asked to stop together and waited for together.
 ///
-/// A clone is the same group; [`Group::child`] is a group of its own that also stops when its parent does.
+/// A clone is the same group; [`Group::child`] is a separate group that also stops when its parent does.
 #[derive(Clone, Debug, Default)]
 pub struct Group {
     stop: CancellationToken,
@@ -43,17 +44,17 @@ impl Group {
         Self::default()
     }
 
-    /// A group whose stop follows this one's, and which can be stopped alone.
+    /// A group that stops when this one does, and can also be stopped alone.
     ///
-    /// Its tasks are waited for by the parent too.
+    /// The parent waits for its tasks too.
     pub fn child(&self) -> Self {
         Self { stop: self.stop.child_token(), tasks: self.tasks.clone() }
     }
 
     /// Runs `task` in this group. The task watches [`Group::stopped`] itself.
     ///
-    /// If it panics, that is logged with the place of this call, and what the task held is dropped: it is for tasks
-    /// that serve one viewer, connection or command. One whose work must go on belongs to [`Group::keep`].
+    /// A panic is logged with the place of this call, and everything the task held is dropped: `spawn` is for tasks
+    /// that serve one viewer, connection or command. Work that must go on belongs in [`Group::keep`].
     #[track_caller]
     pub fn spawn<F>(&self, task: F)
     where
@@ -61,18 +62,18 @@ impl Group {
     {
         let place = Location::caller();
         self.tasks.spawn(async move {
-            // What the task held is dropped here, and seen by nobody else.
+            // Everything the task held is dropped here, and nothing else can see it.
             if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
-                tracing::error!(task = %place, panic = message(&*panic), "a task panicked and ended");
+                tracing::error!(task = %place, panic = panic_message(&*panic), "a task panicked and ended");
             }
         });
     }
 
-    /// Runs `task` over `state` in this group until it returns. If it panics, that is logged with `name` and the place
-    /// of this call, and after a pause `task` begins again, with `state` as the panic left it.
+    /// Runs `task` over `state` in this group until it returns. A panic is logged with `name` and the place of this
+    /// call; after a pause `task` starts again, with `state` as the panic left it.
     ///
-    /// The state holds what must not be lost, such as the receiving end of a channel; what `task` can make again from
-    /// it belongs into `task`. The task watches [`Group::stopped`] itself:
+    /// The state holds data that must not be lost, such as the receiving end of a channel; data that `task` can build
+    /// from it belongs in `task`. The task watches [`Group::stopped`] itself:
     ///
     /// ```
     /// # use peercam::tasks::Group;
@@ -102,10 +103,10 @@ impl Group {
     {
         let (place, name, stop) = (Location::caller(), name.into(), self.clone());
         self.tasks.spawn(async move {
-            let mut pauses = Backoff::new(FIRST_PAUSE, MOST_PAUSE);
+            let mut pauses = Backoff::new(FIRST_PAUSE, MAX_PAUSE);
             loop {
                 let begun = Instant::now();
-                // The call itself too: what is not yet within the future may panic as well.
+                // Catches panics of the call itself too, before there is a future.
                 let run = async { task(&mut state).await };
                 let Err(panic) = AssertUnwindSafe(run).catch_unwind().await else { return };
                 if begun.elapsed() >= WORKS {
@@ -113,7 +114,7 @@ impl Group {
                 }
                 let pause = pauses.pause();
                 let pause_ms = pause.as_millis() as u64;
-                let panic = message(&*panic);
+                let panic = panic_message(&*panic);
                 tracing::error!(task = name, %place, panic, pause_ms, "a task panicked and is started again");
                 tokio::select! {
                     () = stop.stopped() => return,
@@ -123,41 +124,41 @@ impl Group {
         });
     }
 
-    /// Runs blocking work on a thread of the blocking pool, counted as a task of this group. If it panics, that is
-    /// logged as by [`Group::spawn`].
+    /// Runs blocking work on a thread of the blocking pool, counted as a task of this group. A panic is logged as
+    /// by [`Group::spawn`].
     #[track_caller]
     pub fn spawn_blocking(&self, work: impl FnOnce() + Send + 'static) {
         let place = Location::caller();
         self.tasks.spawn_blocking(move || {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-                tracing::error!(task = %place, panic = message(&*panic), "a task panicked and ended");
+                tracing::error!(task = %place, panic = panic_message(&*panic), "a task panicked and ended");
             }
         });
     }
 
-    /// Completes once the group was told to stop.
+    /// Completes once the group was asked to stop.
     pub async fn stopped(&self) {
         self.stop.cancelled().await;
     }
 
-    /// Whether the group was told to stop.
+    /// Whether the group was asked to stop.
     pub fn is_stopped(&self) -> bool {
         self.stop.is_cancelled()
     }
 
-    /// Tells all tasks to stop, without waiting for them.
+    /// Asks all tasks to stop, without waiting for them.
     pub fn stop(&self) {
         self.stop.cancel();
     }
 
-    /// Tells all tasks to stop and waits for them, at most for `grace`. Returns whether all ended in time.
+    /// Asks all tasks to stop and waits for them, at most for `grace`. Returns whether all ended in time.
     pub async fn close(&self, grace: Duration) -> bool {
         self.stop();
         self.tasks.close();
         tokio::time::timeout(grace, self.tasks.wait()).await.is_ok()
     }
 
-    /// How many tasks run at the moment.
+    /// Number of tasks that run at present.
     pub fn len(&self) -> usize {
         self.tasks.len()
     }
@@ -168,32 +169,40 @@ impl Group {
     }
 }
 
-/// What a panic said, cut to what belongs into a log.
-pub fn message(panic: &(dyn Any + Send)) -> String {
+/// Returns at `due`; with `None`, never.
+pub async fn sleep_until(due: Option<impl Into<tokio::time::Instant>>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The message of a panic, shortened for the log.
+pub fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("it gave no words").chars().take(MOST_MESSAGE).collect()
+    text.unwrap_or("no message").chars().take(MAX_MESSAGE).collect()
 }
 
 thread_local! {
-    /// Where the last panic was, within [`caught`]; `None` outside of it.
+    /// Place of the last panic within [`catch_panic`]; `None` outside of it.
     static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Runs `work`. A panic in it is an error: what it said, and where. Nothing else is reported of it, as the caller has
-/// words for it: libraries panic at what devices say.
+/// Runs `work` and turns a panic in it into an error with its message and place. The panic is not reported
+/// otherwise, because the caller reports it: libraries panic on unexpected data from devices.
 ///
 /// # Errors
 ///
-/// When it panicked.
-pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+/// The message and place of the panic.
+pub fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let outer = PLACE.replace(Some(String::new()));
     let outcome = catch_unwind(AssertUnwindSafe(work));
     let place = PLACE.replace(outer).unwrap_or_default();
-    outcome.map_err(|panic| format!("{} ({place})", message(&*panic)))
+    outcome.map_err(|panic| format!("{} ({place})", panic_message(&*panic)))
 }
 
-/// Has all panics reported by `report`, but for those that are [`caught`].
+/// Reports all panics through `report`, except those that are [`catch_panic`].
 pub fn report_panics(report: impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static) {
     panic::set_hook(Box::new(move |panic| {
         let is_caught = PLACE.with_borrow_mut(|place| {
@@ -206,25 +215,25 @@ pub fn report_panics(report: impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static
     }));
 }
 
-/// Pauses between attempts: doubling from `first` to `most`, each shortened by up to a quarter at random,
-/// so that a fleet of boards does not knock in step after a power cut.
+/// Pauses between attempts: doubling from `first` to `max`, each shortened by up to a quarter at random, so that a
+/// fleet of boards does not retry in step after a power cut.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
-    most: Duration,
+    max: Duration,
     next: Duration,
 }
 
 impl Backoff {
-    /// Pauses from `first` to at most `most`.
-    pub fn new(first: Duration, most: Duration) -> Self {
-        Self { first, most, next: first }
+    /// Pauses from `first` to at most `max`.
+    pub fn new(first: Duration, max: Duration) -> Self {
+        Self { first, max, next: first }
     }
 
     /// The pause to make now; the one after it is twice as long.
     pub fn pause(&mut self) -> Duration {
         let pause = self.next;
-        self.next = (self.next * 2).min(self.most);
+        self.next = (self.next * 2).min(self.max);
         pause.mul_f64(1.0 - rand::random::<f64>() / 4.0)
     }
 
@@ -248,9 +257,9 @@ mod tests {
     fn pauses_double_up_to_the_longest_and_are_short_again_after_success() {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(350));
         let bounds = [(75, 100), (150, 200), (262, 350), (262, 350)];
-        for (least, most) in bounds {
+        for (least, max) in bounds {
             let pause = backoff.pause().as_millis();
-            assert!((least..=most).contains(&pause), "{pause} is not within {least}..={most}");
+            assert!((least..=max).contains(&pause), "{pause} is not within {least}..={max}");
         }
         backoff.reset();
         assert!(backoff.pause().as_millis() <= 100);
@@ -267,7 +276,7 @@ mod tests {
         assert!(group.is_empty());
     }
 
-    /// What is logged meanwhile.
+    /// The log lines written while it is followed.
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -277,8 +286,8 @@ mod tests {
         }
 
         fn follow(&self) -> tracing::subscriber::DefaultGuard {
-            // Whether anybody wants a line is remembered for all threads: a test beside this one, which logs the same line
-            // for nobody, would have it left out here. With a subscriber for all of them, each line is wanted.
+            // tracing caches for all threads whether anyone wants a log line: a test beside this one that logs the
+            // same line without a subscriber would suppress it here. With a global subscriber, every line is wanted.
             static FOR_ALL: Once = Once::new();
             FOR_ALL.call_once(|| tracing::subscriber::set_global_default(tracing_subscriber::registry()).unwrap());
             let log = self.clone();
@@ -299,7 +308,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_kept_task_that_panics_is_logged_and_goes_on_with_what_waits_for_it() {
+    async fn a_kept_task_that_panics_is_logged_and_continues_with_its_queue() {
         let (log, group) = (Log::default(), Group::new());
         let _followed = log.follow();
         let (orders, inbox) = mpsc::channel(8);
@@ -312,7 +321,7 @@ mod tests {
                     tokio::select! {
                         () = stop.stopped() => break,
                         Some(order) = inbox.recv() => {
-                            assert_ne!(order, 13, "of all numbers");
+                            assert_ne!(order, 13, "the unlucky number");
                             done.send(order).await.unwrap();
                         }
                     }
@@ -328,12 +337,12 @@ mod tests {
         let text = log.text();
         let lines = text.lines().filter(|line| line.contains("a task panicked and is started again")).count();
         assert!(lines == 2 && text.contains("task=\"orders\"") && text.contains("src/tasks.rs:"), "{text}");
-        assert!(text.contains("of all numbers"), "{text}");
+        assert!(text.contains("the unlucky number"), "{text}");
         assert!(group.close(Duration::from_secs(1)).await);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_kept_task_that_panics_each_time_is_tried_ever_more_seldom_and_stops_with_its_group() {
+    async fn a_kept_task_that_always_panics_restarts_with_growing_pauses_and_stops_with_its_group() {
         let group = Group::new();
         let runs = Arc::new(AtomicU32::new(0));
         group.keep("broken", runs.clone(), |runs| {
@@ -347,7 +356,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_panics_is_logged_with_its_place_and_lets_go_of_what_it_held() {
+    async fn a_task_that_panics_is_logged_with_its_place_and_its_state_is_dropped() {
         let (log, group) = (Log::default(), Group::new());
         let _followed = log.follow();
         let (held, mut released) = oneshot::channel::<()>();
@@ -370,16 +379,16 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_that_is_caught_is_told_with_its_place_to_its_caller_alone() {
+    fn a_caught_panic_is_reported_with_its_place_to_the_caller_only() {
         static REPORTED: AtomicU32 = AtomicU32::new(0);
         report_panics(|panic| {
-            // Other tests panic meanwhile.
+            // Other tests panic at the same time.
             let is_ours = panic.payload_as_str().is_some_and(|said| said.starts_with("caught or not"));
             REPORTED.fetch_add(u32::from(is_ours), Ordering::Relaxed);
         });
         let line = line!() + 1;
-        let inner = || caught(|| panic!("caught or not: {}", 13));
-        let outer = caught(|| {
+        let inner = || catch_panic(|| panic!("caught or not: {}", 13));
+        let outer = catch_panic(|| {
             assert!(inner().is_err_and(|said: String| said.contains(&format!("13 (src/tasks.rs:{line}:"))));
             panic!("caught or not")
         });
@@ -387,7 +396,7 @@ mod tests {
         assert_eq!(REPORTED.load(Ordering::Relaxed), 0);
         assert!(catch_unwind(|| panic!("caught or not")).is_err());
         assert_eq!(REPORTED.load(Ordering::Relaxed), 1);
-        assert_eq!(caught(|| 7), Ok(7));
+        assert_eq!(catch_panic(|| 7), Ok(7));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,13 +1,14 @@
 //! Who may know whom, and the habits that a compiler does not check. A new edge between rooms is a change of `ROOMS`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room (a file or folder of `src/`), and the rooms it may name outside its tests. `devices` is the other binary: of
 /// the library it names what is listed here as `peercam`, and `crate` is its own.
-const ROOMS: [(&str, &[&str]); 27] = [
+const ROOMS: [(&str, &[&str]); 34] = [
     ("main", &["app", "config", "doctor", "provision", "start", "tasks"]),
-    ("start", &["command", "config", "tasks", "upkeep"]), // of command the Origin type only
+    ("start", &["config", "tasks", "state"]),
     (
         "app",
         &[
@@ -15,8 +16,11 @@ const ROOMS: [(&str, &[&str]); 27] = [
             "camera",
             "command",
             "config",
-            "control",
+            "announce",
+            "management",
+            "status",
             "doctor",
+            "heap",
             "home",
             "ice",
             "mdns",
@@ -28,33 +32,56 @@ const ROOMS: [(&str, &[&str]); 27] = [
             "start",
             "systemd",
             "tasks",
-            "upkeep",
+            "state",
             "viewer",
             "web",
         ],
     ),
-    ("config", &["camera", "control", "durable", "home", "ice", "mdns", "mqtt", "secret", "viewer", "web"]), // of rooms with I/O the Config types only
-    ("control", &["board", "camera", "command", "media", "mqtt", "notices", "tasks", "upkeep", "viewer"]),
+    ("config", &["camera", "durable", "home", "ice", "mdns", "mqtt", "names", "secret", "status", "viewer", "web"]), // of rooms with I/O the Config types only
+    ("status", &["board", "camera", "mqtt", "notices", "settings", "tasks", "viewer"]),
+    ("announce", &["camera", "mqtt", "rate_limit", "status", "tasks"]),
+    (
+        "management",
+        &[
+            "access",
+            "announce",
+            "camera",
+            "command",
+            "mqtt",
+            "notices",
+            "rate_limit",
+            "settings",
+            "status",
+            "tasks",
+            "state",
+            "viewer",
+        ],
+    ),
     ("doctor", &["board", "camera", "config", "mdns", "mqtt", "notices"]),
-    ("web", &["control", "durable", "secret", "signalling", "tasks", "viewer"]),
-    ("viewer", &["command", "ice", "media", "sdp", "signalling", "tasks"]),
+    ("web", &["access", "command", "durable", "rate_limit", "secret", "signalling", "status", "tasks"]),
+    ("viewer", &["access", "command", "ice", "media", "rate_limit", "sdp", "signalling", "tasks"]),
+    ("access", &[]),
     ("board", &[]),
     ("camera", &["capture", "media", "tasks"]),
-    ("capture", &["media"]),
+    ("capture", &["media", "settings"]),
     ("devices", &["capture", "media", "tasks"]),
-    ("signalling", &["command", "ice", "mqtt", "sdp", "tasks"]),
+    ("signalling", &["access", "command", "ice", "mqtt", "rate_limit", "sdp", "tasks"]),
     ("ice", &["secret"]),
-    ("command", &["mqtt"]),
+    ("command", &["access", "names", "rate_limit", "settings"]),
     ("mdns", &["tasks"]),
-    ("mqtt", &["durable", "secret", "tasks"]),
+    ("mqtt", &["command", "durable", "secret", "tasks"]), // of command the Reply type only
     ("notices", &["tasks"]),
-    ("upkeep", &["command", "durable", "mqtt", "tasks"]), // of mqtt the Reply type only
+    ("state", &["command", "durable", "settings", "tasks"]),
     ("durable", &[]),
-    ("home", &["command", "mqtt", "tasks"]),
+    ("heap", &["tasks"]),
+    ("names", &[]),
+    ("rate_limit", &[]),
+    ("home", &["access", "command", "mqtt", "tasks"]),
     ("media", &[]),
-    ("provision", &["config", "durable", "notices", "secret"]),
+    ("provision", &["config", "durable", "names", "notices", "secret"]),
     ("sdp", &["media"]),
     ("secret", &["durable"]),
+    ("settings", &[]),
     ("tasks", &[]),
     ("systemd", &[]),
 ];
@@ -62,7 +89,7 @@ const ROOMS: [(&str, &[&str]); 27] = [
 /// Crates that only one place may name, so that another can take their part by changing that place alone.
 const CONFINED: [(&str, &[&str]); 5] = [
     ("devices/", &["gstreamer", "gstreamer_app", "gstreamer_video", "gst", "v4l", "v4l2r", "rscam", "alsa"]),
-    ("viewer/peer", &["webrtc", "rtc"]),
+    ("viewer/peer/webrtc_rs/", &["webrtc", "rtc"]),
     ("mdns/", &["mdns_sd"]),
     ("mqtt/wire", &["rumqttc"]),
     ("mqtt/", &["rustls", "rustls_native_certs", "x509_parser"]),
@@ -95,11 +122,16 @@ fn each_kind_of_fault_is_found() {
         ("web/mod.rs", "//! Doc.\nuse crate::{camera, viewer};", "one path per use"),
         ("attic.rs", "//! Doc.", "attic is not in the table"),
         ("config.rs", "//! Doc.\nuse crate::camera::Camera;", "config may know Config types only, not camera::Camera"),
-        ("viewer/session.rs", "//! Doc.\nuse webrtc::peer_connection::X;", "only viewer/peer may name webrtc"),
+        (
+            "viewer/session.rs",
+            "//! Doc.\nuse webrtc::peer_connection::X;",
+            "only viewer/peer/webrtc_rs/ may name webrtc",
+        ),
         ("doctor.rs", "//! Doc.\nv4l::context::enum_devices()", "only devices/ may name v4l"),
         ("media/feed.rs", "use std::fs;", "does not open with //!"),
         ("media/mod.rs", "//! Doc.\ntodo!()", "todo! is left in"),
         ("media/mod.rs", "//! Doc.\n#[error(\"no ({source})\")]\nstruct E;", "is said twice"),
+        ("media/mod.rs", "//! Doc.\n#[expect(unsafe_code)]\nfn f() {}", "only heap.rs may be unsafe"),
         ("media/mod.rs", long.as_str(), "451 lines before its tests"),
     ];
     for (path, text, fault) in cases {
@@ -110,6 +142,83 @@ fn each_kind_of_fault_is_found() {
         "//! Doc.\n// crate::viewer\nuse crate::media::Feed;\n#[cfg(test)]\nmod tests { use crate::viewer::Viewers; }";
     assert_eq!(faults("camera/mod.rs", tested), Vec::<String>::new());
     assert_eq!(faults("camera/tests.rs", "//! Doc.\nuse crate::viewer::Viewers;"), Vec::<String>::new());
+}
+
+#[test]
+fn no_two_parts_of_a_room_know_each_other() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let files: Vec<_> = rust_files(&src)
+        .into_iter()
+        .map(|file| (file.strip_prefix(&src).unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&file).unwrap()))
+        .collect();
+    let found = circles(&files);
+    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+}
+
+#[test]
+fn a_circle_is_found_however_its_parts_name_each_other() {
+    let file = |path: &str, text: &str| (path.to_owned(), text.to_owned());
+    for (one, other) in [
+        (file("a/b.rs", "use super::c::C;"), file("a/c.rs", "fn f() { super::b::g() }")),
+        (file("a/b/mod.rs", "use super::c::C;"), file("a/c.rs", "use crate::a::b::B;")),
+        (file("a/b/d.rs", "use super::super::c::C;"), file("a/c/mod.rs", "use super::b;")),
+    ] {
+        let files = [one, other];
+        assert_eq!(circles(&files), ["src/a: b and c know each other"], "{files:?}");
+    }
+    let files = [
+        file("a/b.rs", "use super::c::C;\n#[cfg(test)]\nmod tests { use super::c::D; }"),
+        file("a/c.rs", "use super::A;\n// super::b\n#[cfg(test)]\nmod tests { use super::super::b::B; }"),
+        file("a/b/d.rs", "use super::c::C;"),
+        file("a/mod.rs", "mod b; mod c;"),
+    ];
+    assert!(circles(&files).is_empty());
+}
+
+/// The pairs of files or folders that lie beside each other and know each other, outside their tests. Paths are
+/// relative to `src/`.
+fn circles(files: &[(String, String)]) -> Vec<String> {
+    let mut edges = BTreeSet::new();
+    for (path, text) in files.iter().filter(|(path, _)| !path.ends_with("/tests.rs") && !path.contains("/tests/")) {
+        let product = text.split_once("#[cfg(test)]").map_or(text.as_str(), |(product, _)| product);
+        let is_comment = |line: &&str| !line.trim_start().starts_with("//");
+        let code = product.lines().filter(is_comment).collect::<Vec<_>>().join("\n");
+        let module = path.strip_suffix(".rs").unwrap_or(path);
+        let module: Vec<_> = module.strip_suffix("/mod").unwrap_or(module).split('/').collect();
+        for known in module_paths(&code, &module) {
+            let shared = known.iter().zip(&module).take_while(|(one, other)| one == other).count();
+            // Rooms are held by their table.
+            if shared > 0 && shared < known.len() && shared < module.len() {
+                edges.insert((module[..shared].join("/"), module[shared].to_owned(), known[shared].to_owned()));
+            }
+        }
+    }
+    let back = |(folder, one, other): &&(String, String, String)| {
+        one < other && edges.contains(&(folder.clone(), other.clone(), one.clone()))
+    };
+    let known = edges.iter().filter(back);
+    known.map(|(folder, one, other)| format!("src/{folder}: {one} and {other} know each other")).collect()
+}
+
+/// The modules that `code` of `module` names by `crate::` or `super::`, as whole paths.
+fn module_paths<'a>(code: &'a str, module: &[&'a str]) -> Vec<Vec<&'a str>> {
+    let mut found = Vec::new();
+    let words = |rest: &'a str| {
+        let end = rest.find(|c| !is_word(c) && c != ':').unwrap_or(rest.len());
+        rest[..end].split("::").filter(|word| !word.is_empty())
+    };
+    let is_path = |c: char| is_word(c) || c == ':';
+    found.extend(starts(code, "crate", is_path).filter_map(|rest| Some(words(rest.strip_prefix("::")?).collect())));
+    for rest in starts(code, "super", is_path) {
+        let mut rest = rest;
+        let mut above = 1;
+        while let Some(further) = rest.strip_prefix("::super") {
+            (rest, above) = (further, above + 1);
+        }
+        let Some(base) = module.len().checked_sub(above) else { continue };
+        found.push(module[..base].iter().copied().chain(words(rest)).collect());
+    }
+    found
 }
 
 /// What is wrong with one file; `path` is relative to `src/`.
@@ -128,6 +237,9 @@ fn faults(path: &str, text: &str) -> Vec<String> {
     }
     for line in code.lines().filter(|line| line.trim_start().starts_with("#[error(") && line.contains("source")) {
         found.push(format!("a cause in the words of its error is said twice: {}", line.trim()));
+    }
+    if code.contains("unsafe_code") && path != "heap.rs" {
+        found.push("only heap.rs may be unsafe".into());
     }
     for left in ["todo!", "unimplemented!", "dbg!"] {
         if code.contains(left) {
@@ -150,7 +262,7 @@ fn faults(path: &str, text: &str) -> Vec<String> {
         }
     }
     if room == "config" {
-        for other in ["camera", "control", "home", "ice", "mdns", "mqtt", "viewer", "web"] {
+        for other in ["camera", "home", "ice", "mdns", "mqtt", "status", "viewer", "web"] {
             for name in named(&code, other).filter(|name| !name.ends_with("Config")) {
                 found.push(format!("config may know Config types only, not {other}::{name}"));
             }

@@ -1,13 +1,13 @@
-/** What a person can do with the picture: buttons, keys, and their fading while nobody needs them. */
+/** The controls of the viewer: buttons and keys, and the fading of the buttons while nobody needs them. */
 import { icon } from './icons.js';
 import { Zoom } from './zoom.js';
 
-/** Long enough to reach a button after the pointer came to rest. */
+/** Time before the controls fade: long enough to reach a button after the pointer has stopped. */
 const FADE_MS = 3000;
 const VOLUME_STEP = 0.1;
 const ZOOM_STEP = 1.25;
 
-/** States in which nothing goes on until somebody wants it. */
+/** States in which nothing happens until a person acts. */
 const AT_REST = new Set(['idle', 'paused', 'login']);
 
 const KEYS = {
@@ -62,11 +62,11 @@ export class Controls {
     this.#fadeIn(FADE_MS);
   }
 
-  /** Fits the controls to a situation: a pill with a reason does not fade. */
+  /** Adapts the controls to a situation, and shows them. */
   showSituation({ state }) {
     const resting = AT_REST.has(state);
     label(this.#view.control('pause'), resting ? 'play' : 'pause', resting ? 'Play' : 'Pause', 'Space');
-    // The last picture can be saved as long as its connection lives.
+    // The last picture can be saved as long as its connection exists.
     const picture = ['live', 'waiting', 'stalled'].includes(state) && this.#view.video.videoWidth > 0;
     this.#view.control('snapshot').disabled = !picture;
     this.wake();
@@ -79,7 +79,7 @@ export class Controls {
     slider.value = video.muted ? 0 : video.volume;
   }
 
-  /** Takes a key, unless it is meant for a field or is part of a shortcut of the browser. */
+  /** Handles a key, unless it is meant for a field or is part of a browser shortcut. */
   key(event) {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
     const target = event.composedPath()[0];
@@ -119,7 +119,7 @@ export class Controls {
     actions[action]();
   }
 
-  /** Silence is the muted flag and not a volume of 0, so that the volume from before comes back. */
+  /** Silence is set by the muted flag and not by a volume of 0, so that the previous volume is kept. */
   #setVolume(volume) {
     const { video } = this.#view;
     video.muted = volume < 0.01;
@@ -141,10 +141,10 @@ export class Controls {
     link.download = `${this.#viewer.camera || 'camera'}-${time}.png`;
     link.href = URL.createObjectURL(blob);
     link.click();
-    // The download reads the address after this task; a minute is ample.
+    // The download reads the address after this task; a minute is more than enough.
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
     flash.classList.remove('on');
-    // Reading a measure makes the browser notice the class is gone, so that the animation runs again.
+    // Reading a size makes the browser apply the removal of the class, so that the animation runs again.
     void flash.offsetWidth;
     flash.classList.add('on');
   }
@@ -152,7 +152,7 @@ export class Controls {
   #pictureInPicture() {
     const { video } = this.#view;
     const done = document.pictureInPictureElement ? document.exitPictureInPicture() : video.requestPictureInPicture?.();
-    // Refused without a picture or a user's gesture: nothing to tell beyond that nothing happens.
+    // Refused without video or a user's gesture: there is nothing to report.
     done?.catch(() => {});
   }
 

@@ -1,11 +1,11 @@
 /**
- * Watches the frames that a video element really shows: when the last one came, and how old each was when shown.
+ * Watches the frames that a video element really shows: when the last one was shown, and how old each was then.
  */
 import { MARKS } from './peer.js';
 
-/** The latency told is the median of this time: steady enough to read, quick enough to follow a change. */
+/** The reported latency is the median over this time: steady enough to read, quick enough to follow a change. */
 const LATENCY_WINDOW_MS = 1000;
-/** No path and no buffer holds a frame for so long. */
+/** No path and no buffer holds a frame for longer. */
 const LONGEST_MS = 60_000;
 const HAS_CALLBACK = 'requestVideoFrameCallback' in HTMLVideoElement.prototype;
 
@@ -27,7 +27,7 @@ export class FrameWatch {
   }
 
   /**
-   * Begins anew for a connection.
+   * Resets everything and starts to watch a new connection.
    * @param {import('./clock.js').BoardClock} clock
    */
   start(clock) {
@@ -45,15 +45,15 @@ export class FrameWatch {
     this.#clock = null;
   }
 
-  /** What the decoder has counted. It is all there is without frame callbacks, or while the video is not on screen. */
+  /** Takes the decoder's frame count, the only source without frame callbacks or while the video is not on screen. */
   decoded(frames) {
     const more = frames > this.#decoded;
     this.#decoded = frames;
-    // The first frame is told by its callback, which is exact, where there is one.
+    // The first frame is reported by its callback, which is exact, if the browser has callbacks.
     if (this.#clock && more && (this.lastFrame > 0 || !HAS_CALLBACK || document.hidden)) this.#seen(performance.now());
   }
 
-  /** Median time from capture to display of the last second's frames in ms; `null` where it is not known. */
+  /** Median time from capture to display of the last second's frames in ms; `null` if it is not known. */
   get latencyMs() {
     const now = performance.now();
     const ages = this.#ages.filter(({ at }) => now - at <= LATENCY_WINDOW_MS).map(({ age }) => age);
@@ -61,7 +61,7 @@ export class FrameWatch {
     return ages.sort((a, b) => a - b)[ages.length >> 1];
   }
 
-  /** Why `latencyMs` stays `null`; empty where it is just not known yet. */
+  /** Why `latencyMs` stays `null`; empty if it is only not known yet. */
   get latencyGap() {
     return HAS_CALLBACK && !this.#lacksTimestamp ? '' : 'not available in this browser';
   }
@@ -89,7 +89,7 @@ export class FrameWatch {
     const captured = this.#clock.capturedAt(rtpTimestamp);
     if (captured === null) return;
     const age = (expectedDisplayTime ?? now) - captured;
-    // Outside of this the board's answers do not belong to these timestamps: no figure is better than a wrong one.
+    // Outside this range the board's answers do not match these timestamps: no value is better than a wrong one.
     if (age < -this.#clock.roundTripMs || age > LONGEST_MS) return;
     this.#ages.push({ at: now, age });
     while (now - this.#ages[0].at > LATENCY_WINDOW_MS) this.#ages.shift();

@@ -1,4 +1,4 @@
-/** The icons, drawn on a grid of 24 with a line of 1.75; their colour is the text's. */
+/** The icons, drawn on a grid of 24 with lines of 1.75, in the colour of the text. */
 const shapes = {
   play: '<path d="M8 5.5v13l10.5-6.5z"/>',
   pause: '<path d="M9 6v12M15 6v12"/>',
@@ -20,7 +20,7 @@ const shapes = {
 
 /**
  * @param {keyof typeof shapes} name
- * @returns {string}  Markup of an icon that assistive technology passes over.
+ * @returns {string}  Markup of an icon that assistive technology ignores.
  */
 export function icon(name) {
   return `<svg viewBox="0 0 24 24" aria-hidden="true" focusable="false">${shapes[name]}</svg>`;

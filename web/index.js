@@ -1,10 +1,10 @@
-/** The board's own page: one viewer over the whole window, and a choice where the board has several cameras. */
+/** The board's own page: one viewer over the whole window, and a camera picker if the board has several cameras. */
 import { keepLogin, keptLogin } from './kept-login.js';
 import { Notices } from './notices.js';
 import './peercam-viewer.js';
 
 const VOLUME_KEY = 'peercam.volume';
-/** How often the board is asked whether there is something new to know. Nobody waits for it, and it is a small page. */
+/** How often the board is asked for new notices. They are not urgent, and the response is small. */
 const STATUS_MS = 30_000;
 
 const viewer = document.createElement('peercam-viewer');
@@ -12,16 +12,16 @@ const wanted = new URLSearchParams(location.search).get('camera');
 if (wanted) viewer.camera = wanted;
 for (const attribute of ['autoplay', 'controls']) viewer.toggleAttribute(attribute, true);
 if (keptLogin()) viewer.token = keptLogin();
-// The board does not take it any more: the next page is to ask for the secret.
+// The board no longer accepts the token: the next page has to ask for the secret.
 viewer.addEventListener('login', () => keepLogin(null));
 rememberVolume();
 const notices = new Notices();
 document.body.append(notices.element, viewer);
 viewer.focus();
-// Nothing else on this page wants keys, so they work wherever the focus is.
+// Nothing else on this page uses keys, so they work wherever the focus is.
 document.addEventListener('keydown', (event) => viewer.handleKey(event));
 
-// Asked when the picture is there, which must not wait for it; and where there is none, at once.
+// The status is requested once the video is shown, so as not to delay it, or once it is known that there is none.
 viewer.addEventListener('state', begin);
 
 function begin() {
@@ -31,10 +31,10 @@ function begin() {
   setInterval(() => document.hidden || askStatus(), STATUS_MS);
 }
 
-/** What the board says of itself; `null` where it says nothing. Shows its notices. */
+/** Requests the board's status and shows its notices. Returns `null` if there is no answer. */
 async function askStatus() {
   const token = keptLogin();
-  // The first keeps the browser from asking for user and password when the login has ended.
+  // The first header keeps the browser from asking for user and password when the login has ended.
   const headers = { 'X-Requested-With': 'XMLHttpRequest', ...(token && { Authorization: `Bearer ${token}` }) };
   const status = await fetch('api/status', { headers })
     .then((response) => (response.ok ? response.json() : null))
@@ -50,7 +50,7 @@ async function offerCameras() {
   if (cameras.length > 1) viewer.append(picker(cameras));
 }
 
-/** A choice of cameras that keeps the address in step, so that it can be bookmarked. */
+/** A camera picker that also updates the page's address, so that it can be bookmarked. */
 function picker(cameras) {
   const select = document.createElement('select');
   select.slot = 'top';
@@ -73,7 +73,7 @@ function name(camera) {
   if (camera) document.title = `${camera} – camera`;
 }
 
-/** A loud camera stays turned down. Where storage is not allowed, each visit begins anew. */
+/** Stores the volume, so that a loud camera stays turned down. If storage is not allowed, each visit starts afresh. */
 function rememberVolume() {
   const { video } = viewer;
   try {
@@ -83,7 +83,7 @@ function rememberVolume() {
   } catch {
     return;
   }
-  // Only what a person did: muting because the browser forbids sound is not a wish.
+  // Only changes by a person are stored: the viewer also mutes when the browser forbids sound.
   video.addEventListener('volumechange', () => {
     if (!navigator.userActivation?.hasBeenActive) return;
     localStorage.setItem(VOLUME_KEY, JSON.stringify({ volume: video.volume, muted: video.muted }));

@@ -1,12 +1,12 @@
 /**
- * A login that the page keeps by itself, where the browser keeps no cookie: in a frame of another site, by http.
+ * A login that the page stores itself if the browser stores no cookie: in a frame of another site, over http.
  *
- * It is a session that ends by itself, and not the secret. The storage is this tab's, and in a frame that of the site
- * around it too: no other site that frames the board gets at it.
+ * It is a session that expires, not the secret. The storage belongs to this tab, and in a frame also to the surrounding
+ * site: no other site that frames the board can read it.
  */
 const KEY = 'peercam.login';
 
-/** Where storage is not allowed, the login lasts until the page is left. */
+/** If storage is not allowed, the login lasts until the page is left. */
 let kept = null;
 
 /** @returns {string | null} */

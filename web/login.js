@@ -1,6 +1,6 @@
 /**
- * Trades the secret for a cookie, or where the browser keeps none for a session that the page keeps. Wrong attempts are
- * slowed down by the board; the page only says how long.
+ * Exchanges the secret for a cookie, or, if the browser stores no cookie, for a session that the page stores. The board
+ * slows down wrong attempts; the page only shows how long to wait.
  */
 import { keepLogin, keptLogin } from './kept-login.js';
 
@@ -10,7 +10,7 @@ const show = document.querySelector('#show');
 const message = document.querySelector('#message');
 const enter = document.querySelector('.enter');
 
-/** Where the board does not say how long to wait. */
+/** Used if the board does not state how long to wait. */
 const USUAL_WAIT_S = 5;
 
 form.addEventListener('submit', async (event) => {
@@ -41,18 +41,18 @@ show.addEventListener('click', () => {
   field.focus();
 });
 
-/** @returns {Promise<Response | null>}  `null` where the board cannot be reached. */
+/** @returns {Promise<Response | null>}  `null` if the board cannot be reached. */
 function post(login) {
   const headers = { 'Content-Type': 'application/json' };
   return fetch('api/login', { method: 'POST', headers, body: JSON.stringify(login) }).catch(() => null);
 }
 
-/** Whether a request like those of the viewer is let in. */
+/** Whether the board accepts a request like those of the viewer. */
 async function isLetIn() {
   const token = keptLogin();
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
   const answer = await fetch('api/signal', { method: 'POST', headers }).catch(() => null);
-  // It takes WebSockets only; that it says so is what is asked for.
+  // The address accepts only WebSockets; a request that passes the login gets this status.
   return answer?.status === 426;
 }
 
@@ -61,7 +61,7 @@ async function keepByPage(secret) {
   keepLogin((await answer?.json().catch(() => null))?.token ?? null);
 }
 
-/** Shows the viewer in place of the question: the board would not know of a login kept here if asked for its page. */
+/** Shows the viewer in place of the login form: a request for the board's page would not carry a login stored here. */
 function enterPage() {
   document.title = 'Camera';
   document.querySelector('meta[name="color-scheme"]').content = 'dark';
@@ -81,7 +81,7 @@ function wrong() {
   field.select();
 }
 
-/** Counts down until the board listens again. */
+/** Counts down until the board accepts attempts again. */
 async function wait(seconds) {
   for (let left = Math.ceil(seconds); left > 0; left--) {
     say(`Too many attempts. You can try again in ${left} s.`, 'bad');
@@ -96,5 +96,5 @@ function say(text, kind = '') {
   message.className = `message ${kind}`;
 }
 
-// Who followed a link from another site may be logged in: a browser sends the cookie with requests of this page only.
+// After a link from another site the viewer may be logged in already: the browser sends the cookie only from this page.
 if (await isLetIn()) enterPage();

@@ -1,42 +1,42 @@
 /**
  * Signalling over MQTT, for pages that reach a board through a broker.
  *
- * The page brings its client, MQTT.js or one that acts like it. So this module needs no bundler, and all the players of
- * a page share one connection. While a picture plays, the broker may go and come back: only signalling waits for it.
+ * The page brings its own client, MQTT.js or a compatible one. So this module needs no bundler, and all players of a
+ * page share one connection. While video plays, the broker may go and come back: only signalling waits for it.
  *
- * What comes from a camera that is merely slow, and what from one that is away, looks alike to a viewer: nothing. The
- * device's retained `availability` tells them apart.
+ * A slow camera and an absent one look the same to a viewer: nothing arrives. The device's retained `availability`
+ * tells them apart.
  */
 import { parse } from './signalling-socket.js';
 
-/** Messages have to arrive, and once: a session ignores what is repeated (MQTT 5, section 4.3.2). */
+/** Messages have to arrive at least once: a session ignores repeated ones (MQTT 5, section 4.3.2). */
 const QOS = { qos: 1 };
-/** MQTT 5, section 2.4. A broker of version 3.1.1 drops what it does not permit, and says nothing. */
+/** MQTT 5, section 2.4. A broker of version 3.1.1 drops messages that it does not permit, without an error. */
 const NOT_AUTHORISED = 0x87;
 
-/** The part of its lifetime after which a relay's credential is renewed: well before the end, whatever the clocks say. */
+/** A relay's credential is renewed after this part of its lifetime: well before the end, even if clocks differ. */
 const RENEWAL = 0.8;
-/** What a browser's timer can hold: 24 days. */
+/** The longest time of a browser's timer: 24 days. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 const BROKER_AWAY = 'The broker cannot be reached. The picture comes as soon as it can.';
 const CAMERA_AWAY = 'It is not at its broker. The picture comes as soon as it is back.';
 
-/** What the players of a page share: the connection, and what is known of the devices. */
+/** Shared by the players of a page: the connection, and the known state of the devices. */
 export class MqttTransport {
   #client;
   #prefix;
-  /** As the broker last said. @type {Map<string, 'online' | 'offline'>} */
+  /** By device, as last received from the broker. @type {Map<string, 'online' | 'offline'>} */
   #availability = new Map();
-  /** By the topic on which it hears. @type {Map<string, MqttSignalling>} */
+  /** By the topic on which each receives. @type {Map<string, MqttSignalling>} */
   #conversations = new Map();
-  /** By device: what its players wait for. @type {Map<string, {back: Promise<void>, tell: () => void}>} */
+  /** By device: settles when it is back. @type {Map<string, {back: Promise<void>, notify: () => void}>} */
   #returns = new Map();
 
   /**
-   * @param {import('mqtt').MqttClient} client  Connected, or about to be. It has to subscribe again by itself when it
-   *   connects again, as it does unless told otherwise.
-   * @param {{prefix?: string}} [options]  `prefix` as in the boards' configuration.
+   * @param {import('mqtt').MqttClient} client  Connected, or connecting. It has to subscribe again by itself when it
+   *   reconnects, which is its default.
+   * @param {{prefix?: string}} [options]  `prefix`: as in the boards' configuration.
    */
   constructor(client, { prefix = 'peercam' } = {}) {
     this.#client = client;
@@ -50,9 +50,9 @@ export class MqttTransport {
   }
 
   /**
-   * Opens one viewer's conversation with a device.
+   * Opens one viewer's signalling with a device.
    * @param {string} device
-   * @param {string} [camera]  One of the device's cameras; its first if not said.
+   * @param {string} [camera]  One of the device's cameras; by default the first.
    * @returns {MqttSignalling}
    * @throws {TypeError}  No device can have that name.
    */
@@ -72,8 +72,8 @@ export class MqttTransport {
   }
 
   /**
-   * The viewer's name: that of the connection, so that a broker can keep each viewer to its own topics. Only one
-   * conversation with a device can have it; a second one's is random, for brokers that permit that.
+   * The viewer's name: the client id of the connection, so that a broker can restrict each viewer to its own topics.
+   * Only one conversation with a device can have it; a second one gets a random name, for brokers that permit that.
    */
   #name(root) {
     const { clientId } = this.#client.options;
@@ -81,12 +81,12 @@ export class MqttTransport {
     return isFree ? clientId : randomName();
   }
 
-  /** Settles when the broker can be reached and does not call the device offline. */
+  /** Settles when the broker can be reached and does not report the device as offline. */
   #whenBack(device) {
     if (!this.#returns.has(device)) {
-      let tell;
-      const back = new Promise((done) => (tell = done));
-      this.#returns.set(device, { back, tell });
+      let notify;
+      const back = new Promise((done) => (notify = done));
+      this.#returns.set(device, { back, notify });
     }
     return this.#returns.get(device).back;
   }
@@ -104,23 +104,23 @@ export class MqttTransport {
     return topic.startsWith(`${this.#prefix}/`) ? topic.slice(this.#prefix.length + 1).split('/') : [];
   }
 
-  /** Tells all conversations of a change, and those that wait for it. */
+  /** Notifies all conversations of a change, and those that wait for a device's return. */
   #changed(inform) {
     for (const conversation of [...this.#conversations.values()]) inform(conversation);
     if (!this.#client.connected) return;
-    for (const [device, { tell }] of this.#returns) {
+    for (const [device, { notify }] of this.#returns) {
       if (this.#availability.get(device) === 'offline') continue;
       this.#returns.delete(device);
-      tell();
+      notify();
     }
   }
 }
 
-/** Where a viewer of that name hears its board. */
+/** The topic on which a viewer with this name receives from its board. */
 const hearingTopic = (root, name) => `${root}/viewer/${name}/to-viewer`;
 
 /**
- * One conversation, made by {@link MqttTransport}.
+ * One viewer's signalling over MQTT, created by {@link MqttTransport}.
  * @implements {import('./signalling-socket.js').Signalling}
  */
 class MqttSignalling {
@@ -131,14 +131,14 @@ class MqttSignalling {
   #client;
   #surroundings;
   #root;
-  /** What was sent before the board's answers would be heard; `null` from then on. @type {object[] | null} */
+  /** Messages sent before the board's answers can be received; `null` from then on. @type {object[] | null} */
   #early = [];
   #subscribing = false;
-  /** What comes before the answer to its own question was said to the conversation that had its name before. */
+  /** Messages received before the answer to its own request belong to an earlier conversation with the same name. */
   #isOwn = false;
   #answered = false;
   #renewing = 0;
-  /** The device was away since the conversation began, and may have forgotten it. */
+  /** Whether the device was away since the conversation started, and may have forgotten it. */
   #interrupted = false;
   #ended = false;
 
@@ -146,17 +146,17 @@ class MqttSignalling {
     this.#client = client;
     this.#surroundings = surroundings;
     this.#root = surroundings.root;
-    // The servers are wanted before the answer to the offer, which comes behind them. A board that refuses even this
-    // is not understood, and given up after a while.
+    // The servers are needed before the answer to the offer, and the answer comes after them. A refusal of this request
+    // is not recognised; the attempt is then given up after a while.
     this.send({ type: 'ice-servers' });
-    // Not before whoever opens this has said who is told.
+    // Deferred, so that the caller can set its handlers first.
     queueMicrotask(() => {
       if (this.#client.connected) this.connected();
       else if (this.#client.reconnecting) this.disconnected();
     });
   }
 
-  /** The topic on which it hears. */
+  /** The topic on which it receives. */
   get topic() {
     return hearingTopic(this.#root, this.#surroundings.name);
   }
@@ -179,9 +179,9 @@ class MqttSignalling {
     if (this.#subscribing) this.#client.unsubscribe(this.topic, () => {});
   }
 
-  // What the transport tells.
+  // Called by the transport.
 
-  /** There is a connection to the broker, for the first time or again. */
+  /** The broker is connected, for the first time or again. */
   connected() {
     if (this.#ended || this.#subscribing) return;
     if (this.#surroundings.isAway()) {
@@ -189,16 +189,16 @@ class MqttSignalling {
       return;
     }
     this.#subscribing = true;
-    // An offer must not be answered before the answer would be heard.
+    // An offer must not be answered before the answer can be received.
     this.#client.subscribe([this.topic, `${this.#root}/availability`], QOS, (error) => {
       if (this.#ended || !this.#early) return;
       if (!error) for (const message of this.#unsent()) this.#publish(message);
-      // Without a packet it was the connection that ended, which is told by itself.
+      // Without a packet the connection has ended, which is reported separately.
       else if (error.packet) this.#refused('The broker does not let this user hear the camera.');
     });
   }
 
-  /** The connection to the broker was lost, or did not come about. A conversation that has its answer needs it no more. */
+  /** The connection to the broker was lost or failed. A conversation that has its answer does not need it any more. */
   disconnected() {
     if (!this.#answered) this.#end(BROKER_AWAY);
   }
@@ -210,7 +210,7 @@ class MqttSignalling {
   }
 
   receive(payload, isRetained) {
-    // Descriptions are of the moment: one that the broker has kept is nobody's answer.
+    // Session descriptions are valid only at the moment: a retained one is no answer to this offer.
     const message = isRetained ? null : parse(new TextDecoder().decode(payload));
     this.#isOwn ||= message?.type === 'ice-servers';
     if (!message || !this.#isOwn || this.#ended) return;
@@ -219,7 +219,7 @@ class MqttSignalling {
     this.onmessage(message);
   }
 
-  /** Asks for servers again before their credentials end: the board waits to be asked here. */
+  /** Requests servers again before their credentials expire: over MQTT the board sends them only on request. */
   #renew(lifetime) {
     clearTimeout(this.#renewing);
     const wait = Math.min(lifetime * RENEWAL * 1000, LONGEST_TIMER_MS);
@@ -232,7 +232,7 @@ class MqttSignalling {
     return unsent;
   }
 
-  /** Once it is written the client keeps it, through a loss of the connection too, until the broker has it. */
+  /** Publishes a message. The client keeps it until the broker has it, even if the connection is lost meanwhile. */
   #publish(message) {
     const { name, camera } = this.#surroundings;
     const text = JSON.stringify(message.type === 'offer' && camera ? { ...message, camera } : message);
@@ -251,7 +251,7 @@ class MqttSignalling {
   }
 }
 
-/** 128 random bits. `crypto.randomUUID` is there in secure contexts only. */
+/** 128 random bits. `crypto.randomUUID` exists only in secure contexts. */
 function randomName() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');

@@ -1,16 +1,16 @@
 /**
- * What the board's operator should know, in a bar above the picture: a mistake in the provisioning file, a full disk.
- * Who has read a notice puts it away until the tab is closed, or until it says something else.
+ * Shows notices for the board's operator in a bar above the video: an error in the provisioning file, a full disk. A
+ * dismissed notice stays away until the tab is closed, or until its text changes.
  */
 import { icon } from './icons.js';
 
 const READ_KEY = 'peercam.notices';
 
 export class Notices {
-  /** There from the start, since a screen reader reads out only what comes into a place that it knows. */
+  /** Exists from the start, since a screen reader reads out only changes of an element that it knows. */
   element = document.createElement('section');
   #read = new Set();
-  /** What is shown. */
+  /** The notices that are shown. */
   #unread = [];
 
   constructor() {
@@ -18,16 +18,16 @@ export class Notices {
     this.element.ariaLabel = 'Notices';
     this.element.role = 'status';
     this.element.addEventListener('click', ({ target }) => this.#clicked(target));
-    // Where storage is not allowed, what was put away comes back with the next visit.
+    // If storage is not allowed, dismissed notices come back with the next visit.
     try {
       this.#read = new Set(JSON.parse(sessionStorage.getItem(READ_KEY)));
     } catch {}
   }
 
-  /** @param {{about: string, text: string}[]} notices  All that hold now. */
+  /** @param {{about: string, text: string}[]} notices  All current notices. */
   show(notices) {
     const unread = notices.filter((notice) => !this.#read.has(key(notice)));
-    // Written only when it is news, since a screen reader reads it out each time, and the focus would be lost.
+    // Written only when it has changed, since a screen reader reads it out each time, and the focus would be lost.
     if (JSON.stringify(unread) === JSON.stringify(this.#unread)) return;
     this.#unread = unread;
     this.element.replaceChildren(...unread.map(line));
@@ -43,7 +43,7 @@ export class Notices {
     const next = read.nextElementSibling ?? read.previousElementSibling;
     read.remove();
     this.#unread = this.#unread.filter((notice) => key(notice) !== read.dataset.key);
-    // The focus does not fall out of the page with its button.
+    // Keeps the focus on the page when its button is removed.
     (next?.querySelector('button') ?? document.querySelector('peercam-viewer')).focus();
   }
 }

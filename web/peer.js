@@ -1,12 +1,12 @@
 /**
  * One peer connection to a board: offer, answer, candidates, and the data channel `control`.
  *
- * Everything here is arranged so that the first frame comes soonest: the offer leaves before candidates are gathered
- * (and before the browser has even applied it), and candidates follow one by one. The board's own host candidates are
- * in its answer, so the first connectivity check can go out as soon as that is there.
+ * Everything here is arranged so that the first frame comes as soon as possible: the offer is sent before candidates
+ * are gathered (and before the browser has even applied it), and candidates follow one by one. The board's own host
+ * candidates are in its answer, so the first connectivity check can be sent as soon as the answer has arrived.
  */
 
-/** The marks left on the performance timeline, in the order in which they come. */
+/** The marks set on the performance timeline, in order. */
 export const MARKS = Object.freeze({
   created: 'peercam:created',
   offer: 'peercam:offer',
@@ -16,8 +16,8 @@ export const MARKS = Object.freeze({
 });
 
 /**
- * Browsers decode Opus in mono unless their own description says `stereo=1` (RFC 7587, section 7.1), and have no other
- * way to say so. A mono stream is not hurt by it.
+ * Browsers decode Opus in mono unless their own description has `stereo=1` (RFC 7587, section 7.1), and have no other
+ * way to request stereo. It does no harm to a mono stream.
  * @param {RTCSessionDescriptionInit} offer
  */
 const withStereo = ({ type, sdp }) => ({
@@ -26,15 +26,16 @@ const withStereo = ({ type, sdp }) => ({
 });
 
 /**
- * How this browser is told how long to hold media back; `undefined` if it cannot be. The second is Chromium's older name.
+ * The name of the receiver's property that sets the jitter buffer target; `undefined` if this browser has none. The
+ * second is Chromium's older name.
  * @type {'jitterBufferTarget' | 'playoutDelayHint' | undefined}
  */
 const TARGET = ['jitterBufferTarget', 'playoutDelayHint'].find((name) => name in RTCRtpReceiver.prototype);
 
 /**
- * A browser that takes the board's bounds on its jitter buffer (the header extension `playout-delay`) and can be told
- * how deep that is gets picture and sound as two streams: the page keeps them in step, see `lip-sync.js`. Any other
- * does that by itself.
+ * Makes video and audio two streams in a browser that accepts the board's bounds on its jitter buffer (the header
+ * extension `playout-delay`) and whose jitter buffer target can be set: the page then synchronises them, see
+ * `lip-sync.js`. Any other browser synchronises them itself.
  * @param {string} answer
  */
 const asTwoStreams = (answer) =>
@@ -54,22 +55,22 @@ export class Peer {
   #configuration;
   #control;
   #answered = false;
-  /** What the jitter buffers were asked for. */
+  /** The targets that were last set for the jitter buffers. */
   #targets = {};
   #early = [];
   /** Ends the wait for the board's servers. */
   #heard;
-  /** Settles with the board's first message, whatever it is. */
+  /** Settles with the board's first message of any type. */
   #first = new Promise((done) => (this.#heard = done));
-  /** Settles when the offer at hand is applied, before which no answer can be. */
+  /** Settles when the current offer is applied; before that no answer can be applied. */
   #applied = Promise.resolve();
 
   /**
    * @param {import('./signalling-socket.js').Signalling} signalling
-   * @param {RTCConfiguration} [configuration]  Servers in it are used in place of the board's.
+   * @param {RTCConfiguration} [configuration]  Its servers replace the board's.
    */
   constructor(signalling, configuration) {
-    // Marks describe the connection at hand; those of an earlier one would only be mistaken for them.
+    // Marks describe the current connection; those of an earlier one could be mistaken for them.
     for (const name of Object.values(MARKS)) performance.clearMarks(name);
     this.#signalling = signalling;
     performance.mark(MARKS.created);
@@ -88,7 +89,7 @@ export class Peer {
     };
   }
 
-  /** Picture and sound. The tracks exist before the answer, so a video element can wait for the first frame at once. */
+  /** Video and audio. The tracks exist before the answer, so a video element can wait for the first frame at once. */
   get stream() {
     return new MediaStream([this.video.receiver.track, this.audio.receiver.track]);
   }
@@ -98,18 +99,18 @@ export class Peer {
     return this.#answered;
   }
 
-  /** Whether the board sends sound, as its answer says. */
+  /** Whether the board sends sound, according to its answer. */
   get hasAudio() {
     return ['recvonly', 'sendrecv'].includes(this.audio.currentDirection);
   }
 
-  /** Makes an offer and sends it; on a connection that has one already, an ICE restart. */
+  /** Makes an offer and sends it; on a connection that has an answer already, this restarts ICE. */
   offer() {
     if (this.#answered) this.connection.restartIce();
     this.renegotiate();
   }
 
-  /** Makes an offer and sends it, on the path that there is. */
+  /** Makes an offer and sends it, without an ICE restart. */
   renegotiate() {
     this.#applied = this.#offer().catch((error) => this.#fail(error));
   }
@@ -117,33 +118,33 @@ export class Peer {
   async #offer() {
     const offer = withStereo(await this.connection.createOffer());
     performance.mark(MARKS.offer);
-    // Sent first: applying it takes milliseconds which the board can use. The order stays right, since candidates come
-    // only after it is applied, and so does the answer.
+    // The offer is sent before it is applied: applying it takes milliseconds which the board can use. The order stays
+    // right, since candidates come only after it is applied, and so does the answer.
     this.#signalling.send({ type: 'offer', sdp: offer.sdp });
-    // Applying it begins the search for candidates, and servers that are named later are not asked. The board names
-    // them in its first message, which is there a round trip before the answer: nothing waits longer for this.
+    // Applying it starts the gathering of candidates, which ignores servers that are named later. The board names them
+    // in its first message, which arrives a round trip before the answer, so this wait delays nothing.
     if (this.#signalling.givesServers && !this.#configuration.iceServers) await this.#first;
     if (this.connection.signalingState !== 'closed') await this.connection.setLocalDescription(offer);
   }
 
   /**
-   * Takes the servers that the board names: at first for this connection, later, with new credentials, for its next
-   * ICE restart. A page that has named servers itself keeps them.
+   * Uses the servers that the board names: at first for this connection, later, with new credentials, for its next ICE
+   * restart. Servers that the page has set itself are kept.
    * @param {RTCIceServer[]} servers
    */
   useServers(servers) {
     try {
       if (!this.#configuration.iceServers) this.connection.setConfiguration({ ...this.#configuration, iceServers: servers });
     } catch (error) {
-      // Servers that this browser cannot use: on the same network the picture comes without them.
+      // This browser cannot use the servers: on the same network video works without them.
       console.warn('peercam: the servers that the board names were not taken:', error.message);
     }
     this.#heard();
   }
 
-  /** Takes an answer or a candidate from the board. */
+  /** Handles an answer or a candidate from the board. */
   async receive(message) {
-    // A board that names no servers says something else first.
+    // The first message of a board that names no servers is another one.
     this.#heard();
     try {
       if (message.type === 'answer') {
@@ -162,20 +163,20 @@ export class Peer {
     }
   }
 
-  /** Sends a message over the data channel; without one that is open the message is dropped. */
+  /** Sends a message over the data channel; if it is not open, the message is dropped. */
   control(message) {
     if (this.#control.readyState === 'open') this.#control.send(JSON.stringify(message));
   }
 
   /**
-   * How long the jitter buffers hold media back, in milliseconds; the browser takes more where it must.
+   * Sets how long the jitter buffers hold media back, in milliseconds; the browser uses more if it has to.
    * @param {{video: number, audio: number}} targets
    */
   setJitterBufferTargets(targets) {
     for (const kind of ['video', 'audio']) {
       if (!TARGET || this.#targets[kind] === targets[kind]) continue;
       this.#targets[kind] = targets[kind];
-      // The older one is in seconds.
+      // The older property is in seconds.
       this[kind].receiver[TARGET] = TARGET === 'playoutDelayHint' ? targets[kind] / 1000 : targets[kind];
     }
   }
@@ -205,13 +206,13 @@ export class Peer {
     try {
       await this.connection.addIceCandidate(candidate ?? undefined);
     } catch (error) {
-      // One candidate that this browser cannot use leaves the others.
+      // One candidate that this browser cannot use does not affect the others.
       console.warn('peercam: a candidate was not taken:', error.message);
     }
   }
 
   #fail(error) {
-    // A connection that was closed meanwhile rejects what was still under way; nobody waits for that.
+    // A connection that was closed meanwhile rejects pending operations; nothing waits for them.
     if (this.connection.signalingState !== 'closed') this.onfailure(error);
   }
 }

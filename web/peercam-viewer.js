@@ -1,5 +1,5 @@
 /**
- * `<peercam-viewer>`: a live camera in a page. See docs/viewer.md for how another page uses it.
+ * `<peercam-viewer>`: the element that shows a live camera in a page. See docs/viewer.md for its use in other pages.
  */
 import { Controls } from './controls.js';
 import { Session } from './session.js';
@@ -8,26 +8,26 @@ import { SituationView } from './situation.js';
 import { StatisticsPanel } from './statistics-panel.js';
 import { build } from './view.js';
 
-/** A page that is looked away from for a moment should not have to connect again; one that is left should cost nothing. */
+/** A page hidden only briefly should not have to connect again; one that is left hidden should cost nothing. */
 const HIDDEN_MS = 30_000;
 const HIDDEN_REASON = 'Nobody was looking, so the camera was let go.';
-/** Whatever the board says: a mark over the picture is not there to stay. */
+/** Limit for the board's value: the mark over the video must not stay forever. */
 const MOST_IDENTIFYING_S = 600;
 
 /**
  * @fires state  `detail` is the new {@link import('./session.js').Situation}.
  * @fires statistics  Once a second; `detail` is the new {@link import('./statistics.js').Statistics}.
- * @fires login  The viewer wants to log in. Without `preventDefault()` the board's login page is opened.
+ * @fires login  A person wants to log in. Without `preventDefault()` the board's login page is opened.
  */
 export class PeercamViewer extends HTMLElement {
   static observedAttributes = ['src', 'camera', 'token', 'controls', 'muted'];
 
   /**
-   * Opens signalling in another way than by a WebSocket, for pages that bring their own.
+   * Opens another kind of signalling than a WebSocket, for pages that bring their own.
    * @type {((viewer: PeercamViewer) => import('./signalling-socket.js').Signalling) | null}
    */
   transport = null;
-  /** For the next connection. `iceServers` in it are used in place of those that the board names. @type {RTCConfiguration} */
+  /** For the next connection. Its `iceServers` replace those that the board names. @type {RTCConfiguration} */
   configuration = {};
 
   #view = build(this.attachShadow({ mode: 'open' }));
@@ -40,7 +40,7 @@ export class PeercamViewer extends HTMLElement {
   #hiding = 0;
   #identifying = 0;
   #listening = null;
-  /** The browser has forbidden sound before a click or key. */
+  /** Whether the browser has forbidden sound before a click or key. */
   #soundBlocked = false;
 
   constructor() {
@@ -61,7 +61,7 @@ export class PeercamViewer extends HTMLElement {
     this.#controls.showSituation(this.#session.situation);
   }
 
-  /** The address of the board's signalling; without the attribute, of the board that this module came from. */
+  /** The board's signalling address; without the attribute, that of the board that served this module. */
   get src() {
     const given = this.getAttribute('src');
     const address = given === null ? new URL('api/signal', import.meta.url) : new URL(given, document.baseURI);
@@ -72,7 +72,7 @@ export class PeercamViewer extends HTMLElement {
     this.setAttribute('src', value);
   }
 
-  /** Which of the board's cameras; empty for its first. */
+  /** The name of one of the board's cameras; empty for the first. */
   get camera() {
     return this.getAttribute('camera') ?? '';
   }
@@ -103,17 +103,17 @@ export class PeercamViewer extends HTMLElement {
     return this.#session.statistics;
   }
 
-  /** The connection at hand, for measuring; `null` between connections. */
+  /** The current connection, for measurements; `null` between connections. */
   get peerConnection() {
     return this.#session.peer?.connection ?? null;
   }
 
-  /** The element that shows the picture, for reading frames, volume and the like. */
+  /** The video element, for access to frames, volume and so on. */
   get video() {
     return this.#view.video;
   }
 
-  /** Whether watching is wanted, be there a picture at the moment or not. */
+  /** Whether the viewer is to play, whether or not there is video at the moment. */
   get isPlaying() {
     return this.#wanted;
   }
@@ -124,15 +124,15 @@ export class PeercamViewer extends HTMLElement {
     this.#session.start();
   }
 
-  /** Stops watching; the board is told. */
+  /** Stops watching and informs the board. */
   stop() {
     this.#wanted = false;
     this.#session.stop('');
   }
 
   /**
-   * The picture at this moment, in the size in which it came.
-   * @param {{type?: string, quality?: number}} [options]  As for `HTMLCanvasElement.toBlob`; PNG if not said.
+   * The current picture, in its original size.
+   * @param {{type?: string, quality?: number}} [options]  As for `HTMLCanvasElement.toBlob`; default PNG.
    * @returns {Promise<Blob>}
    * @throws {Error}  There is no picture.
    */
@@ -144,29 +144,29 @@ export class PeercamViewer extends HTMLElement {
     return canvas.convertToBlob({ type, quality });
   }
 
-  /** What the button over the missing picture does. */
+  /** The action of the button that is shown while there is no video. */
   act() {
     if (this.state !== 'login') this.play();
     else if (this.dispatchEvent(new Event('login', { cancelable: true }))) location.assign(new URL('..', this.#http()));
   }
 
-  /** Takes a key that was pressed elsewhere on the page, as if the component had the focus. */
+  /** Handles a key pressed elsewhere on the page, as if the component had the focus. */
   handleKey(event) {
     this.#controls.key(event);
   }
 
   connectedCallback() {
-    // Focusable, so that its keys work after a click; a page may have said otherwise.
+    // Focusable, so that its keys work after a click; a page may have set a tabindex of its own.
     if (!this.hasAttribute('tabindex')) this.tabIndex = 0;
     this.#listening = new AbortController();
     const { signal } = this.#listening;
     document.addEventListener('visibilitychange', () => this.#visibilityChanged(), { signal });
     addEventListener('pagehide', () => this.#session.stop('the page was left'), { signal });
-    // Only a page that comes back from the browser's back-forward cache: on the first load nothing was stopped.
+    // Only for a page restored from the browser's back-forward cache: on the first load nothing was stopped.
     addEventListener('pageshow', ({ persisted }) => persisted && this.#wanted && this.play(), { signal });
     addEventListener('online', () => this.state === 'offline' && this.play(), { signal });
     if (this.hasAttribute('autoplay')) this.play();
-    // A page that is opened in the background has nobody who looks, either.
+    // A page opened in the background is hidden, too.
     this.#visibilityChanged();
   }
 
@@ -200,7 +200,7 @@ export class PeercamViewer extends HTMLElement {
     this.dispatchEvent(new CustomEvent('statistics', { detail: statistics }));
   }
 
-  /** Somebody asks which camera is which: every page that shows this one says so. */
+  /** An operator wants to know which camera this is: every page that shows it displays a mark. */
   #identify(seconds) {
     const { identity } = this.#view;
     clearTimeout(this.#identifying);
@@ -209,20 +209,20 @@ export class PeercamViewer extends HTMLElement {
     this.dispatchEvent(new CustomEvent('identify', { detail: seconds }));
   }
 
-  /** Plays with sound if the browser lets it without a click, else without and with an offer to turn it on. */
+  /** Plays with sound if the browser allows that without a click, else muted and with a button to turn sound on. */
   async #playVideo() {
     const { video } = this.#view;
     try {
       await video.play();
     } catch (error) {
-      // Any other error: a newer stream came, or the connection was given up, which the session tells.
+      // Any other error: there is a newer stream, or the connection has ended, which the session reports.
       if (error.name !== 'NotAllowedError') return;
       video.muted = this.#soundBlocked = true;
       await video.play().catch(() => {});
     }
   }
 
-  /** The window of picture in picture and the keys of a headset pause and play the bare video: what they mean is this. */
+  /** Picture in picture and headset keys pause and play the bare video: this applies it to the whole viewer. */
   #followVideo() {
     const { video } = this.#view;
     video.addEventListener('pause', () => {
@@ -248,7 +248,7 @@ export class PeercamViewer extends HTMLElement {
       return;
     }
     this.#hiding = setTimeout(() => {
-      // Picture in picture is seen while its page is not.
+      // Picture in picture is visible while its page is hidden.
       if (document.hidden && !document.pictureInPictureElement) this.#session.stop(HIDDEN_REASON);
     }, HIDDEN_MS);
   }
@@ -259,14 +259,15 @@ export class PeercamViewer extends HTMLElement {
   }
 
   /**
-   * Why the board has refused its WebSocket, which no browser tells a page: a request of another kind is refused for
-   * the same reason. `null` where it is not known: the board is away, or another transport has its own ways to be let in.
+   * Finds out why the board has refused its WebSocket, which no browser reports to a page: a request of another kind is
+   * refused for the same reason. `null` if that is not known: the board is away, or another transport handles access
+   * itself.
    */
   async #whyRefused() {
     if (this.transport) return null;
     const headers = this.token ? { Authorization: `Bearer ${this.token}` } : {};
     const ask = (credentials) => fetch(this.#http(), { method: 'POST', headers, credentials }).catch(() => null);
-    // An answer that is for just any page a browser shows only where no cookies went along.
+    // If an answer is allowed for any page, the browser shows it only if the request had no cookies.
     const answer = (await ask('include')) ?? (await ask('omit'));
     const refusal = await answer?.json().catch(() => null);
     return refusal?.code ? refusal : null;

@@ -1,8 +1,8 @@
 /**
- * Watching one camera, for as long as somebody wants to: connects, notices when no picture comes, and connects again.
+ * Watches one camera for as long as somebody wants to: connects, detects when no video comes, and connects again.
  *
- * The rule behind it: a picture that stands still while everything says "connected" is the worst failure of all. So
- * only frames count, and whatever keeps them away is told as a state with a reason.
+ * The rule behind it: video that stands still while everything reports "connected" is the worst failure of all. So only
+ * frames count, and whatever prevents them is shown as a state with a reason.
  */
 import { BoardClock } from './clock.js';
 import { FrameWatch } from './frames.js';
@@ -13,47 +13,47 @@ import { StatisticsReader } from './statistics.js';
 
 /**
  * @typedef {'idle' | 'connecting' | 'live' | 'waiting' | 'stalled' | 'offline' | 'refused' | 'login' | 'paused'} State
- *   idle: nothing asked for yet; waiting: the board's camera gives no picture; stalled: connected, and yet no frames;
- *   offline: the board cannot be reached, tried again at `retryAt`; refused: the board does not want this viewer now,
- *   tried again at `retryAt` unless that is `null`;
- *   login: it wants its secret; paused: stopped by the viewer, or because nobody looks.
+ *   idle: nothing requested yet; waiting: the board's camera gives no picture; stalled: connected, but no frames;
+ *   offline: the board cannot be reached, retried at `retryAt`; refused: the board does not accept this viewer now,
+ *   retried at `retryAt` unless that is `null`;
+ *   login: the board requires its secret; paused: stopped by the viewer, or because the page is hidden.
  *
  * @typedef {{state: State, reason: string, code: string, retryAt: number | null}} Situation
- *   `reason` is a sentence for people, perhaps empty; `code` is the board's word for it where it has one;
- *   `retryAt` is on the scale of `performance.now()`, and `Infinity` where the board's return will be noticed.
+ *   `reason` is a sentence for people, perhaps empty; `code` is the board's code for it, if it has one;
+ *   `retryAt` is on the scale of `performance.now()`, and `Infinity` if the board's return will be detected.
  */
 
-/** A new frame has to come within this time, or the picture counts as standing still. */
+/** A new frame has to come within this time, or the video counts as stalled. */
 const STALL_MS = 1500;
-/** If the board is silent too by now, the path is broken: a new one is sought by ICE restart. */
+/** If the board does not answer either for this time, the path is broken: an ICE restart looks for a new one. */
 const RESTART_MS = 2500;
-/** And by now everything is made anew, unless the board says that its camera is to blame. */
+/** After this time the whole connection is made again, unless the board reports that its camera is the cause. */
 const RECONNECT_MS = 4000;
-/** To the board's answer, and from there to the connection: longer than either takes on a slow mobile path. */
+/** Limit for the board's answer, and then for the connection: longer than either takes on a slow mobile path. */
 const STEP_MS = 4000;
-/** An ICE restart on a path that works takes a few round trips. */
+/** Limit for an ICE restart; on a path that works it takes a few round trips. */
 const RESTART_LIMIT_MS = 2500;
-/** Between attempts at a board that is away; jittered, so that many viewers do not come back at the same moment. */
+/** Pause between attempts to reach an absent board; random, so that many viewers do not return at the same moment. */
 const RETRY_MS = [600, 1900];
-/** Between attempts where the board has refused: it is there, and says no until something else changes. */
+/** Pause between attempts after a refusal: the board is there, and refuses until something else changes. */
 const REFUSED_RETRY_MS = [4000, 6000];
-/** How often it is checked whether frames come: a stall is then noticed at most this much late. */
+/** How often the frames are checked: a stall is detected at most this much late. */
 const WATCH_MS = 250;
-/** Counters are read once a second: often enough for people and for the jitter buffer, and getStats is not cheap. */
+/** How often the counters are read: often enough for people and the jitter buffer; getStats is not cheap. */
 const STATISTICS_MS = 1000;
-/** A picture that has just begun may stumble once more; that is no sign of a bad path. */
+/** Video that has just started may freeze once more; that is no sign of a bad path. */
 const SETTLED_MS = 3000;
-/** Right after the data channel opens, so that one round trip is a quick one: 5 in half a second. */
+/** Number of pings right after the data channel opens, so that one round trip is a quick one: 5 in half a second. */
 const FIRST_PINGS = 5;
 const FIRST_PING_MS = 100;
 const PING_MS = 2000;
 
-/** Refusals that the secret ends. */
+/** Refusals that end with a login. */
 const LOGIN = new Set(['secret-needed', 'wrong-secret']);
-/** Refusals that only somebody's doing ends, at the browser or at the board. */
+/** Refusals that last until somebody changes something in the browser or at the board. */
 const FINAL = new Set(['no-common-codec', 'foreign-origin', 'unknown-host']);
 
-/** Errors that concern one message and leave the conversation as it is. */
+/** Errors that concern one message and do not affect the session. */
 const HARMLESS = new Set(['bad-candidate', 'bad-message']);
 
 export class Session extends EventTarget {
@@ -73,18 +73,18 @@ export class Session extends EventTarget {
   #lipSync = new LipSync();
   #reader = null;
   #timers = [];
-  /** The next attempt, where it waits for something else than a time. */
+  /** The next attempt, if it waits for something other than a time. */
   #pending = null;
-  /** When the step at hand has to be done; `Infinity` when there is none. */
+  /** When the current step has to be done; `Infinity` if there is none. */
   #deadline = Infinity;
-  /** When the ICE restart that is under way began. */
+  /** When the current ICE restart started; `null` if there is none. */
   #restartedAt = null;
   #connectedAt = null;
-  /** When the board said that its camera gives pictures again. */
+  /** When the board reported that its camera gives pictures again. */
   #cameraBackAt = -Infinity;
   #liveSince = Infinity;
   #lastPong = -Infinity;
-  /** As the board says; `live` until it says anything. */
+  /** As the board reports it; `live` until the first report. */
   #camera = { state: 'live', reason: '' };
   #viewers = null;
 
@@ -92,8 +92,8 @@ export class Session extends EventTarget {
    * @param {HTMLVideoElement} video  Gets the stream.
    * @param {object} options
    * @param {() => import('./signalling-socket.js').Signalling} options.connect  Opens a new signalling connection.
-   * @param {() => Promise<{code: string, reason: string} | null>} options.whyRefused  Asked when signalling could not
-   *   be opened: the board's words for it, where it was refused.
+   * @param {() => Promise<{code: string, reason: string} | null>} options.whyRefused  Called when signalling could not
+   *   be opened; returns the board's reason if it has refused.
    * @param {() => RTCConfiguration} options.configuration
    */
   constructor(video, options) {
@@ -115,8 +115,8 @@ export class Session extends EventTarget {
   }
 
   /**
-   * Ends watching and tells the board.
-   * @param {string} reason  For the board's log and the page alike.
+   * Stops watching and informs the board.
+   * @param {string} reason  For the board's log and for the page.
    * @param {State} [state]
    */
   stop(reason, state = 'paused') {
@@ -156,8 +156,8 @@ export class Session extends EventTarget {
   }
 
   /**
-   * Gives the stream to the video. Once the page is loaded, or connected where that is sooner: until its first frame, a
-   * media element holds up the load event (HTML, 4.8.11.5), and a camera that does not work has none to give.
+   * Gives the stream to the video element, once the page is loaded or, if that is sooner, connected: until its first
+   * frame a media element delays the load event (HTML, 4.8.11.5), and a camera that does not work has no frame to give.
    */
   #show(peer) {
     if (this.peer !== peer || this.#video.srcObject === peer.stream) return;
@@ -187,14 +187,14 @@ export class Session extends EventTarget {
   #retry(state, reason, { code = '', again } = {}) {
     this.#end(reason);
     const attempt = () => {
-      // The state stays until the attempt has come to something: a page that alternates every second reads badly.
+      // The state stays until the attempt has a result: a page that changes every second is hard to read.
       this.#tell(state, reason, { code });
       this.#connect();
     };
     if (again) {
       this.#pending = attempt;
       this.#tell(state, reason, { code, retryAt: Infinity });
-      // Unless it was stopped, or tried by hand meanwhile.
+      // Unless it was stopped or retried by hand meanwhile.
       again.then(() => this.#pending === attempt && attempt());
       return;
     }
@@ -204,14 +204,14 @@ export class Session extends EventTarget {
     this.#timers.push(setTimeout(attempt, wait));
   }
 
-  // What comes from the board.
+  // Messages from the board.
 
   #receive(message) {
     if (message.type === 'answer' || message.type === 'candidate') {
       const taken = this.peer.receive(message);
       if (message.type !== 'answer') return;
       if (this.#connectedAt === null) this.#deadline = performance.now() + STEP_MS;
-      // A further answer may bring sound, which the page has a control for.
+      // A further answer may add sound, for which the page has a control.
       else taken.then(() => this.dispatchEvent(new Event('state')));
     } else if (message.type === 'ice-servers') {
       this.peer.useServers(message.servers);
@@ -222,7 +222,7 @@ export class Session extends EventTarget {
     }
   }
 
-  /** The board ended the conversation. Whom an operator sent away does not come back by itself. */
+  /** The board ended the session. A viewer that an operator has dismissed does not come back by itself. */
   #parted({ code, reason }) {
     if (code === 'dismissed') {
       this.#end(code);
@@ -248,21 +248,21 @@ export class Session extends EventTarget {
   }
 
   async #signallingEnded({ opened, reason, again }) {
-    // A board that was restarted or has lost its power is noticed by its socket seconds before ICE would give up, and
-    // without signalling no new path can be sought. The board itself goes on sending until the old connection is closed.
+    // The socket shows that a board was restarted or has lost power seconds before ICE would give up, and
+    // without signalling no new path can be found. The board itself keeps sending until the old connection is closed.
     const cause = reason || (opened ? 'The connection to the board was lost.' : 'The board does not answer.');
     this.#retry('offline', cause, { again });
     if (opened) return;
     const { state } = this.situation;
     const refusal = await this.#options.whyRefused();
-    // Meanwhile it may have been stopped, or the next attempt may have come to something.
+    // Meanwhile it may have been stopped, or the next attempt may have succeeded.
     if (!refusal || this.situation.state !== state) return;
     if (LOGIN.has(refusal.code)) this.stop('', 'login');
     else if (FINAL.has(refusal.code)) this.#giveUp(refusal);
     else this.#retry('refused', refusal.reason, { code: refusal.code });
   }
 
-  /** Trying again would come to the same until somebody has changed something. */
+  /** Stops without another attempt: its result would be the same until somebody changes something. */
   #giveUp({ code, reason }) {
     this.#end(code);
     this.#tell('refused', reason, { code });
@@ -290,7 +290,7 @@ export class Session extends EventTarget {
     }
   }
 
-  /** Sound that the board did not have when it answered is heard after another offer. */
+  /** If the board did not have sound when it answered, another offer is needed to get it. */
   #soundChanged(on) {
     const canAsk = this.#signalling?.isOpen && this.peer.isAnswered && this.#restartedAt === null;
     if (on && canAsk && !this.peer.hasAudio) this.peer.renegotiate();
@@ -308,7 +308,7 @@ export class Session extends EventTarget {
     } else if (state === 'closed') {
       this.#retry('offline', 'The board ended the connection.');
     }
-    // `disconnected` often heals by itself, and the watch over frames and answers is quicker to judge.
+    // `disconnected` often heals by itself, and the check of frames and answers decides more quickly.
   }
 
   #settled() {
@@ -316,14 +316,14 @@ export class Session extends EventTarget {
     this.#restartedAt = null;
   }
 
-  /** Judges by when the last frame came. */
+  /** Decides on the state by the time of the last frame. */
   #watch() {
     const now = performance.now();
     if (now > this.#deadline) {
       this.#retry('offline', this.peer.isAnswered ? 'No connection came about.' : 'The board does not answer.');
       return;
     }
-    // The connection's state need not change when a new path is found; frames tell.
+    // The connection's state need not change when a new path is found, but frames arrive.
     if (this.#restartedAt !== null && this.#frames.lastFrame > this.#restartedAt) this.#settled();
     if (this.#connectedAt === null || this.#restartedAt !== null) return;
     const without = now - Math.max(this.#frames.lastFrame, this.#connectedAt, this.#cameraBackAt);
@@ -334,9 +334,9 @@ export class Session extends EventTarget {
       else if (cameraIsAway) this.#tellOfCamera();
       return;
     }
-    // Asks at once whether the path is good, so that the answer is there when it is to be decided.
+    // Pings at once, so that the answer has arrived when the decision is due.
     if (this.situation.state === 'live') this.#ping();
-    // A board that has said so is believed for longer: a small one may be late with its answers while it starts a camera.
+    // If the camera is away, the board gets longer to answer: a small one may be slow while it starts a camera.
     if (cameraIsAway && now - this.#lastPong < RECONNECT_MS) this.#tellOfCamera();
     else if (without > RECONNECT_MS) this.#retry('stalled', 'Connected, but no picture came.');
     else if (without > RESTART_MS && boardIsSilent) this.#restart('The path to the board was lost.');
@@ -352,7 +352,7 @@ export class Session extends EventTarget {
     this.#tell('waiting', reason || (state === 'starting' ? 'The camera is starting.' : 'The camera gives no picture.'));
   }
 
-  /** Seeks a new path for the same connection, which keeps decoder and stream; without signalling that is not possible. */
+  /** Looks for a new path for the same connection, which keeps decoder and stream; this needs signalling. */
   #restart(reason) {
     if (this.#restartedAt !== null || !this.#signalling?.isOpen) {
       this.#retry('offline', reason);
@@ -387,8 +387,8 @@ export class Session extends EventTarget {
     // The connection may have ended while the browser was counting.
     if (peer !== this.peer) return;
     this.#frames.decoded(figures.framesDecoded);
-    // A standstill is counted as a freeze when it ends. A long one was the camera's or a broken path's, and no jitter
-    // buffer would have helped.
+    // A standstill is counted as a freeze when it ends. A long one was caused by the camera or a broken path, and no
+    // jitter buffer would have helped.
     const freezes = figures.at - this.#liveSince > SETTLED_MS ? since.freezes : 0;
     const audio = this.#jitter.update({ ...since, freezes }, figures.at);
     const video = Math.max(audio, this.#lipSync.update(this.#video.muted ? null : since.soundHeldMs));

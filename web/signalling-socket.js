@@ -1,19 +1,19 @@
 /**
  * Signalling over a WebSocket.
  *
- * Another way to reach a board (MQTT, for one) is another class of this shape; nothing else of the viewer changes.
- * A signalling connection carries one viewer's conversation and is not opened again: the session makes a new one.
+ * Another kind of signalling (MQTT, for example) is another class with this interface; nothing else of the viewer
+ * changes. A signalling connection serves one viewer's session and is not reopened: the session makes a new one.
  *
  * @typedef {object} Signalling
  * @property {(message: Message) => void} send  Sends a message, or keeps it until the connection is open, in order.
- * @property {() => void} close  Ends the connection; what was sent before still goes out.
- * @property {boolean} isOpen  Whether a message sent now leaves at once.
+ * @property {() => void} close  Ends the connection; messages sent before are still delivered.
+ * @property {boolean} isOpen  Whether a message is sent at once.
  * @property {boolean} [givesServers]  Whether the board's first message names STUN and TURN servers, as `ice-servers`.
  * @property {(message: Message) => void} onmessage
- * @property {(end: End) => void} onclose  It ended, or could not be opened.
+ * @property {(end: End) => void} onclose  Called when the connection has ended, or could not be opened.
  *
  * @typedef {{opened: boolean, reason: string, again?: Promise<void>}} End
- *   `again` settles when another attempt makes sense, where that will be noticed; else it is made after a while.
+ *   `again` settles when another attempt makes sense, if that can be detected; without it the next attempt is timed.
  *
  * @typedef {{type: 'offer' | 'answer', sdp: string}
  *   | {type: 'candidate', candidate: RTCIceCandidateInit | null}
@@ -32,7 +32,7 @@ export class SocketSignalling {
   #opened = false;
 
   /**
-   * @param {string | URL} url  Of the board's signalling, `wss://host/api/signal`.
+   * @param {string | URL} url  The board's signalling address, `wss://host/api/signal`.
    * @param {{camera?: string | null, token?: string | null}} [options]
    */
   constructor(url, { camera, token } = {}) {
@@ -49,7 +49,7 @@ export class SocketSignalling {
       const message = parse(data);
       if (message) this.onmessage(message);
     };
-    // `error` says nothing that `close`, which always follows, does not.
+    // `error` has no information that `close`, which always follows, does not have.
     this.#socket.onclose = ({ reason }) => this.onclose({ opened: this.#opened, reason });
   }
 
@@ -69,7 +69,7 @@ export class SocketSignalling {
 }
 
 /**
- * A message that is not a JSON object is the board's fault and of no use: it is reported and skipped.
+ * Parses a message. One that is not a JSON object is an error of the board: it is logged and skipped.
  * @returns {Message | null}
  */
 export function parse(data) {
@@ -77,7 +77,7 @@ export function parse(data) {
     const message = JSON.parse(data);
     if (message && typeof message === 'object') return message;
   } catch {
-    // Reported below like any other wrong type.
+    // Logged below like any other wrong type.
   }
   console.warn('peercam: a signalling message is not a JSON object');
   return null;

@@ -1,5 +1,5 @@
 /**
- * How a situation is put to a person: a word for the pill, and what stands in the place of the picture.
+ * Shows a situation to people: a word in the pill, and a text in place of the video.
  */
 import { icon } from './icons.js';
 
@@ -17,8 +17,8 @@ const WORDS = {
 };
 
 /**
- * What some reasons are called, where there is something better than the state's own words, and what to do where the
- * page knows it better than the board. Those that stay are not tried again until a person says so.
+ * Texts for some reasons that are better than those of the state, and what to do if the page knows that better than the
+ * board. Situations with `stays` are not retried until a person asks for it.
  */
 const REASONS = {
   'too-many-viewers': { word: 'Full', title: 'Too many are watching' },
@@ -37,7 +37,7 @@ const REASONS = {
   'not-authorised': { word: 'Not allowed', title: 'This user may not watch' },
 };
 
-/** What helps a browser that plays no H.264. */
+/** Advice for a browser that cannot play H.264. */
 function withoutCodec() {
   if (!navigator.userAgent.includes('Firefox/')) {
     return 'The camera sends H.264, which this browser lacks. Use another one, such as Chrome, Edge or Safari.';
@@ -49,7 +49,7 @@ function withoutCodec() {
   );
 }
 
-/** States in which there is no connection, and so nothing to be seen in the video. */
+/** States without a connection, in which the video shows nothing. */
 const BLANK = new Set(['idle', 'offline', 'refused', 'login', 'paused']);
 
 /** Shows the situation in the pill and the veil of a view. */
@@ -72,7 +72,7 @@ export class SituationView {
     pill.firstChild.data = word;
     const isTrying = (state === 'offline' || state === 'refused') && retryAt === null && !words.stays;
     this.#beside(isTrying ? 'trying now' : '');
-    // There is nothing to count where its return will be noticed.
+    // There is no countdown if the board's return will be detected.
     if (Number.isFinite(retryAt)) {
       const count = () => this.#beside(`retrying in ${Math.max(1, Math.ceil((retryAt - performance.now()) / 1000))} s`);
       this.#countdown = setInterval(count, 250);
@@ -83,7 +83,7 @@ export class SituationView {
     this.#keepTrace(state, blank);
     stage.dataset.state = state;
     stage.classList.toggle('stale', state !== 'live');
-    // What was filmed before privacy was switched on is not to be seen either, until there is a new picture.
+    // The video from before privacy was switched on is hidden too, until there is new video.
     if (code === 'private') stage.classList.add('private');
     else if (state === 'live') stage.classList.remove('private');
     stage.classList.toggle('blank', blank);
@@ -94,17 +94,17 @@ export class SituationView {
     veil.querySelector('p').textContent = words.reason;
     veil.querySelector('.action').textContent = action;
     veil.querySelector('.action').hidden = !action;
-    // Written only when it is news, since a screen reader reads it out each time.
+    // Written only when it has changed, since a screen reader reads it out each time.
     const news = [title || word, words.reason].filter(Boolean).join('. ');
     if (announcement.textContent !== news) announcement.textContent = news;
   }
 
-  /** While live, the delay stands beside the word: the one figure that says how live it is. */
+  /** While live, shows the delay beside the word: it states how live the video is. */
   showLatency(latencyMs) {
     this.#beside(latencyMs === null ? '' : `${Math.round(latencyMs)} ms`);
   }
 
-  /** A small copy of the last picture, so that the place does not turn black when its connection ends. */
+  /** Keeps a small copy of the last picture, so that the player does not turn black when the connection ends. */
   #keepTrace(state, blank) {
     const { stage, video, last } = this.#view;
     if (blank && !stage.classList.contains('blank') && video.videoWidth > 0) {

@@ -1,10 +1,10 @@
-/** The overlay of figures: the true delay large and over the last minute, everything else as a list. */
+/** The statistics overlay: the delay in large type and as a curve of the last minute, everything else as a list. */
 
 const HISTORY = 60;
 /** The curve's scale reaches at least this far, so that a jitter of 2 ms does not look like a storm. */
 const LEAST_SCALE_MS = 100;
 
-/** What is listed, in this order. A row whose text is empty is left out. */
+/** The rows of the list, in this order. A row with empty text is left out. */
 const ROWS = [
   ['Picture', ({ width, height, fps }) => (width ? `${width} × ${height}, ${whole(fps, 'fps')}` : '')],
   ['Codec', ({ codec, audioCodec }) => [codec, audioCodec].filter(Boolean).join(', ')],
@@ -40,7 +40,7 @@ export class StatisticsPanel {
     }
   }
 
-  /** @param {import('./statistics.js').Statistics} statistics  One reading a second. */
+  /** @param {import('./statistics.js').Statistics} statistics  One reading per second. */
   show(statistics) {
     const { latencyMs, latencyGap } = statistics;
     this.#history.push(latencyMs);

@@ -1,37 +1,37 @@
 /**
- * What the browser counts of a peer connection, as figures a person can use.
+ * Reads the browser's counters of a peer connection and turns them into figures for people.
  *
  * @typedef {object} Statistics
  * @property {number} at  `performance.now()` of the reading.
- * @property {string | null} codec  Of the picture, as `H264 42e01f`.
+ * @property {string | null} codec  The video codec, for example `H264 42e01f`.
  * @property {string | null} audioCodec
  * @property {number | null} width  In pixels, as is height.
  * @property {number | null} height
- * @property {number | null} fps  Frames decoded per second, of late.
- * @property {number | null} kbps  Picture and sound together, of late.
- * @property {number | null} rttMs  Of the ICE checks, else of the data channel.
- * @property {number | null} lossPercent  Packets that did not come at first, of late; most come again when asked for.
- * @property {number | null} jitterBufferMs  How long frames waited in the jitter buffer, of late.
- * @property {number} jitterBufferTargetMs  What this page asks for, for the picture.
+ * @property {number | null} fps  Frames decoded per second, recently.
+ * @property {number | null} kbps  Bitrate of video and audio together, in kbit/s, recently.
+ * @property {number | null} rttMs  Round trip of the ICE checks, or else of the data channel.
+ * @property {number | null} lossPercent  Packets lost at first, recently; most are repeated on request.
+ * @property {number | null} jitterBufferMs  How long frames waited in the jitter buffer, recently.
+ * @property {number} jitterBufferTargetMs  The target that this page sets for video.
  * @property {number} framesDecoded
  * @property {number} framesDropped
  * @property {number} freezeCount
  * @property {number} totalFreezesDuration  In seconds, as the browser counts it.
  * @property {number | null} latencyMs  Capture to display, median of the last second.
- * @property {string} latencyGap  Why it is not known, if it cannot be.
- * @property {string | null} path  The candidate pair, as `host - prflx, udp`.
- * @property {number | null} viewers  How many watch this camera, as the board says.
+ * @property {string} latencyGap  Why the latency is not known, if it cannot be.
+ * @property {string | null} path  The candidate pair, for example `host - prflx, udp`.
+ * @property {number | null} viewers  Number of viewers of this camera, as the board reports it.
  */
 
 /**
  * @typedef {object} Since
- * @property {number} lost  Packets of the picture.
+ * @property {number} lost  Lost video packets.
  * @property {number} received
  * @property {number} freezes
- * @property {number | null} soundHeldMs  How long the jitter buffer held what was played; `null` if nothing was.
+ * @property {number | null} soundHeldMs  How long the jitter buffer held the played audio; `null` if none was played.
  */
 
-/** Rates are taken over this time: a second alone would jump with each key frame. */
+/** Rates are averaged over this time: over a single second they would jump with each key frame. */
 const RATE_WINDOW_MS = 3000;
 
 export class StatisticsReader {
@@ -45,7 +45,7 @@ export class StatisticsReader {
 
   /**
    * Reads the counters.
-   * @returns {Promise<{figures: Partial<Statistics>, since: Since}>}  The figures, and what happened since the last reading.
+   * @returns {Promise<{figures: Partial<Statistics>, since: Since}>}  The figures, and what changed since the last one.
    */
   async read() {
     const counters = await count(this.#connection);
@@ -53,7 +53,7 @@ export class StatisticsReader {
     this.#readings.push(counters);
     while (counters.at - this.#readings[0].at > RATE_WINDOW_MS) this.#readings.shift();
     const since = {
-      // A late packet is taken off the count of lost ones again, so that the difference can be negative.
+      // A late packet is subtracted from the count of lost ones again, so the difference can be negative.
       lost: Math.max(0, counters.lost - before.lost),
       received: counters.received - before.received,
       freezes: counters.freezeCount - before.freezeCount,
@@ -63,7 +63,7 @@ export class StatisticsReader {
   }
 }
 
-/** The counters that are of interest, from the browser's whole report. */
+/** Picks the needed counters from the browser's report. */
 async function count(connection) {
   const report = await connection.getStats();
   const all = [...report.values()];
@@ -71,7 +71,7 @@ async function count(connection) {
   const video = inbound('video');
   const audio = inbound('audio');
   const transport = all.find((entry) => entry.type === 'transport') ?? {};
-  // Firefox has no transport entry, but says which pair is selected.
+  // Firefox has no transport entry, but marks the selected pair.
   const pair = report.get(transport.selectedCandidatePairId) ?? all.find((entry) => entry.selected) ?? {};
   return {
     at: performance.now(),
@@ -93,11 +93,11 @@ async function count(connection) {
   };
 }
 
-/** What has left a jitter buffer: how many frames or samples, and for how many seconds they were in it, added up. */
+/** The frames or samples that have left a jitter buffer: their number, and the sum of their seconds in it. */
 const buffered = ({ jitterBufferDelay, jitterBufferEmittedCount }) =>
   ({ delay: jitterBufferDelay ?? 0, emitted: jitterBufferEmittedCount ?? 0 });
 
-/** How long a jitter buffer held what left it between two counts, in milliseconds; `null` if nothing did. */
+/** The mean time in a jitter buffer between two counts, in milliseconds; `null` if nothing left it. */
 function held(now, then) {
   const emitted = now.emitted - then.emitted;
   return emitted > 0 ? ((now.delay - then.delay) / emitted) * 1000 : null;

@@ -1,6 +1,6 @@
 /**
- * The component's look. A constructed style sheet, since a page's content security policy may forbid inline styles,
- * and a linked one would leave the component bare until it is loaded.
+ * The component's style. It is a constructed style sheet, since a page's content security policy may forbid inline
+ * styles, and with a linked one the component would be unstyled until it is loaded.
  */
 export const style = new CSSStyleSheet();
 
@@ -34,10 +34,10 @@ style.replaceSync(`
 .stage { position: absolute; inset: 0; }
 .picture { position: absolute; inset: 0; overflow: hidden; touch-action: pan-x pan-y; }
 video { width: 100%; height: 100%; display: block; object-fit: contain; }
-/* Nothing here blurs what is behind it: that would redraw with each frame of the video, and so add to its delay. */
-/* An old picture must not pass for a live one. */
+/* Nothing here blurs its background: that would be redrawn with each frame of the video and add to the delay. */
+/* An old picture must not look like a live one. */
 .stage.stale video { filter: grayscale(0.9) brightness(0.4) blur(6px); }
-/* Not its visibility: a browser tells of the frames of a video only while it would draw them. */
+/* Opacity, not visibility: a browser reports the frames of a video only while it would draw them. */
 .stage.private :is(.picture, .last) { opacity: 0; }
 
 svg {
@@ -51,11 +51,11 @@ button {
 button:disabled { opacity: 0.35; cursor: default; }
 button:focus-visible, input:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 
-/* A video whose tracks have ended shows a black square; a faint trace of its last picture stands in for it. */
+/* A video whose tracks have ended is a black square; a faint copy of its last picture is shown instead. */
 .stage.blank .picture { opacity: 0; }
 .last { position: absolute; width: 100%; height: 100%; object-fit: contain; filter: grayscale(0.9) brightness(0.3) blur(14px); }
 
-/* What lies over the picture fades while nobody needs it. */
+/* The elements over the video fade while nobody needs them. */
 .top, .bar, .unmute { transition: opacity 0.25s, transform 0.25s; }
 .quiet .top, .quiet .bar, .quiet .unmute { opacity: 0; }
 .quiet .top > *, .quiet .bar > *, .quiet .unmute { pointer-events: none; }
@@ -97,7 +97,7 @@ button:focus-visible, input:focus-visible { outline: 2px solid var(--accent); ou
 .veil h2 { margin: 0; font-size: 1.1875rem; font-weight: 600; letter-spacing: -0.01em; text-wrap: balance; }
 .veil p { margin: 0; color: var(--soft); text-wrap: pretty; overflow-wrap: anywhere; }
 .veil .action { margin-top: 1rem; }
-/* A connection that comes about at once should not flash anything at the eye. */
+/* If the connection succeeds at once, nothing should flash up. */
 [data-state="connecting"] .veil { animation-delay: 0.3s; }
 @keyframes appear { from { opacity: 0; } }
 .action {
@@ -124,7 +124,7 @@ button:focus-visible, input:focus-visible { outline: 2px solid var(--accent); ou
 }
 .bar > * { pointer-events: auto; }
 .bar .gap { flex: 1; pointer-events: none; }
-/* 44 px: what a finger hits without aiming. */
+/* 44 px: a finger hits this without aiming. */
 .bar button, .panel button {
   width: 2.75rem; height: 2.75rem; display: grid; place-items: center; border-radius: 0.75rem; color: rgb(255 255 255 / 0.88);
   transition: background 0.15s, color 0.15s;
@@ -178,7 +178,7 @@ kbd {
 .identity:empty { opacity: 0; animation: none; }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 
-/* A player that is small itself, wherever it is: words and button stay clear of the controls. */
+/* A small player: text and button must not overlap the controls. */
 .stage { container-type: size; }
 @container (max-height: 19rem) {
   .veil { padding: 2.75rem 1rem 3.25rem; }
@@ -193,7 +193,7 @@ kbd {
   .bar .gap { display: none; }
   .statistics { max-height: calc(100% - 8.5rem); }
 }
-/* A finger has the volume keys of its device. */
+/* Touch devices have volume keys of their own. */
 @media (hover: none) { .volume input, .bar .for-keys { display: none; } }
 @media (prefers-reduced-motion: reduce) {
   * { transition: none !important; }

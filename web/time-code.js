@@ -1,10 +1,10 @@
 /**
  * Reads the time code of the test picture from a video frame, for measuring latency from the outside.
  *
- * The code stands at the top left as two rows of 20 square blocks, white for 1: 32 bits of the Unix time in
- * milliseconds (modulo 2^32, most significant bit first), then a CRC-8 (polynomial 0x07, initially 0xff) of those
- * 4 bytes. The edge of a block is an 80th of the picture's width, at least 8 pixels, rounded down to an even number.
- * It is painted by src/camera/time_code.rs.
+ * The code is at the top left, as two rows of 20 square blocks, white for 1: 32 bits of the Unix time in milliseconds
+ * (modulo 2^32, most significant bit first), then a CRC-8 (polynomial 0x07, initially 0xff) of those 4 bytes. The edge
+ * of a block is an 80th of the picture's width, at least 8 pixels, rounded down to an even number.
+ * src/camera/time_code.rs paints it.
  */
 const COLUMNS = 20;
 const ROWS = 2;
@@ -14,7 +14,7 @@ let canvas;
 
 /**
  * @param {HTMLVideoElement} video  At the moment of a frame callback, its current frame is the callback's.
- * @returns {number | null}  The low 32 bits of the Unix time in ms; `null` where no sound time code is seen.
+ * @returns {number | null}  The low 32 bits of the Unix time in ms; `null` if there is no valid time code.
  */
 export function readTimeCode(video) {
   const width = video.videoWidth;
@@ -37,22 +37,22 @@ export function readTimeCode(video) {
 
 /**
  * The age of a time code.
- * @param {number} code  As read.
+ * @param {number} code  The result of `readTimeCode`.
  * @param {number} [now]  Unix time in ms; fractions are kept.
- * @returns {number}  ms; negative where the clocks disagree.
+ * @returns {number}  ms; negative if the clocks differ.
  */
 export function ageOf(code, now = performance.timeOrigin + performance.now()) {
   const whole = Math.floor(now);
   return (((whole % 2 ** 32) - code) | 0) + (now - whole);
 }
 
-/** Looks at the middle half of the block only: its border is smeared by the encoder. */
+/** Reads only the middle half of the block: the encoder blurs its border. */
 function isWhite(data, stride, left, top, edge) {
   let sum = 0;
   let pixels = 0;
   for (let y = top + edge / 4; y < top + (edge * 3) / 4; y++) {
     for (let x = left + edge / 4; x < left + (edge * 3) / 4; x++) {
-      // Green alone will do for black and white.
+      // Green alone is enough for black and white.
       sum += data[(Math.floor(y) * stride + Math.floor(x)) * 4 + 1];
       pixels++;
     }

@@ -13,7 +13,7 @@ export class Zoom {
   #pointers = new Map();
 
   /**
-   * @param {HTMLElement} box  The frame that the picture fills.
+   * @param {HTMLElement} box  The element that the video fills.
    * @param {HTMLVideoElement} video
    */
   constructor(box, video) {
@@ -36,7 +36,7 @@ export class Zoom {
     this.by(1 / this.#scale);
   }
 
-  /** Zooms by a factor around a point given from the middle of the box, in pixels. */
+  /** Zooms by a factor around a point, given in pixels from the middle of the box. */
   by(factor, x = 0, y = 0) {
     const scale = Math.min(MOST, Math.max(1, this.#scale * factor));
     const real = scale / this.#scale;
@@ -47,7 +47,7 @@ export class Zoom {
   }
 
   #wheel(event) {
-    // A page around the component keeps its scrolling: zooming out of the whole picture is left to it.
+    // While the whole picture is shown, zooming out does nothing here, so that the page can scroll.
     if (event.deltaY > 0 && this.#scale === 1) return;
     event.preventDefault();
     this.by(Math.exp(-event.deltaY * WHEEL), ...this.#place(event));
@@ -68,7 +68,7 @@ export class Zoom {
       const factor = distance(now, other) / Math.max(1, distance(before, other));
       this.by(factor, (now[0] + other[0]) / 2, (now[1] + other[1]) / 2);
     }
-    // With two fingers each moves the picture by half, so that both together move it as far as they went.
+    // With two fingers, each moves the picture by half its distance, so that both together move it by the whole.
     const share = other ? 0.5 : 1;
     this.#x += (now[0] - before[0]) * share;
     this.#y += (now[1] - before[1]) * share;
@@ -87,7 +87,7 @@ export class Zoom {
     this.#y = Math.min(most(height), Math.max(-most(height), this.#y));
     const moved = this.#scale > 1;
     this.#video.style.transform = moved ? `translate(${this.#x}px, ${this.#y}px) scale(${this.#scale})` : '';
-    // While the whole picture is seen, a finger that moves scrolls the page around it; two fingers always zoom.
+    // While the whole picture is shown, one finger scrolls the page; two fingers always zoom.
     this.#box.style.touchAction = moved ? 'none' : 'pan-x pan-y';
   }
 }

@@ -1,4 +1,4 @@
-//! The shipped binary as a process of its own, and what it uses.
+//! Runs the shipped binary as a process of its own, and measures the resources that it uses.
 
 use std::fs;
 use std::net::TcpListener;
@@ -9,21 +9,22 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long a start may take before it counts as failed.
+/// Time limit for a start.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// Seconds that a capture process stays when nobody watches: shorter than as it comes, so that its end can be waited for.
+/// Seconds that a capture process stays when nobody watches: shorter than the default, so that its end can be waited
+/// for.
 const LINGER: u32 = 10;
 
 /// Resident memory in bytes.
 pub struct Memory {
-    /// Of the process that holds the viewers.
+    /// Of the service process, which has the viewers.
     pub service: f64,
-    /// With its capture processes.
+    /// Of the service and its capture processes.
     pub all: f64,
 }
 
-/// A running `peercam`. It is ended when dropped.
+/// A running `peercam`. It is killed when dropped.
 pub struct Board {
     process: Child,
     /// `http://127.0.0.1:PORT`
@@ -33,12 +34,12 @@ pub struct Board {
 }
 
 impl Board {
-    /// Starts it on the test picture with the given lines in its camera table.
+    /// Starts it on the test picture with these lines in its camera table.
     pub fn start(camera: &str) -> Result<Self> {
         Self::start_lingering(LINGER, camera)
     }
 
-    /// The same, where a capture process stays for so many seconds when nobody watches.
+    /// Same, but a capture process stays for `linger` seconds when nobody watches.
     pub fn start_lingering(linger: u32, camera: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -63,7 +64,7 @@ impl Board {
         Ok(Self { process, url: format!("http://127.0.0.1:{port}"), started, _directory: directory })
     }
 
-    /// Waits until the page is served; how long that took from the process's start.
+    /// Waits until the page is served; returns the time since the start of the process.
     pub async fn served(&self) -> Result<Duration> {
         let client = reqwest::Client::new();
         while self.started.elapsed() < START_LIMIT {
@@ -75,7 +76,7 @@ impl Board {
         anyhow::bail!("the page was not served within {START_LIMIT:?}")
     }
 
-    /// Waits until a frame has been encoded; how long that took from the process's start.
+    /// Waits until a frame has been encoded; returns the time since the start of the process.
     pub async fn encoded(&self) -> Result<Duration> {
         while self.started.elapsed() < START_LIMIT {
             if self.metric("peercam_frames_encoded_total").await.is_ok_and(|frames| frames > 0.0) {
@@ -92,7 +93,7 @@ impl Board {
         Ok(serde_json::from_str(&text)?)
     }
 
-    /// The sum over all labels of one metric.
+    /// The sum of one metric over all labels.
     pub async fn metric(&self, name: &str) -> Result<f64> {
         let text = reqwest::get(format!("{}/metrics", self.url)).await?.error_for_status()?.text().await?;
         let values: Vec<f64> = text
@@ -104,7 +105,7 @@ impl Board {
         Ok(values.iter().sum())
     }
 
-    /// CPU time used so far, its capture processes included, also those that have ended.
+    /// CPU time used so far, including its capture processes, even those that have ended.
     pub fn cpu(&self) -> Result<Duration> {
         let mut ticks = 0;
         for process in self.processes()? {
@@ -119,7 +120,7 @@ impl Board {
         Ok(Duration::from_millis(ticks * 10))
     }
 
-    /// Resident memory in bytes: of the service, and of all its processes.
+    /// Resident memory of the service, and of all its processes.
     pub fn memory(&self) -> Result<Memory> {
         let mut each = vec![];
         for process in self.processes()? {
@@ -130,7 +131,7 @@ impl Board {
         Ok(Memory { service: each[0], all: each.iter().sum() })
     }
 
-    /// Waits until it has no capture process any more.
+    /// Waits until all its capture processes have ended.
     pub async fn is_alone(&self) -> Result<()> {
         let deadline = Instant::now() + START_LIMIT;
         while self.processes()?.len() > 1 {
@@ -162,7 +163,7 @@ impl Board {
 
 impl Drop for Board {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is gone afterwards.
+        // It may have ended by itself; after this it has ended in any case.
         self.process.kill().ok();
         self.process.wait().ok();
     }

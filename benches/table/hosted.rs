@@ -1,4 +1,5 @@
-//! The page that can be hosted anywhere: from its opening to the first frame, with a broker between it and the board.
+//! Measures the page that can be hosted anywhere: from its opening to the first frame, with a broker between it and the
+//! board.
 
 use std::time::Duration;
 
@@ -6,16 +7,16 @@ use anyhow::Result;
 use serde::Deserialize;
 
 use crate::board::Board;
-use crate::broker::{Broker, Listener, Listeners};
-use crate::browser::Browser;
-use crate::headless::Headless;
-use crate::site::Site;
 use crate::{JOINS, median, percentile, row};
+use testkit::broker::{Broker, Listener, Listeners};
+use testkit::browser::Browser;
+use testkit::headless::Headless;
+use testkit::site::Site;
 
-/// Between two openings, so that the one before is over for the board too.
+/// Pause between two openings, so that the board has noticed the end of the previous one.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Waits for the first frame and gives what the page's marks say, in milliseconds since the navigation began.
+/// Waits for the first frame and returns the times of the page's marks, in milliseconds since the navigation started.
 const OPENING: &str = "
     const mark = (name) => performance.getEntriesByName(`peercam:${name}`)[0]?.startTime;
     for (let wait = 0; mark('first-frame') === undefined; wait++) {
@@ -31,7 +32,7 @@ struct Opening {
     first_frame: f64,
 }
 
-/// Another viewer keeps the encoder running, as in the joins over the WebSocket.
+/// Measures with another viewer that keeps the encoder running, as in the joins over the WebSocket.
 pub async fn measure() -> Result<()> {
     let site = Site::serve().await?;
     let broker = Broker::start(Listeners::of(&[Listener::Plain, Listener::WebSocket])).await?;
@@ -41,7 +42,7 @@ pub async fn measure() -> Result<()> {
     let browser = Browser::start().await?;
     let link = format!("{}?broker={}&device=front-door", site.url, broker.url(Listener::WebSocket));
     let (mut created, mut answer, mut first_frame) = (vec![], vec![], vec![]);
-    // The first opening is the browser's own: it compiles the script and keeps the code.
+    // The first opening is not counted: the browser compiles the script and caches the code.
     for opening in 0..=JOINS {
         browser.open("about:blank").await?;
         tokio::time::sleep(PAUSE).await;

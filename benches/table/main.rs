@@ -1,25 +1,11 @@
-//! The table of `docs/measurements.md`: what the whole product takes, measured on the shipped binary.
+//! Measures the table of `docs/measurements.md`: times and resources of the whole product, with the shipped binary.
 //!
-//! `scripts/bench` runs it. The browser, the headless viewers and the board share the machine, so an idle machine
-//! and medians matter; the figures to reach stand beside the measured ones.
+//! `scripts/bench` runs it. The browser, the headless viewers and the board share the machine, so the machine should be
+//! idle, and medians are used; the table has the target beside each measured value.
 
 mod board;
-#[path = "../../tests/harness/broker.rs"]
-#[allow(dead_code, reason = "the suite of the broker uses the rest")]
-mod broker;
-#[path = "../../tests/harness/browser.rs"]
-#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
-mod browser;
-#[path = "../../tests/harness/headless.rs"]
-#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
-mod headless;
 mod hosted;
 mod mqtt;
-#[path = "../../tests/harness/page.rs"]
-#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
-mod page;
-#[path = "../../tests/harness/site.rs"]
-mod site;
 
 use std::time::Duration;
 
@@ -27,24 +13,24 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use board::Board;
-use browser::Browser;
-use headless::Headless;
+use testkit::browser::Browser;
+use testkit::headless::Headless;
 
-/// Joins whose median is the time to the first frame.
+/// Number of joins over which the median of the time to the first frame is taken.
 const JOINS: usize = 20;
 
-/// Headless viewers beside the first when the cost of each further one is measured.
+/// Number of further headless viewers when the cost of each further viewer is measured.
 const CROWD: usize = 20;
 
-/// How long a load is measured; a tick of 10 ms is then 0.05 % of a core.
+/// How long a load is measured; one tick of 10 ms is then 0.05 % of a core.
 const SPAN: Duration = Duration::from_secs(20);
 
-/// x264 pays a forced key frame back for about two seconds, so loads are measured after that.
+/// x264 needs about two seconds to compensate for a forced key frame, so loads are measured after that.
 const SETTLE: Duration = Duration::from_secs(5);
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    // `cargo test --benches` runs this too, with no wish to measure.
+    // `cargo test --benches` runs this too, without measuring.
     if !std::env::args().any(|argument| argument == "--bench") {
         return Ok(());
     }
@@ -147,7 +133,7 @@ async fn encoders(board: &Board) -> Result<u64> {
     Ok(cameras.iter().filter_map(|camera| camera["encoders_running"].as_u64()).sum())
 }
 
-/// What Chromium sees: the first frame of a join, and how old the picture is.
+/// Measures in Chromium: the time to the first frame of a join, and the age of the video.
 async fn chromium() -> Result<()> {
     let board = Board::start("")?;
     board.served().await?;
@@ -212,7 +198,7 @@ struct Ages {
     display: Vec<f64>,
 }
 
-/// Takes the page's viewer off and puts a new one on, again and again, and reads the marks it leaves.
+/// Replaces the page's viewer with a new one, again and again, and reads the marks that each leaves.
 const JOIN: &str = "
     const pause = (ms) => new Promise((done) => setTimeout(done, ms));
     const names = { offer: 'offer', answer: 'answer', connected: 'connected', first_frame: 'first-frame' };
@@ -248,7 +234,7 @@ const LONG_PAUSE: &str = "
             await pause(100);
         }";
 
-/// The age of each frame's time code, over twenty seconds after two of settling.
+/// The age of each frame's time code, during twenty seconds after two seconds of settling.
 const AGES: &str = "
     const { readTimeCode, ageOf } = await import('/time-code.js');
     const video = document.querySelector('peercam-viewer').video;
@@ -268,7 +254,7 @@ const AGES: &str = "
         video.requestVideoFrameCallback(look);
     });";
 
-/// What the page's overlay says in the meantime.
+/// The latency that the page's overlay shows, sampled for five seconds.
 const OVERLAY: &str = "
     const viewer = document.querySelector('peercam-viewer');
     const latencies = [];

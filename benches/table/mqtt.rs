@@ -1,4 +1,4 @@
-//! What the broker's connection takes and gives: `scripts/bench mqtt`.
+//! Measures the connection to the MQTT broker: `scripts/bench mqtt`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -14,32 +14,32 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use crate::board::Board;
-use crate::broker::{Broker, Client, Listener, Listeners};
-use crate::browser::Browser;
-use crate::page::Page;
 use crate::{SETTLE, median, milliseconds, percentile, row};
+use testkit::broker::{Broker, Client, Listener, Listeners};
+use testkit::browser::Browser;
+use testkit::page::Page;
 
 /// How often the broker is killed and restarted.
 const RESTARTS: usize = 30;
 
-/// How long a picture is watched that nothing happens to: a busy machine has freezes of its own.
+/// How long undisturbed video is watched for comparison: a busy machine has freezes of its own.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// Commands whose median is the round trip.
+/// Number of commands over which the median of the round trip is taken.
 const ROUND_TRIPS: usize = 200;
 
-/// Starts of which the median is taken where memory is compared: one differs from the next by some 100 KB.
+/// Number of starts over which the median of memory is taken: starts differ by some 100 KB.
 const STARTS: usize = 5;
 
-/// Devices on one broker.
+/// Number of devices on one broker.
 const FLEET: usize = 200;
 
-/// What can be waited for comes within this time.
+/// Time limit for anything that is waited for.
 const LIMIT: Duration = Duration::from_secs(20);
 
 const ROOT: &str = "peercam/bench";
 
-/// All of them.
+/// Runs all measurements.
 pub async fn all() -> Result<()> {
     restarts().await?;
     round_trip().await?;
@@ -48,11 +48,11 @@ pub async fn all() -> Result<()> {
 }
 
 fn tables(broker: &Broker) -> String {
-    // Between the camera's lines and the broker's table.
+    // These lines follow the camera's lines and come before the broker's table.
     format!("[device]\nid = \"bench\"\n{}", broker.table(Listener::Plain))
 }
 
-/// The broker is killed and restarted with an empty database while a browser watches.
+/// Kills the broker and restarts it with an empty database while a browser watches.
 async fn restarts() -> Result<()> {
     let mut broker = Broker::start(listeners()).await?;
     let board = Board::start(&tables(&broker))?;
@@ -65,13 +65,14 @@ async fn restarts() -> Result<()> {
     let mut answered = vec![];
     for _ in 0..RESTARTS {
         broker.kill()?;
-        // As long as a restart takes; the board's pauses have their full length by then.
+        // A restart takes this long; the board's pauses between attempts have their full length by then.
         sleep(Duration::from_secs(3)).await;
         broker.start_again().await?;
         let opened = Instant::now();
         let mut client = broker.client().await?;
         client.subscribe(&format!("{ROOT}/outcome")).await?;
-        // What an impatient operator does: the broker keeps no command for a device that has not subscribed yet.
+        // Sends again and again, like an impatient operator: the broker keeps no command for a device that has not
+        // subscribed yet.
         while !client_answered(&mut client, Duration::from_millis(50)).await? {
             ensure!(opened.elapsed() < LIMIT, "no answer {LIMIT:?} after the broker's return");
         }
@@ -94,7 +95,7 @@ async fn restarts() -> Result<()> {
     Ok(())
 }
 
-/// Hands in one command, and whether its outcome comes within `patience`.
+/// Sends one command; returns whether its outcome arrives within `patience`.
 async fn client_answered(client: &mut Client, patience: Duration) -> Result<bool> {
     let id = command(client).await?;
     let answer = async {
@@ -108,7 +109,7 @@ async fn client_answered(client: &mut Client, patience: Duration) -> Result<bool
     Ok(timeout(patience, answer).await.is_ok())
 }
 
-/// Publishes a command that changes nothing; its id.
+/// Publishes a command that changes nothing; returns its id.
 async fn command(client: &mut Client) -> Result<String> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let id = format!("bench-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -117,7 +118,7 @@ async fn command(client: &mut Client) -> Result<String> {
     Ok(id)
 }
 
-/// Without `TCP_NODELAY` mosquitto itself holds an answer back until the packet before it is acknowledged.
+/// Without `TCP_NODELAY` mosquitto itself holds an answer back until the previous packet is acknowledged.
 fn listeners() -> Listeners {
     Listeners::default().setting("set_tcp_nodelay true")
 }
@@ -135,7 +136,7 @@ async fn round_trip() -> Result<()> {
         let begun = Instant::now();
         ensure!(client_answered(&mut client, LIMIT).await?, "a command was not answered");
         times.push(milliseconds(begun.elapsed()));
-        // A rate that no limit minds.
+        // This rate is below all limits.
         sleep(Duration::from_millis(100)).await;
     }
     row(
@@ -171,7 +172,7 @@ async fn memory() -> Result<()> {
     Ok(())
 }
 
-/// Many devices of this process on one broker: a command to each, at once.
+/// Measures many devices of this process on one broker: one command to each, at the same time.
 async fn fleet() -> Result<()> {
     let broker = Broker::start(listeners()).await?;
     let group = Group::new();

@@ -1,4 +1,4 @@
-//! How this process writes its log.
+//! Sets up this process's log.
 
 use std::io::IsTerminal;
 use std::panic;
@@ -9,10 +9,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, reload};
 
 use crate::config::{LogConfig, LogFormat};
-use crate::control;
+use crate::management;
 use crate::tasks;
 
-/// Sets up how log lines are written, for the whole process. Gives what changes how much is written.
+/// Sets up the log of the whole process. Returns the handle that changes its level.
 pub fn start_logging(config: &LogConfig) -> LogLevel {
     let (to_terminal, to_journal) = (std::io::stderr().is_terminal(), config.goes_to_journal());
     let (filter, level) = reload::Layer::new(config.filter());
@@ -33,14 +33,14 @@ pub fn start_logging(config: &LogConfig) -> LogLevel {
     }))
 }
 
-/// Says where a panic was, as a line of the log like others. What became of its task is said by the task's group.
+/// Logs where a panic was. The task's group logs what happened to the task.
 fn log_panic(panic: &panic::PanicHookInfo) {
     let place = panic.location().map(ToString::to_string);
     let thread = thread::current();
     let what = panic.payload_as_str().unwrap_or_default();
-    let what: String = what.chars().take(tasks::MOST_MESSAGE).collect();
+    let what: String = what.chars().take(tasks::MAX_MESSAGE).collect();
     tracing::error!(place, thread = thread.name(), what, "panic");
 }
 
-/// Changes how much is logged, or says what is wrong with what is wanted.
-pub struct LogLevel(pub(super) Box<control::SetLogLevel>);
+/// Changes the log level, or returns what is wrong with the requested one.
+pub struct LogLevel(pub(super) Box<management::SetLogLevel>);

@@ -1,7 +1,9 @@
-//! Opens the rooms, joins them, and closes them in the reverse order.
+//! Opens the modules, connects them, and closes them in the reverse order.
 
-mod finding;
+mod local_name;
 mod logging;
+mod page_address;
+mod secret_banner;
 mod sound;
 
 use std::future::Future;
@@ -17,70 +19,70 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::board::Gauges;
+use crate::announce::Announcements;
+use crate::board::BoardSensors;
 use crate::camera;
 use crate::camera::Camera;
 use crate::camera::Launcher;
 use crate::camera::Microphone;
 use crate::camera::Preset;
 use crate::camera::Privacy;
-use crate::command::Desk;
-use crate::config::{Config, Places, SecretOrigin, Text};
-use crate::control;
-use crate::control::Control;
-use crate::control::Parts;
-use crate::control::Tools;
+use crate::command::CommandQueue;
+use crate::config::{Config, Directories, SecretOrigin, Text};
 use crate::doctor;
+use crate::heap;
 use crate::home;
 use crate::ice::Servers;
+use crate::management;
+use crate::management::Tools;
 use crate::mqtt::Broker;
 use crate::notices::Notices;
 use crate::signalling;
-use crate::signalling::Reception;
+use crate::signalling::SignallingContext;
 use crate::start::Start;
+use crate::state::Reexec;
+use crate::state::SavedState;
+use crate::state::Settings;
+use crate::status::{Monitor, Parts};
 use crate::systemd;
 use crate::tasks::Group;
-use crate::upkeep::Reentry;
-use crate::upkeep::Settings;
-use crate::upkeep::Upkeep;
 use crate::viewer;
 use crate::viewer::Picture;
 use crate::viewer::Source;
 use crate::viewer::Viewers;
 use crate::web;
-use crate::web::Front;
-use finding::KEEP_SECRET;
+use crate::web::HttpServer;
 pub use logging::{LogLevel, start_logging};
+use secret_banner::KEEP_SECRET;
 
-/// Commands that wait to be looked at, which takes microseconds each: of a dozen senders what each may send at once.
-const ORDERS: usize = 256;
+/// Length of the queue for commands. Each takes microseconds to process: room for bursts of a dozen senders.
+const WAITING_COMMANDS: usize = 256;
 
-/// Where the kernel has lamps (Documentation/ABI/testing/sysfs-class-led).
+/// Directory of the kernel's LEDs (Documentation/ABI/testing/sysfs-class-led).
 const LEDS: &str = "sys/class/leds";
 
-/// Calls that wait to be taken. Taking one is a matter of microseconds; a burst beyond this waits in its sockets.
+/// Length of the queue for calls. Taking one takes microseconds; a larger burst waits in its sockets.
 const CALLS: usize = 32;
 
-/// How long viewers may take to say goodbye.
-const GOODBYE: Duration = Duration::from_secs(2);
-/// How long cameras may take to let go of their devices.
-const CAMERA_END: Duration = Duration::from_secs(1);
-/// How long the broker may take to hear what is still to be said, and our goodbye.
-const BROKER_END: Duration = Duration::from_millis(1200);
-/// How long answers that are under way may take to reach their readers. WebSockets go on for 500 ms to let goodbyes
-/// through.
-const FRONT_END: Duration = Duration::from_millis(800);
+/// Time limit for the sessions of viewers to end.
+const VIEWERS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time limit for cameras to release their devices.
+const CAMERAS_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time limit for the last messages to the broker and our DISCONNECT.
+const BROKER_TIMEOUT: Duration = Duration::from_millis(1200);
+/// Time limit for answers in progress to reach their clients. WebSockets stay open for 500 ms to deliver `bye`.
+const HTTP_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// What comes after the service has closed.
+/// The action after the service has closed.
 #[derive(Debug)]
 pub enum Next {
     /// Nothing.
     Stop,
-    /// It begins anew.
-    Restart(Reentry),
+    /// The service starts again.
+    Restart(Reexec),
 }
 
-/// Runs the service until SIGTERM or SIGINT, or until it is to begin anew; a second signal exits at once.
+/// Runs the service until SIGTERM or SIGINT, or until it is to restart; a second signal exits at once.
 ///
 /// # Errors
 ///
@@ -88,7 +90,7 @@ pub enum Next {
 pub async fn run_until_signal(start: Start, level: LogLevel) -> anyhow::Result<Next> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
-    // A file that may not grow is then an error of who writes it, and does not end the process.
+    // Writing past the file size limit then fails with an error, and the signal does not end the process.
     let _limit = signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).context("cannot listen to SIGXFSZ")?;
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let running = run(start, level, async { stopped.await.unwrap_or(()) });
@@ -118,28 +120,29 @@ struct Groups {
     viewers: Group,
     cameras: Group,
     broker: Group,
-    front: Group,
+    http: Group,
 }
 
-/// Runs the service until `shutdown` completes, or until it is to begin anew.
+/// Runs the service until `shutdown` completes, or until it is to restart.
 ///
 /// # Errors
 ///
 /// When the service cannot start.
 pub async fn run(start: Start, level: LogLevel, shutdown: impl Future<Output = ()>) -> anyhow::Result<Next> {
     let groups = Groups::default();
-    let (config, places, shown, text) = (start.config.clone(), start.places.clone(), start.shown(), start.text.clone());
-    let upkeep = start.open(&groups.front);
+    let (config, directories, redacted, text) =
+        (start.config.clone(), start.directories.clone(), start.redacted_config(), start.text.clone());
+    let state = start.open(&groups.http);
     let mut shutdown = pin!(shutdown);
-    let begun = serve(config, &places, Management { shown, text, level, upkeep: upkeep.clone() }, &groups).await;
+    let begun = serve(config, &directories, Management { redacted, text, level, state: state.clone() }, &groups).await;
     let next = match begun {
         Ok(()) => tokio::select! {
             () = shutdown.as_mut() => Next::Stop,
-            reentry = upkeep.restart_asked() => Next::Restart(reentry),
+            reexec = state.restart_requested() => Next::Restart(reexec),
         },
-        Err(error) if upkeep.on_trial().is_some() => {
-            upkeep.give_trial_up(format!("the service cannot start with it: {error:#}")).await;
-            Next::Restart(upkeep.restart_asked().await)
+        Err(error) if state.active_trial().is_some() => {
+            state.abort_trial(format!("the service cannot start with it: {error:#}")).await;
+            Next::Restart(state.restart_requested().await)
         }
         Err(error) => return Err(error),
     };
@@ -150,7 +153,7 @@ pub async fn run(start: Start, level: LogLevel, shutdown: impl Future<Output = (
     groups.close().await;
     match next {
         Next::Restart(_) if shutdown.now_or_never().is_none() => {
-            tracing::info!("beginning anew");
+            tracing::info!("restarting the service");
             Ok(next)
         }
         Next::Restart(_) | Next::Stop => {
@@ -160,53 +163,59 @@ pub async fn run(start: Start, level: LogLevel, shutdown: impl Future<Output = (
     }
 }
 
-/// What is managed besides rooms.
+/// Inputs of `management` that are not modules.
 struct Management {
-    /// The configuration, for those who ask.
-    shown: Value,
-    /// What it was read from.
+    /// The configuration as operators see it.
+    redacted: Value,
+    /// The text of the configuration file.
     text: Text,
     level: LogLevel,
-    upkeep: Upkeep,
+    state: SavedState,
 }
 
-/// What else the status says of the board.
-struct Said {
+/// Further parts of the board's status.
+struct StatusExtras {
     notices: Notices,
-    /// Its name on its own networks, where it has got one.
+    /// Its mDNS name, once it has one.
     local_name: watch::Receiver<Option<String>>,
 }
 
-/// Opens everything; what runs then, runs in `groups`.
-async fn serve(mut config: Config, places: &Places, management: Management, groups: &Groups) -> anyhow::Result<()> {
+/// Opens everything and spawns its tasks in `groups`.
+async fn serve(
+    mut config: Config,
+    directories: &Directories,
+    management: Management,
+    groups: &Groups,
+) -> anyhow::Result<()> {
     let begun = Instant::now();
     let located = |error: crate::config::Error| management.text.located("web.secret_file", &error.to_string());
-    let origin = config.settle_secret(places).map_err(|error| crate::config::Error::Files(vec![located(error)]))?;
-    for (key, what) in config.idle() {
+    let origin =
+        config.resolve_secret(directories).map_err(|error| crate::config::Error::Files(vec![located(error)]))?;
+    for (key, what) in config.without_effect() {
         tracing::warn!("{}", management.text.located(key, &format!("`{key}` {what}")));
     }
-    let without = config.settle_relay_secrets();
-    config.find_password(places);
-    finding::show(&config, &origin);
-    // First of all, so that the page is there while cameras are still being looked for.
-    let front = Front::bind(config.web.clone()).await?;
-    let notices = Notices::open(&places.root(), &groups.front);
+    let without = config.load_relay_secrets();
+    config.find_password(directories);
+    secret_banner::print_secret(&config, &origin);
+    // Bound first, so that the page is available while cameras are still being searched for.
+    let server = HttpServer::bind(config.web.clone()).await?;
+    let notices = Notices::open(&directories.root(), &groups.http);
     if !without.is_empty() {
-        notices.tell("relays", format!("Relays are left out, which some viewers may need: {}.", without.join("; ")));
+        notices.set("relays", format!("Relays that some viewers may need are not used: {}.", without.join("; ")));
     }
-    if let SecretOrigin::Made { kept: Err(reason), .. } = &origin {
-        notices.tell("secret", format!("The secret of this camera ends with the next start: {reason}. {KEEP_SECRET}."));
+    if let SecretOrigin::Generated { stored: Err(reason), .. } = &origin {
+        notices.set("secret", format!("This camera's secret is valid until the next start: {reason}. {KEEP_SECRET}."));
     }
-    let (place, local_name) = finding::announce(&config, front.address(), &notices, &groups.front);
+    let (place, local_name) = local_name::announce(&config, server.address(), &notices, &groups.http);
 
     let broker = Broker::open(&config.mqtt, &config.device_id(), &groups.broker);
-    let upkeep = management.upkeep.clone();
-    let said = Said { notices, local_name: local_name.clone() };
-    let (reception, control) = open(&config, places, broker.clone(), said, management, groups)?;
-    front.serve(control.clone(), reception, places.state.as_deref())?;
-    let alive = control.clone();
-    let stop = groups.front.clone();
-    groups.front.keep("the watchdog's feeder", alive, move |alive| {
+    let state = management.state.clone();
+    let extras = StatusExtras { notices, local_name: local_name.clone() };
+    let (signalling_context, monitor) = open(&config, directories, broker.clone(), extras, management, groups)?;
+    server.serve(monitor.clone(), signalling_context, directories.state.as_deref())?;
+    let alive = monitor;
+    let stop = groups.http.clone();
+    groups.http.keep("the watchdog's feeder", alive, move |alive| {
         let stop = stop.clone();
         Box::pin(async move {
             tokio::select! {
@@ -215,9 +224,9 @@ async fn serve(mut config: Config, places: &Places, management: Management, grou
             }
         })
     });
-    control::report_back(&upkeep, broker, &groups.front);
+    management::report_owed_outcomes(&state, broker, &groups.http);
     systemd::ready();
-    // Held until this is said, so that it does not come after what is said of another name.
+    // The borrow is held until this is logged, so that it does not come after a line about another name.
     let name = local_name.borrow();
     let link = place.under(name.as_deref()).link();
     systemd::status(&format!("serving at {link}"));
@@ -227,37 +236,37 @@ async fn serve(mut config: Config, places: &Places, management: Management, grou
 
 impl Groups {
     async fn close(&self) {
-        // No new calls from here on; sockets stay until their viewers' goodbye went through them.
-        self.front.stop();
-        close("viewers", &self.viewers, GOODBYE).await;
-        close("cameras", &self.cameras, CAMERA_END).await;
-        // After the viewers, whose goodbyes may go through it, and after all that streams.
-        close("broker", &self.broker, BROKER_END).await;
-        close("connections", &self.front, FRONT_END).await;
+        // No new calls from here on; sockets stay open until `bye` is delivered.
+        self.http.stop();
+        close("viewers", &self.viewers, VIEWERS_TIMEOUT).await;
+        close("cameras", &self.cameras, CAMERAS_TIMEOUT).await;
+        // After the viewers, whose `bye` may go through it, and after everything that streams.
+        close("broker", &self.broker, BROKER_TIMEOUT).await;
+        close("connections", &self.http, HTTP_TIMEOUT).await;
     }
 }
 
-/// Opens the rooms behind the front.
+/// Opens the modules behind the HTTP server.
 fn open(
     config: &Config,
-    places: &Places,
+    directories: &Directories,
     broker: Option<Broker>,
-    said: Said,
+    extras: StatusExtras,
     management: Management,
     groups: &Groups,
-) -> anyhow::Result<(Reception, Control)> {
-    let settings = management.upkeep.settings();
+) -> anyhow::Result<(SignallingContext, Monitor)> {
+    let settings = management.state.settings();
     let launcher = launcher(config);
     let camera = |camera: &camera::Config| {
         let preset = preset(&settings, &camera.name);
         (camera.name.clone(), Camera::open_with(camera.clone(), preset, &launcher, &groups.cameras))
     };
     let cameras: Vec<_> = config.cameras.iter().map(camera).collect();
-    // The first start of all makes GStreamer's list of its plugins, which takes 10 s on the slowest boards. No viewer is to
-    // wait for that.
-    cameras.iter().for_each(|(_, camera)| camera.prepare());
+    // The very first start makes GStreamer build its plugin list, which takes 10 s on the slowest boards. No viewer
+    // should wait for that.
+    cameras.iter().for_each(|(_, camera)| camera.prewarm());
     let names: Vec<_> = cameras.iter().map(|(name, _)| name.as_str()).collect();
-    let privacy = control::privacy_of_sound(&settings, &names);
+    let privacy = management::microphone_privacy(&settings, &names);
     let microphone = Microphone::open_with(config.audio.clone(), &config.cameras, privacy, &launcher, &groups.cameras);
     let has_sound = sound::watch(microphone.as_ref(), &groups.cameras);
     let sources = cameras.iter().map(|(name, camera)| Source {
@@ -267,10 +276,11 @@ fn open(
     let sources = sources.collect();
     let (calls, incoming) = mpsc::channel(CALLS);
     let servers = Servers::new(&config.ice, &config.device_id());
-    let (desk, orders) = Desk::new(ORDERS);
-    let root = places.root();
+    let (commands, requests) = CommandQueue::new(WAITING_COMMANDS);
+    let root = directories.root();
     let viewer_config = viewer::Config { max: config.viewers.max, servers: servers.clone() };
-    let viewers = Viewers::open(&viewer_config, sources, incoming, desk.clone(), &groups.viewers)?;
+    let viewers = Viewers::open(&viewer_config, sources, incoming, commands.clone(), &groups.viewers)?;
+    heap::trim_when_idle(viewers.count(), &groups.http);
     let parts = Parts {
         device: config.device_id(),
         cameras,
@@ -278,39 +288,49 @@ fn open(
         has_sound,
         viewers,
         broker: broker.clone(),
-        gauges: Gauges::new(root.clone(), places.state.clone()),
-        notices: said.notices,
-        local_name: said.local_name,
+        sensors: BoardSensors::new(root.clone(), directories.state.clone()),
+        notices: extras.notices,
+        local_name: extras.local_name,
         status: config.status.clone(),
     };
-    let reception = Reception { calls, desk: desk.clone(), servers, group: groups.front.clone() };
-    let control = Control::open(parts, &groups.front);
+    let signalling_context =
+        SignallingContext { calls, commands: commands.clone(), servers, group: groups.http.clone() };
+    let monitor = Monitor::open(parts, &groups.http);
+    let announcements = Announcements::open(&monitor, &groups.http);
     if let Some(broker) = broker {
-        let statuses = control.statuses();
-        home::open(&config.home_assistant, &config.device_id(), broker.clone(), desk.clone(), statuses, &groups.front);
-        // As many again as may watch: those that give their place away to others still have to be told.
-        let (reception, most) = (reception.clone(), 2 * config.viewers.max);
-        groups.front.keep("viewers by the broker", (broker, reception), move |(broker, reception)| {
-            Box::pin(signalling::serve_mqtt(broker.clone(), reception.clone(), most))
+        let statuses = announcements.statuses();
+        home::open(
+            &config.home_assistant,
+            &config.device_id(),
+            broker.clone(),
+            commands.clone(),
+            statuses,
+            &groups.http,
+        );
+        // Twice as many as may watch: replaced viewers still have to be notified.
+        let (signalling_context, most) = (signalling_context.clone(), 2 * config.viewers.max);
+        groups.http.keep("viewers by the broker", (broker, signalling_context), move |(broker, signalling_context)| {
+            Box::pin(signalling::serve_mqtt(broker.clone(), signalling_context.clone(), most))
         });
     }
-    control.take_orders(desk, orders, tools(config, &root, management, launcher, &groups.front), &groups.front);
-    Ok((reception, control))
+    let tools = tools(config, &root, management, launcher, &groups.http);
+    management::execute_commands(monitor.clone(), announcements, (commands, requests), tools, &groups.http);
+    Ok((signalling_context, monitor))
 }
 
-/// What starts processes that hold devices and say nothing: what they find is in what they answer.
+/// Launcher for capture processes that log nothing: their results are in their answers.
 pub fn quiet_launcher() -> Launcher {
-    let log = camera::Log { filter: "off".into(), ..camera::Log::default() };
+    let log = camera::LogSettings { filter: "off".into(), ..camera::LogSettings::default() };
     Launcher::from_environment(log, Duration::ZERO)
 }
 
-/// What starts the processes that hold the devices.
+/// Launcher for the processes that hold the devices.
 fn launcher(config: &Config) -> Launcher {
-    let log = config.log.of_capture(std::io::stderr().is_terminal());
+    let log = config.log.for_capture(std::io::stderr().is_terminal());
     Launcher::from_environment(log, Duration::from_secs(config.capture.linger.into()))
 }
 
-/// What a camera begins with besides its configuration.
+/// A camera's initial state besides its configuration.
 fn preset(settings: &Settings, name: &str) -> Preset {
     let privacy = if settings.is_private(name) { Privacy::On } else { Privacy::Off };
     let controls = settings.cameras.get(name).map(|kept| kept.controls.clone());
@@ -323,51 +343,50 @@ fn tools(config: &Config, root: &Path, management: Management, launcher: Launche
     let (log, level) = (launcher.clone(), management.level.0);
     let set_log_level = move |wanted: &str| {
         level(wanted)?;
-        log.log_by(wanted);
+        log.set_log_filter(wanted);
         Ok(())
     };
-    let doctor = move || -> control::Examination {
+    let doctor = move || -> management::Examination {
         let (config, text, group, below) = (config.clone(), text.clone(), group.clone(), below.clone());
         let launcher = launcher.clone();
         Box::pin(async move {
-            let (told, report) = oneshot::channel();
+            let (result, report) = oneshot::channel();
             let broker = doctor::broker(&config.mqtt, &config.device_id()).await;
-            let mut report_of_devices = doctor::survey(&config.cameras, &config.audio, &launcher).await;
+            let mut report_of_devices = doctor::check(&config.cameras, &config.audio, &launcher).await;
             group.spawn_blocking(move || {
                 let report = &mut report_of_devices;
                 doctor::files(&config, &text).into_iter().for_each(|item| report.add(item));
                 doctor::board(&below).into_iter().for_each(|item| report.add(item));
                 report.add(doctor::name(&config));
                 broker.into_iter().chain(doctor::notices(&below)).for_each(|item| report.add(item));
-                // Nobody may be waiting any more.
-                told.send(serde_json::to_value(report)).ok();
+                // The receiver may be gone.
+                result.send(serde_json::to_value(report)).ok();
             });
-            let report = report.await.map_err(|_| "the examination broke off".to_owned())?;
+            let report = report.await.map_err(|_| "the examination was aborted".to_owned())?;
             report.map_err(|error| error.to_string())
         })
     };
     Tools {
-        upkeep: management.upkeep,
-        config: management.shown,
+        state: management.state,
+        config: management.redacted,
         doctor: Box::new(doctor),
         set_log_level: Box::new(set_log_level),
         leds: root.join(LEDS),
     }
 }
 
-/// A camera as the viewers' room sees it: the two rooms do not know each other.
+/// A camera as the module of viewers needs it: the two modules do not depend on each other.
 fn source(name: &str, camera: &Camera, has_sound: watch::Receiver<Option<bool>>, group: &Group) -> Source {
     Source {
         name: name.to_owned(),
         video: camera.feed(),
         audio: None,
         has_sound,
-        profile: camera.profile(),
         picture: follow("news of the camera", camera.status(), picture_of, group),
     }
 }
 
-/// What `of` makes of the values of `from`, as it changes.
+/// A channel that follows `from` through `of`.
 fn follow<T, U>(task: &str, mut from: watch::Receiver<T>, of: fn(&T) -> U, group: &Group) -> watch::Receiver<U>
 where
     T: Send + Sync + 'static,
@@ -409,7 +428,7 @@ async fn close(what: &str, group: &Group, grace: Duration) {
     }
 }
 
-/// Whether `error` is the configuration's fault, so that starting again cannot help.
+/// Whether `error` is a fault of the configuration, which starting again cannot fix.
 pub fn is_configuration(error: &anyhow::Error) -> bool {
     error.is::<crate::config::Error>() || matches!(error.downcast_ref(), Some(web::Error::Open { .. }))
 }

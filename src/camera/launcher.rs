@@ -1,4 +1,4 @@
-//! How capture processes come into being, and how they are ended.
+//! Starts and ends capture processes.
 
 use std::env;
 use std::fmt;
@@ -21,110 +21,111 @@ use tokio::net::{UnixSocket, UnixStream};
 use tokio::process::{Child, Command};
 use tokio::sync::{Semaphore, watch};
 
-use crate::capture::Log;
+use crate::capture::LogSettings;
 
-/// Names a socket behind which systemd starts a capture process for each connection (`systemd/peercam-capture.socket`).
+/// Environment variable with the path of a socket behind which systemd starts a capture process for each connection
+/// (`systemd/peercam-capture.socket`).
 const SOCKET: &str = "PEERCAM_CAPTURE_SOCKET";
 
-/// The program, where the service starts it by itself.
+/// Name of the program, if the service starts it itself.
 const PROGRAM: &str = "peercam-capture";
 
-/// Where the program is besides the folder of the service's own, seen from that folder.
-const ELSEWHERE: &str = "../libexec/peercam";
+/// Second place of the program, relative to the service's own folder.
+const LIBEXEC: &str = "../libexec/peercam";
 
-/// Starts capture processes. A clone is the same.
+/// Starts capture processes. Clones share their state.
 #[derive(Clone, Debug)]
 pub struct Launcher {
-    way: Way,
-    log: watch::Sender<Log>,
+    method: LaunchMethod,
+    log: watch::Sender<LogSettings>,
     linger: Duration,
-    /// Of all capture processes one tries an encoder at a time.
-    pub(super) trial: Arc<Semaphore>,
+    /// Only one capture process tries an encoder at a time.
+    pub(super) encoder_trial: Arc<Semaphore>,
 }
 
 #[derive(Clone)]
-enum Way {
-    /// A child of this process.
+enum LaunchMethod {
+    /// Spawn it as a child of this process.
     Spawn(PathBuf),
-    /// systemd starts it.
+    /// Connect to a socket; systemd starts it.
     Connect(PathBuf),
-    /// A test plays it.
+    /// A thread of a test acts as the process.
     #[cfg(test)]
-    Play(super::tests::Player),
+    Fake(super::tests::FakeLauncher),
 }
 
-impl fmt::Debug for Way {
+impl fmt::Debug for LaunchMethod {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Spawn(program) => write!(f, "spawn {}", program.display()),
             Self::Connect(socket) => write!(f, "connect to {}", socket.display()),
             #[cfg(test)]
-            Self::Play(_) => f.write_str("play"),
+            Self::Fake(_) => f.write_str("fake"),
         }
     }
 }
 
 impl Launcher {
-    /// Starts them as the environment says: by systemd, or else the program that is installed with this one.
-    pub fn from_environment(log: Log, linger: Duration) -> Self {
-        let way = match env::var_os(SOCKET).filter(|socket| !socket.is_empty()) {
-            Some(socket) => Way::Connect(socket.into()),
-            None => Way::Spawn(beside_us()),
+    /// Starts them through systemd if the environment names its socket, else as the program installed with this one.
+    pub fn from_environment(log: LogSettings, linger: Duration) -> Self {
+        let method = match env::var_os(SOCKET).filter(|socket| !socket.is_empty()) {
+            Some(socket) => LaunchMethod::Connect(socket.into()),
+            None => LaunchMethod::Spawn(installed_program()),
         };
-        Self::new(way, log, linger)
+        Self::new(method, log, linger)
     }
 
-    fn new(way: Way, log: Log, linger: Duration) -> Self {
-        Self { way, log: watch::Sender::new(log), linger, trial: Arc::new(Semaphore::new(1)) }
+    fn new(method: LaunchMethod, log: LogSettings, linger: Duration) -> Self {
+        Self { method, log: watch::Sender::new(log), linger, encoder_trial: Arc::new(Semaphore::new(1)) }
     }
 
-    /// Starts `program`.
-    pub fn of_program(program: PathBuf, log: Log, linger: Duration) -> Self {
-        Self::new(Way::Spawn(program), log, linger)
-    }
-
-    #[cfg(test)]
-    pub(super) fn of_socket(socket: PathBuf, log: Log, linger: Duration) -> Self {
-        Self::new(Way::Connect(socket), log, linger)
+    /// Starts `program` each time.
+    pub fn with_program(program: PathBuf, log: LogSettings, linger: Duration) -> Self {
+        Self::new(LaunchMethod::Spawn(program), log, linger)
     }
 
     #[cfg(test)]
-    pub(super) fn played(player: super::tests::Player, linger: Duration) -> Self {
-        Self::new(Way::Play(player), Log::default(), linger)
+    pub(super) fn with_socket(socket: PathBuf, log: LogSettings, linger: Duration) -> Self {
+        Self::new(LaunchMethod::Connect(socket), log, linger)
     }
 
-    /// How log lines are written, now and as it changes.
-    pub(super) fn log(&self) -> watch::Receiver<Log> {
+    #[cfg(test)]
+    pub(super) fn with_fake(fake: super::tests::FakeLauncher, linger: Duration) -> Self {
+        Self::new(LaunchMethod::Fake(fake), LogSettings::default(), linger)
+    }
+
+    /// The log settings, as they change.
+    pub(super) fn log(&self) -> watch::Receiver<LogSettings> {
         self.log.subscribe()
     }
 
-    /// Changes how much is logged, also by processes that run.
-    pub fn log_by(&self, filter: &str) {
+    /// Changes the log level, also of running processes.
+    pub fn set_log_filter(&self, filter: &str) {
         self.log.send_modify(|log| filter.clone_into(&mut log.filter));
     }
 
-    /// How long a process stays that nobody needs.
+    /// How long a process stays after its last use.
     pub(super) fn linger(&self) -> Duration {
         self.linger
     }
 
-    /// A capture process at the other end of a connection. `what` it captures stands in the list of processes. One that
-    /// systemd starts has sent its first word by then.
-    pub(super) async fn launch(&self, what: &str) -> io::Result<(UnixStream, Life)> {
+    /// Starts a capture process and connects to it. `what` it captures appears in the list of processes. A process
+    /// that systemd starts has sent its first byte when this returns.
+    pub(super) async fn launch(&self, what: &str) -> io::Result<(UnixStream, ProcessHandle)> {
         let named =
             |error: io::Error, path: &PathBuf| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-        match &self.way {
-            Way::Connect(socket) => {
+        match &self.method {
+            LaunchMethod::Connect(socket) => {
                 let unconnected = UnixSocket::new_stream()?;
-                // Before it is connected, so that no word comes without who says it.
+                // Set before it is connected, so that no byte arrives without its sender's credentials.
                 set_socket_passcred(&unconnected, true)?;
                 let connected = unconnected.connect(socket).await.map_err(|error| named(error, socket))?;
                 let pid = first_sender(&connected).await?.filter(|pid| *pid != getpid());
-                // Where the kernel does not let us hold it, the end of the connection has to do.
-                let held = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-                Ok((connected, Life::Foreign(held)))
+                // If the kernel does not allow a pidfd, the end of the connection has to do.
+                let pidfd = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+                Ok((connected, ProcessHandle::Foreign(pidfd)))
             }
-            Way::Spawn(program) => {
+            LaunchMethod::Spawn(program) => {
                 let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
                 ours.set_nonblocking(true)?;
                 let child = Command::new(program)
@@ -134,59 +135,59 @@ impl Launcher {
                     .kill_on_drop(true)
                     .spawn()
                     .map_err(|error| named(error, program))?;
-                Ok((UnixStream::from_std(ours)?, Life::Child(child)))
+                Ok((UnixStream::from_std(ours)?, ProcessHandle::Child(child)))
             }
             #[cfg(test)]
-            Way::Play(player) => player.play(),
+            LaunchMethod::Fake(fake) => fake.launch(),
         }
     }
 }
 
-/// Who sends the first word, as the kernel knows it (SO_PASSCRED in unix(7)). A process that was taken over could claim
-/// to be another, which would then be killed in its place.
+/// Process that sent the first byte, according to the kernel (SO_PASSCRED in unix(7)). A compromised process could
+/// otherwise claim the ID of another, which would then be killed instead.
 async fn first_sender(socket: &UnixStream) -> io::Result<Option<Pid>> {
     let peek = || {
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmCredentials(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut word = [0];
         let read = recvmsg(socket, &mut [IoSliceMut::new(&mut word)], &mut control, RecvFlags::PEEK)?;
-        let mut said = control.drain().filter_map(|message| match message {
+        let mut senders = control.drain().filter_map(|message| match message {
             RecvAncillaryMessage::ScmCredentials(sender) => Some(sender.pid),
             _ => None,
         });
-        // With the end of a connection comes nobody.
-        Ok(if read.bytes > 0 { said.next() } else { None })
+        // The end of a connection carries no credentials.
+        Ok(if read.bytes > 0 { senders.next() } else { None })
     };
     socket.async_io(Interest::READABLE, peek).await
 }
 
 /// The program that is installed with this one.
-fn beside_us() -> PathBuf {
+fn installed_program() -> PathBuf {
     let folder = env::current_exe().ok().and_then(|program| Some(program.parent()?.to_owned()));
     let Some(folder) = folder else { return PROGRAM.into() };
-    let places = [folder.join(PROGRAM), folder.join(ELSEWHERE).join(PROGRAM)];
+    let places = [folder.join(PROGRAM), folder.join(LIBEXEC).join(PROGRAM)];
     let installed = places.iter().find(|program| program.exists());
     installed.unwrap_or(&places[0]).clone()
 }
 
-/// What a process is held by.
+/// Handle to a process.
 #[derive(Debug)]
-pub(super) enum Life {
+pub(super) enum ProcessHandle {
     /// A child of this process.
     Child(Child),
-    /// One that systemd started, where it can be held.
+    /// A process that systemd started, with its pidfd if there is one.
     Foreign(Option<OwnedFd>),
-    /// A test plays it.
+    /// A thread of a test acts as the process.
     #[cfg(test)]
-    Played(super::tests::Played),
+    Fake(super::tests::FakeHandle),
 }
 
-/// How often is looked whether a process that systemd started has ended, once its connection has.
-const LOOK: Duration = Duration::from_millis(10);
+/// How often to check whether a process that systemd started has exited, after its connection has ended.
+const EXIT_CHECK: Duration = Duration::from_millis(10);
 
-/// Whether the process has ended: its pidfd is readable then (pidfd_open(2)).
-fn has_ended(held: &OwnedFd) -> bool {
-    let mut watched = [PollFd::new(held, PollFlags::IN)];
+/// Whether the process has exited: its pidfd is then readable (pidfd_open(2)).
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    let mut watched = [PollFd::new(pidfd, PollFlags::IN)];
     poll(&mut watched, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
@@ -197,7 +198,7 @@ pub(super) enum Exit {
     Code(i32),
     /// By this signal.
     Signal(i32),
-    /// It is not known; only a parent is told.
+    /// Unknown; only a parent gets the exit status.
     Unknown,
 }
 
@@ -229,23 +230,22 @@ impl fmt::Display for Exit {
     }
 }
 
-impl Life {
-    /// Ends it, whatever it is doing.
+impl ProcessHandle {
+    /// Kills it.
     pub(super) fn kill(&mut self) {
         let killed = match self {
             Self::Child(child) => child.start_kill(),
-            Self::Foreign(Some(held)) => pidfd_send_signal(held, Signal::KILL).map_err(io::Error::from),
-            Self::Foreign(None) => Err(io::Error::other("it cannot be held")),
+            Self::Foreign(Some(pidfd)) => pidfd_send_signal(pidfd, Signal::KILL).map_err(io::Error::from),
+            Self::Foreign(None) => Err(io::Error::other("it has no pidfd")),
             #[cfg(test)]
-            Self::Played(played) => played.kill(),
+            Self::Fake(handle) => handle.kill(),
         };
         if let Err(error) = killed {
             tracing::debug!(reason = %error, "a capture process cannot be killed");
         }
     }
 
-    /// Returns when it has ended by itself, where that is seen besides by the end of its connection. Cancelling the wait
-    /// loses nothing.
+    /// Returns when it has exited on its own, if that is visible other than by the end of its connection. Cancel safe.
     pub(super) async fn ended_by_itself(&mut self) -> Exit {
         match self {
             Self::Foreign(_) => std::future::pending().await,
@@ -253,20 +253,20 @@ impl Life {
         }
     }
 
-    /// Returns when it has ended, its connection being closed. Cancelling the wait loses nothing.
+    /// Returns when it has exited after its connection was closed. Cancel safe.
     pub(super) async fn ended(&mut self) -> Exit {
         match self {
             Self::Child(child) => child.wait().await.map_or(Exit::Unknown, Exit::from),
-            Self::Foreign(Some(held)) => {
-                while !has_ended(held) {
-                    tokio::time::sleep(LOOK).await;
+            Self::Foreign(Some(pidfd)) => {
+                while !has_ended(pidfd) {
+                    tokio::time::sleep(EXIT_CHECK).await;
                 }
                 Exit::Unknown
             }
-            // The end of its connection is all that is seen of it.
+            // Only the end of its connection is visible.
             Self::Foreign(None) => Exit::Unknown,
             #[cfg(test)]
-            Self::Played(played) => played.ended().await,
+            Self::Fake(handle) => handle.ended().await,
         }
     }
 }

@@ -1,19 +1,20 @@
-//! Cameras and the microphone as the rest of the service has them: their frames, their status, and what they are told.
+//! Cameras and the microphone for the rest of the service: their frames, their status, and handles to control them.
 //!
-//! The devices are in other processes (see [`capture`](crate::capture)). What is here starts these, judges what they
-//! report, and keeps feeds and settings while one process ends and the next begins.
+//! The devices are in other processes (see [`capture`](crate::capture)). This module starts those processes, checks
+//! what they report, and keeps feeds and settings while one process ends and the next begins.
 
 mod actor;
-mod device;
-mod due;
-mod host;
+mod device_state;
+mod inventory;
+mod keyframe_throttle;
 mod launcher;
+mod pending_questions;
 mod process;
-mod questions;
 mod settings;
-mod state;
+mod state_machine;
 mod status;
-mod survey;
+mod supervisor;
+mod timers;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,90 +23,87 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::capture::{Access, Answer, Kind, Mistake, Question, Role};
+use crate::capture::{Answer, ControlAccess, ControlKind, Mistake, Question, Role};
 pub use crate::capture::{
-    Adjustments, AudioConfig, CaptureConfig, Config, Control, Error, Log, Motion, Movement, RECEIVER, Sizes, Survey,
+    AudioConfig, AxisMotion, CaptureConfig, Config, Control, Error, Inventory, KnownDevice, LogSettings, PtzMovement,
+    RECEIVER, Sizes,
 };
-use crate::media::{Feed, H264Profile};
+use crate::media::{Codec, Feed, Format, H264Profile, Purpose};
 use crate::tasks::Group;
 
 use actor::{Actor, Command};
-use due::Looked;
-use host::Host;
+pub use inventory::take_inventory;
 pub use launcher::Launcher;
-use process::Sink;
-use questions::Asker;
-pub use state::State;
+use pending_questions::Responder;
+pub use state_machine::State;
 pub use status::Status;
-pub use survey::survey;
+use supervisor::Supervisor;
+use timers::LastCheck;
 
-/// How long a snapshot may take: cold cameras need a few seconds to measure light, and their capture process one or two to
-/// start on the slowest boards.
+/// Time limit of a snapshot: cold cameras need a few seconds to measure light, and on the slowest boards their
+/// capture process takes one or two to start.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(8);
 
-/// Whether the device is closed to everybody.
+/// Whether the device is kept closed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Privacy {
-    /// It is closed, and stays so until this is switched off.
+    /// It is closed, and stays closed until privacy is switched off.
     On,
-    /// It is opened for those who watch.
+    /// It is opened when somebody watches.
     #[default]
     Off,
 }
 
-/// What a camera begins with besides its configuration.
+/// A camera's initial state besides its configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Preset {
-    /// From the first moment on, so that a private camera is never opened at a start.
+    /// Applies from the start, so that a private camera is never opened.
     pub privacy: Privacy,
-    /// Values of controls, set whenever the device is opened.
+    /// Values of controls that are set each time the device is opened.
     pub controls: BTreeMap<String, i64>,
 }
 
-/// A handle to one camera. A clone is the same camera.
+/// A handle to one camera. Clones refer to the same camera.
 #[derive(Clone, Debug)]
 pub struct Camera {
     feed: Feed,
-    profile: watch::Receiver<H264Profile>,
     status: watch::Receiver<Status>,
     config: watch::Receiver<Config>,
     actor: mpsc::UnboundedSender<Command<Config>>,
-    adjustments: watch::Receiver<Adjustments>,
-    kept: Kept,
-    looked: Looked,
+    known_device: watch::Receiver<KnownDevice>,
+    kept: KeptControls,
+    last_check: LastCheck,
 }
 
-/// Values of controls that an operator has set, and that are therefore set again by each capture process.
-type Kept = Arc<Mutex<BTreeMap<String, i64>>>;
+/// Values of controls that an operator has set; each capture process sets them again.
+type KeptControls = Arc<Mutex<BTreeMap<String, i64>>>;
 
 impl Camera {
-    /// Starts the camera's actor in `group`. Its capture process is started when somebody watches (or at once, to keep
-    /// warm).
+    /// Starts the camera's actor in `group`. Its capture process starts when somebody watches, or at once if the
+    /// camera is kept warm.
     pub fn open(config: Config, launcher: &Launcher, group: &Group) -> Self {
         Self::open_with(config, Preset::default(), launcher, group)
     }
 
-    /// The same with what an operator has set before.
+    /// Like [`Self::open`], with the state that an operator has set before.
     pub fn open_with(config: Config, preset: Preset, launcher: &Launcher, group: &Group) -> Self {
-        let feed = Feed::new();
-        let (profile, profiles) = watch::channel(H264Profile::CONSTRAINED_BASELINE);
+        let feed = Feed::new(Format::of(Codec::H264(H264Profile::CONSTRAINED_BASELINE)));
         let (status, statuses) =
             watch::channel(Status { name: config.name.clone(), device: config.source.clone(), ..Status::default() });
         let (sender, inbox) = mpsc::unbounded_channel();
-        let told = Adjustments { controls: preset.controls.clone(), ..Adjustments::default() };
-        let (adjustments, adjusted) = watch::channel(told);
-        let kept = Kept::new(Mutex::new(preset.controls));
+        let told = KnownDevice { controls: preset.controls.clone(), ..KnownDevice::default() };
+        let (known_device, known_devices) = watch::channel(told);
+        let kept = KeptControls::new(Mutex::new(preset.controls));
         let role = {
             let kept = kept.clone();
             move || Role::Camera { kept: kept.lock().unwrap_or_else(PoisonError::into_inner).clone() }
         };
         let (task, name) = (format!("camera {}", config.name), config.name.clone());
         let (settings, configs) = watch::channel(config);
-        let sink = Sink { feed: feed.clone(), profile: Some(profile) };
-        let looked = Looked::default();
+        let last_check = LastCheck::default();
         let actor = Actor {
-            looked: looked.clone(),
-            host: Host::new(launcher.clone(), &name, sink, role, Some(adjustments)),
+            last_check: last_check.clone(),
+            supervisor: Supervisor::new(launcher.clone(), &name, feed.clone(), role, Some(known_device)),
             settings,
             privacy: preset.privacy,
             status,
@@ -113,8 +111,8 @@ impl Camera {
             group: group.clone(),
         };
         group.keep(task, actor, |actor| Box::pin(actor.run()));
-        let (profile, status, config, adjustments) = (profiles, statuses, configs, adjusted);
-        Self { feed, profile, status, config, actor: sender, adjustments, kept, looked }
+        let (status, config, known_device) = (statuses, configs, known_devices);
+        Self { feed, status, config, actor: sender, known_device, kept, last_check }
     }
 
     /// The encoded pictures.
@@ -122,12 +120,7 @@ impl Camera {
         self.feed.clone()
     }
 
-    /// The profile that its H.264 has now.
-    pub fn profile(&self) -> watch::Receiver<H264Profile> {
-        self.profile.clone()
-    }
-
-    /// What it is doing, now and as it changes.
+    /// Its status, as it changes.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }
@@ -142,21 +135,22 @@ impl Camera {
         self.config.clone()
     }
 
-    /// When it was looked last at whether its frames come; `None` if nobody ever wanted any.
-    pub fn looked(&self) -> Option<Instant> {
-        self.looked.last()
+    /// When the arrival of frames was last checked; `None` if there was never a reader.
+    pub fn last_check(&self) -> Option<Instant> {
+        self.last_check.get()
     }
 
     /// Puts another configuration into effect; viewers stay connected.
     ///
-    /// Another bitrate is taken by the running encoder, as is another time between key frames where the encoder can
-    /// change it while it runs; else that holds from its next start on. Anything else starts the pipeline anew. This
-    /// returns when its first picture is there; at once where nobody watches, privacy is on or the device is not
-    /// there, when only the values themselves could be checked.
+    /// The running encoder changes its bitrate, and if it supports that, its key-frame interval; otherwise the
+    /// interval applies from the encoder's next start. All other settings restart the pipeline. This returns when
+    /// the first picture is there. It returns at once if nobody watches, privacy is on or the device is missing;
+    /// then only the values themselves were checked.
     ///
     /// # Errors
     ///
-    /// When the values cannot be, or device or encoder do not do them: then the former configuration is back in effect.
+    /// When the values are invalid, or the device or encoder does not support them; the former configuration is
+    /// then restored.
     pub async fn configure(&self, config: Config) -> Result<(), Error> {
         let mut mistakes = config.check();
         if config.name != self.config.borrow().name {
@@ -165,38 +159,38 @@ impl Camera {
         configure(&self.actor, config, mistakes).await
     }
 
-    /// Asks the encoder for a key frame, as a viewer that cannot go on does.
+    /// Requests a key frame from the encoder, for a viewer that cannot decode without one.
     pub fn key_frame(&self) {
-        self.feed.want_key_frame();
+        self.feed.request_key_frame();
     }
 
     /// Stops the pipeline, if one runs, and starts another. Viewers stay connected.
     pub fn restart(&self) {
-        // Refused only when the camera was closed, when there is nothing to restart.
+        // Fails only after the camera was closed, when there is nothing to restart.
         self.actor.send(Command::Restart).ok();
     }
 
-    /// Switches privacy. With `On`, nothing of the device is shown or sent from the moment at which this returns, which
-    /// is within a second, and the device is closed.
+    /// Switches privacy. With `On`, the device is closed, and nothing of it is shown or sent once this returns,
+    /// which is within a second.
     ///
     /// # Errors
     ///
-    /// When the device hangs, so that it may still be open. Privacy is on all the same.
+    /// When the device hangs and may still be open. Privacy is on nevertheless.
     pub async fn set_privacy(&self, privacy: Privacy) -> Result<(), Error> {
         set_privacy(&self.actor, privacy).await
     }
 
-    /// Somebody is likely to watch soon: the capture process is started, without a device being opened.
-    pub fn prepare(&self) {
-        // Refused only when the camera was closed.
-        self.actor.send(Command::Prepare).ok();
+    /// Starts the capture process without opening a device, because a viewer is likely to come soon.
+    pub fn prewarm(&self) {
+        // Fails only after the camera was closed.
+        self.actor.send(Command::Prewarm).ok();
     }
 
-    /// What can be adjusted at the device, with the values that it has now.
+    /// The device's controls with their present values.
     ///
     /// # Errors
     ///
-    /// When there is no such device, or it cannot be opened, or privacy is on.
+    /// When there is no such device, it cannot be opened, or privacy is on.
     pub async fn controls(&self) -> Result<Vec<Control>, Error> {
         match ask(&self.actor, Question::Controls(self.config())).await? {
             Answer::Controls(controls) => Ok(controls),
@@ -204,34 +198,34 @@ impl Camera {
         }
     }
 
-    /// Sets a control by its name, now and whenever the device is opened.
+    /// Sets a control by its name, now and each time the device is opened.
     ///
     /// # Errors
     ///
-    /// What is allowed, or why the driver refuses.
+    /// The allowed values, or why the driver refuses.
     pub async fn set_control(&self, name: &str, value: i64) -> Result<Control, Error> {
         let question = Question::SetControl { config: self.config(), name: name.to_owned(), value };
         let control = match ask(&self.actor, question).await? {
             Answer::Control(control) => control,
             other => return Err(unexpected(&other)),
         };
-        if control.kind != Kind::Button && control.access != Access::ReadOnly {
+        if control.kind != ControlKind::Button && control.access != ControlAccess::ReadOnly {
             self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), value);
         }
         Ok(control)
     }
 
-    /// What is known of the device without asking it, now and as it changes.
-    pub fn adjustments(&self) -> watch::Receiver<Adjustments> {
-        self.adjustments.clone()
+    /// The values known without asking the capture process, as they change.
+    pub fn known_device(&self) -> watch::Receiver<KnownDevice> {
+        self.known_device.clone()
     }
 
     /// Moves the camera.
     ///
     /// # Errors
     ///
-    /// When it cannot move so, or the driver refuses.
-    pub async fn move_by(&self, movement: Movement) -> Result<(), Error> {
+    /// When it cannot move in this way, or the driver refuses.
+    pub async fn move_ptz(&self, movement: PtzMovement) -> Result<(), Error> {
         match ask(&self.actor, Question::Move { config: self.config(), movement }).await? {
             Answer::Done => Ok(()),
             other => Err(unexpected(&other)),
@@ -241,8 +235,8 @@ impl Camera {
     /// One current picture as JPEG. Starts the camera if nobody watches, and lets it stop afterwards.
     pub async fn snapshot(&self) -> Result<Bytes, Error> {
         let mut status = self.status.clone();
-        // Kept until the picture is there, so that the camera runs for it.
-        let _viewer = self.feed.subscribe();
+        // Held until the picture is there, so that the camera runs.
+        let _reader = self.feed.subscribe(Purpose::Snapshot);
         let taken = async {
             tokio::select! {
                 biased;
@@ -264,11 +258,11 @@ impl Camera {
     }
 
     async fn picture(&self) -> Result<Bytes, Error> {
-        let (asker, taken) = oneshot::channel();
-        let is_open = self.actor.send(Command::Ask(Question::Snapshot, Asker::Picture(asker))).is_ok();
+        let (responder, taken) = oneshot::channel();
+        let is_open = self.actor.send(Command::Ask(Question::Snapshot, Responder::Picture(responder))).is_ok();
         match (is_open, taken.await) {
             (true, Ok(picture)) => picture,
-            // The camera was closed: nothing will come.
+            // The camera was closed: no picture will come.
             _ => std::future::pending().await,
         }
     }
@@ -276,13 +270,13 @@ impl Camera {
 
 /// Asks the capture process.
 async fn ask<S>(actor: &mpsc::UnboundedSender<Command<S>>, question: Question) -> Result<Answer, Error> {
-    let (asker, answer) = oneshot::channel();
-    actor.send(Command::Ask(question, Asker::Answer(asker))).map_err(|_| Error::Closed)?;
+    let (responder, answer) = oneshot::channel();
+    actor.send(Command::Ask(question, Responder::Answer(responder))).map_err(|_| Error::Closed)?;
     answer.await.unwrap_or(Err(Error::Closed))
 }
 
 fn unexpected(answer: &Answer) -> Error {
-    tracing::debug!(?answer, "an answer to something else");
+    tracing::debug!(?answer, "the answer does not match the question");
     Error::other_answer("the camera")
 }
 
@@ -298,13 +292,13 @@ pub struct Microphone {
 impl Microphone {
     /// Starts the microphone's actor; `None` when audio is off.
     ///
-    /// `auto` is the first capture device. Where there is none, it is the test tone if one of `cameras` shows the
-    /// test picture, else silence until a microphone is plugged in.
+    /// `auto` is the first capture device. Without one it is the test tone if one of `cameras` shows the test
+    /// picture, else silence until a microphone is plugged in.
     pub fn open(config: AudioConfig, cameras: &[Config], launcher: &Launcher, group: &Group) -> Option<Self> {
         Self::open_with(config, cameras, Privacy::Off, launcher, group)
     }
 
-    /// The same with what an operator has set before.
+    /// Like [`Self::open`], with the state that an operator has set before.
     pub fn open_with(
         config: AudioConfig,
         cameras: &[Config],
@@ -315,17 +309,16 @@ impl Microphone {
         if config.capture == "off" {
             return None;
         }
-        let feed = Feed::new();
+        let feed = Feed::new(Format::of(Codec::Opus));
         let (status, statuses) =
             watch::channel(Status { name: "microphone".into(), device: config.capture.clone(), ..Status::default() });
         let (sender, inbox) = mpsc::unbounded_channel();
         let (settings, configs) = watch::channel(config);
         let cameras = cameras.to_vec();
         let role = move || Role::Microphone { cameras: cameras.clone() };
-        let sink = Sink { feed: feed.clone(), profile: None };
         let actor = Actor {
-            looked: Looked::default(),
-            host: Host::new(launcher.clone(), "microphone", sink, role, None),
+            last_check: LastCheck::default(),
+            supervisor: Supervisor::new(launcher.clone(), "microphone", feed.clone(), role, None),
             settings,
             privacy,
             status,
@@ -341,16 +334,16 @@ impl Microphone {
         self.feed.clone()
     }
 
-    /// What it is doing, now and as it changes.
+    /// Its status, as it changes.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }
 
-    /// Whether there is something to hear with, as far as can be told without opening it.
+    /// Whether there is a microphone, as far as is known without opening it.
     ///
     /// # Errors
     ///
-    /// When the capture process cannot be asked: then it is not known.
+    /// When the capture process cannot answer.
     pub async fn is_there(&self) -> Result<bool, Error> {
         match ask(&self.actor, Question::HasSound(self.config())).await? {
             Answer::HasSound(is_there) => Ok(is_there),
@@ -368,11 +361,11 @@ impl Microphone {
         self.config.clone()
     }
 
-    /// Puts another configuration into effect, as [`Camera::configure`] does. Only another bitrate needs no restart.
+    /// Puts another configuration into effect, like [`Camera::configure`]. Only a change of bitrate needs no restart.
     ///
     /// # Errors
     ///
-    /// As [`Camera::configure`].
+    /// Like [`Camera::configure`].
     pub async fn configure(&self, config: AudioConfig) -> Result<(), Error> {
         let mut mistakes = config.check();
         if config.capture == "off" {
@@ -381,11 +374,11 @@ impl Microphone {
         configure(&self.actor, config, mistakes).await
     }
 
-    /// Switches privacy, as [`Camera::set_privacy`] does.
+    /// Switches privacy, like [`Camera::set_privacy`].
     ///
     /// # Errors
     ///
-    /// As [`Camera::set_privacy`].
+    /// Like [`Camera::set_privacy`].
     pub async fn set_privacy(&self, privacy: Privacy) -> Result<(), Error> {
         set_privacy(&self.actor, privacy).await
     }
@@ -408,7 +401,7 @@ async fn set_privacy<S>(actor: &mpsc::UnboundedSender<Command<S>>, privacy: Priv
     let (done, outcome) = oneshot::channel();
     match actor.send(Command::Privacy(privacy, done)) {
         Ok(()) => outcome.await.unwrap_or(Ok(())),
-        // The source was closed: no device is open any more.
+        // The source was closed: no device is open.
         Err(_) => Ok(()),
     }
 }

@@ -1,6 +1,8 @@
-//! One capture process: a connection that brings frames into a feed and reports to the actor, and takes orders.
+//! One capture process: its connection, which publishes its frames in a feed, reports to the actor, and sends it
+//! orders.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,78 +12,70 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
 
-use crate::capture::wire::{self, HEADER, Header, Kind};
+use crate::capture::wire::{self, HEADER, Header, MessageKind};
 use crate::capture::{Begin, Order, Report};
-use crate::media::{Feed, Frame, H264Profile, h264};
+use crate::media::{Codec, Feed, Frame, h264};
 use crate::tasks::Group;
 
-use super::launcher::{Exit, Launcher, Life};
+use super::launcher::{Exit, Launcher, ProcessHandle};
 
-/// Orders that wait to be read. A process that leaves so many unread hangs.
+/// Queue for orders. A process that leaves so many unread hangs.
 const ORDERS: usize = 64;
 
-/// Reports that wait for the actor, which takes microseconds for each; more wait in the socket.
+/// Queue for reports to the actor, which takes microseconds for each; more wait in the socket.
 const REPORTS: usize = 64;
 
-/// What a process may send within [`WINDOW`]. The fastest camera makes 240 frames a second, 100 Mbit/s are the most that
-/// can be configured, and there are eight encodings of a camera at most.
-const MOST_MESSAGES: u32 = 4000;
-const MOST_BYTES: u64 = 160 << 20;
+/// Most that a process may send within [`WINDOW`]. The fastest camera makes 240 frames a second, the highest
+/// bitrate that can be configured is 100 Mbit/s, and a camera has at most eight encodings.
+const MAX_MESSAGES: u32 = 4000;
+const MAX_BYTES: u64 = 160 << 20;
 
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// How long a process may take to end that is left: less than a shutdown waits for cameras. It has no device open, or
-/// ends without closing it.
-const LEFT: Duration = Duration::from_millis(500);
+/// Time limit for a process to exit after its connection is closed: less than a shutdown waits for cameras. It has
+/// no device open, or exits without closing it.
+const EXIT_LIMIT: Duration = Duration::from_millis(500);
 
-/// How long one may take that was killed, before it counts as held by the kernel.
-const END: Duration = Duration::from_secs(2);
+/// Time limit for a process to exit after SIGKILL. After that it counts as stuck in the kernel.
+const KILL_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long the connection of a process that has ended is still read. Its end is there at once, unless somebody else
-/// holds the connection.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+/// Time limit for reading the connection of a process that has exited. The end of the connection comes at once,
+/// unless another process holds it.
+const DRAIN_LIMIT: Duration = Duration::from_millis(200);
 
-/// What a process may have the next one know. It is some lines for each camera and encoder.
-const MOST_MEMORY: usize = 256 << 10;
+/// Most bytes of the memory that is passed to the next process. Normal are some lines for each camera and encoder.
+const MAX_MEMORY: usize = 256 << 10;
 
-/// What any other report may have, but for answers, which list what a device has: a device in words, or a reason.
-const MOST_REPORT: usize = 64 << 10;
+/// Most bytes of any other report, except answers, which list what a device has. Normal are a device in words, or a
+/// reason.
+const MAX_REPORT: usize = 64 << 10;
 
-/// Characters of a text that it reports: a device in words, or why something failed.
-const MOST_TEXT: usize = 1000;
+/// Most characters of a text in a report: a device in words, or why something failed.
+const MAX_TEXT: usize = 1000;
 
-/// The largest Opus packet of 20 ms, by far (RFC 6716, section 3.4).
-const MOST_SOUND: usize = 1500;
+/// More than the largest Opus packet of 20 ms (RFC 6716, section 3.4).
+const MAX_OPUS_PACKET: usize = 1500;
 
-/// Into how many packets a picture may be cut by what it says of itself. Encoders make some for each row of blocks at
+/// Most NAL units of a picture, each of which becomes a packet. Encoders make some for each row of macroblocks at
 /// most; only a picture of more than [`MANY_BYTES`] can have more.
-const MOST_UNITS: usize = 4096;
+const MAX_NAL_UNITS: usize = 4096;
 const MANY_BYTES: usize = 64 << 10;
 
-/// A frame that claims to be older says nothing true of when it was captured: the service may have been stopped for a
-/// while, but not its clock.
+/// A capture time older than this is wrong: the service may have been stopped for a while, but not its clock.
 const OLDEST: Duration = Duration::from_secs(60);
 
-/// Where frames go.
-#[derive(Clone, Debug)]
-pub(super) struct Sink {
-    pub(super) feed: Feed,
-    /// Where the profile of H.264 is told; none for sound.
-    pub(super) profile: Option<watch::Sender<H264Profile>>,
-}
-
-/// What a process brings about.
+/// Events of a process.
 #[derive(Debug)]
-pub(super) enum Event {
-    /// It reports.
+pub(super) enum ProcessEvent {
+    /// A report.
     Report(Report),
     /// The first frame of the attempt was published.
     FirstFrame(u32),
     /// The answer to a request for a snapshot.
     Picture(u32, Bytes),
-    /// It has ended.
+    /// The process has ended.
     Ended(End),
-    /// It was told to end, and does not.
+    /// The process was killed, but is still there.
     Remains,
 }
 
@@ -90,9 +84,9 @@ pub(super) enum Event {
 pub(super) enum End {
     /// It could not be started.
     NotStarted(io::Error),
-    /// It sent what it must not, and was killed.
+    /// It violated the protocol, and was killed.
     Misbehaved(String),
-    /// By itself, or by others.
+    /// It exited on its own, or another program ended it.
     Exit(Exit),
 }
 
@@ -100,44 +94,47 @@ pub(super) enum End {
 #[derive(Debug)]
 pub(super) struct Process {
     orders: mpsc::Sender<Vec<u8>>,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<ProcessEvent>,
     kill: watch::Sender<bool>,
     shared: Arc<Shared>,
-    /// When it was launched.
+    /// Time of the launch.
     pub(super) launched: Instant,
 }
 
 #[derive(Debug)]
 struct Shared {
-    sink: Sink,
-    /// The attempt whose frames are published, and whether one was; held while one is, so that none is published once it
-    /// was changed.
+    feed: Feed,
+    /// Codec of its frames; with H.264 the profile may have changed since.
+    codec: Codec,
+    /// The attempt whose frames are published, and whether one was published. The lock is held while a frame is
+    /// published, so that no frame of an old attempt follows a change.
     gate: Mutex<(Option<u32>, bool)>,
     published: AtomicU64,
 }
 
 impl Process {
-    /// Launches one in `group`. What becomes of it comes as events.
-    pub(super) fn launch(launcher: &Launcher, what: &str, begin: &Begin, sink: Sink, group: &Group) -> Self {
+    /// Launches one in `group`. Everything from it comes as events.
+    pub(super) fn launch(launcher: &Launcher, what: &str, begin: &Begin, feed: Feed, group: &Group) -> Self {
         let (orders, inbox) = mpsc::channel(ORDERS);
-        let (told, events) = mpsc::channel(REPORTS);
+        let (events_out, events) = mpsc::channel(REPORTS);
         let (kill, killed) = watch::channel(false);
-        let shared = Arc::new(Shared { sink, gate: Mutex::default(), published: AtomicU64::new(0) });
+        let codec = feed.format().borrow().codec;
+        let shared = Arc::new(Shared { feed, codec, gate: Mutex::default(), published: AtomicU64::new(0) });
         let process = Self { orders, events, kill, shared: shared.clone(), launched: Instant::now() };
         process.send(&Order::Begin(begin.clone()));
         let (launcher, what) = (launcher.clone(), what.to_owned());
         group.spawn(async move {
-            let live = Live { shared, told: told.clone() };
-            let end = live.live(&launcher, &what, inbox, killed).await;
-            // Nobody listens where the process was left.
-            told.send(Event::Ended(end)).await.ok();
+            let connection = Connection { shared, events_out: events_out.clone() };
+            let end = connection.run(&launcher, &what, inbox, killed).await;
+            // The receiver is gone if the handle was dropped.
+            events_out.send(ProcessEvent::Ended(end)).await.ok();
         });
         process
     }
 
-    /// Sends an order; whether there was room for it. Where there is none, the process does not read any more.
+    /// Sends an order; returns whether there was room for it. If there is none, the process no longer reads.
     pub(super) fn send(&self, order: &Order) -> bool {
-        match wire::message(Kind::Order, order) {
+        match wire::message(MessageKind::Order, order) {
             Ok(bytes) => !matches!(self.orders.try_send(bytes), Err(mpsc::error::TrySendError::Full(_))),
             Err(error) => {
                 tracing::error!(reason = %error, "an order cannot be sent");
@@ -146,12 +143,12 @@ impl Process {
         }
     }
 
-    /// What it brings about next. Cancelling the wait loses nothing.
-    pub(super) async fn event(&mut self) -> Event {
+    /// Its next event. Cancel safe.
+    pub(super) async fn event(&mut self) -> ProcessEvent {
         match self.events.recv().await {
             Some(event) => event,
-            // Its task has ended without a word, as by a panic, and the process with it.
-            None => Event::Ended(End::Exit(Exit::Unknown)),
+            // Its task has ended without an event, for example by a panic, and the process with it.
+            None => ProcessEvent::Ended(End::Exit(Exit::Unknown)),
         }
     }
 
@@ -166,7 +163,7 @@ impl Process {
         self.shared.published.store(0, Ordering::Relaxed);
     }
 
-    /// How many frames of the attempt were published.
+    /// Number of published frames of the attempt.
     pub(super) fn published(&self) -> u64 {
         self.shared.published.load(Ordering::Relaxed)
     }
@@ -183,63 +180,70 @@ impl Shared {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a frame costs viewers no more than it may.
+    /// Whether viewers can afford to receive the frame.
     fn can_be_sent(&self, data: &[u8]) -> bool {
-        match self.sink.profile {
+        match self.codec {
             _ if data.is_empty() => false,
-            None => data.len() <= MOST_SOUND,
-            Some(_) => data.len() <= MANY_BYTES || h264::units(data) <= MOST_UNITS,
+            Codec::Opus => data.len() <= MAX_OPUS_PACKET,
+            Codec::H264(_) => data.len() <= MANY_BYTES || h264::units(data) <= MAX_NAL_UNITS,
         }
     }
 
-    /// Publishes a frame of the attempt that is wanted; whether it was the first.
+    /// Publishes a frame of the current attempt; returns whether it was the first.
     fn add(&self, header: &Header, data: Bytes) -> bool {
-        // There is nobody yet who wants another.
+        // Nobody uses other renditions yet.
         if header.rendition != 0 || !self.can_be_sent(&data) {
             return false;
         }
         let now = Instant::now();
-        let captured = wire::moment(header.captured).filter(|at| *at <= now && now - *at <= OLDEST).unwrap_or(now);
+        let captured = wire::instant(header.captured).filter(|at| *at <= now && now - *at <= OLDEST).unwrap_or(now);
         let mut gate = self.gate();
         let (wanted, has_first) = &mut *gate;
         if *wanted != Some(header.number) {
             return false;
         }
-        // Before the frame, so that a viewer who has it knows what it is.
-        if let (true, Some(profile)) = (header.is_key, &self.sink.profile)
-            && let Some(found) = h264::profile(&data)
+        // Before the frame, so that a viewer that has the frame knows its format.
+        if header.is_key
+            && matches!(self.codec, Codec::H264(_))
+            && let Some(profile) = h264::profile(&data)
         {
-            profile.send_if_modified(|known| std::mem::replace(known, found) != found);
+            let parameter_sets = h264::parameter_sets(&data);
+            self.feed.describe(|format| {
+                format.codec = Codec::H264(profile);
+                if format.parameter_sets != parameter_sets {
+                    format.parameter_sets = parameter_sets.into();
+                }
+            });
         }
         let frame = Frame::new(data, captured, header.is_key);
-        self.sink.feed.publish(frame);
+        self.feed.publish(frame);
         self.published.fetch_add(1, Ordering::Relaxed);
         !std::mem::replace(has_first, true)
     }
 }
 
-/// The process within its task.
-struct Live {
+/// The process, inside its task.
+struct Connection {
     shared: Arc<Shared>,
-    told: mpsc::Sender<Event>,
+    events_out: mpsc::Sender<ProcessEvent>,
 }
 
-impl Live {
-    async fn live(
+impl Connection {
+    async fn run(
         &self,
         launcher: &Launcher,
         what: &str,
         inbox: mpsc::Receiver<Vec<u8>>,
         mut killed: watch::Receiver<bool>,
     ) -> End {
-        // Whether it is to be killed; else it was left.
-        let mut given_up = std::pin::pin!(async { killed.wait_for(|killed| *killed).await.is_ok() });
+        // Whether it is to be killed; otherwise its handle was dropped.
+        let mut stopping = std::pin::pin!(async { killed.wait_for(|killed| *killed).await.is_ok() });
         let launched = tokio::select! {
             biased;
-            _ = &mut given_up => return End::Exit(Exit::Unknown),
+            _ = &mut stopping => return End::Exit(Exit::Unknown),
             launched = launcher.launch(what) => launched,
         };
-        let (socket, mut life) = match launched {
+        let (socket, mut handle) = match launched {
             Ok(launched) => launched,
             Err(error) => return End::NotStarted(error),
         };
@@ -248,51 +252,52 @@ impl Live {
             let mut reading = std::pin::pin!(self.read(from));
             tokio::select! {
                 biased;
-                is_to_be_killed = &mut given_up => (None, is_to_be_killed),
+                is_to_be_killed = &mut stopping => (None, is_to_be_killed),
                 read = &mut reading => (read.as_ref().err().map(ToString::to_string), read.is_err()),
-                // Nobody has orders any more.
+                // All senders of orders are gone.
                 () = write(to, inbox) => (None, false),
-                exit = life.ended_by_itself() => {
-                    // Its last words, which say what it died of. There are none where it has misbehaved by then.
-                    tokio::time::timeout(LAST_WORDS, reading).await.ok();
+                exit = handle.ended_by_itself() => {
+                    // Read its last reports, which show what it died of. There are none if it has violated the
+                    // protocol.
+                    tokio::time::timeout(DRAIN_LIMIT, reading).await.ok();
                     return End::Exit(exit);
                 }
             }
         };
-        // Its connection is closed by now, upon which it ends.
-        let exit = self.bury(&mut life, at_once).await;
+        // Its connection is closed now, which makes it exit.
+        let exit = self.wait_for_exit(&mut handle, at_once).await;
         fault.map_or(End::Exit(exit), End::Misbehaved)
     }
 
-    /// Waits for the end, and enforces it: at once, or where a process does not end that was left.
-    async fn bury(&self, life: &mut Life, at_once: bool) -> Exit {
-        if !at_once && let Ok(exit) = tokio::time::timeout(LEFT, life.ended()).await {
+    /// Waits for the exit, and enforces it: at once, or if a process does not exit after its handle was dropped.
+    async fn wait_for_exit(&self, handle: &mut ProcessHandle, at_once: bool) -> Exit {
+        if !at_once && let Ok(exit) = tokio::time::timeout(EXIT_LIMIT, handle.ended()).await {
             return exit;
         }
-        life.kill();
-        if let Ok(exit) = tokio::time::timeout(END, life.ended()).await {
+        handle.kill();
+        if let Ok(exit) = tokio::time::timeout(KILL_LIMIT, handle.ended()).await {
             return exit;
         }
-        // It hangs within the kernel, where no signal reaches it, or cannot be seen.
-        self.told.send(Event::Remains).await.ok();
-        life.ended().await
+        // It is stuck in the kernel, where signals have no effect, or it cannot be seen.
+        self.events_out.send(ProcessEvent::Remains).await.ok();
+        handle.ended().await
     }
 
     /// Reads until the connection ends.
     async fn read(&self, mut from: OwnedReadHalf) -> io::Result<()> {
-        let mut rate = Rate::new();
+        let mut flood = FloodLimit::new();
         loop {
             let mut header = [0; HEADER];
             match from.read_exact(&mut header).await {
                 Ok(_) => {}
-                // The process has ended, maybe within a message; how is said by its exit.
+                // The process has ended, maybe within a message; its exit status shows how.
                 Err(error) if is_end(&error) => return Ok(()),
                 Err(error) => return Err(error),
             }
             let header = Header::parse(&header)?;
-            rate.add(header.length)?;
+            flood.add(header.length)?;
             let length = header.length as usize;
-            // The only copy: the kernel's, out of the other process. Viewers share what is read here.
+            // The only copy: the kernel's, out of the other process. Viewers share this buffer.
             let mut body = BytesMut::with_capacity(length);
             let mut part = (&mut from).take(length as u64);
             while body.len() < length {
@@ -304,62 +309,65 @@ impl Live {
                 }
             }
             let event = match header.kind {
-                Kind::Frame => {
+                MessageKind::Frame => {
                     let is_first = self.shared.add(&header, body.freeze());
-                    is_first.then_some(Event::FirstFrame(header.number))
+                    is_first.then_some(ProcessEvent::FirstFrame(header.number))
                 }
-                Kind::Picture => Some(Event::Picture(header.number, body.freeze())),
-                Kind::Report => {
+                MessageKind::Picture => Some(ProcessEvent::Picture(header.number, body.freeze())),
+                MessageKind::Report => {
                     let report = report(&body)?;
                     match &report {
                         Report::Hello { version: theirs } if *theirs != wire::VERSION => {
                             let ours = wire::VERSION;
-                            return Err(wrong(format!("it speaks version {theirs} of the protocol, not {ours}")));
+                            return Err(violation(format!("it speaks version {theirs} of the protocol, not {ours}")));
                         }
-                        // The next process would be handed that with its first order.
-                        Report::Remember(_) if length > MOST_MEMORY => {
-                            return Err(wrong(format!("it remembers {length} bytes, {MOST_MEMORY} are the most")));
+                        // The next process would get that with its first order.
+                        Report::Remember(_) if length > MAX_MEMORY => {
+                            return Err(violation(format!("it remembers {length} bytes, the limit is {MAX_MEMORY}")));
                         }
                         Report::Remember(_) | Report::Answer { .. } => {}
-                        _ if length > MOST_REPORT => {
-                            return Err(wrong(format!("it reports {length} bytes, {MOST_REPORT} are the most")));
+                        _ if length > MAX_REPORT => {
+                            return Err(violation(format!("it reports {length} bytes, the limit is {MAX_REPORT}")));
                         }
                         _ => {}
                     }
-                    Some(Event::Report(report))
+                    Some(ProcessEvent::Report(report))
                 }
-                Kind::Order => return Err(wrong("it sends orders".into())),
+                MessageKind::Order => return Err(violation("it sends orders".into())),
             };
             if let Some(event) = event {
-                // Nobody listens where the process was left.
-                self.told.send(event).await.ok();
+                // The receiver is gone if the handle was dropped.
+                self.events_out.send(event).await.ok();
             }
         }
     }
 }
 
-/// A report. What is in it for people to read is cut and cleaned, so that no process can fill the log, the status or what
-/// the broker takes, or write lines of its own into them.
+/// Parses a report. Its texts are shortened and cleaned, so that no process can fill the log, the status or the
+/// broker's messages, or write lines of its own into them.
 fn report(body: &[u8]) -> io::Result<Report> {
-    let cut = |error: serde_json::Error| {
-        let words: String = error.to_string().chars().take(MOST_TEXT).collect();
-        wrong(format!("its report of {} bytes cannot be read: {words}", body.len()))
+    let unreadable = |error: serde_json::Error| {
+        let words: String = error.to_string().chars().take(MAX_TEXT).collect();
+        violation(format!("its report of {} bytes cannot be read: {words}", body.len()))
     };
-    let mut report: serde_json::Value = serde_json::from_slice(body).map_err(cut)?;
-    // What it remembers is for the next one.
+    let mut report: serde_json::Value = serde_json::from_slice(body).map_err(unreadable)?;
+    // Its learned state is passed to the next process unchanged.
     if report.get("remember").is_none() {
         clean(&mut report);
     }
-    serde_json::from_value(report).map_err(cut)
+    serde_json::from_value(report).map_err(unreadable)
 }
+
+/// Characters that change the direction of the text after them: embeddings, overrides and isolates (UAX #9, section 2).
+const BIDI_CONTROLS: [RangeInclusive<char>; 2] = ['\u{202a}'..='\u{202e}', '\u{2066}'..='\u{2069}'];
 
 fn clean(value: &mut serde_json::Value) {
     match value {
         serde_json::Value::String(text) => {
-            let is_odd = |sign: char| sign.is_control() || ('\u{202a}'..='\u{202e}').contains(&sign);
-            if text.len() > MOST_TEXT || text.contains(is_odd) {
-                let kept = text.chars().take(MOST_TEXT);
-                *text = kept.map(|sign| if is_odd(sign) { char::REPLACEMENT_CHARACTER } else { sign }).collect();
+            let is_unsafe = |sign: char| sign.is_control() || BIDI_CONTROLS.iter().any(|signs| signs.contains(&sign));
+            if text.len() > MAX_TEXT || text.contains(is_unsafe) {
+                let kept = text.chars().take(MAX_TEXT);
+                *text = kept.map(|sign| if is_unsafe(sign) { char::REPLACEMENT_CHARACTER } else { sign }).collect();
             }
         }
         serde_json::Value::Array(values) => values.iter_mut().for_each(clean),
@@ -368,7 +376,7 @@ fn clean(value: &mut serde_json::Value) {
     }
 }
 
-fn wrong(what: String) -> io::Error {
+fn violation(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
@@ -379,20 +387,20 @@ fn is_end(error: &io::Error) -> bool {
 async fn write(mut to: OwnedWriteHalf, mut inbox: mpsc::Receiver<Vec<u8>>) {
     while let Some(bytes) = inbox.recv().await {
         if to.write_all(&bytes).await.is_err() {
-            // The reader sees the end, too, and what came before it.
+            // The reader sees the end too, and everything that came before it.
             return std::future::pending().await;
         }
     }
 }
 
-/// How much came lately.
-struct Rate {
+/// Messages and bytes within the current window.
+struct FloodLimit {
     since: Instant,
     messages: u32,
     bytes: u64,
 }
 
-impl Rate {
+impl FloodLimit {
     fn new() -> Self {
         Self { since: Instant::now(), messages: 0, bytes: 0 }
     }
@@ -403,7 +411,7 @@ impl Rate {
         }
         self.messages += 1;
         self.bytes += u64::from(length);
-        if self.messages <= MOST_MESSAGES && self.bytes <= MOST_BYTES {
+        if self.messages <= MAX_MESSAGES && self.bytes <= MAX_BYTES {
             return Ok(());
         }
         if self.since.elapsed() >= WINDOW {
@@ -411,6 +419,6 @@ impl Rate {
             return Ok(());
         }
         let what = format!("it sent {} messages of {} MiB within a second", self.messages, self.bytes >> 20);
-        Err(wrong(what))
+        Err(violation(what))
     }
 }

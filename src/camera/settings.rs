@@ -1,35 +1,35 @@
-//! What an actor has to know of the settings of a camera or of the microphone.
+//! The settings of a camera or of the microphone, as far as an actor uses them.
 
 use crate::capture;
 use crate::capture::{AudioConfig, Config};
 
-/// The configuration of a camera or of the microphone, as far as their actor has to understand it.
+/// The configuration of a camera or of the microphone, as far as an actor uses it.
 pub(super) trait Settings: Clone + PartialEq + Send + Sync + 'static {
-    /// Whether a graph that was started with `running` only needs to be tuned.
-    fn suits(&self, running: &Self) -> bool;
-    /// What happens when nobody watches.
-    fn warmth(&self) -> Warmth;
-    /// As the capture process is told them.
+    /// Whether a graph that was started with `running` can change to these settings without a restart.
+    fn can_retune(&self, running: &Self) -> bool;
+    /// What the source does without viewers.
+    fn idle_policy(&self) -> IdlePolicy;
+    /// The settings as sent to the capture process.
     fn to_order(&self) -> capture::Settings;
 }
 
-/// What happens to a source that nobody watches.
+/// What a source does without viewers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Warmth {
-    /// It runs on.
-    Kept,
+pub(super) enum IdlePolicy {
+    /// It keeps running.
+    KeepRunning,
     /// Its device is closed.
-    Closed,
+    CloseDevice,
 }
 
 impl Settings for Config {
-    fn suits(&self, running: &Self) -> bool {
+    fn can_retune(&self, running: &Self) -> bool {
         let Self { bitrate, key_frame_interval, keep_warm, .. } = *running;
         Self { bitrate, key_frame_interval, keep_warm, ..self.clone() } == *running
     }
 
-    fn warmth(&self) -> Warmth {
-        if self.keep_warm { Warmth::Kept } else { Warmth::Closed }
+    fn idle_policy(&self) -> IdlePolicy {
+        if self.keep_warm { IdlePolicy::KeepRunning } else { IdlePolicy::CloseDevice }
     }
 
     fn to_order(&self) -> capture::Settings {
@@ -38,12 +38,12 @@ impl Settings for Config {
 }
 
 impl Settings for AudioConfig {
-    fn suits(&self, running: &Self) -> bool {
+    fn can_retune(&self, running: &Self) -> bool {
         Self { bitrate: running.bitrate, ..self.clone() } == *running
     }
 
-    fn warmth(&self) -> Warmth {
-        Warmth::Closed
+    fn idle_policy(&self) -> IdlePolicy {
+        IdlePolicy::CloseDevice
     }
 
     fn to_order(&self) -> capture::Settings {

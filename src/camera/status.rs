@@ -1,41 +1,41 @@
-//! What a source says of itself.
+//! The status of a camera or of the microphone.
 
 use serde::Serialize;
 
-use crate::capture::{Built, Mode, PASSTHROUGH};
+use crate::capture::{ActiveMode, Built, PASSTHROUGH};
 
 use super::State;
 
-/// What a camera or microphone is doing, for status, health and the page's state pill.
+/// Status of a camera or of the microphone, for the status report, the health check and the page's state indicator.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Status {
     /// The camera's name; `microphone` for the microphone.
     pub name: String,
-    /// Where it is in its life.
+    /// Its state.
     pub state: State,
-    /// Why there is no picture, when there is none and somebody wants one.
+    /// Why there is no picture although there is a reader.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The device in use, in words: `vivid (/dev/video0)`, `test picture`.
     pub device: String,
-    /// What is captured: `YUYV 1280x720 at 30 fps`.
+    /// The capture mode: `YUYV 1280x720 at 30 fps`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub mode: Option<Mode>,
+    pub mode: Option<ActiveMode>,
     /// The encoder in use; `passthrough` for a camera that encodes by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoder: Option<String>,
-    /// Whether a key frame comes when a viewer needs one; else one comes each second, or when the camera makes one.
+    /// Whether the encoder makes a key frame on demand; if not, one comes each second, or when the camera makes one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_frames_on_demand: Option<bool>,
-    /// How many encoders were started since the process began.
+    /// Number of encoders started since this process began.
     pub encoder_starts: u64,
-    /// How many encoders run now: 0 or 1.
+    /// Number of encoders that run now: 0 or 1.
     pub encoders_running: u32,
 }
 
 impl Status {
-    /// Takes in what runs from now on.
-    pub(super) fn take_in(&mut self, built: &Built) {
+    /// Updates the status to what runs from now on.
+    pub(super) fn apply_built(&mut self, built: &Built) {
         self.device.clone_from(&built.device);
         self.mode.clone_from(&built.mode);
         self.encoder.clone_from(&built.encoder);

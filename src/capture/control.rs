@@ -1,4 +1,4 @@
-//! What can be adjusted at a camera.
+//! The adjustable controls of a camera.
 
 use std::collections::BTreeMap;
 
@@ -8,87 +8,87 @@ use crate::media::Resolution;
 
 use super::Error;
 
-/// Something of a camera that can be adjusted.
+/// One control.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Control {
-    /// The name to set it by, as v4l2-ctl makes it of the driver's: `white_balance_automatic`. It ends with the control's
-    /// number where the driver's has no letters, or is that of another control.
+    /// The name to set it by, derived from the driver's as v4l2-ctl does: `white_balance_automatic`. It ends with
+    /// the control's ID if the driver's name has no letters, or is also that of another control.
     pub name: String,
-    /// What the driver calls it: `White Balance, Automatic`.
+    /// The driver's name: `White Balance, Automatic`.
     pub title: String,
-    /// What its values mean.
-    pub kind: Kind,
-    /// Whether it can be set now.
-    pub access: Access,
+    /// The type of its values.
+    pub kind: ControlKind,
+    /// Whether it can be set at present.
+    pub access: ControlAccess,
     /// The least value.
     pub minimum: i64,
     /// The greatest value.
     pub maximum: i64,
-    /// What values grow by, counted from the least.
+    /// Distance between values, counted from the least.
     pub step: u64,
-    /// What it is without adjustment.
+    /// The default value.
     pub default: i64,
-    /// What it is now, where the driver tells.
+    /// The present value, if the driver reports it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<i64>,
-    /// The values of a menu; others between `minimum` and `maximum` do not exist.
+    /// The values of a menu; no others between `minimum` and `maximum` exist.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub menu: Vec<Choice>,
+    pub menu: Vec<MenuItem>,
 }
 
-/// What a control's values mean.
+/// The type of a control's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum ControlKind {
     /// A number.
     Integer,
     /// 0 is off, 1 is on.
     Boolean,
     /// One of `menu`.
     Menu,
-    /// Any value sets it off.
+    /// An action: any value triggers it.
     Button,
-    /// A set of bits, all of which are in `maximum`.
+    /// A set of bits; `maximum` has all of them.
     Bitmask,
 }
 
 /// Whether a control can be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Access {
+pub enum ControlAccess {
     /// It can.
     Writable,
-    /// It has no effect at the moment: another control, such as an automatic, does its work.
+    /// It has no effect at present, because another control, such as an automatic, takes its place.
     Inactive,
-    /// It only tells.
+    /// It can only be read.
     ReadOnly,
 }
 
 /// One value of a menu.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Choice {
-    /// What to set.
+pub struct MenuItem {
+    /// The value to set.
     pub value: i64,
-    /// What the driver calls it.
+    /// The driver's name for it.
     pub title: String,
 }
 
 impl Control {
-    /// Refuses what the control does not have.
+    /// Rejects a value that the control does not have.
     ///
     /// # Errors
     ///
-    /// What it has.
+    /// The values that it has.
     pub fn check(&self, value: i64) -> Result<(), Error> {
         let within = (self.minimum..=self.maximum).contains(&value);
         let is_right = match self.kind {
-            Kind::Button => true,
-            Kind::Boolean => within,
-            Kind::Menu => self.menu.iter().any(|choice| choice.value == value),
-            // A 32-bit mask is listed as a negative number where its highest bit is set.
-            Kind::Bitmask => value & !(self.maximum & 0xffff_ffff) == 0,
-            // A driver's default need not be on its own grid.
-            Kind::Integer => {
+            ControlKind::Button => true,
+            ControlKind::Boolean => within,
+            ControlKind::Menu => self.menu.iter().any(|choice| choice.value == value),
+            // A 32-bit mask with its highest bit set is listed as a negative number.
+            ControlKind::Bitmask => value & !(self.maximum & 0xffff_ffff) == 0,
+            // A driver's default may be off its own step grid.
+            ControlKind::Integer => {
                 let steps = value.abs_diff(self.minimum);
                 within && (steps.is_multiple_of(self.step.max(1)) || value == self.default)
             }
@@ -100,29 +100,29 @@ impl Control {
         }
     }
 
-    /// What it can be set to, in words.
+    /// The values it can be set to, in words.
     pub fn allowed(&self) -> String {
         let Self { minimum, maximum, step, .. } = self;
         match self.kind {
-            Kind::Button => "any number".into(),
-            Kind::Boolean => "0 or 1".into(),
-            Kind::Bitmask => format!("made of the bits of {maximum:#x}"),
-            Kind::Menu => {
+            ControlKind::Button => "any number".into(),
+            ControlKind::Boolean => "0 or 1".into(),
+            ControlKind::Bitmask => format!("made of the bits of {maximum:#x}"),
+            ControlKind::Menu => {
                 let choices = self.menu.iter().map(|choice| format!("{} ({})", choice.value, choice.title));
                 format!("one of {}", choices.collect::<Vec<_>>().join(", "))
             }
-            Kind::Integer if *step > 1 => format!("from {minimum} to {maximum} in steps of {step}"),
-            Kind::Integer => format!("from {minimum} to {maximum}"),
+            ControlKind::Integer if *step > 1 => format!("from {minimum} to {maximum} in steps of {step}"),
+            ControlKind::Integer => format!("from {minimum} to {maximum}"),
         }
     }
 }
 
-/// What is known of a device without asking it.
+/// Values of a device that are known without asking its capture process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Adjustments {
-    /// The values of its controls, by name; none before they were first listed or set.
+pub struct KnownDevice {
+    /// The values of its controls, by name; empty until they are first listed or set.
     pub controls: BTreeMap<String, i64>,
-    /// Sizes that it has, the smallest first; none before it was first looked at.
+    /// Its sizes, in ascending order; empty until the device is first examined.
     pub sizes: Vec<Resolution>,
 }
 
@@ -130,28 +130,28 @@ pub struct Adjustments {
 mod tests {
     use super::*;
 
-    fn control(kind: Kind, minimum: i64, maximum: i64, step: u64, menu: &[(i64, &str)]) -> Control {
+    fn control(kind: ControlKind, minimum: i64, maximum: i64, step: u64, menu: &[(i64, &str)]) -> Control {
         Control {
             name: "gain".into(),
             title: "Gain".into(),
             kind,
-            access: Access::Writable,
+            access: ControlAccess::Writable,
             minimum,
             maximum,
             step,
             default: minimum,
             value: None,
-            menu: menu.iter().map(|&(value, title)| Choice { value, title: title.into() }).collect(),
+            menu: menu.iter().map(|&(value, title)| MenuItem { value, title: title.into() }).collect(),
         }
     }
 
     #[test]
-    fn what_a_control_does_not_have_is_refused_with_what_it_has() {
-        let number = control(Kind::Integer, -10, 10, 5, &[]);
-        let switch = control(Kind::Boolean, 0, 1, 1, &[]);
-        let menu = control(Kind::Menu, 0, 3, 1, &[(1, "Manual"), (3, "Aperture Priority")]);
-        let bits = control(Kind::Bitmask, 0, 0x5, 0, &[]);
-        let button = control(Kind::Button, 0, 0, 0, &[]);
+    fn a_value_that_a_control_does_not_have_is_refused_with_the_allowed_values() {
+        let number = control(ControlKind::Integer, -10, 10, 5, &[]);
+        let switch = control(ControlKind::Boolean, 0, 1, 1, &[]);
+        let menu = control(ControlKind::Menu, 0, 3, 1, &[(1, "Manual"), (3, "Aperture Priority")]);
+        let bits = control(ControlKind::Bitmask, 0, 0x5, 0, &[]);
+        let button = control(ControlKind::Button, 0, 0, 0, &[]);
         let cases = [
             (
                 &number,

@@ -1,4 +1,4 @@
-//! What is known of a camera or a microphone that was looked at.
+//! Description of a camera or a microphone that was examined.
 
 use std::path::PathBuf;
 
@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::media::Resolution;
 
-use super::format::{Format, Offer};
+use super::format::{CaptureFormat, CaptureMode};
 
-/// What `[[camera]] source` says.
+/// The value of `[[camera]] source`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum SourceSpec {
     /// The first usable camera, else the test picture.
     Auto,
     /// The test picture.
@@ -21,8 +21,8 @@ pub enum Source {
     Libcamera(Option<String>),
 }
 
-impl Source {
-    /// Reads it; every text means something.
+impl SourceSpec {
+    /// Parses it; every text is valid.
     pub fn parse(text: &str) -> Self {
         match text.split_once(':') {
             _ if text == "auto" => Self::Auto,
@@ -36,40 +36,41 @@ impl Source {
 
 /// A V4L2 camera.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Video {
+pub struct V4l2Camera {
     /// The device node.
     pub path: PathBuf,
-    /// What its driver calls it.
+    /// Its driver's name for it.
     pub card: String,
-    /// Where it is plugged in: `usb-0000:01:00.0-1.2`, `platform:vivid-000`.
+    /// The port it is plugged into: `usb-0000:01:00.0-1.2`, `platform:vivid-000`.
     pub bus: String,
-    /// The names by which a configuration finds it whatever its number: by-id and by-path.
+    /// The names by which a configuration finds it, independent of its number: by-id and by-path.
     pub names: Vec<String>,
-    /// Its formats, as far as we can use them.
-    pub offers: Vec<Offer>,
-    /// Formats it has besides, as V4L2 codes.
+    /// Its usable formats, with sizes and rates.
+    #[serde(rename = "offers")]
+    pub modes: Vec<CaptureMode>,
+    /// Its other formats, as V4L2 codes.
     pub unused_formats: Vec<String>,
-    /// Whether somebody has to set up what is behind it before it brings anything, as behind the receiver of a CSI
-    /// camera. `auto` leaves it out; by its name it is used.
+    /// Whether the hardware behind it has to be set up before it delivers anything, as with the receiver of a CSI
+    /// camera. `auto` skips it; naming it selects it.
     pub is_receiver: bool,
-    /// What kept its input from bringing pictures when it was looked at, as an HDMI receiver says it.
+    /// Why its input delivered no pictures when it was examined, as reported by an HDMI receiver for example.
     pub fault: Option<String>,
 }
 
-impl Video {
+impl V4l2Camera {
     /// Name and path, for people.
     pub fn in_words(&self) -> String {
         format!("{} ({})", self.card, self.path.display())
     }
 
-    /// As much of it as it takes to know it again. A camera's list of sizes and rates may have 100 KiB.
+    /// The part of it that identifies it. A camera's list of sizes and rates may have 100 KiB.
     pub fn identity(&self) -> Self {
         Self {
             path: self.path.clone(),
             card: self.card.clone(),
             bus: self.bus.clone(),
             names: Vec::new(),
-            offers: Vec::new(),
+            modes: Vec::new(),
             unused_formats: Vec::new(),
             is_receiver: false,
             fault: None,
@@ -77,40 +78,40 @@ impl Video {
     }
 
     /// Whether it lists this size for the format.
-    pub fn has(&self, format: Format, size: Resolution) -> bool {
-        self.offers.iter().any(|offer| offer.format == format && offer.sizes.nearest(size) == size)
+    pub fn has(&self, format: CaptureFormat, size: Resolution) -> bool {
+        self.modes.iter().any(|mode| mode.format == format && mode.sizes.nearest(size) == size)
     }
 
-    /// Whether both are the same camera at the same plug, whatever their numbers.
+    /// Whether both are the same camera at the same port, whatever their numbers.
     pub fn is_same_as(&self, other: &Self) -> bool {
         self.card == other.card && self.bus == other.bus
     }
 
     /// The formats it has, used or not, for an error message.
     pub fn formats(&self) -> String {
-        let mut names: Vec<_> = self.offers.iter().map(|offer| offer.format.name().to_owned()).collect();
+        let mut names: Vec<_> = self.modes.iter().map(|mode| mode.format.name().to_owned()).collect();
         names.extend(self.unused_formats.iter().cloned());
         names.dedup();
         if names.is_empty() { "none".into() } else { names.join(", ") }
     }
 }
 
-/// What to know of a receiver, after its name.
+/// Text about a receiver, to follow its name.
 pub const RECEIVER: &str =
     "is the receiver of a camera that has to be set up first: use \"libcamera\", or name it as `source`";
 
 /// An ALSA capture device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Audio {
-    /// What ALSA opens: `hw:CARD=id,DEV=n`.
+pub struct AlsaDevice {
+    /// Its ALSA name: `hw:CARD=id,DEV=n`.
     pub device: String,
-    /// What its driver calls it.
+    /// Its driver's name for it.
     pub card: String,
-    /// Where it is plugged in, as for a camera: `usb-0000:01:00.0-1.2`; none where its driver does not tell.
+    /// The port it is plugged into, as for a camera: `usb-0000:01:00.0-1.2`; `None` if its driver does not report it.
     pub plug: Option<String>,
 }
 
-impl Audio {
+impl AlsaDevice {
     /// Name, device and plug, for people.
     pub fn in_words(&self) -> String {
         let plug = self.plug.as_ref().map(|plug| format!(" at {plug}")).unwrap_or_default();
@@ -123,18 +124,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_is_told_from_its_text() {
+    fn a_source_is_parsed_from_its_text() {
         let cases = [
-            ("auto", Source::Auto),
-            ("test", Source::Test),
-            ("libcamera", Source::Libcamera(None)),
-            ("libcamera:/base/soc/i2c0mux/imx708@1a", Source::Libcamera(Some("/base/soc/i2c0mux/imx708@1a".into()))),
-            ("/dev/video2", Source::V4l2("/dev/video2".into())),
-            ("usb-046d_C920-video-index0", Source::V4l2("usb-046d_C920-video-index0".into())),
-            ("platform-fe801000.csi-video-index0", Source::V4l2("platform-fe801000.csi-video-index0".into())),
+            ("auto", SourceSpec::Auto),
+            ("test", SourceSpec::Test),
+            ("libcamera", SourceSpec::Libcamera(None)),
+            (
+                "libcamera:/base/soc/i2c0mux/imx708@1a",
+                SourceSpec::Libcamera(Some("/base/soc/i2c0mux/imx708@1a".into())),
+            ),
+            ("/dev/video2", SourceSpec::V4l2("/dev/video2".into())),
+            ("usb-046d_C920-video-index0", SourceSpec::V4l2("usb-046d_C920-video-index0".into())),
+            ("platform-fe801000.csi-video-index0", SourceSpec::V4l2("platform-fe801000.csi-video-index0".into())),
         ];
         for (text, expected) in cases {
-            assert_eq!(Source::parse(text), expected);
+            assert_eq!(SourceSpec::parse(text), expected);
         }
     }
 }

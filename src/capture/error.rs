@@ -1,4 +1,4 @@
-//! What can go wrong with devices and encoders, in words that say what to do.
+//! Errors of devices and encoders; their texts include advice.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::media::Resolution;
 
-/// What cameras, microphones and encoders cannot do.
+/// A fault of a camera, a microphone or an encoder.
 #[derive(Clone, Debug, PartialEq, thiserror::Error, Serialize, Deserialize)]
 pub enum Error {
     /// No picture came in time.
@@ -16,15 +16,15 @@ pub enum Error {
     NoPicture {
         /// The device in words.
         device: String,
-        /// How long was waited.
+        /// The time limit.
         waited: Duration,
-        /// What the camera is waiting for.
+        /// The reason in the camera's status.
         reason: Option<String>,
     },
     /// The configuration names an encoder that is not in the table.
     #[error("no encoder is called {name:?}; use \"auto\" or one of {}", super::config::ENCODERS.join(", "))]
     UnknownEncoder {
-        /// What was configured.
+        /// The configured name.
         name: String,
     },
     /// GStreamer lacks an element.
@@ -38,36 +38,36 @@ pub enum Error {
     /// There is no such device.
     #[error("{device} does not exist; plug it in, or see what there is with `peercam doctor`")]
     Absent {
-        /// What was configured.
+        /// The configured name.
         device: String,
     },
-    /// The system does not let us open the device.
+    /// The system denies access to the device.
     #[error("no permission to open {device}; add the user to the groups video and audio")]
     Denied {
         /// The device in words.
         device: String,
     },
-    /// The device is something else than a camera.
+    /// The device is not a camera.
     #[error("{device} is no capture device; see which are with `peercam doctor`")]
     NoCapture {
         /// The device in words.
         device: String,
     },
-    /// The device has to do with video, and is no camera.
+    /// The device is related to video, but is not a camera.
     #[error("{device} is no camera: {why}; see which are with `peercam doctor`")]
     NoCamera {
         /// The device in words.
         device: String,
-        /// What it is instead.
+        /// The reason.
         why: Cow<'static, str>,
     },
-    /// The driver's answers have no end.
-    #[error("the driver of {device} lists formats, sizes or rates without an end; choose another camera")]
+    /// The driver's lists are endless.
+    #[error("the driver of {device} lists formats, sizes or rates without end; choose another camera")]
     Endless {
         /// The device in words.
         device: String,
     },
-    /// The device has nothing that can be used.
+    /// The device has no usable format.
     #[error(
         "{device} has no format that can be used (it has {formats}); choose another camera, or another `encoder` if that is \"passthrough\""
     )]
@@ -77,10 +77,10 @@ pub enum Error {
         /// The formats it has.
         formats: String,
     },
-    /// No encoder can do the work.
+    /// No encoder works.
     #[error("no encoder works here: {tried}")]
     NoEncoder {
-        /// What was tried, and why it did not work.
+        /// The tried encoders, each with its failure.
         tried: String,
     },
     /// Another program has the device open.
@@ -89,23 +89,23 @@ pub enum Error {
         /// The device in words.
         device: String,
     },
-    /// The device went away while it was in use.
+    /// The device disappeared while it was in use.
     #[error("{device} is gone; waiting for it to come back")]
     Gone {
         /// The device in words.
         device: String,
     },
-    /// The device runs but brings nothing.
-    #[error("{device} brought no frame within {} s{}", .waited.as_secs_f64(), .fault.as_deref().map(|f| format!("; {f}")).unwrap_or_default())]
+    /// The device runs but delivers no frames.
+    #[error("{device} delivered no frame within {} s{}", .waited.as_secs_f64(), .fault.as_deref().map(|f| format!("; {f}")).unwrap_or_default())]
     Silent {
         /// The device in words.
         device: String,
-        /// How long was waited.
+        /// The time limit.
         waited: Duration,
-        /// What it says of its input.
+        /// The fault of its input, as reported by the device.
         fault: Option<String>,
     },
-    /// The device brings what it has encoded itself, and nothing of it can be shown.
+    /// The device sends its own H.264, and no picture of it can be shown.
     #[error(
         "{device} sent {pictures} pictures within {} s, of which none can be shown: a key frame with SPS and PPS is missing; \
          try another size",
@@ -114,20 +114,20 @@ pub enum Error {
     Unshowable {
         /// The device in words.
         device: String,
-        /// How many came.
+        /// Number of pictures that came.
         pictures: u64,
-        /// How long was waited.
+        /// The time limit.
         waited: Duration,
     },
-    /// The device encodes pictures out of order, which no viewer can show as they come.
+    /// The device encodes pictures out of order, so no viewer can show them as they come.
     #[error(
-        "{device} sends B-frames, which cannot be shown at once; switch them off at the camera, by its maker's program"
+        "{device} sends B-frames, which cannot be shown without delay; switch them off with the camera maker's program"
     )]
     Reordered {
         /// The device in words.
         device: String,
     },
-    /// The device brings pictures, and none of them is whole.
+    /// The device sends pictures, all of them damaged.
     #[error(
         "{device} sent {pictures} pictures within {} s, all of them damaged; try another cable, plug or size",
         .waited.as_secs_f64()
@@ -135,81 +135,81 @@ pub enum Error {
     Damaged {
         /// The device in words.
         device: String,
-        /// How many came.
+        /// Number of pictures that came.
         pictures: u64,
-        /// How long was waited.
+        /// The time limit.
         waited: Duration,
     },
     /// The device's JPEGs have another size than it agreed to.
-    #[error("{device} agreed to {agreed} and sends {found}, which is taken instead")]
+    #[error("{device} agreed to {agreed} and sends {found}, which is used instead")]
     OtherSize {
         /// The device in words.
         device: String,
-        /// What it agreed to.
+        /// The negotiated size.
         agreed: Resolution,
-        /// What its pictures say.
+        /// The size in its pictures.
         found: Resolution,
     },
-    /// The device has another order of fields than was asked for.
+    /// The device has another field order than was requested.
     #[error("{device} sends the fields of its pictures in another order, which is tried next")]
     OtherFields {
         /// The device in words.
         device: String,
     },
-    /// The device sets another size than it agreed to, and does not list it.
+    /// The device sets another size than it agreed to, one that it does not list.
     #[error(
         "{device} agreed to {agreed} and sends {found}, which is none of its sizes; choose another `width` and `height`"
     )]
     UnlistedSize {
         /// The device in words.
         device: String,
-        /// What it agreed to.
+        /// The negotiated size.
         agreed: Resolution,
-        /// What was set.
+        /// The size that it set.
         found: Resolution,
     },
-    /// An encoder does not end its trial.
-    #[error("{encoder} hangs, and is passed over from now on")]
+    /// An encoder's trial does not end.
+    #[error("{encoder} hangs and is skipped from now on")]
     EncoderHangs {
         /// The encoder.
         encoder: String,
     },
-    /// The process that captures ended by itself, or was ended by another program.
+    /// The capture process exited on its own, or another program ended it.
     #[error("the capture process of {device} ended: {how}")]
     Ended {
         /// The device in words.
         device: String,
-        /// Its signal or exit code, as far as is known.
+        /// Its signal or exit code, if known.
         how: String,
     },
-    /// The process that captures does not run, or speaks another version.
+    /// The capture process does not run, or has another protocol version.
     #[error("the capture process does not start: {why}{advice}")]
     NotStarted {
-        /// The system's words.
+        /// The system's error text.
         why: String,
-        /// What to do, in words that follow, or nothing.
+        /// Advice, as a suffix, or nothing.
         advice: Cow<'static, str>,
     },
-    /// The process that captures sends what it must not.
+    /// The capture process violates the protocol.
     #[error("the capture process of {device} was stopped: {why}")]
     Misbehaved {
         /// The device in words.
         device: String,
-        /// What it did.
+        /// The violation.
         why: String,
     },
     /// Questions are asked faster than they can be answered.
     #[error("too many questions at once; ask again later")]
     TooMany,
-    /// The device was told to begin or to stop, and does not answer.
-    #[error("{device} hangs: it does not let itself be {verb}; unplug it, or restart the board")]
+    /// The device does not respond while it is opened or closed.
+    #[error("{device} hangs: it cannot be {verb}; unplug it, or restart the board")]
     Stuck {
         /// The device in words.
         device: String,
         /// `opened` or `closed`.
         verb: Cow<'static, str>,
     },
-    /// Privacy is on, and the device does not answer.
+    /// Privacy is on, and the device does not respond.
     #[error(
         "{}: nothing of {device} is sent, but it hangs and may still be open; unplug it, or restart the board",
         super::PRIVACY
@@ -218,8 +218,8 @@ pub enum Error {
         /// The device in words.
         device: String,
     },
-    /// A library panicked over what the device says.
-    #[error("what the device says is too much for this software: {0}")]
+    /// A library panicked over data from the device.
+    #[error("this software cannot handle the device's data: {0}")]
     Panicked(String),
     /// GStreamer reported a failure.
     #[error("{device}: {why}{}", .cause.as_deref().map(|c| format!(" ({c})")).unwrap_or_default())]
@@ -228,10 +228,10 @@ pub enum Error {
         device: String,
         /// GStreamer's message.
         why: String,
-        /// What is behind it.
+        /// The underlying cause.
         cause: Option<String>,
     },
-    /// Settings that cannot be. Found before they are sent to a device.
+    /// Invalid settings, found before they are sent to a device.
     #[serde(skip)]
     #[error("{}", .0.iter().map(|(key, what)| format!("`{key}`: {what}")).collect::<Vec<_>>().join("; "))]
     Mistaken(Vec<super::Mistake>),
@@ -244,7 +244,7 @@ pub enum Error {
     /// The camera was closed because the service stops.
     #[error("the camera was closed: the service stops")]
     Closed,
-    /// What is shown has nothing to adjust.
+    /// The source has no controls.
     #[error("{device} has no controls")]
     NoControls {
         /// The device in words.
@@ -253,9 +253,9 @@ pub enum Error {
     /// The camera has no control of this name.
     #[error("no control is called `{name}`; there is: {known}")]
     UnknownControl {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// What there is.
+        /// The controls that exist.
         known: String,
     },
     /// The control does not have this value.
@@ -263,17 +263,17 @@ pub enum Error {
     OutOfRange {
         /// The control.
         name: String,
-        /// What was asked for.
+        /// The requested value.
         value: i64,
-        /// What there is, in words that follow "is not".
+        /// The allowed values, as a suffix to "is not".
         allowed: String,
     },
-    /// The driver does not do it now.
+    /// The driver rejects the value.
     #[error("the driver refuses {value} for `{name}`: {why}")]
     Refused {
         /// The control.
         name: String,
-        /// What was asked for.
+        /// The requested value.
         value: i64,
         /// The driver's reason.
         why: String,
@@ -283,40 +283,40 @@ pub enum Error {
     Immovable {
         /// `pan`, `tilt` or `zoom`, and how.
         verb: Cow<'static, str>,
-        /// What it can do instead, or nothing.
+        /// Other movements that it supports, as a suffix, or nothing.
         hint: Cow<'static, str>,
     },
-    /// GStreamer refused to build what works elsewhere.
+    /// GStreamer failed to build what works elsewhere.
     #[error("GStreamer: {0}")]
     Broken(String),
 }
 
 impl Error {
-    /// A capture process does not keep to its protocol.
+    /// The capture process answered with the wrong type.
     pub fn other_answer(device: &str) -> Self {
-        Self::Misbehaved { device: device.to_owned(), why: "it answers something else than was asked".into() }
+        Self::Misbehaved { device: device.to_owned(), why: "its answer does not match the question".into() }
     }
 
-    /// GStreamer's words.
+    /// An error of GStreamer.
     pub fn broken(error: impl fmt::Display) -> Self {
         Self::Broken(error.to_string())
     }
 
-    /// Whether the device is not there, so that looking for it again is cheap.
+    /// Whether the device is missing, so that looking for it again is cheap.
     pub fn is_absence(&self) -> bool {
         matches!(self, Self::Gone { .. } | Self::Absent { .. })
     }
 
-    /// Whether it says anything about the settings that the attempt was made with.
+    /// Whether the error is due to the settings of the attempt.
     pub fn is_of_settings(&self) -> bool {
         use Error::{EncoderHangs, Ended, Misbehaved, NotStarted, OtherFields, OtherSize, Stuck};
-        // The next capture process goes on without what this one died of.
+        // The next capture process skips what this one died of.
         let is_of_process =
             matches!(self, EncoderHangs { .. } | Ended { .. } | Misbehaved { .. } | NotStarted { .. } | Stuck { .. });
         !self.is_absence() && !is_of_process && !matches!(self, OtherFields { .. } | OtherSize { .. })
     }
 
-    /// Whether a camera may do better in another of its formats.
+    /// Whether the camera may work in another of its formats.
     pub fn is_of_format(&self) -> bool {
         use Error::{Broken, Damaged, Failed, MissingElement, Reordered, Silent, UnlistedSize, Unshowable};
         matches!(

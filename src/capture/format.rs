@@ -1,4 +1,4 @@
-//! The formats, sizes and rates of cameras, as far as they can be used.
+//! The formats, sizes and frame rates of cameras that can be used.
 
 use std::fmt;
 
@@ -9,22 +9,22 @@ use crate::media::Resolution;
 
 use super::Config;
 
-/// Frames per second as devices count them: a fraction, since 30000/1001 is no decimal number.
+/// A frame rate as devices give it: a fraction, because 30000/1001 is not a decimal number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rate {
+pub struct FrameRate {
     /// Frames ...
     pub frames: u32,
     /// ... in so many seconds.
     pub seconds: u32,
 }
 
-impl Rate {
+impl FrameRate {
     /// As a decimal number.
     pub fn as_fps(self) -> f64 {
         f64::from(self.frames) / f64::from(self.seconds.max(1))
     }
 
-    /// Whether GStreamer can be asked for it (its fractions are of signed numbers) and a camera can mean it: from one
+    /// Whether GStreamer accepts it (its fractions have signed numbers) and it is plausible for a camera: from one
     /// frame in ten minutes to a thousand in a second.
     pub fn is_usable(self) -> bool {
         let is_number = |number: u32| (1..=i32::MAX as u32).contains(&number);
@@ -32,17 +32,17 @@ impl Rate {
     }
 }
 
-/// What a camera can send that we can use: a row of `TABLE`. What stands before another costs less.
+/// A camera format that we can use: a row of `TABLE`. The order is that of processing cost, lowest first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Format(usize);
+pub struct CaptureFormat(usize);
 
-/// One format under its names.
+/// One format and its names.
 struct Row {
-    /// How status, logs and documents call it.
+    /// Its name in status, logs and documents.
     name: &'static str,
-    /// Its V4L2 codes: alone in a buffer, and where there is one, with a buffer for each plane.
+    /// Its V4L2 codes: for a single buffer, and if there is one, for a buffer per plane.
     codes: &'static [&'static [u8; 4]],
-    /// What GStreamer's caps call it, as v4l2src (1.22) maps these codes.
+    /// Its GStreamer caps, as v4l2src (1.22) maps these codes.
     caps: &'static str,
 }
 
@@ -50,13 +50,13 @@ const fn row(name: &'static str, codes: &'static [&'static [u8; 4]], caps: &'sta
     Row { name, codes, caps }
 }
 
-/// All formats that v4l2src has a raw name for and videoconvert takes, JPEG and H.264, in the order of their cost.
+/// All formats that v4l2src has a raw name for and videoconvert accepts, JPEG and H.264, in the order of their cost.
 ///
-/// First 4:2:0, which encoders take as it is or nearly; then 4:2:2 and what else is converted at little cost; RGB,
-/// which needs a matrix. A JPEG for each picture is decoded, at the cost of about a fifth of a core for 720p30. What has
-/// no colour or little of it comes after that. H.264 is passed through: it is last, because most such cameras take
-/// neither wishes for key frames nor another bitrate, so that joiners wait for a picture; `encoder = "passthrough"` asks
-/// for it.
+/// First come the 4:2:0 formats, which encoders take directly or nearly so; then 4:2:2 and others that are cheap to
+/// convert; then RGB, which needs a matrix. MJPEG has to be decoded, which costs about a fifth of a core for
+/// 720p30. Formats with little or no colour come after that. H.264 is passed through. It is last, because most such
+/// cameras accept neither requests for key frames nor another bitrate, so new viewers wait for a picture; `encoder
+/// = "passthrough"` selects it.
 const TABLE: &[Row] = &[
     row("NV12", &[b"NV12", b"NM12"], "video/x-raw,format=NV12"),
     row("I420", &[b"YU12", b"YM12"], "video/x-raw,format=I420"),
@@ -71,7 +71,7 @@ const TABLE: &[Row] = &[
     row("NV24", &[b"NV24"], "video/x-raw,format=NV24"),
     row("RGB3", &[b"RGB3"], "video/x-raw,format=RGB"),
     row("BGR3", &[b"BGR3"], "video/x-raw,format=BGR"),
-    // The old names and those of Linux 3.17, which tell padding from alpha.
+    // The old codes and those of Linux 3.17, which distinguish padding from alpha.
     row("BGRX", &[b"XR24", b"BGR4"], "video/x-raw,format=BGRx"),
     row("XRGB", &[b"BX24", b"RGB4"], "video/x-raw,format=xRGB"),
     row("XBGR", &[b"RX24"], "video/x-raw,format=xBGR"),
@@ -92,14 +92,14 @@ const TABLE: &[Row] = &[
     row("H264", &[b"H264"], "video/x-h264"),
 ];
 
-impl Format {
-    /// A JPEG for each picture.
+impl CaptureFormat {
+    /// A JPEG per picture.
     pub const MJPEG: Self = Self::called("MJPEG");
 
     /// Encoded by the camera.
     pub const H264: Self = Self::called("H264");
 
-    /// The format with this name, which is one of the table.
+    /// The format with this name, which must be in the table.
     pub const fn called(name: &str) -> Self {
         let mut place = 0;
         while !is_same(TABLE[place].name.as_bytes(), name.as_bytes()) {
@@ -108,12 +108,12 @@ impl Format {
         Self(place)
     }
 
-    /// Whether its pictures lie in memory as they are.
+    /// Whether its pictures are uncompressed.
     pub fn is_raw(self) -> bool {
         TABLE[self.0].caps.starts_with("video/x-raw")
     }
 
-    /// All formats, the one that costs least first.
+    /// All formats, the cheapest first.
     pub fn all() -> impl Iterator<Item = Self> {
         (0..TABLE.len()).map(Self)
     }
@@ -128,18 +128,18 @@ impl Format {
         TABLE.iter().position(|row| row.codes.contains(&&code)).map(Self)
     }
 
-    /// How status and logs call it.
+    /// Its name in status and logs.
     pub fn name(self) -> &'static str {
         TABLE[self.0].name
     }
 
-    /// What GStreamer's caps call it.
+    /// Its GStreamer caps.
     pub fn caps(self) -> &'static str {
         TABLE[self.0].caps
     }
 }
 
-/// `==`, which is not `const`.
+/// `==` for `const` code.
 const fn is_same(one: &[u8], other: &[u8]) -> bool {
     let mut place = 0;
     while place < one.len() && place < other.len() && one[place] == other[place] {
@@ -148,13 +148,13 @@ const fn is_same(one: &[u8], other: &[u8]) -> bool {
     place == one.len() && place == other.len()
 }
 
-impl fmt::Debug for Format {
+impl fmt::Debug for CaptureFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
 }
 
-impl<'de> Deserialize<'de> for Format {
+impl<'de> Deserialize<'de> for CaptureFormat {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
         let known = TABLE.iter().position(|row| row.name == name).map(Self);
@@ -162,30 +162,30 @@ impl<'de> Deserialize<'de> for Format {
     }
 }
 
-impl Serialize for Format {
+impl Serialize for CaptureFormat {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name())
     }
 }
 
-/// The largest picture that is asked of a camera: H.264's level 5.2 has 36,864 blocks of 16 by 16 (table A-1), and
-/// browsers decode no more. Each side is at most what the configuration allows.
-const MOST_BLOCKS: u64 = 36_864;
-const MOST_SIDE: u32 = 4096;
+/// The largest picture that is requested from a camera: H.264 level 5.2 has 36,864 macroblocks of 16 by 16 (table
+/// A-1), and browsers decode no more. Each side is at most what the configuration allows.
+const MAX_BLOCKS: u64 = 36_864;
+const MAX_SIDE: u32 = 4096;
 
-/// Whether H.264's level 5.2 has pictures of this size.
+/// Whether H.264 level 5.2 allows pictures of this size.
 pub fn is_in_level(size: Resolution) -> bool {
-    u64::from(size.width.div_ceil(16)) * u64::from(size.height.div_ceil(16)) <= MOST_BLOCKS
+    u64::from(size.width.div_ceil(16)) * u64::from(size.height.div_ceil(16)) <= MAX_BLOCKS
 }
 
-/// The least side: a block of H.264.
-const LEAST_SIDE: u32 = 16;
+/// The shortest side: one H.264 macroblock.
+const MIN_SIDE: u32 = 16;
 
 /// The sizes that a device has for a format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Sizes {
-    /// Just this one.
+    /// A single size.
     One(Resolution),
     /// All from `least` to `most`, in steps of `step`: sensors behind a scaler, capture cards.
     Range {
@@ -193,15 +193,15 @@ pub enum Sizes {
         least: Resolution,
         /// The largest.
         most: Resolution,
-        /// What width and height grow by.
+        /// Step of width and height.
         step: Resolution,
     },
 }
 
 impl Sizes {
-    /// What of these sizes can be used; `None` where nothing can.
+    /// The part of these sizes that can be used; `None` if there is none.
     pub fn usable(self) -> Option<Self> {
-        let sides = LEAST_SIDE..=MOST_SIDE;
+        let sides = MIN_SIDE..=MAX_SIDE;
         match self {
             Self::One(size) => {
                 let fits = sides.contains(&size.width) && sides.contains(&size.height) && is_in_level(size);
@@ -210,10 +210,10 @@ impl Sizes {
             Self::Range { least, most, step } => {
                 let along = |least: u32, most: u32, step: u32| {
                     let step = step.max(1);
-                    // The grid begins at the driver's least, whatever is cut off from it.
-                    let off = LEAST_SIDE.saturating_sub(least).div_ceil(step).saturating_mul(step);
+                    // The grid starts at the driver's least, whatever is cut off of it.
+                    let off = MIN_SIDE.saturating_sub(least).div_ceil(step).saturating_mul(step);
                     let least = least.saturating_add(off);
-                    (least <= most.min(MOST_SIDE)).then(|| (least, most.min(MOST_SIDE), step))
+                    (least <= most.min(MAX_SIDE)).then(|| (least, most.min(MAX_SIDE), step))
                 };
                 let (least_width, most_width, step_width) = along(least.width, most.width, step.width)?;
                 let (least_height, most_height, step_height) = along(least.height, most.height, step.height)?;
@@ -227,9 +227,9 @@ impl Sizes {
 
     /// The size nearest to `wanted`.
     pub fn nearest(self, wanted: Resolution) -> Resolution {
-        // No overflow: a usable range ends at [`MOST_SIDE`].
+        // No overflow: a usable range ends at [`MAX_SIDE`].
         let along = |least: u32, most: u32, step: u32, wanted: u32| {
-            let step = step.clamp(1, MOST_SIDE);
+            let step = step.clamp(1, MAX_SIDE);
             let steps = (wanted.clamp(least, most) - least + step / 2) / step;
             least + steps.min((most - least) / step) * step
         };
@@ -243,21 +243,21 @@ impl Sizes {
     }
 }
 
-/// One format of a device at one size, or range of sizes.
+/// One mode that a device supports: a format at one size, or a range of sizes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Offer {
+pub struct CaptureMode {
     /// The format.
-    pub format: Format,
+    pub format: CaptureFormat,
     /// Its sizes.
     #[serde(flatten)]
     pub sizes: Sizes,
-    /// Its rates at this size (in a range: at the size nearest to the wanted one). Empty where the device
-    /// does not tell, as HDMI receivers do.
-    pub rates: Vec<Rate>,
+    /// Its frame rates at this size (of a range: at the size nearest to the wanted one). Empty if the device does
+    /// not report any, as with HDMI receivers.
+    pub rates: Vec<FrameRate>,
 }
 
-/// Sizes that people know, from the smallest of a phone to the largest that the configuration allows: what is offered
-/// where a device has no list of its own.
+/// Common sizes, from the smallest on phones to the largest that the configuration allows. They are offered for a
+/// device without its own list.
 pub const USUAL: [Resolution; 7] = [
     Resolution { width: 320, height: 180 },
     Resolution { width: 640, height: 360 },
@@ -268,22 +268,22 @@ pub const USUAL: [Resolution; 7] = [
     Resolution { width: 3840, height: 2160 },
 ];
 
-/// The sizes that a configuration could ask these offers for, the smallest first.
-pub fn sizes(offers: &[Offer]) -> Vec<Resolution> {
-    let of = |offer: &Offer| match offer.sizes {
+/// The sizes of these modes that a configuration may request, in ascending order.
+pub fn sizes(modes: &[CaptureMode]) -> Vec<Resolution> {
+    let of = |mode: &CaptureMode| match mode.sizes {
         Sizes::One(size) => vec![size],
         range @ Sizes::Range { .. } => USUAL.into_iter().filter(|size| range.nearest(*size) == *size).collect(),
     };
-    let mut sizes: Vec<_> = offers.iter().flat_map(of).filter(|size| Config::takes(*size)).collect();
+    let mut sizes: Vec<_> = modes.iter().flat_map(of).filter(|size| Config::takes(*size)).collect();
     sizes.sort_by_key(|size| (size.width * size.height, size.width));
     sizes.dedup();
     sizes
 }
 
-/// A capture mode as chosen.
+/// The selected capture mode.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Mode {
-    /// As V4L2 calls it, mostly: `YUYV`, `NV12`, `I420`, `MJPEG`, `H264`.
+pub struct ActiveMode {
+    /// Mostly V4L2's name: `YUYV`, `NV12`, `I420`, `MJPEG`, `H264`.
     pub format: String,
     /// Picture size.
     #[serde(flatten)]
@@ -292,7 +292,7 @@ pub struct Mode {
     pub fps: f64,
 }
 
-impl fmt::Display for Mode {
+impl fmt::Display for ActiveMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} at {} fps", self.format, self.resolution, (self.fps * 100.0).round() / 100.0)
     }
@@ -306,31 +306,31 @@ mod tests {
         Resolution { width, height }
     }
 
-    fn one(width: u32, height: u32) -> Offer {
-        Offer { format: Format::MJPEG, sizes: Sizes::One(size(width, height)), rates: vec![] }
+    fn one(width: u32, height: u32) -> CaptureMode {
+        CaptureMode { format: CaptureFormat::MJPEG, sizes: Sizes::One(size(width, height)), rates: vec![] }
     }
 
     #[test]
-    fn a_format_is_read_back_by_its_name_and_no_other_is() {
-        for format in Format::all() {
+    fn formats_are_serialised_by_name_and_unknown_names_are_rejected() {
+        for format in CaptureFormat::all() {
             let text = serde_json::to_string(&format).unwrap();
-            assert_eq!(serde_json::from_str::<Format>(&text).unwrap(), format);
+            assert_eq!(serde_json::from_str::<CaptureFormat>(&text).unwrap(), format);
         }
-        assert!(serde_json::from_str::<Format>("\"PPMZ\"").unwrap_err().to_string().contains("PPMZ"));
+        assert!(serde_json::from_str::<CaptureFormat>("\"PPMZ\"").unwrap_err().to_string().contains("PPMZ"));
     }
 
     #[test]
-    fn the_sizes_of_a_device_are_listed_once_and_as_far_as_they_can_be_asked_for() {
+    fn each_configurable_size_of_a_device_is_listed_once() {
         let listed = [(640, 480), (320, 180), (640, 360), (320, 180), (641, 481), (32, 24)];
         let all = listed.map(|(width, height)| one(width, height));
         assert_eq!(sizes(&all), [size(320, 180), size(640, 360), size(640, 480)]);
         let range = Sizes::Range { least: size(32, 32), most: size(1920, 1080), step: size(2, 2) };
-        let range = Offer { format: Format::called("NV12"), sizes: range, rates: vec![] };
+        let range = CaptureMode { format: CaptureFormat::called("NV12"), sizes: range, rates: vec![] };
         assert_eq!(sizes(&[range]), USUAL[..5]);
     }
 
     #[test]
-    fn no_range_of_sizes_overflows_and_what_is_used_of_it_can_be_encoded() {
+    fn no_range_of_sizes_overflows_and_its_usable_part_can_be_encoded() {
         const EDGES: [u32; 9] = [0, 1, 3, 15, 17, 640, 4097, i32::MAX as u32, u32::MAX];
         for least in EDGES {
             for most in EDGES {
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_no_browser_shows_are_no_choice() {
+    fn sizes_that_no_browser_shows_are_not_usable() {
         let cases = [(641, 481, true), (16, 16, true), (15, 16, false), (0, 480, false), (4096, 2304, true)];
         let absurd = [(4096, 4096, false), (8192, 64, false), (u32::MAX, u32::MAX, false)];
         for (width, height, expected) in cases.into_iter().chain(absurd) {
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_that_no_camera_means_are_left_out() {
+    fn implausible_rates_are_left_out() {
         let cases = [
             ((30, 1), true),
             ((30_000, 1001), true),
@@ -370,7 +370,7 @@ mod tests {
             ((1_000_000, 1), false),
         ];
         for ((frames, seconds), expected) in cases {
-            assert_eq!(Rate { frames, seconds }.is_usable(), expected, "{frames}/{seconds}");
+            assert_eq!(FrameRate { frames, seconds }.is_usable(), expected, "{frames}/{seconds}");
         }
     }
 }

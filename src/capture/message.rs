@@ -1,4 +1,5 @@
-//! The messages. They are rare, and therefore JSON; frames have a form of their own, see [`wire`](super::wire).
+//! The messages of the capture protocol. They are rare, and therefore JSON; frames have their own format, see
+//! [`wire`](super::wire).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,19 +10,20 @@ use serde_json::Value;
 
 use crate::media::{Bitrate, Resolution};
 
-use super::{AudioConfig, Config, Control, Error, Mode, Movement, Survey};
+use super::{ActiveMode, AudioConfig, Config, Control, Error, Inventory, PtzMovement};
 
-/// What the parent orders.
+/// An order from the parent to a capture process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
-    /// Comes first, once.
+    /// The first order, sent once.
     Begin(Begin),
-    /// Open the device, build the graph and send frames of it until [`Order::Close`]. It is closed when this comes.
+    /// Open the device, build the graph and send its frames until [`Order::Close`]. No device is open when this is
+    /// sent.
     Open {
-        /// Counted by the parent; frames and reports carry it.
+        /// Number of the attempt, assigned by the parent; frames and reports carry it.
         attempt: u32,
-        /// What to open.
+        /// The settings of the source.
         settings: Settings,
     },
     /// Stop the attempt, whatever it is doing, and report [`Report::Closed`].
@@ -29,72 +31,74 @@ pub enum Order {
         /// The attempt.
         attempt: u32,
     },
-    /// Settings that the running graph can take as it is.
+    /// Apply settings that the running graph can change.
     Tune(Settings),
-    /// Make a key frame of the next picture.
+    /// Make the next frame a key frame.
     KeyFrame {
         /// Which of the camera's encodings; 0 is the one that the settings describe.
         rendition: u16,
     },
-    /// Begin or end one more encoding of what is captured, beside that of the settings. It lasts until the attempt ends.
+    /// Start or end one more encoding of the captured picture, beside that of the settings. It lasts until the
+    /// attempt ends.
     Rendition {
-        /// From 1 to [`MOST_RENDITIONS`]; its frames carry it.
+        /// From 1 to [`MAX_RENDITIONS`]; its frames carry it.
         number: u16,
-        /// How it is encoded; none ends it.
+        /// How it is encoded; `None` ends it.
         wanted: Option<Rendition>,
     },
-    /// Log more, or less, from now on.
+    /// Change the log level from now on.
     Log {
-        /// As in [`Log`].
+        /// As in [`LogSettings`].
         filter: String,
     },
-    /// The leave to try an encoder that [`Step::Waiting`] asks for: of all capture processes one tries at a time.
+    /// Permission to try an encoder, as requested by [`Step::Waiting`]: only one capture process tries at a time.
     Try,
-    /// A question beside the pictures.
+    /// Answer a question, independently of the frames.
     Ask {
-        /// Counted by the parent; the answer carries it.
+        /// Number of the question, assigned by the parent; the answer carries it.
         request: u32,
         /// The question.
         question: Question,
     },
 }
 
-/// How a capture process begins.
+/// The first settings of a capture process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Begin {
     /// [`VERSION`](super::wire::VERSION) of the parent.
     pub version: u32,
-    /// What it captures.
+    /// The source that it captures.
     pub role: Role,
-    /// How log lines are written.
-    pub log: Log,
-    /// What a process before this one reported last by [`Report::Remember`].
-    pub memory: Memory,
-    /// What the process before this one died of, where that was no accident.
+    /// Its log settings.
+    pub log: LogSettings,
+    /// The learned state that an earlier process reported last ([`Report::Remember`]).
+    pub memory: LearnedState,
+    /// The cause of the previous process's end, unless that was an accident.
     pub blame: Option<Blame>,
 }
 
-/// What a capture process captures.
+/// The role of a capture process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// A camera.
     Camera {
-        /// Values of controls, set whenever the device is opened.
+        /// Values of controls that are set each time the device is opened.
         kept: BTreeMap<String, i64>,
     },
     /// The microphone.
     Microphone {
-        /// The cameras of the board: of several microphones that of a camera comes first.
+        /// The cameras of the board: a microphone that belongs to one of them is preferred.
         cameras: Vec<Config>,
     },
-    /// Nothing: it only looks at what there is.
-    Survey,
+    /// Nothing: it only lists the devices of the board.
+    #[serde(rename = "survey")]
+    Inventory,
 }
 
-/// How log lines are written, which go to standard error.
+/// Log settings; log lines go to standard error.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Log {
+pub struct LogSettings {
     /// As in the configuration: `info`, or a list of targets.
     pub filter: String,
     /// As JSON.
@@ -105,68 +109,70 @@ pub struct Log {
     pub has_colours: bool,
 }
 
-/// What a capture process has learned about devices and encoders. The parent keeps it and reads nothing of it.
-pub type Memory = Value;
+/// Results about devices and encoders that a capture process has learned. The parent stores it without reading it.
+pub type LearnedState = Value;
 
-/// What a process died of.
+/// The cause of a process's end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blame {
-    /// What it was doing.
+    /// Its step at that time.
     pub step: Step,
     /// How it ended: `it hung`, `it crashed (SIGSEGV)`.
     pub how: String,
 }
 
-/// What is captured, and how.
+/// The settings of a source.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Settings {
-    /// Of a camera.
+    /// Settings of a camera.
     Camera(Config),
-    /// Of the microphone.
+    /// Settings of the microphone.
     Microphone(AudioConfig),
 }
 
-/// One more encoding of what a camera captures.
+/// One more encoding of a camera's picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rendition {
-    /// Size of its pictures, both sides even. What is captured is scaled to it.
+    /// Size of its pictures, both sides even. The captured picture is scaled to it.
     pub resolution: Resolution,
-    /// Ceiling of its bitrate.
+    /// Highest bitrate.
     pub bitrate: Bitrate,
 }
 
-/// Encodings beside that of the settings: more than that no board has encoders for.
-pub const MOST_RENDITIONS: u16 = 7;
+/// Most encodings beside that of the settings: no board has encoders for more.
+pub const MAX_RENDITIONS: u16 = 7;
 
-/// A question beside the pictures.
+/// A question that is independent of the frames.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Question {
-    /// One current picture as JPEG. It comes as [`wire::Kind::Picture`](super::wire::Kind), a failure as an answer.
+    /// One current picture as JPEG. It is sent as [`Picture`](super::wire::MessageKind::Picture), a failure as an
+    /// answer.
     Snapshot,
-    /// What can be adjusted at the camera of this configuration.
+    /// The controls of the camera with this configuration.
     Controls(Config),
-    /// Sets a control, and again whenever the device is opened.
+    /// Sets a control now, and again each time the device is opened.
     SetControl {
         /// Which camera.
         config: Config,
         /// The control.
         name: String,
-        /// What to set it to.
+        /// The new value.
         value: i64,
     },
     /// Moves the camera.
     Move {
         /// Which camera.
         config: Config,
-        /// Where to.
-        movement: Movement,
+        /// The movement.
+        movement: PtzMovement,
     },
-    /// Whether there is something to hear with, as far as can be told without opening it.
+    /// Whether there is a microphone, as far as is known without opening it.
     HasSound(AudioConfig),
-    /// What the board has.
-    Survey {
+    /// Everything the board has.
+    #[serde(rename = "survey")]
+    Inventory {
         /// The cameras as configured.
         cameras: Vec<Config>,
         /// The microphone as configured.
@@ -174,11 +180,11 @@ pub enum Question {
     },
 }
 
-/// What a question is answered with.
+/// The answer to a question.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
-    /// It is done.
+    /// The action is done.
     Done,
     /// To [`Question::Controls`].
     Controls(Vec<Control>),
@@ -186,50 +192,51 @@ pub enum Answer {
     Control(Control),
     /// To [`Question::HasSound`].
     HasSound(bool),
-    /// To [`Question::Survey`].
-    Survey(Box<Survey>),
+    /// To [`Question::Inventory`].
+    #[serde(rename = "survey")]
+    Inventory(Box<Inventory>),
 }
 
-/// What a capture process reports.
+/// A report from a capture process to its parent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Report {
-    /// Comes first, once.
+    /// The first report, sent once.
     Hello {
         /// [`VERSION`](super::wire::VERSION) of the capture process.
         version: u32,
     },
-    /// What it does from now on. Where a step takes too long, the parent ends the process.
+    /// The process begins this step. If a step takes too long, the parent ends the process.
     Doing(Step),
-    /// The graph is built, and its first frame is waited for.
+    /// The graph is built and waits for its first frame.
     Built {
         /// The attempt.
         attempt: u32,
-        /// What it is built of.
+        /// Its description.
         built: Built,
     },
-    /// A rendition began, or why it did not or ended by itself. The others go on.
+    /// A rendition has begun, or the reason why it did not begin or ended on its own. The others continue.
     Rendition {
         /// The attempt.
         attempt: u32,
         /// The rendition.
         number: u16,
-        /// Its encoder, or why there is none of it.
+        /// Its encoder, or why there is none.
         outcome: Result<String, Error>,
     },
-    /// The attempt cannot go on. It is to be closed.
+    /// The attempt cannot continue. The parent is to close it.
     Failed {
         /// The attempt.
         attempt: u32,
         /// Why.
         error: Error,
     },
-    /// Frames came, and then none; the next attempt may go well. It is to be closed.
+    /// Frames came and then stopped; the next attempt may succeed. The parent is to close this one.
     Stalled {
         /// The attempt.
         attempt: u32,
     },
-    /// What is shown stands in for a device, and there may be one now.
+    /// A substitute for the device is captured, and the device may be there now.
     Outdated {
         /// The attempt.
         attempt: u32,
@@ -239,13 +246,13 @@ pub enum Report {
         /// The attempt.
         attempt: u32,
     },
-    /// What to hand to the next process.
-    Remember(Memory),
-    /// The values that the device's controls have now, by name.
+    /// The learned state, to be passed to the next process.
+    Remember(LearnedState),
+    /// The present values of the device's controls, by name.
     Controls(BTreeMap<String, i64>),
-    /// The sizes that the device has, the smallest first.
+    /// The sizes that the device has, in ascending order.
     Sizes(Vec<Resolution>),
-    /// To a question.
+    /// The answer to a question.
     Answer {
         /// The question's number.
         request: u32,
@@ -254,20 +261,20 @@ pub enum Report {
     },
 }
 
-/// What a capture process is doing.
+/// The step of a capture process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
     /// Nothing that takes time.
     Resting,
-    /// It loads GStreamer, which lists its plugins at the first start of all.
+    /// It loads GStreamer, which builds its plugin list at the very first start.
     Loading,
-    /// It looks at devices.
+    /// It examines devices.
     Looking {
-        /// The node, while it is open for that.
+        /// The device node that is open for that, if any.
         at: Option<String>,
     },
-    /// It wants to try an encoder; see [`Order::Try`].
+    /// It waits for permission to try an encoder; see [`Order::Try`].
     Waiting,
     /// It tries an encoder.
     Trying {
@@ -278,9 +285,9 @@ pub enum Step {
     Starting {
         /// The device in words.
         device: String,
-        /// The camera's node and its format, where it is a V4L2 camera.
+        /// Format of a V4L2 camera, with its node; `None` for other devices.
         format: Option<String>,
-        /// The encoder, where there is one.
+        /// The encoder, if there is one.
         encoder: Option<String>,
     },
     /// The graph runs.
@@ -300,7 +307,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// Whether drivers and libraries are at work that people's devices and encoders bring along.
+    /// Whether a driver or library that depends on the user's devices and encoders is at work in this step.
     pub fn may_crash(&self) -> bool {
         matches!(self, Self::Looking { at: Some(_) } | Self::Trying { .. } | Self::Starting { .. })
     }
@@ -322,26 +329,26 @@ impl fmt::Display for Step {
     }
 }
 
-/// What a graph is built of.
+/// Description of a graph.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Built {
     /// The device in words.
     pub device: String,
-    /// What is captured; none for sound.
-    pub mode: Option<Mode>,
-    /// The encoder; none for a camera that encodes by itself.
+    /// The capture mode; `None` for sound.
+    pub mode: Option<ActiveMode>,
+    /// The encoder; `None` for a camera that encodes by itself.
     pub encoder: Option<String>,
-    /// Whether a key frame comes when it is asked for; none for sound.
+    /// Whether the encoder makes a key frame on demand; `None` for sound.
     pub key_frames_on_demand: Option<bool>,
-    /// How long its frames may take.
+    /// Time limits of its frames.
     pub patience: Patience,
 }
 
-/// How long frames may take before the device counts as silent.
+/// Time without a frame after which the device counts as silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Patience {
-    /// The first one: sensors measure light first, and some encoders load firmware.
+    /// Before the first frame: sensors measure light first, and some encoders load firmware.
     pub first: Duration,
-    /// Each one after it.
+    /// Before each frame after it.
     pub next: Duration,
 }

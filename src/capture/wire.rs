@@ -1,16 +1,16 @@
-//! How messages and frames travel: a header of 20 bytes, and what it announces.
+//! Format of messages and frames on the socket: a header of 20 bytes, followed by the body.
 //!
-//! | bytes | what, most significant byte first |
+//! | bytes | content, most significant byte first |
 //! |---|---|
-//! | 0 | kind, see [`Kind`] |
-//! | 1 | flags: 1 is a key frame |
+//! | 0 | kind, see [`MessageKind`] |
+//! | 1 | flags: bit 0 marks a key frame |
 //! | 2, 3 | rendition of a frame, else 0 |
-//! | 4 to 7 | length of what follows |
-//! | 8 to 11 | of a frame its attempt, of a picture its request, else 0 |
-//! | 12 to 19 | of a frame when it was captured, in nanoseconds of CLOCK_MONOTONIC, else 0 |
+//! | 4 to 7 | length of the body |
+//! | 8 to 11 | attempt of a frame, request of a picture, else 0 |
+//! | 12 to 19 | capture time of a frame, in nanoseconds of CLOCK_MONOTONIC, else 0 |
 //!
-//! Messages are JSON ([`Order`](super::Order), [`Report`](super::Report)). What is wrong in a header cannot be passed
-//! over: the connection ends.
+//! Messages are JSON ([`Order`](super::Order), [`Report`](super::Report)). A faulty header cannot be skipped: it
+//! ends the connection.
 
 use std::io::{self, Read};
 use std::sync::OnceLock;
@@ -20,33 +20,33 @@ use bytes::Bytes;
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-/// Both processes come out of one build; the number keeps apart what an update has left running.
+/// Both processes come from one build; the number detects a process of another version that an update left running.
 pub const VERSION: u32 = 1;
 
-/// Bytes of a header.
+/// Length of a header in bytes.
 pub const HEADER: usize = 20;
 
-/// What follows a header.
+/// The type of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MessageKind {
     /// 1: an [`Order`](super::Order).
     Order,
     /// 2: a [`Report`](super::Report).
     Report,
     /// 3: an access unit of H.264 (Annex B) or an Opus packet.
     Frame,
-    /// 4: a JPEG, which answers [`Question::Snapshot`](super::Question::Snapshot).
+    /// 4: a JPEG that answers [`Question::Snapshot`](super::Question::Snapshot).
     Picture,
 }
 
-impl Kind {
+impl MessageKind {
     const ALL: [Self; 4] = [Self::Order, Self::Report, Self::Frame, Self::Picture];
 
     fn number(self) -> u8 {
         self as u8 + 1
     }
 
-    /// The most that follows: what is longer is no message of ours. A frame's is a key frame of 4096x2304 at 100 Mbit/s.
+    /// Most bytes of the body; a longer one cannot be valid. For a frame: a key frame of 4096x2304 at 100 Mbit/s.
     pub fn most(self) -> usize {
         match self {
             Self::Order | Self::Report => 1 << 20,
@@ -56,63 +56,63 @@ impl Kind {
     }
 }
 
-/// What comes before a message or frame.
+/// The header of a message or frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// What follows.
-    pub kind: Kind,
+    /// Type of the body.
+    pub kind: MessageKind,
     /// Whether a frame is a key frame.
     pub is_key: bool,
     /// Which of the camera's encodings a frame belongs to.
     pub rendition: u16,
-    /// Bytes that follow.
+    /// Length of the body in bytes.
     pub length: u32,
-    /// The attempt of a frame, the request of a picture.
+    /// Attempt of a frame, request of a picture.
     pub number: u32,
-    /// When a frame was captured, in nanoseconds of CLOCK_MONOTONIC.
+    /// Capture time of a frame, in nanoseconds of CLOCK_MONOTONIC.
     pub captured: u64,
 }
 
-/// What is wrong with a header.
+/// The fault of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum HeaderError {
     /// There is no such kind.
     #[error("it sends something of kind {0}, which does not exist")]
     Kind(u8),
-    /// More follows than may.
-    #[error("it announces {length} bytes, {most} are the most")]
+    /// The body is too long.
+    #[error("it announces {length} bytes, the limit is {most}")]
     Length {
-        /// What follows.
+        /// Announced length in bytes.
         length: u32,
-        /// What may.
+        /// Most bytes allowed.
         most: usize,
     },
 }
 
-impl From<Fault> for io::Error {
-    fn from(fault: Fault) -> Self {
-        Self::new(io::ErrorKind::InvalidData, fault)
+impl From<HeaderError> for io::Error {
+    fn from(error: HeaderError) -> Self {
+        Self::new(io::ErrorKind::InvalidData, error)
     }
 }
 
 impl Header {
-    /// Of a message.
-    fn message(kind: Kind, length: u32) -> Self {
+    /// The header of an order or a report.
+    fn message(kind: MessageKind, length: u32) -> Self {
         Self { kind, is_key: false, rendition: 0, length, number: 0, captured: 0 }
     }
 
-    /// Reads one.
+    /// Parses a header.
     ///
     /// # Errors
     ///
-    /// When it cannot be one.
-    pub fn parse(bytes: &[u8; HEADER]) -> Result<Self, Fault> {
+    /// The fault of the header.
+    pub fn parse(bytes: &[u8; HEADER]) -> Result<Self, HeaderError> {
         let [kind, flags, r0, r1, l0, l1, l2, l3, n0, n1, n2, n3, captured @ ..] = *bytes;
-        let known = Kind::ALL.into_iter().find(|known| known.number() == kind);
-        let kind = known.ok_or(Fault::Kind(kind))?;
+        let known = MessageKind::ALL.into_iter().find(|known| known.number() == kind);
+        let kind = known.ok_or(HeaderError::Kind(kind))?;
         let (length, most) = (u32::from_be_bytes([l0, l1, l2, l3]), kind.most());
         if length as usize > most {
-            return Err(Fault::Length { length, most });
+            return Err(HeaderError::Length { length, most });
         }
         Ok(Self {
             kind,
@@ -124,7 +124,7 @@ impl Header {
         })
     }
 
-    /// Writes it.
+    /// Serialises it.
     pub fn bytes(&self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
         bytes[0] = self.kind.number();
@@ -137,27 +137,27 @@ impl Header {
     }
 }
 
-/// An order or a report as it travels.
+/// An order or a report as bytes, with its header.
 ///
 /// # Errors
 ///
-/// When it is longer than the other side would take, as the memory of a device that lists without end may be.
-pub fn message(kind: Kind, message: &impl Serialize) -> io::Result<Vec<u8>> {
+/// When it is longer than the other side accepts, such as the memory of a device with an endless list.
+pub fn message(kind: MessageKind, message: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; HEADER];
     serde_json::to_writer(&mut bytes, message)?;
     let length = bytes.len() - HEADER;
     if length > kind.most() {
-        return Err(Fault::Length { length: length.try_into().unwrap_or(u32::MAX), most: kind.most() }.into());
+        return Err(HeaderError::Length { length: length.try_into().unwrap_or(u32::MAX), most: kind.most() }.into());
     }
     bytes[..HEADER].copy_from_slice(&Header::message(kind, length as u32).bytes());
     Ok(bytes)
 }
 
-/// The next header and what follows it; `None` where the other side has closed the connection.
+/// Reads the next header and its body; `None` if the other side has closed the connection.
 ///
 /// # Errors
 ///
-/// When the connection breaks within, or what comes is wrong.
+/// When the connection ends within a message, or the header is invalid.
 pub fn read(from: &mut impl Read) -> io::Result<Option<(Header, Bytes)>> {
     let mut header = [0; HEADER];
     let mut filled = 0;
@@ -176,7 +176,7 @@ pub fn read(from: &mut impl Read) -> io::Result<Option<(Header, Bytes)>> {
     Ok(Some((header, body.into())))
 }
 
-/// A moment as it travels: in nanoseconds of CLOCK_MONOTONIC, which both processes see alike.
+/// A time as it is sent: in nanoseconds of CLOCK_MONOTONIC, which is the same for both processes.
 pub fn nanoseconds(moment: Instant) -> u64 {
     let (zero, at_zero) = zero();
     let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
@@ -186,8 +186,8 @@ pub fn nanoseconds(moment: Instant) -> u64 {
     }
 }
 
-/// The moment that travelled as `nanoseconds`; `None` where it cannot be told.
-pub fn moment(nanoseconds: u64) -> Option<Instant> {
+/// The time that was sent as `nanoseconds`; `None` if it cannot be represented.
+pub fn instant(nanoseconds: u64) -> Option<Instant> {
     let (zero, at_zero) = zero();
     match nanoseconds.checked_sub(at_zero) {
         Some(after) => zero.checked_add(Duration::from_nanos(after)),
@@ -195,8 +195,8 @@ pub fn moment(nanoseconds: u64) -> Option<Instant> {
     }
 }
 
-/// One moment as both clocks show it. [`Instant`] is CLOCK_MONOTONIC too, without saying its number, so that one pair
-/// is enough for ever: of some the closest, for a thread may lose its processor between two readings.
+/// One moment on both clocks. [`Instant`] is CLOCK_MONOTONIC too, but does not expose its value, so one pair is
+/// valid for ever. Of several pairs the closest is taken, because the thread may be preempted between two readings.
 fn zero() -> (Instant, u64) {
     static ZERO: OnceLock<(Instant, u64)> = OnceLock::new();
     *ZERO.get_or_init(|| {
@@ -218,8 +218,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_is_read_back_as_it_was_written() {
-        for kind in Kind::ALL {
+    fn a_header_is_parsed_as_it_was_written() {
+        for kind in MessageKind::ALL {
             let header =
                 Header { kind, is_key: true, rendition: 7, length: 12_345, number: 99, captured: u64::MAX - 3 };
             assert_eq!(Header::parse(&header.bytes()), Ok(header));
@@ -227,32 +227,32 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_header_is_refused() {
-        let good = Header::message(Kind::Report, 3).bytes();
+    fn an_invalid_header_is_refused() {
+        let good = Header::message(MessageKind::Report, 3).bytes();
         for kind in [0, 5, 255] {
             let mut bytes = good;
             bytes[0] = kind;
-            assert_eq!(Header::parse(&bytes), Err(Fault::Kind(kind)));
+            assert_eq!(Header::parse(&bytes), Err(HeaderError::Kind(kind)));
         }
-        for kind in Kind::ALL {
+        for kind in MessageKind::ALL {
             let most = Header::message(kind, kind.most() as u32);
             assert_eq!(Header::parse(&most.bytes()), Ok(most));
             let more = Header { length: most.length + 1, ..most };
-            assert!(matches!(Header::parse(&more.bytes()), Err(Fault::Length { .. })), "{kind:?}");
+            assert!(matches!(Header::parse(&more.bytes()), Err(HeaderError::Length { .. })), "{kind:?}");
         }
     }
 
     #[test]
-    fn messages_are_read_one_after_the_other_and_the_end_is_no_error() {
-        let first = message(Kind::Order, &Order::Close { attempt: 3 }).unwrap();
-        let second = message(Kind::Report, &Report::Closed { attempt: 3 }).unwrap();
+    fn messages_are_read_in_order_and_the_end_is_no_error() {
+        let first = message(MessageKind::Order, &Order::Close { attempt: 3 }).unwrap();
+        let second = message(MessageKind::Report, &Report::Closed { attempt: 3 }).unwrap();
         let both = [first, second].concat();
         let mut rest = &both[..];
         let (header, body) = read(&mut rest).unwrap().unwrap();
-        assert_eq!(header.kind, Kind::Order);
+        assert_eq!(header.kind, MessageKind::Order);
         assert_eq!(serde_json::from_slice::<Order>(&body).unwrap(), Order::Close { attempt: 3 });
         let (header, body) = read(&mut rest).unwrap().unwrap();
-        assert_eq!(header.kind, Kind::Report);
+        assert_eq!(header.kind, MessageKind::Report);
         assert_eq!(serde_json::from_slice::<Report>(&body).unwrap(), Report::Closed { attempt: 3 });
         assert_eq!(read(&mut rest).unwrap(), None);
         for cut in [1, HEADER - 1, HEADER, HEADER + 2] {
@@ -262,23 +262,23 @@ mod tests {
 
     #[test]
     fn a_message_that_is_too_long_is_not_sent() {
-        let long = "x".repeat(Kind::Report.most());
-        assert!(message(Kind::Report, &long).unwrap_err().to_string().contains("1048576 are the most"));
+        let long = "x".repeat(MessageKind::Report.most());
+        assert!(message(MessageKind::Report, &long).unwrap_err().to_string().contains("the limit is 1048576"));
     }
 
     #[test]
-    fn moments_travel_and_absurd_ones_are_no_panic() {
+    fn times_survive_the_conversion_and_absurd_ones_do_not_panic() {
         let now = Instant::now();
         for moment_there in [now, now + Duration::from_secs(7), now.checked_sub(Duration::from_millis(3)).unwrap()] {
-            assert_eq!(moment(nanoseconds(moment_there)), Some(moment_there));
+            assert_eq!(instant(nanoseconds(moment_there)), Some(moment_there));
         }
         let clock = clock_gettime(ClockId::Monotonic);
         let there = nanoseconds(Instant::now());
         let apart = there.abs_diff(clock.tv_sec as u64 * 1_000_000_000 + clock.tv_nsec as u64);
         assert!(apart < 50_000_000, "{apart} ns apart");
-        // Whether these can be told is the system's matter.
+        // Whether these can be represented depends on the system.
         for absurd in [0, u64::MAX, i64::MAX as u64] {
-            _ = moment(absurd);
+            _ = instant(absurd);
         }
     }
 }

@@ -1,13 +1,15 @@
-//! What operators want done, and what becomes of it: the words that every way in shares.
+//! Commands from operators and their outcomes: the messages that every transport shares.
 //!
-//! A command comes over MQTT, the WebSocket or a data channel as JSON text, is handed in at the [`Desk`] by its
-//! [`Sender`], and gives one or two [`Outcome`]s. Who carries it out is not known here.
+//! A command is received over MQTT, the WebSocket or a data channel as JSON text. Its [`Sender`] submits it to the
+//! [`CommandQueue`], which makes it a [`Request`]; the request gives one or two [`Outcome`]s. This module does not know
+//! how it is executed.
 
 mod allowance;
-mod desk;
 mod parse;
+mod properties;
+mod queue;
+mod request;
 mod schema;
-mod terms;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -19,43 +21,52 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::json;
 
-pub use allowance::{Allowance, Rate};
-pub use desk::{Crowd, Desk, Order, Orders, Sender, SenderId};
-pub use parse::{Rejection, Request, id_of, names, parse};
+pub use parse::{Rejection, id_of, names, parse};
+pub use properties::Resource;
+pub use queue::{CommandQueue, Requests, Sender, SenderGroup};
+pub use request::{Request, SenderId};
 pub use schema::*;
-pub use terms::{Subject, WITHOUT_A_WORD};
-pub use values::{Text, Within};
+pub use values::Text;
 
-/// The longest command that is read. The largest is a configuration; a kilobyte is usual.
+/// The longest command that is read, in bytes. The largest is a configuration; a kilobyte is usual.
 pub const MOST_BYTES: usize = 64 * 1024;
 
-/// Characters of the reason of a failure on a way that does not take all of it.
+/// Characters of the reason of a failure on a transport that does not accept all of it.
 const SHORTENED: [usize; 2] = [240, 80];
 
-/// Why a command fails whose sender sends too many.
+/// Why a command fails if its sender exceeds its rate.
 pub const TOO_MANY: &str = "too many commands at once; wait for the outcome of one before the next";
 
-/// Why a `privacy` that switches it off fails whose turn has not come when it is switched on.
-pub const HIDDEN: &str = "privacy was switched on before this command had its turn";
+/// Why a command that switches privacy off fails if it still waits when privacy is switched on.
+pub const SUPERSEDED: &str = "privacy was switched on before this command had its turn";
 
-/// Why a command fails that comes too late.
+/// Why a command fails that arrives during shutdown.
 pub const STOPPING: &str = "the board shuts down";
 
-/// Which way a command came, for logs, and for what must come back the same way.
+/// The transport on which a command was received, and its outcome goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
-    /// The broker, whose access control decided.
+    /// The broker, whose access control authorized it.
     Broker,
-    /// A WebSocket whose opener knew the secret.
+    /// A WebSocket whose client knew the secret.
     WebSocket,
     /// The data channel of a viewer that knew the secret.
     DataChannel,
-    /// A home automation's plain value, put into a command by ourselves.
+    /// A plain value from a home automation, which the board turned into a command.
     HomeAutomation,
 }
 
-/// Whether a message is a command, on a way on which there are others: whether it says so of itself.
+/// The address of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The response topic.
+    pub topic: String,
+    /// The correlation data (MQTT 5, section 3.3.2.3.6).
+    pub correlation: Option<Bytes>,
+}
+
+/// Whether the type of a message is `command`, on a transport that has other messages too.
 pub fn is_command(text: &str) -> bool {
     #[derive(Deserialize)]
     struct Kind<'t> {
@@ -65,67 +76,67 @@ pub fn is_command(text: &str) -> bool {
     serde_json::from_str::<Kind<'_>>(text).is_ok_and(|kind| kind.name == "command")
 }
 
-/// What became of a command so far.
+/// The outcome of a command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The command's; empty where it had none that could be read.
+    /// The command's id; empty if it had none that could be read.
     pub id: String,
-    /// How far it is.
+    /// Its progress.
     pub status: Status,
-    /// Why it failed: what, where, and what is allowed.
+    /// Why it failed: the mistake, its place, and the allowed values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What it gave.
+    /// Its result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Value>,
-    /// Whether the command was to read and has changed nothing: without its result it has failed.
+    /// Whether the command only reads and has changed nothing: without its result it has failed.
     #[serde(skip)]
     pub is_answer: bool,
 }
 
-/// How far a command is.
+/// The progress of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
-    /// It was understood and is being carried out.
+    /// It was understood and is being executed.
     Executing,
-    /// It was carried out.
+    /// It was executed.
     Successful,
-    /// It was not; nothing has changed.
+    /// It was not executed; nothing has changed.
     Failed,
 }
 
 impl Outcome {
-    /// It is being carried out.
+    /// It is being executed.
     pub fn executing(id: impl Into<String>) -> Self {
         Self { id: id.into(), status: Status::Executing, reason: None, result: None, is_answer: false }
     }
 
-    /// It was carried out.
+    /// It was executed.
     pub fn successful(id: impl Into<String>, result: Option<Value>) -> Self {
         Self { id: id.into(), status: Status::Successful, reason: None, result, is_answer: false }
     }
 
-    /// It was not.
+    /// It was not executed.
     pub fn failed(id: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { id: id.into(), status: Status::Failed, reason: Some(reason.into()), result: None, is_answer: false }
     }
 
-    /// What a command read that changes nothing.
+    /// The result of a command that changes nothing.
     pub fn answer(id: impl Into<String>, result: Option<Value>) -> Self {
         Self { is_answer: true, ..Self::successful(id, result) }
     }
 
-    /// The fullest form of it whose JSON text has at most `most` bytes, else the shortest.
+    /// The longest form whose JSON text has at most `most` bytes, otherwise the shortest.
     pub fn within(self, most: usize) -> Self {
         let mut forms = self.forms(Some(most));
         let fitting = forms.iter().position(|form| form.text().len() <= most).unwrap_or(forms.len() - 1);
         forms.swap_remove(fitting)
     }
 
-    /// Itself, and what is said in its place on a way that does not take as much, each shorter than the one before.
-    /// `most` are the bytes that the way takes, where that is known. What was carried out stays successful; what was to be read and cannot be told
-    /// has failed.
+    /// The outcome, and shorter forms for a transport with a size limit, each shorter than the one before. `most` is
+    /// the limit in bytes, if it is known. A command that was executed stays successful; a command that only reads
+    /// fails if its result cannot be sent.
     fn forms(self, most: Option<usize>) -> Vec<Self> {
         let bytes = self.text().len();
         let limit = most.map_or("this way does not take as many".into(), |most| format!("this way takes {most}"));
@@ -161,24 +172,24 @@ impl Outcome {
         forms
     }
 
-    /// The JSON texts of its forms, for a way that says or shows only later how much it takes: the fullest, and what is
-    /// said in its place, each shorter than the one before. `most` are the bytes that the way takes, where that is known.
+    /// The JSON texts of its forms, for a transport whose limit is known only later: the longest first, each shorter
+    /// than the one before. `most` is the limit in bytes, if it is known.
     pub fn texts(self, most: Option<usize>) -> Vec<Bytes> {
         self.forms(most).iter().map(|form| Bytes::from(form.text())).collect()
     }
 
     /// As JSON text.
     pub fn text(&self) -> String {
-        serde_json::to_string(self).expect("outcomes hold nothing that JSON cannot")
+        serde_json::to_string(self).expect("an outcome can be written as JSON")
     }
 
-    /// As JSON text for ways on which there are other messages too: with `"type":"outcome"`.
+    /// As JSON text for transports that have other messages too: with `"type":"outcome"`.
     pub fn message(&self) -> String {
         #[derive(Serialize)]
         #[serde(tag = "type", rename_all = "lowercase")]
         enum Message<'o> {
             Outcome(&'o Outcome),
         }
-        serde_json::to_string(&Message::Outcome(self)).expect("outcomes hold nothing that JSON cannot")
+        serde_json::to_string(&Message::Outcome(self)).expect("an outcome can be written as JSON")
     }
 }

@@ -1,59 +1,54 @@
-//! From the bytes that came to a [`Request`], or to what is wrong with them and what is allowed.
+//! Parses the bytes of a command, or reports the mistake in them and the allowed values.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::de::value::Error as NoValue;
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use serde_path_to_error::Segment;
 
 use super::MOST_BYTES;
 use super::schema::{Command, MOST_ID};
 
-/// How alike two names are from which on one is taken for a slip of the other; 1 is equal. `set-vidoe` is 0.97 like
-/// `set-video`, `reboot` is 0.5 like `restart`.
-const LIKELY_SLIP: f64 = 0.7;
-
-/// Characters of a reason. What is allowed fits; what came may be of any length and is repeated in it.
+/// The most characters of a reason. The allowed values fit; the wrong value, which it repeats, may have any length.
 const MOST_REASON: usize = 600;
 
-/// A command that was understood.
+/// A command with its id.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Request {
+pub struct Parsed {
     /// Chosen by the sender: 1 to 64 printable ASCII characters.
     pub id: String,
-    /// What is to be done.
+    /// The command.
     pub command: Command,
 }
 
-/// Why something is no command.
+/// Why something is not a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// The command's, if that much could be read, else empty.
+    /// The command's id, if that much could be read, otherwise empty.
     pub id: String,
-    /// What is wrong, where, and what is allowed.
+    /// The mistake, its place, and the allowed values.
     pub reason: String,
 }
 
-/// Reads a command. No input makes it panic, and none takes more than [`MOST_BYTES`] of reading.
+/// Parses a command. No input makes it panic, and none longer than [`MOST_BYTES`] is parsed.
 ///
 /// # Errors
 ///
-/// What is wrong, where, and what is allowed.
-pub fn parse(text: &[u8]) -> Result<Request, Rejection> {
+/// The mistake, its place, and the allowed values.
+pub fn parse(text: &[u8]) -> Result<Parsed, Rejection> {
     let nameless = |reason: String| Rejection { id: String::new(), reason: shortened(reason, MOST_REASON) };
     let mut fields = object(text).map_err(nameless)?;
     let id = id(&mut fields).map_err(nameless)?;
     let once = serde_json::from_slice::<KeysOnce>(text).map(drop);
     match once.map_err(|error| format!("the command is not read: {error}")).and_then(|()| command(fields)) {
-        Ok(command) => Ok(Request { id, command }),
+        Ok(command) => Ok(Parsed { id, command }),
         Err(reason) => Err(Rejection { id, reason: shortened(reason, MOST_REASON) }),
     }
 }
 
-/// The id of a command that is not to be read further; empty where there is none.
+/// The id of a command that is not parsed further; empty if there is none.
 pub fn id_of(text: &[u8]) -> String {
     object(text).and_then(|mut fields| id(&mut fields)).unwrap_or_default()
 }
@@ -104,7 +99,7 @@ fn command(mut fields: Map<String, Value>) -> Result<Command, String> {
     let tagged = json!({ name: arguments });
     serde_path_to_error::deserialize(tagged).map_err(|error| {
         let mut path = String::from("args");
-        // The first segment is the command's name, which stands elsewhere in what came.
+        // The first segment is the command's name, which is elsewhere in the input.
         for segment in error.path().iter().skip(1) {
             match segment {
                 Segment::Map { key } => path.extend([".", key]),
@@ -116,7 +111,7 @@ fn command(mut fields: Map<String, Value>) -> Result<Command, String> {
     })
 }
 
-/// JSON in whose objects each key stands once. RFC 8259, section 4, leaves open which of two counts: readers differ.
+/// JSON in whose objects each key occurs once. With two equal keys parsers differ (RFC 8259, section 4).
 struct KeysOnce;
 
 impl<'de> Deserialize<'de> for KeysOnce {
@@ -174,68 +169,33 @@ impl<'de> Visitor<'de> for KeysOnce {
     }
 }
 
-impl Request {
-    /// As [`parse`] reads it.
+impl Parsed {
+    /// The JSON that [`parse`] reads.
     pub fn to_json(&self) -> Value {
-        let tagged = serde_json::to_value(&self.command).expect("commands hold nothing that JSON cannot");
+        let tagged = serde_json::to_value(&self.command).expect("a command can be written as JSON");
         let (name, arguments) = match tagged {
             Value::Object(one) => one.into_iter().next().expect("a command has one name"),
-            _ => unreachable!("each command has arguments, be they none"),
+            _ => unreachable!("a command is an object with its arguments, if only none"),
         };
         json!({ "id": self.id, "command": name, "args": arguments })
     }
 }
 
-impl Serialize for Request {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.to_json().serialize(serializer)
-    }
-}
-
-/// The names of all commands, asked of the very type that they are read into.
+/// The names of all commands.
 pub fn names() -> &'static [&'static str] {
-    struct Ask(Option<&'static [&'static str]>);
-    impl<'de> Deserializer<'de> for &mut Ask {
-        type Error = NoValue;
-
-        fn deserialize_enum<V: Visitor<'de>>(
-            self,
-            _: &'static str,
-            variants: &'static [&'static str],
-            _: V,
-        ) -> Result<V::Value, NoValue> {
-            self.0 = Some(variants);
-            Err(NoValue::custom("asked only"))
-        }
-
-        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, NoValue> {
-            Err(NoValue::custom("asked only"))
-        }
-
-        serde::forward_to_deserialize_any! {
-            bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
-            newtype_struct seq tuple tuple_struct map struct identifier ignored_any
-        }
-    }
-    let mut ask = Ask(None);
-    Command::deserialize(&mut ask).ok();
-    ask.0.unwrap_or_default()
+    crate::names::of::<Command>()
 }
 
 fn hint(name: &str) -> String {
-    let likeness = |known: &&str| strsim::jaro_winkler(known, name);
-    let nearest = names().iter().copied().max_by(|one, other| likeness(one).total_cmp(&likeness(other)));
-    nearest
-        .filter(|known| likeness(known) >= LIKELY_SLIP)
-        .map(|known| format!(" (is `{known}` meant?)"))
-        .unwrap_or_default()
+    let nearest = crate::names::nearest(name, names().iter().copied());
+    nearest.map(|known| format!(" (is `{known}` meant?)")).unwrap_or_default()
 }
 
 fn listed(names: &[&str]) -> impl fmt::Display {
     names.join(", ")
 }
 
-/// At most so many characters of it.
+/// The text, cut to at most `most` characters.
 pub fn shortened(mut reason: String, most: usize) -> String {
     if let Some((end, _)) = reason.char_indices().nth(most) {
         reason.truncate(end);

@@ -6,32 +6,21 @@ use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::values::{Text, Within};
+use super::values::Text;
+use crate::settings::{
+    AudioBitrate, Bounded, Channels, Fps, Height, KeyFrameInterval, VideoBitrate, VideoPatch, Width, each_video_setting,
+};
 
 /// The longest id of a command: a UUID has 36 characters.
 pub const MOST_ID: usize = 64;
 
-/// A picture's width in pixels, as the configuration allows it.
-pub type Width = Within<160, 4096, 2>;
-/// A picture's height in pixels, as the configuration allows it.
-pub type Height = Within<96, 4096, 2>;
-/// Frames per second, as the configuration allows them.
-pub type Fps = Within<1, 240>;
-/// kbit/s of the picture, as the configuration allows them.
-pub type VideoBitrate = Within<50, 100_000>;
-/// Seconds between key frames, as the configuration allows them.
-pub type KeyFrameInterval = Within<1, 3600>;
-/// kbit/s of the sound, as the configuration allows them.
-pub type AudioBitrate = Within<6, 510>;
-/// Channels of the sound, as the configuration allows them.
-pub type Channels = Within<1, 2>;
 /// How far a camera is moved at once, in hundredths of its range: cameras count in units of their own.
-pub type Steps = Within<1, 100>;
+pub type Steps = Bounded<1, 100>;
 /// Seconds in which a device that was given another configuration has to be back at its broker. Within the least a
 /// slow board restarts; in the longest an operator loses patience.
-pub type ConfirmWithin = Within<10, 600>;
+pub type ConfirmWithin = Bounded<10, 600>;
 /// Seconds in which somebody finds a board that shows itself.
-pub type IdentifySeconds = Within<1, 60>;
+pub type IdentifySeconds = Bounded<1, 60>;
 /// The name of a camera, a control or a viewer, or what is taken for one: those that are not there are refused later.
 pub type Name = Text<64>;
 /// A sentence.
@@ -67,14 +56,14 @@ pub enum Command {
     KeyFrame(Which),
     /// Gives who is watching (`{"viewers":[..]}`), as in the status.
     ListViewers {},
-    /// Ends a viewer's conversation. The board's page does not come back by itself then.
+    /// Ends a viewer's session. The board's page does not come back by itself then.
     DismissViewer(DismissViewer),
     /// Closes the cameras and the microphone, or lets them be used again, and keeps the change.
     Privacy(Privacy),
     /// Takes another configuration file, after checking it, and restarts the service with it. It is kept if the device
     /// is back at its broker in time, else the former one comes back. The last outcome comes after that.
     ApplyConfig(ApplyConfig),
-    /// Starts something anew. For the service and the board the last outcome comes after the restart, over MQTT.
+    /// Restarts something. For the service and the board the last outcome comes after the restart, over MQTT.
     Restart(Restart),
     /// Changes what is logged, by capture processes too, and keeps the change.
     SetLogLevel(SetLogLevel),
@@ -93,29 +82,27 @@ pub struct Which {
     pub camera: Option<Name>,
 }
 
-/// See [`Command::SetVideo`].
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SetVideo {
-    /// The camera's name; without one the first camera.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub camera: Option<Name>,
-    /// Pixels.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub width: Option<Width>,
-    /// Pixels. Together with the width not more than 4096x2304 has.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub height: Option<Height>,
-    /// Frames per second.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fps: Option<Fps>,
-    /// The ceiling, in kbit/s.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bitrate: Option<VideoBitrate>,
-    /// Seconds between key frames that nobody asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key_frame_interval: Option<KeyFrameInterval>,
+macro_rules! set_video {
+    ($($(#[$doc:meta])* $name:ident: $limits:ty = $usual:literal, $unit:literal;)*) => {
+        /// See [`Command::SetVideo`].
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct SetVideo {
+            /// The camera's name; without one the first camera.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub camera: Option<Name>,
+            $($(#[$doc])* #[serde(default, skip_serializing_if = "Option::is_none")] pub $name: Option<$limits>,)*
+        }
+
+        impl SetVideo {
+            /// What is to change.
+            pub fn patch(&self) -> VideoPatch {
+                VideoPatch { $($name: self.$name.map(|number| number.get()),)* }
+            }
+        }
+    };
 }
+each_video_setting!(set_video);
 
 /// See [`Command::SetAudio`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -238,7 +225,7 @@ pub struct Restart {
     pub what: What,
 }
 
-/// What is started anew.
+/// What is restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(inline)]

@@ -1,4 +1,4 @@
-//! Commands as they are read, and as they are published.
+//! Parsing, the published schema, and outcomes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,30 +8,31 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::access::Grant;
 use crate::camera;
+use crate::settings::Bounded;
 
 fn refused(text: impl AsRef<[u8]>) -> Rejection {
-    parse(text.as_ref()).expect_err("it is no command")
+    parse(text.as_ref()).expect_err("this is not a command")
 }
 
 #[test]
-fn commands_are_read_as_they_are_written() {
-    let request =
-        parse(br#"{"id":"a 1","command":"set-video","args":{"camera":"yard","width":640,"fps":15}}"#).unwrap();
+fn commands_are_parsed() {
+    let parsed = parse(br#"{"id":"a 1","command":"set-video","args":{"camera":"yard","width":640,"fps":15}}"#).unwrap();
     let video =
-        SetVideo { camera: Text::new("yard"), width: Within::new(640), fps: Within::new(15), ..SetVideo::default() };
-    assert_eq!(request, Request { id: "a 1".into(), command: Command::SetVideo(video) });
+        SetVideo { camera: Text::new("yard"), width: Bounded::new(640), fps: Bounded::new(15), ..SetVideo::default() };
+    assert_eq!(parsed, parse::Parsed { id: "a 1".into(), command: Command::SetVideo(video) });
     let bare = parse(br#"{"type":"command","id":"2","command":"key-frame"}"#).unwrap();
     assert_eq!(bare.command, Command::KeyFrame(Which::default()));
     let without = parse(br#"{"id":"2","command":"key-frame","args":null}"#).unwrap();
     assert_eq!(without, bare);
-    // As a program writes it whose numbers are all floating.
+    // A program whose numbers are all floating-point writes it like this.
     let floating = parse(br#"{"id":"3","command":"set-video","args":{"width":640.0,"height":null}}"#).unwrap();
     assert_eq!(floating.to_json(), json!({ "id": "3", "command": "set-video", "args": { "width": 640 } }));
 }
 
 #[test]
-fn what_is_wrong_is_named_with_its_place_and_with_what_is_allowed() {
+fn a_rejection_names_the_mistake_its_place_and_the_allowed_values() {
     let of = |command: &str, arguments: Value| json!({ "id": "7", "command": command, "args": arguments }).to_string();
     let cases = [
         (of("set-video", json!({ "width": 641 })), &["`args.width`", "641", "an even number from 160 to 4096"][..]),
@@ -64,7 +65,7 @@ fn what_is_wrong_is_named_with_its_place_and_with_what_is_allowed() {
 }
 
 #[test]
-fn what_has_no_id_that_can_be_read_fails_without_one() {
+fn a_command_without_a_readable_id_is_rejected_with_an_empty_id() {
     let long = format!(r#"{{"id":"{}","command":"get-status"}}"#, "x".repeat(65));
     let cases: [(&[u8], &str); 9] = [
         (b"", "is not JSON"),
@@ -85,7 +86,7 @@ fn what_has_no_id_that_can_be_read_fails_without_one() {
 }
 
 #[test]
-fn size_and_depth_have_limits_and_reasons_stay_short() {
+fn size_and_depth_are_limited_and_reasons_stay_short() {
     let longest = |bytes: usize| {
         let empty = r#"{"id":"1","command":"apply-config","args":{"toml":""}}"#.len();
         format!(r#"{{"id":"1","command":"apply-config","args":{{"toml":"{}"}}}}"#, "#".repeat(bytes - empty))
@@ -101,7 +102,7 @@ fn size_and_depth_have_limits_and_reasons_stay_short() {
 }
 
 #[test]
-fn what_was_read_and_does_not_fit_its_way_is_a_failure_that_says_so() {
+fn a_result_too_long_for_the_transport_is_reported_as_a_failure() {
     let outcome = Outcome::answer("1", Some("x".repeat(1000).into()));
     assert_eq!(outcome.clone().within(2000), outcome);
     let short = outcome.within(500);
@@ -111,13 +112,13 @@ fn what_was_read_and_does_not_fit_its_way_is_a_failure_that_says_so() {
 }
 
 #[test]
-fn what_was_carried_out_is_successful_on_every_way_and_says_what_it_leaves_out() {
+fn an_executed_command_is_successful_on_every_transport_and_states_what_is_left_out() {
     let result = json!({ "camera": "main", "control": "x".repeat(1000), "warning": "lost at the next restart" });
     let outcome = Outcome::successful("1", Some(result));
     for most in [0, 32, 40, 60, 100, 150, 200, 300, 1000, 1_000_000] {
-        let said = outcome.clone().within(most);
-        assert_eq!((said.id.as_str(), said.status), ("1", Status::Successful), "{most}");
-        assert!(said.text().len() <= most.max(32), "{most}: {}", said.text());
+        let form = outcome.clone().within(most);
+        assert_eq!((form.id.as_str(), form.status), ("1", Status::Successful), "{most}");
+        assert!(form.text().len() <= most.max(32), "{most}: {}", form.text());
     }
     let warning = outcome.clone().within(300).result.unwrap()["warning"].as_str().unwrap().to_owned();
     assert!(warning.starts_with("lost at the next restart; ") && warning.contains("takes 300"), "{warning}");
@@ -126,17 +127,17 @@ fn what_was_carried_out_is_successful_on_every_way_and_says_what_it_leaves_out()
 }
 
 #[test]
-fn a_failure_keeps_as_much_of_its_reason_as_its_way_takes() {
+fn a_reason_is_shortened_to_the_limit_of_the_transport() {
     let outcome = Outcome::failed("1", "ä".repeat(600));
     for (most, letters) in [(2000, 600), (600, 240), (300, 80), (100, 0)] {
-        let said = outcome.clone().within(most);
-        assert!(said.text().len() <= most, "{most}: {}", said.text());
-        assert_eq!(said.reason.unwrap_or_default().matches('ä').count(), letters, "{most}");
+        let form = outcome.clone().within(most);
+        assert!(form.text().len() <= most, "{most}: {}", form.text());
+        assert_eq!(form.reason.unwrap_or_default().matches('ä').count(), letters, "{most}");
     }
 }
 
 #[test]
-fn among_other_messages_commands_and_outcomes_say_what_they_are() {
+fn commands_and_outcomes_are_recognized_by_their_type() {
     assert!(is_command(r#"{"id":"1","type":"comm\u0061nd"}"#));
     for other in [r#"{"type":"offer","sdp":"\"type\":\"command\""}"#, r#"{"id":"1"}"#, "[]", "", "{"] {
         assert!(!is_command(other), "{other}");
@@ -146,15 +147,15 @@ fn among_other_messages_commands_and_outcomes_say_what_they_are() {
 }
 
 #[tokio::test]
-async fn a_full_desk_refuses_by_the_command_s_own_id() {
-    let (desk, inbox) = Desk::new(1);
+async fn a_full_queue_refuses_a_command_under_its_id() {
+    let (queue, requests) = CommandQueue::new(1);
     let command = |id: &str| Bytes::from(json!({ "id": id, "command": "get-status" }).to_string());
-    let mut waits = desk.sender(Origin::Broker).hand_in(command("1"));
-    let mut refused = desk.sender(Origin::Broker).hand_in(command("2"));
+    let mut waits = queue.sender(Origin::Broker, Grant::broker_operator()).submit(command("1"));
+    let mut refused = queue.sender(Origin::Broker, Grant::broker_operator()).submit(command("2"));
     assert_eq!(refused.recv().await, Some(Outcome::failed("2", TOO_MANY)));
-    drop(inbox);
+    drop(requests);
     assert_eq!(waits.recv().await, None);
-    let mut late = desk.sender(Origin::Broker).hand_in(command("3"));
+    let mut late = queue.sender(Origin::Broker, Grant::broker_operator()).submit(command("3"));
     assert_eq!(late.recv().await, Some(Outcome::failed("3", STOPPING)));
 }
 
@@ -165,7 +166,7 @@ fn variants() -> Vec<(String, Value)> {
     variants.map(|one| (one["properties"]["command"]["const"].as_str().unwrap().into(), one.clone())).collect()
 }
 
-/// A value that an argument with this schema takes.
+/// A value that an argument with this schema accepts.
 fn sample(schema: &Value) -> Value {
     match choice(schema) {
         Some(words) => words[0].clone(),
@@ -181,13 +182,13 @@ fn is_a(schema: &Value, wanted: &str) -> bool {
     types.is_some_and(|one| one == wanted || one.as_array().is_some_and(|some| some.iter().any(|one| one == wanted)))
 }
 
-/// The words that an argument takes, if it takes no others.
+/// The words that an argument accepts, if it accepts no others.
 fn choice(schema: &Value) -> Option<&Vec<Value>> {
     schema.get("enum").or_else(|| schema.pointer("/anyOf/0/enum")).and_then(Value::as_array)
 }
 
 #[test]
-fn the_schema_and_the_reader_agree_on_every_limit() {
+fn the_schema_and_the_parser_agree_on_every_limit() {
     let mut limits = 0;
     for (name, variant) in variants() {
         let arguments = &variant["properties"]["args"];
@@ -221,7 +222,7 @@ fn the_schema_and_the_reader_agree_on_every_limit() {
 }
 
 #[test]
-fn commands_allow_what_the_configuration_allows() {
+fn commands_and_the_configuration_allow_the_same_values() {
     let video = |key: &'static str, set: fn(&mut camera::Config, u32)| {
         let is_right = move |value: u32| {
             let mut config = camera::Config::default();
@@ -255,7 +256,7 @@ fn commands_allow_what_the_configuration_allows() {
     }
 }
 
-/// The inputs that the fuzzer begins with; each command has one by its name.
+/// The seed inputs of the fuzzer; each command has one by its name.
 fn corpus(of: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(of);
     let files: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -264,13 +265,13 @@ fn corpus(of: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn the_fuzzer_s_inputs_are_read_or_refused_and_what_is_read_stays_the_same() {
+fn fuzzer_inputs_are_parsed_or_refused_and_parsed_commands_survive_a_round_trip() {
     let mut read = BTreeSet::new();
     for (name, text) in corpus("command") {
         match parse(&text) {
-            Ok(request) => {
-                assert_eq!(parse(request.to_json().to_string().as_bytes()).as_ref(), Ok(&request), "{name}");
-                assert!(!name.starts_with("bad-"), "{name} was read");
+            Ok(parsed) => {
+                assert_eq!(parse(parsed.to_json().to_string().as_bytes()).as_ref(), Ok(&parsed), "{name}");
+                assert!(!name.starts_with("bad-"), "{name} was parsed");
                 read.insert(name);
             }
             Err(rejection) => {
@@ -284,12 +285,12 @@ fn the_fuzzer_s_inputs_are_read_or_refused_and_what_is_read_stays_the_same() {
 }
 
 #[test]
-fn the_published_schema_is_the_one_that_commands_are_read_by() {
+fn the_published_schema_is_up_to_date() {
     holds("docs/command.schema.json", &format!("{:#}\n", schema()));
 }
 
 #[test]
-fn the_protocol_s_tables_are_made_from_the_schema() {
+fn the_tables_in_protocol_md_are_up_to_date() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocol.md");
     let text = fs::read_to_string(file).unwrap();
     let (before, rest) = text.split_once(BEGIN).expect("protocol.md has the mark where the commands begin");
@@ -300,7 +301,7 @@ fn the_protocol_s_tables_are_made_from_the_schema() {
 const BEGIN: &str = "<!-- made from src/command: begin -->";
 const END: &str = "<!-- made from src/command: end -->";
 
-/// Whether a file of the project has this text. With `UPDATE` in the environment it gets it.
+/// Checks that a file of the project has this text. With `UPDATE` in the environment the text is written first.
 fn holds(path: &str, expected: &str) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     if std::env::var_os("UPDATE").is_some() {
@@ -317,11 +318,12 @@ fn tables() -> String {
     let mut examples = String::from("```json\n");
     let corpus = corpus("command");
     for (name, variant) in variants() {
-        let (_, example) = corpus.iter().find(|(known, _)| *known == name).expect("each command has an example");
-        let example = std::str::from_utf8(example).unwrap();
+        let example = corpus.iter().find(|(known, _)| *known == name);
+        let (_, example) = example.unwrap_or_else(|| panic!("fuzz/corpus/command/{name}.json is missing"));
+        let example = std::str::from_utf8(example).unwrap().trim_end();
         examples.push_str(&format!("{example}\n"));
-        let request = parse(example.as_bytes()).unwrap();
-        let seconds = request.command.deadline().as_secs();
+        let parsed = parse(example.as_bytes()).unwrap();
+        let seconds = parsed.command.deadline().as_secs();
         text.push_str(&format!("| `{name}` | {seconds} s | {} |\n", line(&variant["description"])));
         let given = &variant["properties"]["args"];
         for (key, property) in given["properties"].as_object().into_iter().flatten() {
@@ -338,7 +340,7 @@ fn line(description: &Value) -> String {
     description.as_str().expect("everything has a description").replace('\n', " ").replace('|', "\\|")
 }
 
-/// What an argument takes, in words.
+/// What an argument accepts, in words.
 fn allowed(schema: &Value) -> String {
     let number = |key: &str| schema.get(key).and_then(Value::as_u64);
     if let Some(words) = choice(schema) {

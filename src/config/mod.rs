@@ -1,44 +1,48 @@
-//! The TOML file: the sum of the rooms' configurations. The only room that reads files and the environment for it.
+//! The configuration file (TOML): the sum of all modules' configurations. Only this module reads files and the
+//! environment for it.
 
-mod confined;
+mod device;
+mod messages;
+mod page_restrictions;
 mod read;
 mod secret;
 #[cfg(test)]
 mod tests;
-mod wording;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use ring::hmac;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use toml::de::DeTable;
 use tracing::level_filters::LevelFilter;
 
 use crate::camera;
-use crate::control;
 use crate::durable;
 use crate::home;
 use crate::ice;
 use crate::mdns;
 use crate::mqtt;
+use crate::names;
+use crate::status;
 use crate::viewer;
 use crate::web;
 
-pub use read::{Faults, Mistake, Reader, Section, keys};
-pub use secret::{Places, SecretOrigin};
+pub use device::DeviceConfig;
+pub use messages::Faults;
+pub use read::{Mistake, Reader, Section};
+pub use secret::{Directories, SecretOrigin};
 
-/// Every key with its default and what it means; what `peercam config --default` prints.
+/// Every key with its default and meaning, as `peercam config --default` prints it.
 pub const DEFAULT: &str = include_str!("default.toml");
 
-/// Where the file is looked for unless the command line names another.
-pub const USUAL_FILE: &str = "/etc/peercam/peercam.toml";
+/// The path of the file, unless the command line names another.
+pub const DEFAULT_FILE: &str = "/etc/peercam/peercam.toml";
 
-/// The longest file that is read: the one that explains every key has 10 KiB, a command brings 64 at most.
+/// The longest file that is read, in bytes: [`DEFAULT`] has 10 KiB, and a command contains at most 64 KiB.
 const MOST_BYTES: usize = 256 * 1024;
 
-/// Cameras that a board may have: as many as it has plugs for, with room to spare.
+/// The most cameras of a board: more than it has connectors.
 const MOST_CAMERAS: usize = 16;
 
 /// The whole configuration.
@@ -64,7 +68,7 @@ pub struct Config {
     /// `[mdns]`
     pub mdns: mdns::Config,
     /// `[status]`
-    pub status: control::StatusConfig,
+    pub status: status::StatusConfig,
     /// `[mqtt]`
     pub mqtt: mqtt::Config,
     /// `[log]`
@@ -83,39 +87,31 @@ impl Default for Config {
             ice: ice::Config::default(),
             home_assistant: home::HomeConfig::default(),
             mdns: mdns::Config::default(),
-            status: control::StatusConfig::default(),
+            status: status::StatusConfig::default(),
             mqtt: mqtt::Config::default(),
             log: LogConfig::default(),
         }
     }
 }
 
-/// The `[device]` table.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
-pub struct DeviceConfig {
-    /// How the board calls itself; `None` has one made from the machine id.
-    pub id: Option<String>,
-}
-
 /// The `[log]` table.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default)]
 pub struct LogConfig {
-    /// How lines are written.
+    /// The format of lines.
     pub format: LogFormat,
-    /// What is written, in `tracing`'s filter language.
+    /// The level, in `tracing`'s filter language.
     pub level: String,
 }
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// Text that suits where it goes: a terminal, the journal, or a file.
+    /// Text that suits its destination: a terminal, the journal, or a file.
     #[default]
     Auto,
-    /// Text with time.
+    /// Text with the time.
     Text,
     /// One JSON object for each line.
     Json,
@@ -127,13 +123,13 @@ impl Default for LogConfig {
     }
 }
 
-/// What is wrong with a configuration.
+/// The errors of a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
     #[error("cannot read the configuration {}: {cause}", .file.display())]
     Unreadable {
-        /// Which one.
+        /// The file.
         file: PathBuf,
         /// Why.
         cause: std::io::Error,
@@ -141,19 +137,19 @@ pub enum Error {
     /// The file has mistakes.
     #[error("{}", Listed(.file, .mistakes))]
     Mistaken {
-        /// Which one.
+        /// The file.
         file: PathBuf,
-        /// From its top to its end.
+        /// In the order of their lines.
         mistakes: Vec<Mistake>,
     },
     /// A file that holds a secret cannot be used.
     #[error("{what} {}: {reason}", .file.display())]
     File {
-        /// The key that names it, or what it is for.
+        /// The key that names it, or its purpose.
         what: &'static str,
-        /// Which one.
+        /// The file.
         file: PathBuf,
-        /// What is wrong and what to do.
+        /// The fault, and the remedy.
         reason: String,
     },
     /// Files that the configuration names cannot be used.
@@ -173,25 +169,25 @@ impl fmt::Display for Listed<'_> {
     }
 }
 
-/// A configuration as it is written.
+/// The text of a configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Text {
-    /// Empty stands for the built-in defaults.
+    /// Empty means the built-in defaults.
     pub toml: String,
-    /// Where it was read, if there was a file.
+    /// The file that it was read from, if any.
     pub file: Option<PathBuf>,
 }
 
 impl Text {
-    /// The text of the named file, or of [`USUAL_FILE`] if there is one.
+    /// The text of the named file, or of [`DEFAULT_FILE`] if there is one.
     ///
     /// # Errors
     ///
-    /// When the file cannot be read, is not text, or is longer than any configuration.
+    /// If the file cannot be read, is not text, or is longer than any configuration.
     pub fn read(file: Option<&Path>) -> Result<Self, Error> {
         let (path, is_wanted) = match file {
             Some(file) => (file, true),
-            None => (Path::new(USUAL_FILE), false),
+            None => (Path::new(DEFAULT_FILE), false),
         };
         let file = path.to_owned();
         match durable::read(path, MOST_BYTES).map(String::from_utf8) {
@@ -205,11 +201,11 @@ impl Text {
         }
     }
 
-    /// What it says.
+    /// Parses the text.
     ///
     /// # Errors
     ///
-    /// When it has mistakes.
+    /// If it has mistakes.
     pub fn parse(&self) -> Result<Config, Error> {
         let file = || self.file.clone().unwrap_or_default();
         Config::parse(&self.toml).map_err(|mistakes| Error::Mistaken { file: file(), mistakes })
@@ -217,41 +213,41 @@ impl Text {
 }
 
 impl Text {
-    /// `said`, which is about the value of `key`, with where that stands.
-    pub fn located(&self, key: &str, said: &str) -> String {
+    /// The `message` about the value of `key`, with the place of that value.
+    pub fn located(&self, key: &str, message: &str) -> String {
         match (read::line_of_key(&self.toml, key), &self.file) {
-            (Some(line), Some(file)) => format!("{}:{line}: {said}", file.display()),
-            (Some(line), None) => format!("line {line}: {said}"),
-            (None, _) => said.to_owned(),
+            (Some(line), Some(file)) => format!("{}:{line}: {message}", file.display()),
+            (Some(line), None) => format!("line {line}: {message}"),
+            (None, _) => message.to_owned(),
         }
     }
 }
 
 impl Config {
-    /// The named file, or [`USUAL_FILE`] if there is one, or the built-in defaults.
+    /// Loads the named file, or [`DEFAULT_FILE`] if there is one, or the built-in defaults.
     ///
     /// # Errors
     ///
-    /// When the file cannot be read or has mistakes.
+    /// If the file cannot be read or has mistakes.
     pub fn load(file: Option<&Path>) -> Result<Self, Error> {
         Text::read(file)?.parse()
     }
 
-    /// A file's text.
+    /// Parses a file's text.
     ///
     /// # Errors
     ///
     /// All mistakes that could be found at once.
     pub fn parse(text: &str) -> Result<Self, Vec<Mistake>> {
-        Self::parse_beside(text, &[], |_, _| ()).map(|(config, ())| config)
+        Self::parse_with_sections(text, &[], |_, _| ()).map(|(config, ())| config)
     }
 
-    /// A text in which `others` may stand beside the configuration's tables; `read` reads those.
+    /// Parses a text that may have `others` besides the configuration's tables, which `read` reads.
     ///
     /// # Errors
     ///
     /// All mistakes that could be found at once, in either.
-    pub fn parse_beside<T>(
+    pub fn parse_with_sections<T>(
         text: &str,
         others: &[Section],
         read: impl for<'t> FnOnce(&mut Reader<'t>, &DeTable<'t>) -> T,
@@ -264,7 +260,7 @@ impl Config {
         if mistakes.is_empty() { Ok((config, other)) } else { Err(mistakes) }
     }
 
-    /// What is wrong with a secret that viewers are to know, if anything is.
+    /// The fault of a secret for viewers, if it has one.
     pub fn secret_fault(secret: &str) -> Option<String> {
         web::Config::secret_fault(secret)
     }
@@ -319,7 +315,7 @@ impl Config {
             config.mdns = reader.table("mdns", mdns, |_: &mdns::Config| Vec::new());
         }
         if let Some(status) = root.get("status") {
-            config.status = reader.table("status", status, control::StatusConfig::check);
+            config.status = reader.table("status", status, status::StatusConfig::check);
         }
         if let Some(mqtt) = root.get("mqtt") {
             config.mqtt = reader.table("mqtt", mqtt, mqtt::Config::check);
@@ -330,8 +326,8 @@ impl Config {
         config
     }
 
-    /// What was written down and does nothing as things are, each with its key and what to do.
-    pub fn idle(&self) -> Vec<(&'static str, &'static str)> {
+    /// The keys that have no effect in this configuration, each with a message.
+    pub fn without_effect(&self) -> Vec<(&'static str, &'static str)> {
         let (has_broker, has_secret) = (self.mqtt.url.is_some(), self.web.secret.is_some());
         let has_secret = has_secret || self.web.secret_file.is_some() || !self.web.listen.ip().is_loopback();
         let all = [
@@ -351,90 +347,51 @@ impl Config {
                 "does nothing where a secret is asked for: any name reaches the board then",
             ),
         ];
-        all.into_iter().filter(|(is_idle, ..)| *is_idle).map(|(_, key, what)| (key, what)).collect()
+        all.into_iter().filter(|(has_no_effect, ..)| *has_no_effect).map(|(_, key, what)| (key, what)).collect()
     }
 
     /// All tables and keys with their values, secrets as `***`.
-    pub fn shown(&self) -> Value {
-        let mut shown = serde_json::to_value(self).expect("keys are text, and numbers are finite");
-        // The id that the board makes for itself is as good as a configured one.
-        shown["device"]["id"] = self.device_id().into();
-        shown
+    pub fn redacted(&self) -> Value {
+        let mut redacted = serde_json::to_value(self).expect("keys are text, and numbers are finite");
+        // A derived id is shown like a configured one.
+        redacted["device"]["id"] = self.device_id().into();
+        redacted
     }
 
-    /// How the board calls itself: as configured, else made from the machine id, else the host's name.
+    /// The device's id: as configured, otherwise derived from the machine id, otherwise the host name.
     pub fn device_id(&self) -> String {
-        let made = || {
-            let machine = std::fs::read_to_string("/etc/machine-id").ok()?;
-            let machine = machine.trim();
-            // "uninitialized" and nothing are what machine-id(5) has before the first boot is over.
-            (machine.len() == 32).then(|| device_id_of(machine))
-        };
-        let host = || device_id_of_host(&std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?);
-        self.device.id.clone().or_else(made).or_else(host).unwrap_or_else(|| "peercam".into())
+        self.device.id.clone().unwrap_or_else(device::derived_id)
     }
-}
-
-/// The host's name without its domain, if it can be a device's. The kernel's own word for no name, and what a system
-/// without a name of its own is called, are none.
-fn device_id_of_host(name: &str) -> Option<String> {
-    let id = name.trim().split('.').next().unwrap_or_default();
-    (is_device_id(id) && id != "localhost").then(|| id.to_owned())
-}
-
-/// 64: it becomes part of topics and of file names. Where it becomes a host's name, which is shorter, it is cut.
-fn is_device_id(id: &str) -> bool {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    !id.is_empty() && id.len() <= 64 && id.chars().all(is_plain)
-}
-
-/// A name that stays the same on one machine and does not give its machine id away, as machine-id(5) demands.
-fn device_id_of(machine: &str) -> String {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, machine.as_bytes());
-    let tag = hmac::sign(&key, b"peercam device id");
-    let digits: String = tag.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    format!("peercam-{digits}")
 }
 
 /// Every table and its keys.
 fn sections() -> [Section; 12] {
     [
-        ("device", keys::<DeviceConfig>()),
-        ("web", keys::<web::Config>()),
-        ("camera", keys::<camera::Config>()),
-        ("audio", keys::<camera::AudioConfig>()),
-        ("capture", keys::<camera::CaptureConfig>()),
-        ("viewers", keys::<viewer::LimitsConfig>()),
-        ("ice", keys::<ice::Config>()),
-        ("home_assistant", keys::<home::HomeConfig>()),
-        ("mdns", keys::<mdns::Config>()),
-        ("status", keys::<control::StatusConfig>()),
-        ("mqtt", keys::<mqtt::Config>()),
-        ("log", keys::<LogConfig>()),
+        ("device", names::of::<DeviceConfig>()),
+        ("web", names::of::<web::Config>()),
+        ("camera", names::of::<camera::Config>()),
+        ("audio", names::of::<camera::AudioConfig>()),
+        ("capture", names::of::<camera::CaptureConfig>()),
+        ("viewers", names::of::<viewer::LimitsConfig>()),
+        ("ice", names::of::<ice::Config>()),
+        ("home_assistant", names::of::<home::HomeConfig>()),
+        ("mdns", names::of::<mdns::Config>()),
+        ("status", names::of::<status::StatusConfig>()),
+        ("mqtt", names::of::<mqtt::Config>()),
+        ("log", names::of::<LogConfig>()),
     ]
 }
 
-/// The cameras whose name an earlier one has.
+/// The cameras with the name of an earlier one.
 fn repeated(cameras: &[camera::Config]) -> Vec<usize> {
     let is_again = |at: &usize| cameras[..*at].iter().any(|other| other.name == cameras[*at].name);
     (0..cameras.len()).filter(is_again).collect()
 }
 
-impl DeviceConfig {
-    fn check(&self) -> Faults {
-        match &self.id {
-            Some(id) if !is_device_id(id) => {
-                vec![("id", "is not 1 to 64 letters, digits, `-` or `_` (without accents)".into())]
-            }
-            _ => Vec::new(),
-        }
-    }
-}
-
 impl LogConfig {
-    /// The keys whose values cannot be, each with what is wrong and what is allowed.
+    /// The keys with invalid values, each with the fault and the allowed values.
     pub fn check(&self) -> Vec<(&'static str, String)> {
-        // The filter takes a word that is no level for the name of a module, of which alone it then lets lines pass.
+        // The filter takes a word that is not a level as the name of a module, and then logs only that module.
         let has_level = |part: &str| {
             let level = part.rsplit_once('=').map_or(part, |(_, level)| level).trim();
             !level.is_empty() && level.parse::<LevelFilter>().is_ok()
@@ -448,10 +405,10 @@ impl LogConfig {
         }
     }
 
-    /// What capture processes are told of it.
-    pub fn of_capture(&self, is_terminal: bool) -> camera::Log {
+    /// The log settings for capture processes.
+    pub fn for_capture(&self, is_terminal: bool) -> camera::LogSettings {
         let to_journal = self.goes_to_journal();
-        camera::Log {
+        camera::LogSettings {
             filter: self.filter().to_string(),
             is_json: self.format == LogFormat::Json,
             has_time: self.format == LogFormat::Text || !to_journal,
@@ -459,13 +416,13 @@ impl LogConfig {
         }
     }
 
-    /// The filter: `RUST_LOG` where it is set and sound, else the configured level.
+    /// The filter: `RUST_LOG` if it is set and valid, otherwise the configured level.
     pub fn filter(&self) -> tracing_subscriber::EnvFilter {
         tracing_subscriber::EnvFilter::try_from_default_env()
             .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(&self.level))
     }
 
-    /// Whether lines go to systemd's journal, which adds the time by itself (systemd.exec(5), JOURNAL_STREAM).
+    /// Whether log lines go to systemd's journal, which adds the time by itself (systemd.exec(5), JOURNAL_STREAM).
     pub fn goes_to_journal(&self) -> bool {
         std::env::var_os("JOURNAL_STREAM").is_some()
     }

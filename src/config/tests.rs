@@ -1,5 +1,6 @@
-//! Tests of the whole file.
+//! Tests of the whole configuration file.
 
+use super::device::{device_id_of, device_id_of_host};
 use super::*;
 
 fn mistakes(text: &str) -> Vec<String> {
@@ -16,8 +17,8 @@ fn the_printed_default_is_the_built_in_default() {
 #[test]
 fn the_printed_default_names_every_key_of_every_table() {
     for (section, keys) in sections() {
-        let begins = |line: &str| line == format!("[{section}]") || line == format!("[[{section}]]");
-        let lines: Vec<_> = DEFAULT.lines().skip_while(|line| !begins(line)).skip(1).collect();
+        let is_header = |line: &str| line == format!("[{section}]") || line == format!("[[{section}]]");
+        let lines: Vec<_> = DEFAULT.lines().skip_while(|line| !is_header(line)).skip(1).collect();
         assert!(!lines.is_empty() && !keys.is_empty(), "[{section}] is missing");
         for key in keys {
             let names = |line: &&str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
@@ -25,13 +26,13 @@ fn the_printed_default_names_every_key_of_every_table() {
             assert!(found, "[{section}] does not name {key}");
         }
     }
-    for key in keys::<ice::ServerConfig>() {
+    for key in names::of::<ice::ServerConfig>() {
         assert!(DEFAULT.contains(&format!("`{key}`")), "[ice] does not explain {key}");
     }
 }
 
 #[test]
-fn a_log_level_that_would_let_nothing_pass_is_refused() {
+fn an_invalid_log_level_is_refused() {
     let check = |level: &str| LogConfig { level: level.into(), ..LogConfig::default() }.check();
     for level in ["error", "warn", "INFO", "off", "info,peercam=debug", "peercam::mqtt=trace, warn", "4"] {
         assert_eq!(check(level), [], "{level}");
@@ -74,7 +75,7 @@ channels = 9
 }
 
 #[test]
-fn a_key_in_the_wrong_place_is_told_its_place() {
+fn a_misplaced_key_is_reported_with_its_table() {
     assert_eq!(
         mistakes("listen = \"[::]:80\""),
         ["line 1: `listen` is not known at the top of the file; it belongs to `web`"]
@@ -84,15 +85,15 @@ fn a_key_in_the_wrong_place_is_told_its_place() {
 }
 
 #[test]
-fn what_is_not_toml_is_told_with_its_line() {
+fn a_syntax_error_is_reported_with_its_line() {
     let found = mistakes("[web]\nlisten = \n\n[[camera]\n");
     assert!(found.iter().any(|found| found.starts_with("line 2: not TOML")), "{found:?}");
     assert!(found.iter().any(|found| found.starts_with("line 4: not TOML")), "{found:?}");
 }
 
 #[test]
-fn what_is_not_toml_is_told_with_what_to_do() {
-    for (toml, said) in [
+fn a_syntax_error_is_reported_with_a_remedy() {
+    for (toml, message) in [
         ("[web]\nlisten = \n", "line 2: not TOML: there is no value after `=`"),
         ("[web]\r\nlisten = # later\r\n", "line 2: not TOML: there is no value after `=`"),
         ("[web]\nlisten = 0.0.0.0:8080\n", "line 2: not TOML: "),
@@ -107,12 +108,12 @@ fn what_is_not_toml_is_told_with_what_to_do() {
         ("[mqtt]\nkeep_alive = 030\n", "line 2: not TOML: a number does not begin with 0"),
     ] {
         let found = mistakes(toml);
-        assert!(found[0].contains(said) && !found[0].contains("horse"), "{toml}: {found:?}");
+        assert!(found[0].contains(message) && !found[0].contains("horse"), "{toml}: {found:?}");
     }
 }
 
 #[test]
-fn a_wrong_server_is_told_by_its_number_and_its_line() {
+fn an_invalid_server_is_reported_with_its_number_and_line() {
     let inline = mistakes("[ice]\nservers = [\n { urls = \"stun:a\" },\n { urls = \"turn:b\" },\n]\n");
     assert!(inline[0].starts_with("line 4: `ice.servers`: server 2 needs `username`"), "{inline:?}");
     let tables = mistakes("[[ice.servers]]\nurls = \"stun:a\"\n\n[[ice.servers]]\nurls = [\"stun:a\", \"foo:b\"]\n");
@@ -120,15 +121,16 @@ fn a_wrong_server_is_told_by_its_number_and_its_line() {
 }
 
 #[test]
-fn what_follows_from_a_key_that_cannot_be_read_is_no_mistake_of_its_own() {
+fn consequences_of_an_unreadable_key_are_not_reported() {
     let found = mistakes("[mqtt]\nurl = \"tcp://broker\"\nuser = \"u\"\npassword = \"p\"\n");
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains("`mqtt.url`"), "{found:?}");
 }
 
 #[test]
-fn what_does_nothing_is_told() {
-    let idle = |toml: &str| Config::parse(toml).unwrap().idle().into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+fn keys_without_effect_are_reported() {
+    let idle =
+        |toml: &str| Config::parse(toml).unwrap().without_effect().into_iter().map(|(key, _)| key).collect::<Vec<_>>();
     assert_eq!(
         idle("[home_assistant]\nenabled = true\n[mqtt]\nclient_id = \"x\""),
         ["home_assistant.enabled", "mqtt.client_id"]
@@ -139,7 +141,7 @@ fn what_does_nothing_is_told() {
 }
 
 #[test]
-fn a_list_without_its_end_is_one_mistake() {
+fn an_unclosed_list_is_one_mistake() {
     let open = "line 3: not TOML: a list that begins above has no end; is its `]` missing?";
     assert_eq!(mistakes("[web]\nallowed_hosts = [\"a\", \"b\"\n[mqtt]\nurl = \"mqtt://a\"\n"), [open]);
     assert_eq!(mistakes("[web]\nallowed_hosts = [1, 2\n").len(), 1);
@@ -148,8 +150,8 @@ fn a_list_without_its_end_is_one_mistake() {
 }
 
 #[test]
-fn a_value_of_the_wrong_kind_is_told_in_the_words_of_the_file_and_with_the_limits() {
-    for (toml, said) in [
+fn a_value_of_the_wrong_type_is_reported_with_the_limits() {
+    for (toml, message) in [
         ("[[camera]]\nfps = -1", "-1 is not from 1 to 240"),
         ("[[camera]]\nbitrate = 99999999999", "99999999999 kbit/s is not from 50 to 100000"),
         (
@@ -176,7 +178,7 @@ fn a_value_of_the_wrong_kind_is_told_in_the_words_of_the_file_and_with_the_limit
         ("[mqtt]\nuser = \"door\"", "is of use only with `url`"),
     ] {
         let found = mistakes(toml);
-        assert!(found.len() == 1 && found[0].starts_with("line 2: `") && found[0].contains(said), "{found:?}");
+        assert!(found.len() == 1 && found[0].starts_with("line 2: `") && found[0].contains(message), "{found:?}");
         for word in ["u8", "u32", "usize", "invalid type", "invalid value", "variant", "sequence", "string"] {
             assert!(!found[0].contains(word), "{word}: {found:?}");
         }
@@ -184,7 +186,7 @@ fn a_value_of_the_wrong_kind_is_told_in_the_words_of_the_file_and_with_the_limit
 }
 
 #[test]
-fn ice_servers_are_read_as_a_browser_reads_them() {
+fn ice_servers_are_parsed_like_in_a_browser() {
     let text =
         "[ice]\nservers = [{ urls = \"stun:a\" }, { urls = [\"turn:b\"], username = \"u\", credential = \"hidden\" }]";
     let config = Config::parse(text).unwrap();
@@ -197,7 +199,7 @@ fn ice_servers_are_read_as_a_browser_reads_them() {
 }
 
 #[test]
-fn two_cameras_of_one_name_are_refused() {
+fn two_cameras_with_the_same_name_are_refused() {
     let twice = "[[camera]]\nname = \"a\"\n\n[[camera]]\nfps = 5\nname = \"a\"\n";
     assert_eq!(mistakes(twice), ["line 6: `camera.name`: two cameras are called `a`"]);
     assert_eq!(mistakes("[[camera]]\n[[camera]]"), ["line 2: `camera.name`: two cameras are called `main`"]);
@@ -222,7 +224,7 @@ fn the_file_and_line_of_each_mistake_are_printed() {
 }
 
 #[test]
-fn a_made_device_id_does_not_tell_the_machine_id() {
+fn a_generated_device_id_does_not_reveal_the_machine_id() {
     let machine = "0123456789abcdef0123456789abcdef";
     let id = device_id_of(machine);
     assert_eq!(id, device_id_of(machine));
@@ -231,12 +233,12 @@ fn a_made_device_id_does_not_tell_the_machine_id() {
 }
 
 #[test]
-fn what_is_shown_has_every_table_and_no_secret() {
+fn the_shown_configuration_has_every_table_and_no_secret() {
     let text = "[device]\nid = \"door\"\n[web]\nsecret = \"hidden-1\"\n\
         [mqtt]\nurl = \"mqtt://broker\"\nuser = \"u\"\npassword = \"hidden-2\"\n\
         [[ice.servers]]\nurls = \"turn:a\"\nusername = \"u\"\ncredential = \"hidden-3\"\n\
         [[ice.servers]]\nurls = \"turn:b\"\nsecret = \"hidden-4\"";
-    let shown = Config::parse(text).unwrap().shown();
+    let shown = Config::parse(text).unwrap().redacted();
     assert!(!shown.to_string().contains("hidden"), "{shown}");
     assert_eq!(shown["web"]["secret"], "***");
     assert_eq!(shown["device"]["id"], "door");
@@ -246,24 +248,24 @@ fn what_is_shown_has_every_table_and_no_secret() {
             assert!(table.get(key).is_some(), "[{section}] {key} is not shown");
         }
     }
-    assert!(Config::default().shown()["device"]["id"].is_string(), "the one that is made is shown");
+    assert!(Config::default().redacted()["device"]["id"].is_string(), "a derived id is shown");
 }
 
 #[test]
-fn why_a_file_cannot_be_read_is_said_once_and_with_its_place() {
+fn the_reason_why_a_file_cannot_be_read_is_stated_once_with_its_place() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("peercam.toml");
-    let said = |content: &[u8]| {
+    let message = |content: &[u8]| {
         std::fs::write(&file, content).unwrap();
         let error = Config::load(Some(&file)).unwrap_err();
         format!("{:#}", anyhow::Error::from(error)).replace(directory.path().to_str().unwrap(), "")
     };
     let not_text = "byte 9 of the line is 0xff, which is not UTF-8 text; save the file as UTF-8";
     assert_eq!(
-        said("[web]\n# ü\n# 123456".as_bytes().iter().chain(b"\xff").copied().collect::<Vec<_>>().as_slice()),
+        message("[web]\n# ü\n# 123456".as_bytes().iter().chain(b"\xff").copied().collect::<Vec<_>>().as_slice()),
         format!("/peercam.toml:3: {not_text}")
     );
-    let long = said(&vec![b'#'; MOST_BYTES + 1]);
+    let long = message(&vec![b'#'; MOST_BYTES + 1]);
     assert_eq!(long, "cannot read the configuration /peercam.toml: it has more than 262144 bytes");
     let missing = format!("{:#}", anyhow::Error::from(Config::load(Some(Path::new("/nowhere"))).unwrap_err()));
     assert_eq!(missing.matches("No such file").count(), 1, "{missing}");
@@ -271,7 +273,7 @@ fn why_a_file_cannot_be_read_is_said_once_and_with_its_place() {
 }
 
 #[test]
-fn a_file_that_is_wrong_throughout_is_refused_at_once_with_its_first_mistakes() {
+fn a_file_with_many_mistakes_is_refused_fast_with_the_first_ones() {
     let many = |line: &dyn Fn(usize) -> String| -> String {
         let mut text = String::new();
         for number in 0.. {
@@ -303,7 +305,7 @@ fn a_file_that_is_wrong_throughout_is_refused_at_once_with_its_first_mistakes() 
 }
 
 #[test]
-fn a_hosts_name_is_the_devices_only_where_it_can_be_one() {
+fn a_host_name_becomes_the_device_id_only_if_it_is_valid() {
     let cases = [
         ("porch\n", Some("porch")),
         ("porch.example.org\n", Some("porch")),

@@ -1,4 +1,4 @@
-//! One attempt to capture: a thread that opens the device, watches over its frames and closes it.
+//! One attempt to capture: a thread that opens the device, checks its frames and closes it.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -7,196 +7,196 @@ use std::time::{Duration, Instant};
 use peercam::capture::{AudioConfig, Config, Error, Rendition, Report, Settings, Step};
 use peercam::tasks;
 
-use crate::graph::{Pipeline, Reached, Sending, complaints, snapshot};
-use crate::guide::Guide;
-use crate::opener::{Outcome, Part, Shared, locked};
+use crate::graph::{FrameTarget, Pipeline, StageCounts, driver_errors, snapshot};
+use crate::graph_builder::{AttemptOutcome, GraphPart, SharedBuilder, lock};
 use crate::output::Output;
+use crate::step_reporter::StepReporter;
 
-/// How often frames are looked for, so that a silent stall is noticed within a second.
+/// How often frames are checked, so that a silent stall is noticed within a second.
 const CHECK: Duration = Duration::from_millis(100);
 
-/// A look that comes so late says that this process itself stood still, and nothing of the device.
-const STOOD_STILL: Duration = Duration::from_millis(300);
+/// A check that comes so late shows that this process itself did not run; it proves nothing about the device.
+const LATE_CHECK: Duration = Duration::from_millis(300);
 
-/// After so many frames in a row a source works, whatever happens to it then.
+/// After so many frames a source counts as working.
 const WORKS: u64 = 5;
 
-/// What happens to an attempt.
+/// An event for the thread of an attempt.
 #[derive(Debug)]
-pub enum Event {
-    /// It is to end.
+pub enum AttemptEvent {
+    /// End the attempt.
     Close,
-    /// Settings that it can take as it runs.
+    /// Change settings that a running graph can change.
     Tune(Settings),
-    /// A key frame of this rendition is wanted.
+    /// Make a key frame of this rendition.
     KeyFrame(u16),
-    /// A rendition is wanted, or wanted no more.
+    /// Start a rendition, or end it (`None`).
     Rendition(u16, Option<Rendition>),
-    /// One current picture as JPEG is wanted by the request of this number.
+    /// Take one picture as JPEG for the request of this number.
     Snapshot(u32),
     /// The graph is broken.
     Failed {
         /// Why.
         error: Error,
-        /// The GStreamer element that says so; none where none does.
+        /// The GStreamer element that reports it; empty if none does.
         element: String,
     },
-    /// It stands in for a device, and there may be one now.
+    /// The graph is a substitute for a device, and the device may be there now.
     Outdated,
 }
 
-impl Event {
-    /// What comes of the device makes the graph of no use.
+impl AttemptEvent {
+    /// The device's data makes the graph useless.
     pub fn failed(error: Error) -> Self {
         Self::Failed { error, element: String::new() }
     }
 }
 
-/// A handle to an attempt that runs.
+/// Handle to a running attempt.
 #[derive(Debug)]
 pub struct Attempt {
     /// The parent's number for it.
     pub number: u32,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<AttemptEvent>,
 }
 
-/// What every attempt of a process has in common.
+/// The parts that all attempts of a process share.
 #[derive(Clone)]
-pub struct Means {
-    /// What opens the device.
-    pub opener: Shared,
-    /// The way to the parent.
+pub struct AttemptContext {
+    /// Describes the graph.
+    pub builder: SharedBuilder,
+    /// Sends to the parent.
     pub output: Output,
-    /// What tells the parent of each step.
-    pub guide: Guide,
+    /// Reports each step to the parent.
+    pub reporter: StepReporter,
 }
 
 impl Attempt {
-    /// Begins attempt `number`. `closed` is called when its device is closed, before that is reported.
+    /// Starts attempt `number`. `closed` is called when its device is closed, before that is reported.
     ///
     /// # Errors
     ///
-    /// When the system has no thread for it.
+    /// When the system cannot start a thread.
     pub fn begin(
         number: u32,
         settings: Settings,
-        means: Means,
+        context: AttemptContext,
         closed: impl FnOnce() + Send + 'static,
     ) -> std::io::Result<Self> {
         let (events, inbox) = mpsc::channel();
-        let running = Running { number, means, events: events.clone(), inbox };
+        let running = Running { number, context, events: events.clone(), inbox };
         thread::Builder::new().name("attempt".into()).spawn(move || running.run(settings, closed))?;
         Ok(Self { number, events })
     }
 
-    /// Tells it.
-    pub fn tell(&self, event: Event) {
-        // It has ended only where it was closed, when it wants to know nothing any more.
+    /// Sends it an event.
+    pub fn send(&self, event: AttemptEvent) {
+        // The thread has ended only if the attempt was closed, and then needs no more events.
         self.events.send(event).ok();
     }
 }
 
-/// Within the thread.
+/// The attempt, inside its thread.
 struct Running {
     number: u32,
-    means: Means,
-    events: mpsc::Sender<Event>,
-    inbox: mpsc::Receiver<Event>,
+    context: AttemptContext,
+    events: mpsc::Sender<AttemptEvent>,
+    inbox: mpsc::Receiver<AttemptEvent>,
 }
 
-/// How an attempt ended by itself.
+/// The end of an attempt.
 enum End {
     /// It was closed.
     Closed,
-    /// It cannot go on.
-    Failed { error: Error, part: Part },
-    /// Frames came, and then none.
-    Stalled { part: Part },
-    /// There may be a device in the place of what stands in for it.
+    /// It cannot continue.
+    Failed { error: Error, part: GraphPart },
+    /// Frames came and then stopped.
+    Stalled { part: GraphPart },
+    /// The device may be there now, in place of its substitute.
     Outdated,
 }
 
 impl Running {
     fn run(self, settings: Settings, closed: impl FnOnce()) {
-        let Means { output, guide, .. } = self.means.clone();
+        let AttemptContext { output, reporter, .. } = self.context.clone();
         let mut pipeline = None;
         let end = match self.open(&settings) {
             Ok(opened) => self.watch(pipeline.insert(opened)),
-            Err(error) => End::Failed { error, part: Part::Device },
+            Err(error) => End::Failed { error, part: GraphPart::Device },
         };
         let is_closed = matches!(end, End::Closed);
         self.report(end);
         if !is_closed {
-            // What failed may hang when it is stopped; that is for the parent to say, which has the words by now.
-            while !matches!(self.inbox.recv(), Ok(Event::Close) | Err(_)) {}
+            // A graph that failed may hang when it is stopped. The parent watches for that; it has the error already.
+            while !matches!(self.inbox.recv(), Ok(AttemptEvent::Close) | Err(_)) {}
         }
         if let Some(pipeline) = pipeline {
-            guide.doing(Step::Stopping { device: pipeline.graph().device.clone() });
+            reporter.doing(Step::Stopping { device: pipeline.info().device.clone() });
             drop(pipeline);
         }
-        guide.doing(Step::Resting);
+        reporter.doing(Step::Resting);
         closed();
         output.report(&Report::Closed { attempt: self.number });
     }
 
     fn open(&self, settings: &Settings) -> Result<Pipeline, Error> {
-        let (Means { output, guide, .. }, attempt) = (&self.means, self.number);
-        let opened = tasks::caught(|| {
-            guide.doing(Step::Loading);
-            complaints::init()?;
-            guide.doing(Step::Looking { at: None });
-            let graph = locked(&self.means.opener).open(settings)?;
-            self.remember();
+        let (AttemptContext { output, reporter, .. }, attempt) = (&self.context, self.number);
+        let opened = tasks::catch_panic(|| {
+            reporter.doing(Step::Loading);
+            driver_errors::init()?;
+            reporter.doing(Step::Looking { at: None });
+            let graph = lock(&self.context.builder).build(settings)?;
+            self.report_learned();
             let built = graph.built();
             let (device, encoder) = (built.device.clone(), built.encoder.clone());
             let format = built.mode.as_ref().map(|mode| mode.format.clone());
-            // The frames that follow are for whom this says what they are.
+            // Sent before the frames, so that the parent knows what they are.
             output.report(&Report::Built { attempt, built });
-            guide.doing(Step::Starting { device: device.clone(), format: format.clone(), encoder: encoder.clone() });
-            let sending = Sending { attempt, output: output.clone() };
-            let pipeline = Pipeline::run(graph, sending, &self.events)?;
-            guide.doing(Step::Running { device, format, encoder });
+            reporter.doing(Step::Starting { device: device.clone(), format: format.clone(), encoder: encoder.clone() });
+            let target = FrameTarget { attempt, output: output.clone() };
+            let pipeline = Pipeline::run(graph, target, &self.events)?;
+            reporter.doing(Step::Running { device, format, encoder });
             Ok(pipeline)
         });
         opened.unwrap_or_else(|panic| Err(Error::Panicked(panic)))
     }
 
-    /// Until it ends by itself or is closed.
+    /// Runs until the attempt fails or is closed.
     fn watch(&self, pipeline: &mut Pipeline) -> End {
-        let (patience, usual) = (pipeline.graph().patience, pipeline.graph().usual_patience());
-        let mut progress = Progress::new(pipeline);
+        let (patience, default) = (pipeline.info().patience, pipeline.info().default_patience());
+        let mut progress = FrameProgress::new(pipeline);
         let mut works = false;
         loop {
             let begun = Instant::now();
             match self.inbox.recv_timeout(CHECK) {
-                Ok(Event::Close) | Err(RecvTimeoutError::Disconnected) => return End::Closed,
-                Ok(Event::Tune(settings)) => tune(pipeline, &settings),
-                Ok(Event::KeyFrame(rendition)) => pipeline.force_key_frame(rendition),
-                Ok(Event::Rendition(number, wanted)) => self.rendition(pipeline, number, wanted),
-                Ok(Event::Snapshot(request)) => snapshot::take(pipeline, request, &self.means.output),
-                Ok(Event::Failed { error, element }) => match pipeline.rendition_with(&element) {
+                Ok(AttemptEvent::Close) | Err(RecvTimeoutError::Disconnected) => return End::Closed,
+                Ok(AttemptEvent::Tune(settings)) => tune(pipeline, &settings),
+                Ok(AttemptEvent::KeyFrame(rendition)) => pipeline.force_key_frame(rendition),
+                Ok(AttemptEvent::Rendition(number, wanted)) => self.rendition(pipeline, number, wanted),
+                Ok(AttemptEvent::Snapshot(request)) => snapshot::take(pipeline, request, &self.context.output),
+                Ok(AttemptEvent::Failed { error, element }) => match pipeline.rendition_with(&element) {
                     Some(number) if number > 0 => self.give_up(pipeline, number, error),
                     _ => return End::Failed { error, part: pipeline.part_with(&element) },
                 },
-                Ok(Event::Outdated) => return End::Outdated,
+                Ok(AttemptEvent::Outdated) => return End::Outdated,
                 Err(RecvTimeoutError::Timeout) => {}
             }
             let published = pipeline.published();
             if !works && published >= WORKS {
                 works = true;
-                self.learn(Outcome::Works);
+                self.record_outcome(AttemptOutcome::Works);
             }
-            // Frames that the parent does not take are no fault of what makes them.
-            if begun.elapsed() > CHECK + STOOD_STILL || self.means.output.is_busy() {
+            // Frames that the parent does not read are not a fault of the device or encoder.
+            if begun.elapsed() > CHECK + LATE_CHECK || self.context.output.is_busy() {
                 progress.since = Instant::now();
             }
             let silent = progress.silence(pipeline);
-            let part = pipeline.stuck(progress.reached);
-            // A device may take long for its first picture; a decoder that has pictures may not.
-            let waits = if part == Part::Decoder { patience.next } else { patience.first };
-            let next = if progress.is_steady(usual.next) { usual.next } else { patience.next };
+            let part = pipeline.stalled_part(progress.stage_counts);
+            // A device may take long for its first picture; a decoder that gets pictures may not.
+            let waits = if part == GraphPart::Decoder { patience.next } else { patience.first };
+            let next = if progress.is_steady(default.next) { default.next } else { patience.next };
             if published == 0 && silent >= waits {
-                return End::Failed { error: pipeline.silence(silent), part };
+                return End::Failed { error: pipeline.silence_error(silent), part };
             }
             if published > 0 && silent >= next {
                 return End::Stalled { part };
@@ -206,73 +206,74 @@ impl Running {
 
     fn rendition(&self, pipeline: &mut Pipeline, number: u16, wanted: Option<Rendition>) {
         pipeline.remove(number);
-        let (Some(wanted), Some(fps)) = (wanted, pipeline.graph().mode.as_ref().map(|mode| mode.fps)) else { return };
-        let begun = tasks::caught(|| {
-            if !pipeline.graph().is_raw {
+        let (Some(wanted), Some(fps)) = (wanted, pipeline.info().mode.as_ref().map(|mode| mode.fps)) else { return };
+        let begun = tasks::catch_panic(|| {
+            if !pipeline.info().is_raw {
                 return Err(Error::broken("the camera encodes by itself: there is one encoding only"));
             }
-            let (branch, encoder) = locked(&self.means.opener).rendition(&wanted, fps)?;
+            let (branch, encoder) = lock(&self.context.builder).rendition(&wanted, fps)?;
             pipeline.add(number, branch)?;
             Ok(encoder)
         });
         let outcome = begun.unwrap_or_else(|panic| Err(Error::Panicked(panic)));
-        self.means.output.report(&Report::Rendition { attempt: self.number, number, outcome });
-        self.remember();
+        self.context.output.report(&Report::Rendition { attempt: self.number, number, outcome });
+        self.report_learned();
     }
 
     fn give_up(&self, pipeline: &mut Pipeline, number: u16, error: Error) {
         pipeline.remove(number);
-        self.means.output.report(&Report::Rendition { attempt: self.number, number, outcome: Err(error) });
+        self.context.output.report(&Report::Rendition { attempt: self.number, number, outcome: Err(error) });
     }
 
     fn report(&self, end: End) {
-        let (output, attempt) = (&self.means.output, self.number);
+        let (output, attempt) = (&self.context.output, self.number);
         match end {
             End::Closed => {}
             End::Failed { error, part } => {
-                self.learn(Outcome::Failed { error: &error, part });
+                self.record_outcome(AttemptOutcome::Failed { error: &error, part });
                 output.report(&Report::Failed { attempt, error });
             }
             End::Stalled { part } => {
-                self.learn(Outcome::Stalled { part });
+                self.record_outcome(AttemptOutcome::Stalled { part });
                 output.report(&Report::Stalled { attempt });
             }
             End::Outdated => output.report(&Report::Outdated { attempt }),
         }
     }
 
-    fn learn(&self, outcome: Outcome<'_>) {
-        locked(&self.means.opener).learn(outcome);
-        self.remember();
+    fn record_outcome(&self, outcome: AttemptOutcome<'_>) {
+        lock(&self.context.builder).record_outcome(outcome);
+        self.report_learned();
     }
 
-    fn remember(&self) {
-        let memory = locked(&self.means.opener).memory();
-        self.means.output.report(&Report::Remember(memory));
+    fn report_learned(&self) {
+        let memory = lock(&self.context.builder).learned();
+        self.context.output.report(&Report::Remember(memory));
     }
 }
 
-/// Since when no frame came, and how far pictures had come then.
-struct Progress {
+/// Time of the last frame, and how far pictures had come through the graph then.
+struct FrameProgress {
     published: u64,
-    reached: Reached,
+    stage_counts: StageCounts,
     since: Instant,
     /// When the first frame came.
     first: Option<Instant>,
-    /// The longest time between two frames.
+    /// The longest interval between two frames.
     longest: Duration,
 }
 
-/// Frames that have come evenly for so long go on so: of a camera that was silent before, patience is not needed then.
+/// Frames that came evenly for so long are expected to continue: a camera that was silent before then needs no
+/// extra patience.
 const STEADY: Duration = Duration::from_secs(3);
 
-impl Progress {
+impl FrameProgress {
     fn new(pipeline: &Pipeline) -> Self {
         let now = Instant::now();
-        Self { published: 0, reached: pipeline.reached(), since: now, first: None, longest: Duration::ZERO }
+        Self { published: 0, stage_counts: pipeline.stage_counts(), since: now, first: None, longest: Duration::ZERO }
     }
 
-    /// Whether frames have come evenly, compared with this patience.
+    /// Whether frames have come evenly, measured by this patience.
     fn is_steady(&self, patience: Duration) -> bool {
         self.first.is_some_and(|first| first.elapsed() >= STEADY) && self.longest * 2 <= patience
     }
@@ -284,18 +285,18 @@ impl Progress {
                 self.longest = self.longest.max(self.since.elapsed());
             }
             let now = Instant::now();
-            (self.published, self.reached, self.since) = (published, pipeline.reached(), now);
+            (self.published, self.stage_counts, self.since) = (published, pipeline.stage_counts(), now);
             self.first.get_or_insert(now);
         }
         self.since.elapsed()
     }
 }
 
-/// Turns what can be turned while it runs.
+/// Changes the settings that can change while the graph runs.
 fn tune(pipeline: &Pipeline, settings: &Settings) {
     match settings {
         Settings::Camera(config) => {
-            let key_interval = pipeline.graph().mode.as_ref().map_or(1, |mode| config.key_interval(mode.fps));
+            let key_interval = pipeline.info().mode.as_ref().map_or(1, |mode| config.key_interval(mode.fps));
             pipeline.tune(config.ceiling(), key_interval);
         }
         // Sound has no key frames.

@@ -1,9 +1,9 @@
-//! Which JPEG decoder this board has for a camera that sends JPEGs.
+//! Chooses the JPEG decoder for a camera that sends JPEGs.
 //!
-//! Hardware is taken where it shows that it works: it decodes a few pictures as webcams send them before it is used, and
-//! gives way to software where the camera's own pictures do not come out of it. Both are needed: `v4l2jpegdec` of a
-//! Raspberry Pi gives nothing for some cameras (raspberrypi/linux 5142), and decoders of hardware know no pictures without
-//! Huffman tables (RPi-Distro/vlc 32), which many webcams leave out.
+//! A hardware decoder is used if it works: it has to decode a few pictures like those of webcams first, and
+//! software replaces it if it cannot decode the camera's own pictures. Both checks are needed: `v4l2jpegdec` of a
+//! Raspberry Pi outputs nothing for some cameras (raspberrypi/linux 5142), and hardware decoders fail on pictures
+//! without Huffman tables (RPi-Distro/vlc 32), which many webcams leave out.
 
 use std::time::Duration;
 
@@ -14,34 +14,34 @@ use gstreamer_video as gst_video;
 use peercam::capture::Error;
 use peercam::media::{Resolution, time_code};
 
+use crate::codec_trials::{CodecTrials, MAX_HELD, PICTURE_LIMIT, TrialKey, TrialPipeline};
 use crate::graph::elements::{caps, element, filter};
 use crate::test_source::test_picture::{self, TestPicture};
-use crate::trials::{LIMIT, MOST_HELD, Trial, Trials, Tried};
 
-/// Decoders of hardware: of a kernel with a V4L2 decoder, of Rockchip's media processor, of a VA driver.
+/// Hardware decoders: of a kernel with a V4L2 decoder, of Rockchip's media processor, of a VA driver.
 const HARDWARE: [&str; 3] = ["v4l2jpegdec", "mppjpegdec", "vajpegdec"];
 
 /// The decoder that every board has.
 pub const SOFTWARE: &str = "jpegdec";
 
-/// How many pictures have to come out of a trial.
+/// Number of pictures that have to come out of a trial.
 const PICTURES: usize = 4;
 
-/// The rate of a trial's pictures: for a decoder it is nothing but their time stamps.
+/// Frame rate of a trial: a decoder only uses it for time stamps.
 const FPS: u32 = 30;
 
 /// The trial of `decoder` for pictures of this size.
-pub fn trial(decoder: &str, resolution: Resolution) -> Trial {
-    Trial::of(decoder, resolution, f64::from(FPS))
+pub fn trial(decoder: &str, resolution: Resolution) -> TrialKey {
+    TrialKey::of(decoder, resolution, f64::from(FPS))
 }
 
-/// The decoder to use for pictures of this size: the first of hardware that is here and works, else software.
-pub fn choose(trials: &mut Trials, resolution: Resolution) -> &'static str {
+/// The decoder for pictures of this size: the first hardware decoder that is installed and works, else software.
+pub fn choose(trials: &mut CodecTrials, resolution: Resolution) -> &'static str {
     first(trials, resolution, HARDWARE.into_iter())
 }
 
 fn first(
-    trials: &mut Trials,
+    trials: &mut CodecTrials,
     resolution: Resolution,
     mut candidates: impl Iterator<Item = &'static str>,
 ) -> &'static str {
@@ -61,14 +61,14 @@ fn first(
     candidates.find(works).unwrap_or(SOFTWARE)
 }
 
-/// Has JPEGs of the test picture decoded, and looks whether they show what went in.
+/// Decodes JPEGs of the test picture, and checks that the output shows them.
 fn decode(decoder: &str, resolution: Resolution) -> Result<(), Error> {
     let source = gst_app::AppSrc::builder()
         .caps(&caps(&format!("image/jpeg,width={},height={},framerate={FPS}/1", resolution.width, resolution.height))?)
         .format(gst::Format::Time)
         .build();
     let sink = gst_app::AppSink::builder().sync(false).build();
-    let pipeline = Tried::of(&[
+    let pipeline = TrialPipeline::of(&[
         source.clone().upcast(),
         element(decoder)?.build().map_err(Error::broken)?,
         element("videoconvert")?.build().map_err(Error::broken)?,
@@ -83,13 +83,13 @@ fn decode(decoder: &str, resolution: Resolution) -> Result<(), Error> {
             let jpeg = gst::Buffer::from_slice(jpegs[pushed % jpegs.len()].clone());
             source.push_buffer(stamped(jpeg, pushed)).map_err(Error::broken)?;
             pushed += 1;
-            // A decoder that holds pictures back gets more of them first.
-            let patience = if pushed - shown < MOST_HELD { LIMIT / 10 } else { LIMIT };
+            // A decoder that holds pictures back gets more input first.
+            let patience = if pushed - shown < MAX_HELD { PICTURE_LIMIT / 10 } else { PICTURE_LIMIT };
             match sink.try_pull_sample(gst::ClockTime::from_nseconds(patience.as_nanos() as u64)) {
                 Some(sample) => check(&sample, resolution, shown % jpegs.len())?,
-                None if pushed - shown < MOST_HELD => continue,
+                None if pushed - shown < MAX_HELD => continue,
                 None => {
-                    let why = format!("{shown} of {pushed} pictures came out, and none within {LIMIT:?}");
+                    let why = format!("{shown} of {pushed} pictures came out, and none within {PICTURE_LIMIT:?}");
                     return Err(Error::broken(why));
                 }
             }
@@ -100,24 +100,24 @@ fn decode(decoder: &str, resolution: Resolution) -> Result<(), Error> {
     pipeline.failure().map_or(outcome, Err)
 }
 
-/// When the picture of this number was taken.
+/// Capture time of the picture with this number.
 fn moment(number: usize) -> Duration {
     Duration::from_secs(1) * number as u32 / FPS
 }
 
 fn stamped(mut buffer: gst::Buffer, number: usize) -> gst::Buffer {
     let at = gst::ClockTime::from_nseconds(moment(number).as_nanos() as u64);
-    buffer.get_mut().expect("a buffer that nobody else has").set_pts(at);
+    buffer.get_mut().expect("the buffer is not shared").set_pts(at);
     buffer
 }
 
-/// The test picture at its first moments, 4:2:2 as webcams have it.
+/// The first pictures of the test picture, in 4:2:2 as webcams send it.
 fn jpegs(resolution: Resolution) -> Result<Vec<Vec<u8>>, Error> {
     let info = test_picture::format(resolution, FPS)?;
     let raw = info.to_caps().map_err(Error::broken)?;
     let source = gst_app::AppSrc::builder().caps(&raw).format(gst::Format::Time).build();
     let sink = gst_app::AppSink::builder().sync(false).build();
-    let pipeline = Tried::of(&[
+    let pipeline = TrialPipeline::of(&[
         source.clone().upcast(),
         element("videoconvert")?.build().map_err(Error::broken)?,
         filter("video/x-raw,format=Y42B")?,
@@ -130,7 +130,7 @@ fn jpegs(resolution: Resolution) -> Result<Vec<Vec<u8>>, Error> {
         let mut bytes = vec![0; picture.size()];
         picture.draw(&mut bytes, moment(number));
         source.push_buffer(stamped(gst::Buffer::from_mut_slice(bytes), number)).map_err(Error::broken)?;
-        let sample = sink.try_pull_sample(gst::ClockTime::from_nseconds(LIMIT.as_nanos() as u64));
+        let sample = sink.try_pull_sample(gst::ClockTime::from_nseconds(PICTURE_LIMIT.as_nanos() as u64));
         let sample = sample.ok_or_else(|| Error::broken("no JPEG to try a decoder with"))?;
         let map = sample.buffer().ok_or_else(|| Error::broken("a JPEG without bytes"))?.map_readable();
         Ok(map.map_err(Error::broken)?.to_vec())
@@ -138,15 +138,15 @@ fn jpegs(resolution: Resolution) -> Result<Vec<Vec<u8>>, Error> {
     (0..PICTURES).map(jpeg).collect()
 }
 
-/// Whether a decoded picture shows the one of this number, in its size.
+/// Checks that a decoded picture shows the one of this number, in its size.
 fn check(sample: &gst::Sample, resolution: Resolution, number: usize) -> Result<(), Error> {
     let info = sample.caps().and_then(|caps| gst_video::VideoInfo::from_caps(caps).ok());
     let info = info.ok_or_else(|| Error::broken("a picture without a format"))?;
     let found = Resolution { width: info.width(), height: info.height() };
     if found != resolution {
-        return Err(Error::broken(format!("a picture of {resolution} comes out as {found}")));
+        return Err(Error::broken(format!("a picture of {resolution} is decoded as {found}")));
     }
-    let least = time_code::LEAST;
+    let least = time_code::MIN_SIZE;
     if resolution.width < least.width || resolution.height < least.height {
         return Ok(());
     }
@@ -160,15 +160,15 @@ fn check(sample: &gst::Sample, resolution: Resolution, number: usize) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guide::Guide;
+    use crate::step_reporter::StepReporter;
 
     const SIZE: Resolution = Resolution { width: 320, height: 240 };
 
     #[test]
-    fn a_decoder_that_shows_what_went_in_is_taken_and_others_are_passed_over() {
+    fn a_decoder_that_shows_its_input_is_chosen_and_others_are_skipped() {
         gst::init().unwrap();
-        let mut trials = Trials::new(Guide::alone());
-        // Elements that take anything and give it on, or give nothing: neither is a picture.
+        let mut trials = CodecTrials::new(StepReporter::silent());
+        // Elements that pass on any input, or output nothing: neither decodes.
         let chosen = first(&mut trials, SIZE, ["no-such-element", "identity", "fakesink"].into_iter());
         assert_eq!(chosen, SOFTWARE);
         assert_eq!(first(&mut trials, SIZE, ["identity", SOFTWARE, "fakesink"].into_iter()), SOFTWARE);

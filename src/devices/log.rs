@@ -1,25 +1,25 @@
-//! How log lines are written, as the parent wishes: to standard error, in its own form.
+//! Sets up the log as the parent orders: to standard error, in the parent's format.
 
 use std::sync::OnceLock;
 
-use peercam::capture::Log;
+use peercam::capture::LogSettings;
 use peercam::tasks;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
-/// What changes how much is written.
+/// Handle that changes the log level.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Sets it up for the whole process.
-pub fn start(log: &Log) {
+/// Sets up the log for the whole process.
+pub fn start(log: &LogSettings) {
     let (filter, handle) = reload::Layer::new(filter(&log.filter));
     FILTER.get_or_init(|| handle);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match log {
-        Log { is_json: true, .. } => lines.json().boxed(),
-        Log { has_time: false, has_colours, .. } => lines.with_ansi(*has_colours).without_time().boxed(),
-        Log { has_colours, .. } => lines.with_ansi(*has_colours).boxed(),
+        LogSettings { is_json: true, .. } => lines.json().boxed(),
+        LogSettings { has_time: false, has_colours, .. } => lines.with_ansi(*has_colours).without_time().boxed(),
+        LogSettings { has_colours, .. } => lines.with_ansi(*has_colours).boxed(),
     };
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
     tasks::report_panics(|panic| {
@@ -28,15 +28,15 @@ pub fn start(log: &Log) {
     });
 }
 
-/// Writes as much as `wanted` says from now on.
+/// Changes the log level to `wanted`.
 pub fn change(wanted: &str) {
-    // Refused only where nothing writes any more.
+    // Fails only when there is no log any more.
     if let Some(handle) = FILTER.get() {
         handle.reload(filter(wanted)).ok();
     }
 }
 
-/// The parent has checked it.
+/// The parent has checked `wanted`.
 fn filter(wanted: &str) -> EnvFilter {
     EnvFilter::try_new(wanted).unwrap_or_else(|_| EnvFilter::new("info"))
 }

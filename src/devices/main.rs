@@ -1,40 +1,40 @@
-//! `peercam-capture`: the process that holds the devices of one camera, or the microphone. Devices become encoded
-//! frames here; it is the only program that loads GStreamer, V4L2 and ALSA. The service starts it; see
-//! [`peercam::capture`] for what the two say to each other.
+//! `peercam-capture`: the process that holds the devices of one camera, or the microphone, and encodes what they
+//! deliver. It is the only program that loads GStreamer, V4L2 and ALSA. The service starts it; [`peercam::capture`]
+//! has the protocol between the two.
 //!
-//! | room | what happens there |
+//! | module | purpose |
 //! |---|---|
-//! | [`serve`] | what the parent orders is carried out |
-//! | [`attempt`] | one device is opened, watched over and closed |
-//! | [`source`] | from a camera's settings to a graph; which device, which of its modes |
-//! | [`microphone`] | from the settings of sound to a graph |
-//! | [`drift`] | sound kept in step with the clock |
-//! | [`test_source`] | the picture and the tone where there is no device |
-//! | [`look`] | what devices there are, what they offer, how they are adjusted and moved |
-//! | [`encoder`] | which encoders there are, how each is told, and which of them works |
-//! | [`graph`] | a GStreamer pipeline at work |
-//! | [`output`] | the way to the parent |
-//! | [`confine`] | what this process may not do |
+//! | [`serve`] | carries out the parent's orders |
+//! | [`attempt`] | opens one device, watches it and closes it |
+//! | [`source`] | turns a camera's settings into a graph: which device, in which mode |
+//! | [`microphone`] | turns the audio settings into a graph |
+//! | [`drift`] | keeps sound in step with the clock |
+//! | [`test_source`] | test picture and test tone, for a board without devices |
+//! | [`inventory`] | finds devices, their formats and controls; sets controls and moves cameras |
+//! | [`encoder`] | knows the H.264 encoders and their properties, and which of them works |
+//! | [`graph`] | runs a GStreamer pipeline |
+//! | [`output`] | sends reports and frames to the parent |
+//! | [`sandbox`] | restricts what this process may do |
 
 mod attempt;
-mod confine;
+mod codec_trials;
 mod decoder;
 mod drift;
 mod encoder;
-mod end;
+mod exit;
 mod graph;
-mod guide;
+mod graph_builder;
+mod inventory;
 mod log;
-mod look;
 mod microphone;
-mod opener;
 mod output;
+mod sandbox;
 mod serve;
 mod source;
+mod step_reporter;
 mod test_source;
 #[cfg(test)]
 mod tests;
-mod trials;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -42,21 +42,21 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use rustix::net::{AddressFamily, getsockname};
-use serve::Left;
+use serve::EndState;
 
 fn main() -> ExitCode {
     let served = parent().and_then(|socket| {
-        confine::process()?;
+        sandbox::protect_process()?;
         serve::serve(socket, |begin| {
             log::start(&begin.log);
-            if let Err(error) = confine::network() {
+            if let Err(error) = sandbox::deny_network() {
                 tracing::warn!(reason = %error, "the capture process keeps access to the network");
             }
         })
     });
     match served {
-        Ok(Left::Capturing) => end::at_once(),
-        Ok(Left::AtRest) => ExitCode::SUCCESS,
+        Ok(EndState::Capturing) => exit::immediately(),
+        Ok(EndState::AtRest) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("peercam-capture: {error}");
             ExitCode::FAILURE
@@ -64,11 +64,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// The connection that the service hands over as standard input.
+/// The connection to the service, which is standard input.
 fn parent() -> io::Result<UnixStream> {
     let input = io::stdin().as_fd().try_clone_to_owned()?;
     match getsockname(&input) {
         Ok(address) if address.address_family() == AddressFamily::UNIX => Ok(input.into()),
-        _ => Err(io::Error::other("it is started by the service, which hands a socket over; use `peercam run`")),
+        _ => Err(io::Error::other("only the service starts this program, with a socket; use `peercam run`")),
     }
 }

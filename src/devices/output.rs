@@ -1,4 +1,4 @@
-//! The way to the parent. What is sent arrives whole and in order, whichever thread sends it.
+//! Sends to the parent. Each message arrives whole and in order, whichever thread sends it.
 
 use std::io::{self, IoSlice, Write};
 use std::os::unix::net::UnixStream;
@@ -6,52 +6,52 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use peercam::capture::Report;
-use peercam::capture::wire::{self, Header, Kind};
+use peercam::capture::wire::{self, Header, MessageKind};
 
-use crate::end;
+use crate::exit;
 
-/// The sending end. A clone is the same.
+/// The sender. Clones share the connection.
 #[derive(Clone, Debug)]
 pub struct Output(Arc<Mutex<UnixStream>>, Arc<AtomicUsize>);
 
 impl Output {
-    /// Sends by `socket`.
+    /// Sends on `socket`.
     pub fn new(socket: UnixStream) -> Self {
         Self(Arc::new(Mutex::new(socket)), Arc::default())
     }
 
-    /// Whether something is being sent. For as long as the parent does not read, that is so.
+    /// Whether a message is being sent, which lasts for as long as the parent does not read.
     pub fn is_busy(&self) -> bool {
         self.1.load(Ordering::Relaxed) > 0
     }
 
     /// Sends a report.
     pub fn report(&self, report: &Report) {
-        match wire::message(Kind::Report, report) {
+        match wire::message(MessageKind::Report, report) {
             Ok(bytes) => self.write(&bytes, &[]),
-            // What is not said is waited for by the parent, which then ends this process.
+            // The parent waits for the missing report, and then ends this process.
             Err(error) => tracing::error!(reason = %error, "a report cannot be sent"),
         }
     }
 
-    /// Sends what `header` announces.
+    /// Sends `header` and its body.
     pub fn send(&self, header: &Header, body: &[u8]) {
         self.write(&header.bytes(), body);
     }
 
-    /// Blocks while the parent does not read. Without a parent there is nothing left to do.
+    /// Blocks while the parent does not read. Ends the process if the parent is gone.
     fn write(&self, head: &[u8], body: &[u8]) {
         self.1.fetch_add(1, Ordering::Relaxed);
-        // A thread that panicked within has cut a message in two; the parent sees that, and ends this process.
+        // If a thread panicked inside, it has cut a message short; the parent detects that and ends this process.
         let mut socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if write_both(&mut *socket, head, body).is_err() {
-            end::at_once();
+            exit::immediately();
         }
         self.1.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Both with one system call, mostly.
+/// Writes both, mostly with one system call.
 fn write_both(to: &mut impl Write, head: &[u8], body: &[u8]) -> io::Result<()> {
     let mut slices = [IoSlice::new(head), IoSlice::new(body)];
     let mut rest = &mut slices[..];
@@ -71,7 +71,7 @@ fn write_both(to: &mut impl Write, head: &[u8], body: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// Takes a few bytes at a time.
+    /// A writer that takes a few bytes at a time.
     struct Narrow(Vec<u8>);
 
     impl Write for Narrow {
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_out_in_pieces_arrives_whole() {
+    fn partial_writes_are_completed() {
         for (head, body) in [(&b"head of it"[..], &b"and the body"[..]), (b"head", b""), (b"", b"body"), (b"", b"")] {
             let mut narrow = Narrow(vec![]);
             write_both(&mut narrow, head, body).unwrap();

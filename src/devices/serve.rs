@@ -1,4 +1,4 @@
-//! Carries out what the parent orders.
+//! Receives the parent's orders and carries them out.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -6,42 +6,42 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use peercam::capture::wire::{self, Kind};
-use peercam::capture::{Answer, Begin, Error, MOST_RENDITIONS, Order, Question, Report, Role, Settings};
+use peercam::capture::wire::{self, MessageKind};
+use peercam::capture::{Answer, Begin, Error, MAX_RENDITIONS, Order, Question, Report, Role, Settings};
 use peercam::tasks;
 
-use crate::attempt::{Attempt, Event, Means};
-use crate::graph::complaints;
-use crate::guide::Guide;
+use crate::attempt::{Attempt, AttemptContext, AttemptEvent};
+use crate::codec_trials::{CodecTrials, TrialResults};
+use crate::graph::driver_errors;
+use crate::graph_builder::{GraphBuilder, SharedBuilder};
+use crate::inventory::controls::{ControlTarget, DeviceControls};
+use crate::inventory::device::Nodes;
+use crate::inventory::ptz;
+use crate::inventory::report;
 use crate::log;
-use crate::look::controls::{Adjusted, Place};
-use crate::look::device::Nodes;
-use crate::look::movement;
-use crate::look::survey;
-use crate::microphone::Sound;
-use crate::opener::{Opener, Shared};
+use crate::microphone::SoundBuilder;
 use crate::output::Output;
-use crate::source::Capture;
-use crate::trials::{Findings, Trials};
+use crate::source::CameraBuilder;
+use crate::step_reporter::StepReporter;
 
-/// Questions that are answered at a time. More are refused: each has a thread.
-const MOST_QUESTIONS: usize = 16;
+/// Most questions that are answered at the same time. Further ones are refused: each needs a thread.
+const MAX_QUESTIONS: usize = 16;
 
-/// What a capture process is doing when its parent is gone.
+/// State of a capture process when its parent is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
-    /// It captures.
+pub enum EndState {
+    /// It is capturing.
     Capturing,
     /// It has no device open.
     AtRest,
 }
 
-/// Serves the parent at the other end of `socket` until it is gone. `prepare` is called before anything is opened.
+/// Serves the parent on `socket` until it is gone. `prepare` is called before anything is opened.
 ///
 /// # Errors
 ///
-/// When the two do not understand each other.
-pub fn serve(socket: UnixStream, prepare: impl FnOnce(&Begin)) -> io::Result<Left> {
+/// When the parent violates the protocol or has another version of it.
+pub fn serve(socket: UnixStream, prepare: impl FnOnce(&Begin)) -> io::Result<EndState> {
     let output = Output::new(socket.try_clone()?);
     output.report(&Report::Hello { version: wire::VERSION });
     let mut orders = Orders(socket);
@@ -49,24 +49,25 @@ pub fn serve(socket: UnixStream, prepare: impl FnOnce(&Begin)) -> io::Result<Lef
         Some(Order::Begin(begin)) if begin.version == wire::VERSION => begin,
         Some(Order::Begin(begin)) => {
             let (ours, theirs) = (wire::VERSION, begin.version);
-            return Err(wrong(format!(
+            return Err(violation(format!(
                 "peercam speaks version {theirs} of the protocol, peercam-capture version {ours}"
             )));
         }
-        Some(_) => return Err(wrong("the first order is not to begin".into())),
-        None => return Ok(Left::AtRest),
+        Some(_) => return Err(violation("the first order is not `begin`".into())),
+        None => return Ok(EndState::AtRest),
     };
     prepare(&begin);
-    // Beside the orders that come: loading its libraries is most of what a start takes. Where it fails, the attempt says so.
-    thread::Builder::new().name("gstreamer".into()).spawn(complaints::init)?;
+    // In parallel with the orders: loading its libraries is most of the start time. If it fails, the attempt
+    // reports that.
+    thread::Builder::new().name("gstreamer".into()).spawn(driver_errors::init)?;
     let server = Server::new(begin, output);
     while let Some(order) = orders.next()? {
-        server.obey(order)?;
+        server.handle_order(order)?;
     }
-    Ok(if server.attempt().is_some() { Left::Capturing } else { Left::AtRest })
+    Ok(if server.attempt().is_some() { EndState::Capturing } else { EndState::AtRest })
 }
 
-/// What comes from the parent.
+/// The orders from the parent.
 struct Orders(UnixStream);
 
 impl Orders {
@@ -74,79 +75,79 @@ impl Orders {
         let (header, body) = match wire::read(&mut self.0) {
             Ok(Some(found)) => found,
             Ok(None) => return Ok(None),
-            // It went away without having read all of what was sent.
+            // The parent went away without having read everything.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
             Err(error) => return Err(error),
         };
-        if header.kind != Kind::Order {
-            return Err(wrong(format!("the parent sends what is no order ({:?})", header.kind)));
+        if header.kind != MessageKind::Order {
+            return Err(violation(format!("the parent sends a message that is not an order ({:?})", header.kind)));
         }
         Ok(Some(serde_json::from_slice(&body)?))
     }
 }
 
-fn wrong(what: String) -> io::Error {
+fn violation(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// What serves.
+/// Carries out orders.
 struct Server {
-    means: Means,
-    guide: Guide,
-    adjusted: Adjusted,
-    /// For questions about the microphone, which an attempt must not hold up.
+    context: AttemptContext,
+    reporter: StepReporter,
+    controls: DeviceControls,
+    /// For questions about the microphone, which must not wait for an attempt.
     cameras: Vec<peercam::capture::Config>,
-    /// What was known of encoders and of nodes that hang when this process began.
-    findings: (Findings, Nodes),
+    /// The results of trials, and the nodes that hang, as known at the start.
+    results: (TrialResults, Nodes),
     attempt: Arc<Mutex<Option<Attempt>>>,
     questions: Arc<AtomicUsize>,
 }
 
 impl Server {
     fn new(begin: Begin, output: Output) -> Self {
-        let guide = Guide::new(output.clone());
+        let reporter = StepReporter::new(output.clone());
         let (kept, cameras) = match &begin.role {
             Role::Camera { kept } => (kept.clone(), None),
             Role::Microphone { cameras } => (Default::default(), Some(cameras.clone())),
-            Role::Survey => Default::default(),
+            Role::Inventory => Default::default(),
         };
-        let nodes = Nodes::new(guide.clone());
-        let adjusted = Adjusted::new(kept, &nodes, output.clone());
-        let (opener, findings): (Shared, _) = match &cameras {
+        let nodes = Nodes::new(reporter.clone());
+        let controls = DeviceControls::new(kept, &nodes, output.clone());
+        let (builder, results): (SharedBuilder, _) = match &cameras {
             Some(cameras) => {
-                let sound = informed(Sound::new(cameras, nodes.clone()), &begin, &output);
-                (Arc::new(Mutex::new(sound)), (Findings::new(), nodes))
+                let sound = with_learned(SoundBuilder::new(cameras, nodes.clone()), &begin, &output);
+                (Arc::new(Mutex::new(sound)), (TrialResults::new(), nodes))
             }
             None => {
-                let capture = Capture::new(adjusted.clone(), nodes, Trials::new(guide.clone()));
-                let capture = informed(capture, &begin, &output);
-                let findings = capture.findings();
-                (Arc::new(Mutex::new(capture)), findings)
+                let capture = CameraBuilder::new(controls.clone(), nodes, CodecTrials::new(reporter.clone()));
+                let capture = with_learned(capture, &begin, &output);
+                let results = capture.results();
+                (Arc::new(Mutex::new(capture)), results)
             }
         };
         let cameras = cameras.unwrap_or_default();
         let (attempt, questions) = (Arc::default(), Arc::default());
-        let means = Means { opener, output, guide: guide.clone() };
-        Self { means, guide, adjusted, cameras, findings, attempt, questions }
+        let context = AttemptContext { builder, output, reporter: reporter.clone() };
+        Self { context, reporter, controls, cameras, results, attempt, questions }
     }
 
     fn attempt(&self) -> MutexGuard<'_, Option<Attempt>> {
         self.attempt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn obey(&self, order: Order) -> io::Result<()> {
+    fn handle_order(&self, order: Order) -> io::Result<()> {
         match order {
-            Order::Begin(_) => return Err(wrong("the parent begins twice".into())),
+            Order::Begin(_) => return Err(violation("the parent begins twice".into())),
             Order::Open { attempt, settings } => self.open(attempt, settings)?,
-            Order::Close { attempt } => self.tell_attempt(Some(attempt), Event::Close),
-            Order::Tune(settings) => self.tell_attempt(None, Event::Tune(settings)),
-            Order::KeyFrame { rendition } => self.tell_attempt(None, Event::KeyFrame(rendition)),
-            Order::Rendition { number, wanted } if (1..=MOST_RENDITIONS).contains(&number) => {
-                self.tell_attempt(None, Event::Rendition(number, wanted));
+            Order::Close { attempt } => self.send_to_attempt(Some(attempt), AttemptEvent::Close),
+            Order::Tune(settings) => self.send_to_attempt(None, AttemptEvent::Tune(settings)),
+            Order::KeyFrame { rendition } => self.send_to_attempt(None, AttemptEvent::KeyFrame(rendition)),
+            Order::Rendition { number, wanted } if (1..=MAX_RENDITIONS).contains(&number) => {
+                self.send_to_attempt(None, AttemptEvent::Rendition(number, wanted));
             }
-            Order::Rendition { number, .. } => return Err(wrong(format!("there is no rendition {number}"))),
+            Order::Rendition { number, .. } => return Err(violation(format!("there is no rendition {number}"))),
             Order::Log { filter } => log::change(&filter),
-            Order::Try => self.guide.give_leave(),
+            Order::Try => self.reporter.grant_permit(),
             Order::Ask { request, question } => self.ask(request, question),
         }
         Ok(())
@@ -155,83 +156,85 @@ impl Server {
     fn open(&self, number: u32, settings: Settings) -> io::Result<()> {
         let mut place = self.attempt();
         if let Some(known) = &*place {
-            return Err(wrong(format!("attempt {number} begins before attempt {} is closed", known.number)));
+            return Err(violation(format!("attempt {number} begins before attempt {} is closed", known.number)));
         }
         let attempt = self.attempt.clone();
         let closed = move || drop(attempt.lock().unwrap_or_else(PoisonError::into_inner).take());
-        *place = Some(Attempt::begin(number, settings, self.means.clone(), closed)?);
+        *place = Some(Attempt::begin(number, settings, self.context.clone(), closed)?);
         Ok(())
     }
 
-    fn tell_attempt(&self, number: Option<u32>, event: Event) {
+    fn send_to_attempt(&self, number: Option<u32>, event: AttemptEvent) {
         let attempt = self.attempt();
-        // One that has just been closed has reported so by itself.
+        // An attempt that was just closed has reported that itself.
         if let Some(attempt) = attempt.as_ref().filter(|attempt| number.is_none_or(|number| number == attempt.number)) {
-            attempt.tell(event);
+            attempt.send(event);
         }
     }
 
-    /// Answers on a thread of its own: drivers may hang.
+    /// Answers on a separate thread, because drivers may hang.
     fn ask(&self, request: u32, question: Question) {
         if let (Question::Snapshot, Some(attempt)) = (&question, &*self.attempt()) {
-            return attempt.tell(Event::Snapshot(request));
+            return attempt.send(AttemptEvent::Snapshot(request));
         }
-        let output = self.means.output.clone();
+        let output = self.context.output.clone();
         let asked = self.questions.clone();
-        if asked.fetch_add(1, Ordering::AcqRel) >= MOST_QUESTIONS {
+        if asked.fetch_add(1, Ordering::AcqRel) >= MAX_QUESTIONS {
             asked.fetch_sub(1, Ordering::AcqRel);
             let answer = Err(Error::broken("too many questions at once; ask again later"));
             return output.report(&Report::Answer { request, answer });
         }
-        let (adjusted, cameras) = (self.adjusted.clone(), self.cameras.clone());
-        let (guide, findings) = (self.guide.clone(), self.findings.clone());
+        let (controls, cameras) = (self.controls.clone(), self.cameras.clone());
+        let (reporter, results) = (self.reporter.clone(), self.results.clone());
         let answering = move || {
-            let answer = tasks::caught(|| answer(question, &adjusted, &cameras, guide, findings));
+            let answer = tasks::catch_panic(|| answer(question, &controls, &cameras, reporter, results));
             let answer = answer.unwrap_or_else(|panic| Err(Error::Panicked(panic)));
             asked.fetch_sub(1, Ordering::AcqRel);
             output.report(&Report::Answer { request, answer });
         };
-        // Without a thread the question stays without an answer, and the parent has a limit for that.
+        // Without a thread there is no answer, and the parent's time limit applies.
         if let Err(error) = thread::Builder::new().name("question".into()).spawn(answering) {
             tracing::warn!(reason = %error, "no thread to answer a question");
         }
     }
 }
 
-/// `opener` with what processes before this one have learned, and died of.
-fn informed<O: Opener>(mut opener: O, begin: &Begin, output: &Output) -> O {
-    opener.recall(begin.memory.clone());
+/// `builder`, with what earlier processes have learned and died of.
+fn with_learned<O: GraphBuilder>(mut builder: O, begin: &Begin, output: &Output) -> O {
+    builder.restore(begin.memory.clone());
     if let Some(blame) = &begin.blame {
-        opener.blame(blame);
-        output.report(&Report::Remember(opener.memory()));
+        builder.record_crash(blame);
+        output.report(&Report::Remember(builder.learned()));
     }
-    opener
+    builder
 }
 
-/// The answer to what can be told beside the pictures. Blocks.
+/// Answers a question that does not need the running graph. Blocks.
 fn answer(
     question: Question,
-    adjusted: &Adjusted,
+    controls: &DeviceControls,
     cameras: &[peercam::capture::Config],
-    guide: Guide,
-    (findings, nodes): (Findings, Nodes),
+    reporter: StepReporter,
+    (results, nodes): (TrialResults, Nodes),
 ) -> Result<Answer, Error> {
     Ok(match question {
-        Question::Snapshot => return Err(Error::broken("no pictures come at the moment")),
-        Question::Controls(config) => Answer::Controls(adjusted.list(&adjusted.place(&config)?)?),
+        Question::Snapshot => return Err(Error::broken("no pictures come at present")),
+        Question::Controls(config) => Answer::Controls(controls.list(&controls.target(&config)?)?),
         Question::SetControl { config, name, value } => {
-            Answer::Control(adjusted.set(&adjusted.place(&config)?, &name, value)?)
+            Answer::Control(controls.set(&controls.target(&config)?, &name, value)?)
         }
-        Question::Move { config, movement } => match adjusted.place(&config) {
-            Ok(Place::Node(node)) => movement::carry_out(&node, movement).map(|()| Answer::Done)?,
-            Ok(Place::Csi) | Err(Error::NoControls { .. }) => return Err(movement::refusal(movement)),
+        Question::Move { config, movement } => match controls.target(&config) {
+            Ok(ControlTarget::Node(node)) => ptz::apply(&node, movement).map(|()| Answer::Done)?,
+            Ok(ControlTarget::Csi) | Err(Error::NoControls { .. }) => return Err(ptz::unsupported(movement)),
             Err(error) => return Err(error),
         },
-        Question::HasSound(config) => Answer::HasSound(Sound::new(cameras, nodes.quietly()).is_there(&config)),
-        Question::Survey { cameras, audio } => {
-            let mut trials = Trials::new(guide);
-            trials.recall(findings);
-            Answer::Survey(Box::new(survey::survey(&cameras, &audio, &nodes, &mut trials)))
+        Question::HasSound(config) => {
+            Answer::HasSound(SoundBuilder::new(cameras, nodes.unreported()).is_there(&config))
+        }
+        Question::Inventory { cameras, audio } => {
+            let mut trials = CodecTrials::new(reporter);
+            trials.restore(results);
+            Answer::Inventory(Box::new(report::take_inventory(&cameras, &audio, &nodes, &mut trials)))
         }
     })
 }

@@ -1,4 +1,4 @@
-//! From a plain value that comes to an entity's topic to the command that it stands for.
+//! Turns a plain value on an entity's topic into a command.
 
 use std::collections::BTreeMap;
 
@@ -7,30 +7,30 @@ use serde_json::{Map, Value, json};
 /// The longest value that is read: the title of a menu's item has at most 31 characters (Linux, `v4l2_querymenu`).
 const MOST_BYTES: usize = 256;
 
-/// What Home Assistant sends when a button is pressed, unless it is told otherwise.
+/// What Home Assistant sends when a button is pressed, by default.
 pub const PRESS: &str = "PRESS";
 
-/// What an entity does.
+/// The command of an entity.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Action {
     command: &'static str,
     args: Map<String, Value>,
-    takes: Takes,
+    accepts: Accepts,
 }
 
-/// What an entity's topic takes.
+/// The values that an entity's topic accepts.
 #[derive(Clone, Debug, PartialEq)]
-enum Takes {
+enum Accepts {
     /// A whole number, for the argument of this name.
     Number(&'static str),
-    /// One of these words, and the arguments that each adds.
+    /// One of these words, with the arguments that it adds.
     Words(BTreeMap<String, Map<String, Value>>),
 }
 
 impl Action {
     /// A number becomes the argument `name`.
     pub fn number(command: &'static str, args: Value, name: &'static str) -> Self {
-        Self { command, args: object(args), takes: Takes::Number(name) }
+        Self { command, args: object(args), accepts: Accepts::Number(name) }
     }
 
     /// `ON` and `OFF` become the argument `name`.
@@ -38,7 +38,7 @@ impl Action {
         Self::words(command, args, [("ON".into(), json!({ name: on })), ("OFF".into(), json!({ name: off }))])
     }
 
-    /// A press.
+    /// A button press.
     pub fn press(command: &'static str, args: Value) -> Self {
         Self::words(command, args, [(PRESS.into(), json!({}))])
     }
@@ -46,24 +46,24 @@ impl Action {
     /// Each word adds arguments.
     pub fn words(command: &'static str, args: Value, words: impl IntoIterator<Item = (String, Value)>) -> Self {
         let words = words.into_iter().map(|(word, adds)| (word, object(adds))).collect();
-        Self { command, args: object(args), takes: Takes::Words(words) }
+        Self { command, args: object(args), accepts: Accepts::Words(words) }
     }
 
-    /// The command with this id that `payload` asks for.
+    /// The command for `payload`, with this id.
     ///
     /// # Errors
     ///
-    /// What is allowed.
+    /// Which values are allowed.
     pub fn command(&self, id: &str, payload: &[u8]) -> Result<Value, String> {
         let shown = || String::from_utf8_lossy(&payload[..payload.len().min(40)]).into_owned();
         let text = std::str::from_utf8(payload).ok().filter(|text| text.len() <= MOST_BYTES).map(str::trim);
         let mut args = self.args.clone();
-        match &self.takes {
-            Takes::Number(name) => {
+        match &self.accepts {
+            Accepts::Number(name) => {
                 let number = text.and_then(whole).ok_or_else(|| format!("{:?} is no whole number", shown()))?;
                 args.insert((*name).into(), number.into());
             }
-            Takes::Words(words) => {
+            Accepts::Words(words) => {
                 let adds = text.and_then(|text| words.get(text)).ok_or_else(|| {
                     let known: Vec<_> = words.keys().map(String::as_str).collect();
                     format!("{:?} is not one of {}", shown(), known.join(", "))
@@ -82,11 +82,11 @@ fn object(value: Value) -> Map<String, Value> {
     }
 }
 
-/// Home Assistant writes whole numbers as `5` or, out of a template, as `5.0`.
+/// Home Assistant writes whole numbers as `5` or, from a template, as `5.0`.
 fn whole(text: &str) -> Option<i64> {
     text.parse().ok().or_else(|| {
         let number: f64 = text.parse().ok()?;
-        // Beyond this not every whole number has a float of its own.
+        // Beyond this, a float cannot represent every whole number.
         (number.fract() == 0.0 && number.abs() < 9e15).then_some(number as i64)
     })
 }
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_of_an_entitys_values_is_refused_with_what_is_allowed() {
+    fn other_values_are_refused_with_the_allowed_ones() {
         let number = Action::number("set-video", json!({}), "bitrate");
         let switch = Action::switch("privacy", json!({}), "on", [true.into(), false.into()]);
         for payload in ["", "abc", "1.5", "1e300", "NaN", "inf", "0x10"] {

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Whether and how the board shows itself in Home Assistant.
+/// Whether and how the board appears in Home Assistant.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct HomeConfig {
-    /// Whether it does.
+    /// Whether it appears.
     pub enabled: bool,
-    /// What Home Assistant's discovery topics begin with.
+    /// The prefix of Home Assistant's discovery topics.
     pub discovery_prefix: String,
-    /// Seconds between still pictures that nobody asked for; 0 for none.
+    /// Seconds between still pictures that are taken without a command; 0 for none.
     pub still_interval: u32,
 }
 
@@ -23,7 +23,7 @@ impl Default for HomeConfig {
 }
 
 impl HomeConfig {
-    /// The mistakes in these values: the key, and what to do.
+    /// The invalid values: the key, and what to do.
     pub fn check(&self) -> Vec<(&'static str, String)> {
         let mut mistakes = Vec::new();
         let prefix = &self.discovery_prefix;
@@ -32,7 +32,7 @@ impl HomeConfig {
         if !levels || !is_plain {
             mistakes.push(("discovery_prefix", "is no topic, such as \"homeassistant\": without +, # or //".into()));
         }
-        // Each picture starts a camera that nobody watches.
+        // Each picture starts an idle camera.
         if self.still_interval != 0 && !(10..=86_400).contains(&self.still_interval) {
             mistakes.push(("still_interval", format!("{} s is neither 0 nor from 10 to 86400", self.still_interval)));
         }
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_that_is_no_topic_and_an_interval_that_is_too_short_are_refused() {
+    fn an_invalid_prefix_and_a_short_interval_are_refused() {
         assert_eq!(HomeConfig::default().check(), []);
         for prefix in ["", "/", "a//b", "a/+", "#", "$SYS"] {
             let config = HomeConfig { discovery_prefix: prefix.into(), ..HomeConfig::default() };

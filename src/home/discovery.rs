@@ -1,25 +1,20 @@
-//! The message by which Home Assistant learns of a board and all of its entities at once
+//! The message that announces a board and all of its entities to Home Assistant at once
 //! (home-assistant.io/integrations/mqtt, "Device discovery payload").
-
-use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::entities::Entity;
+use super::entities::{Announced, Entity};
 use crate::mqtt::Topics;
 
-/// The project's place, which Home Assistant shows as the origin of what it found.
+/// The project's URL, which Home Assistant shows as the origin of the device.
 const PROJECT: &str = "https://github.com/peercam/peercam";
 
-/// Entities that were announced at some time: their keys and platforms.
-pub type Announced = BTreeMap<String, String>;
-
-/// Where the message goes.
+/// The topic of the message.
 pub fn topic(prefix: &str, device: &str) -> String {
     format!("{prefix}/device/{}/config", object_id(device))
 }
 
-/// Whether a topic is one to which a device of this name may have been announced, under any prefix.
+/// Whether this topic is for the announcement of the device, under any prefix.
 pub fn is_of(topic: &str, device: &str) -> bool {
     topic.ends_with(&format!("/device/{}/config", object_id(device)))
 }
@@ -28,7 +23,7 @@ fn object_id(device: &str) -> String {
     format!("peercam-{device}")
 }
 
-/// The message. What was `announced` and is no more is removed by an entry of its platform alone.
+/// The message. An entity that was `announced` and no longer exists is removed by an entry with its platform only.
 pub fn message(
     device: &str,
     version: &str,
@@ -68,7 +63,7 @@ pub fn message(
     }
 }
 
-/// The platforms by key, as they are announced by `entities`.
+/// The platforms of `entities`, by key.
 pub fn announced(entities: &[Entity]) -> Announced {
     let platform = |entity: &Entity| entity.config["platform"].as_str().unwrap_or_default().to_owned();
     entities.iter().map(|entity| (entity.key.clone(), platform(entity))).collect()

@@ -1,19 +1,21 @@
-//! Which entities a board has: what each shows of the status, and what it does.
+//! The entities of a board: the part of the status that each shows, and its command.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
 use super::action::{Action, PRESS};
-use super::discovery::Announced;
 use crate::mqtt::Topics;
 
-/// What each camera lets one adjust, by the camera's name, as the command `list-controls` gives it.
+/// The controls of each camera, by its name, as the command `list-controls` returns them.
 pub type Controls = BTreeMap<String, Vec<Value>>;
 
-/// Controls that people look for. Others are there too, but a person has to enable them in Home Assistant: a camera
+/// Entities that were announced at some time: their platforms, by key.
+pub type Announced = BTreeMap<String, String>;
+
+/// Common controls. The others are announced too, but disabled until a person enables them in Home Assistant: a camera
 /// may have fifty.
-const USUAL: [&str; 20] = [
+const COMMON_CONTROLS: [&str; 20] = [
     "auto_exposure",
     "backlight_compensation",
     "brightness",
@@ -36,7 +38,7 @@ const USUAL: [&str; 20] = [
     "zoom_absolute",
 ];
 
-/// How an entity is grouped on the device's page in Home Assistant.
+/// Group of an entity on the device's page in Home Assistant.
 const CONFIG: &str = "config";
 /// See [`CONFIG`].
 const DIAGNOSTIC: &str = "diagnostic";
@@ -44,11 +46,11 @@ const DIAGNOSTIC: &str = "diagnostic";
 /// One entity.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entity {
-    /// Unique among the device's; the last level of the topic that it takes values on.
+    /// Unique within the device; the last level of the topic on which it receives values.
     pub key: String,
-    /// As documented for its platform, except for what all have in common.
+    /// As documented for its platform, except for the options that all entities have.
     pub config: Map<String, Value>,
-    /// What a value does; `None` for what only shows.
+    /// The command for a value; `None` if the entity only shows the status.
     pub action: Option<Action>,
 }
 
@@ -65,24 +67,24 @@ impl Entity {
         self
     }
 
-    fn does(mut self, action: Action) -> Self {
+    fn with_action(mut self, action: Action) -> Self {
         self.action = Some(action);
         self
     }
 
-    /// Shows what a template makes of the status.
-    fn shows(self, template: impl AsRef<str>) -> Self {
+    /// Shows the result of a template for the status.
+    fn with_template(self, template: impl AsRef<str>) -> Self {
         self.with("value_template", format!("{{{{ {} }}}}", template.as_ref()))
     }
 
-    /// Shows `ON` where this holds of the status.
+    /// Shows `ON` if this holds for the status.
     fn on_if(self, condition: &str) -> Self {
-        self.shows(format!("'ON' if {condition} else 'OFF'"))
+        self.with_template(format!("'ON' if {condition} else 'OFF'"))
     }
 }
 
-/// All entities of a board with this status. A figure that was `announced` once stays: a board that has Wi-Fi has it
-/// while it is out of reach, too.
+/// All entities of a board with this status. A figure that was `announced` once stays, such as Wi-Fi while no network
+/// is in reach.
 pub fn entities(status: &Value, controls: &Controls, announced: &Announced, topics: &Topics) -> Vec<Entity> {
     let cameras = status["cameras"].as_array().map_or(&[][..], Vec::as_slice);
     let mut entities = board(status, announced, topics);
@@ -97,7 +99,7 @@ pub fn entities(status: &Value, controls: &Controls, announced: &Announced, topi
     entities
 }
 
-/// What there is once for each board.
+/// The entities of the board itself.
 fn board(status: &Value, announced: &Announced, topics: &Topics) -> Vec<Entity> {
     let sensor = |key: &str, name: &str| Entity::new("sensor", key, name);
     let figure = |key: &str, name: &str| sensor(key, name).with("entity_category", DIAGNOSTIC);
@@ -105,24 +107,27 @@ fn board(status: &Value, announced: &Announced, topics: &Topics) -> Vec<Entity> 
     let button = |key: &str, name: &str| Entity::new("button", key, name).with("payload_press", PRESS);
     let privacy = Action::switch("privacy", json!({}), "on", [true.into(), false.into()]);
     let mut entities = vec![
-        measured(sensor("viewers", "Viewers")).shows("value_json.viewers.count"),
+        measured(sensor("viewers", "Viewers")).with_template("value_json.viewers.count"),
         measured(sensor("sent", "Sent"))
             .with("device_class", "data_rate")
             .with("unit_of_measurement", "kbit/s")
-            .shows("(value_json.viewers.bitrate / 1000) | round | int"),
+            .with_template("(value_json.viewers.bitrate / 1000) | round | int"),
         figure("uptime", "Uptime")
             .with("device_class", "duration")
             .with("unit_of_measurement", "s")
-            .shows("value_json.uptime"),
-        measured(figure("memory", "Memory")).with("device_class", "data_size").with("unit_of_measurement", "MB").shows(
-            "(value_json.memory.process / 1000000) | round(1) if value_json.memory.process is defined else none",
-        ),
-        // A state of Home Assistant's has at most 255 characters.
-        figure("health", "Health").shows("value_json.health[:255]"),
+            .with_template("value_json.uptime"),
+        measured(figure("memory", "Memory"))
+            .with("device_class", "data_size")
+            .with("unit_of_measurement", "MB")
+            .with_template(
+                "(value_json.memory.process / 1000000) | round(1) if value_json.memory.process is defined else none",
+            ),
+        // A state in Home Assistant has at most 255 characters.
+        figure("health", "Health").with_template("value_json.health[:255]"),
         Entity::new("binary_sensor", "problem", "Problem")
             .with("device_class", "problem")
             .on_if("value_json.health != 'ok'"),
-        // It says that the board is away, so it must not itself be away then.
+        // It reports that the board is offline, so it must not become unavailable itself then.
         Entity::new("binary_sensor", "connectivity", "Connectivity")
             .with("device_class", "connectivity")
             .with("entity_category", DIAGNOSTIC)
@@ -130,29 +135,32 @@ fn board(status: &Value, announced: &Announced, topics: &Topics) -> Vec<Entity> 
             .with("availability_template", "{{ 'online' }}")
             .with("payload_on", "online")
             .with("payload_off", "offline"),
-        Entity::new("switch", "privacy", "Privacy").on_if("value_json.privacy").does(privacy),
+        Entity::new("switch", "privacy", "Privacy").on_if("value_json.privacy").with_action(privacy),
         button("restart", "Restart")
             .with("device_class", "restart")
             .with("entity_category", CONFIG)
-            .does(Action::press("restart", json!({ "what": "service" }))),
+            .with_action(Action::press("restart", json!({ "what": "service" }))),
         button("identify", "Identify")
             .with("device_class", "identify")
             .with("entity_category", DIAGNOSTIC)
-            .does(Action::press("identify", json!({}))),
+            .with_action(Action::press("identify", json!({}))),
     ];
-    // What some boards do not have.
+    // Figures that some boards do not have.
     let has = |field: &str, key: &str| status.get(field).is_some() || announced.contains_key(key);
     // The first status has neither yet.
     let cpu = "value_json.cpu.board | default(value_json.cpu.process) | default(none)";
-    entities.push(measured(figure("cpu", "Processor")).with("unit_of_measurement", "%").shows(cpu));
+    entities.push(measured(figure("cpu", "Processor")).with("unit_of_measurement", "%").with_template(cpu));
     if has("temperature", "temperature") {
         let celsius = measured(figure("temperature", "Temperature")).with("device_class", "temperature");
-        entities.push(celsius.with("unit_of_measurement", "°C").shows("value_json.temperature | default(none)"));
+        entities
+            .push(celsius.with("unit_of_measurement", "°C").with_template("value_json.temperature | default(none)"));
     }
     if has("wifi", "wifi") {
         let signal = measured(figure("wifi", "Wi-Fi signal")).with("device_class", "signal_strength");
         entities.push(
-            signal.with("unit_of_measurement", "dBm").shows("(value_json.wifi | default({})).signal | default(none)"),
+            signal
+                .with("unit_of_measurement", "dBm")
+                .with_template("(value_json.wifi | default({})).signal | default(none)"),
         );
     }
     if has("throttling", "under_voltage") {
@@ -163,15 +171,15 @@ fn board(status: &Value, announced: &Announced, topics: &Topics) -> Vec<Entity> 
     if status.get("microphone").is_some() {
         let microphone = Action::switch("set-audio", json!({}), "on", [true.into(), false.into()]);
         let switch = Entity::new("switch", "microphone", "Microphone");
-        entities.push(switch.on_if("value_json.microphone.settings.on").does(microphone));
+        entities.push(switch.on_if("value_json.microphone.settings.on").with_action(microphone));
     }
     entities
 }
 
-/// A camera, and where the status has it.
+/// A camera, and its path in the status.
 struct Place<'s> {
     name: &'s str,
-    /// Its name and a space where there are several.
+    /// Its name and a space if there are several cameras.
     label: String,
     path: String,
 }
@@ -195,38 +203,38 @@ impl Place<'_> {
 
     fn entities(&self, camera: &Value, topics: &Topics) -> Vec<Entity> {
         let path = &self.path;
-        // Without a name of its own, the still picture bears that of the device.
+        // Without a name of its own, the still picture has that of the device.
         let still = if self.label.is_empty() { Value::Null } else { self.name.into() };
         let snapshot = json!({ "camera": self.name, "to": "topic" });
         let button = |key, label| self.entity("button", key, label).with("payload_press", PRESS);
         let states = ["idle", "starting", "live", "waiting", "private"];
         let mut entities = vec![
             Entity::new("camera", self.key("still"), still).with("topic", topics.snapshot(self.name)),
-            button("snapshot", "Snapshot").does(Action::press("snapshot", snapshot)),
+            button("snapshot", "Snapshot").with_action(Action::press("snapshot", snapshot)),
             button("key_frame", "Key frame")
                 .with("entity_category", DIAGNOSTIC)
-                .does(Action::press("key-frame", self.args())),
+                .with_action(Action::press("key-frame", self.args())),
             self.entity("sensor", "state", "State")
                 .with("device_class", "enum")
                 .with("options", states.as_slice())
-                .shows(format!("{path}.state")),
+                .with_template(format!("{path}.state")),
             self.entity("number", "bitrate", "Bitrate")
                 .with("device_class", "data_rate")
                 .with("unit_of_measurement", "kbit/s")
                 .with("entity_category", CONFIG)
-                // As the command `set-video` takes it.
+                // The range that the command `set-video` accepts.
                 .with("min", 50)
                 .with("max", 100_000)
                 .with("step", 1)
                 .with("mode", "box")
-                .shows(format!("{path}.settings.bitrate"))
-                .does(Action::number("set-video", self.args(), "bitrate")),
+                .with_template(format!("{path}.settings.bitrate"))
+                .with_action(Action::number("set-video", self.args(), "bitrate")),
         ];
         entities.extend(self.size(camera));
         entities
     }
 
-    /// A choice of the sizes that the camera has, and the one that it is set to.
+    /// A choice among the sizes of the camera and the one that it is set to.
     fn size(&self, camera: &Value) -> Option<Entity> {
         let side = |name: &str| camera["settings"][name].as_u64();
         let present = (side("width")?, side("height")?);
@@ -242,59 +250,58 @@ impl Place<'_> {
         let action = Action::words("set-video", self.args(), words.iter().cloned().zip(adds));
         let path = &self.path;
         let select = self.entity("select", "size", "Size").with("entity_category", CONFIG).with("options", words);
-        Some(select.shows(format!("{path}.settings.width ~ 'x' ~ {path}.settings.height")).does(action))
+        Some(select.with_template(format!("{path}.settings.width ~ 'x' ~ {path}.settings.height")).with_action(action))
     }
 
-    /// The entity for a control of the camera; none for one that only tells.
+    /// The entity for a control of the camera; none for a read-only one.
     fn control(&self, control: &Value) -> Option<Entity> {
         let (name, title) = (control["name"].as_str()?, control["title"].as_str()?);
         if name.is_empty() || control["access"] == "read-only" {
             return None;
         }
         let args = json!({ "camera": self.name, "control": name });
-        // A value that is not known yet is none, and Home Assistant knows `None`.
+        // A value that is not known yet is none, which Home Assistant shows as unknown.
         let value = format!("(({}.controls | default({{}}))['{name}'] | default(none))", self.path);
         let key = format!("control_{name}");
         let entity = |platform| self.entity(platform, &key, title);
-        let entity =
-            match control["kind"].as_str()? {
-                "integer" => {
-                    let (minimum, maximum) = (control["minimum"].as_i64()?, control["maximum"].as_i64()?);
-                    if maximum <= minimum {
-                        return None;
-                    }
-                    entity("number")
-                        .with("min", minimum)
-                        .with("max", maximum)
-                        .with("step", control["step"].as_u64()?.max(1))
-                        .shows(value)
-                        .does(Action::number("set-control", args, "value"))
+        let entity = match control["kind"].as_str()? {
+            "integer" => {
+                let (minimum, maximum) = (control["minimum"].as_i64()?, control["maximum"].as_i64()?);
+                if maximum <= minimum {
+                    return None;
                 }
-                "boolean" => entity("switch")
-                    .shows(format!("{{1: 'ON', 0: 'OFF'}}.get({value})"))
-                    .does(Action::switch("set-control", args, "value", [1.into(), 0.into()])),
-                "menu" => {
-                    let (words, names) = menu(control)?;
-                    let options: Vec<_> = words.iter().map(|(word, _)| word.clone()).collect();
-                    let words = words.into_iter().map(|(word, value)| (word, json!({ "value": value })));
-                    entity("select")
-                        .with("options", options)
-                        .shows(format!("{{{names}}}.get({value})"))
-                        .does(Action::words("set-control", args, words))
-                }
-                "button" => {
-                    let args = json!({ "camera": self.name, "control": name, "value": 1 });
-                    entity("button").with("payload_press", PRESS).does(Action::press("set-control", args))
-                }
-                // A set of bits has no entity that suits it.
-                _ => return None,
-            };
-        Some(entity.with("entity_category", CONFIG).with("enabled_by_default", USUAL.contains(&name)))
+                entity("number")
+                    .with("min", minimum)
+                    .with("max", maximum)
+                    .with("step", control["step"].as_u64()?.max(1))
+                    .with_template(value)
+                    .with_action(Action::number("set-control", args, "value"))
+            }
+            "boolean" => entity("switch")
+                .with_template(format!("{{1: 'ON', 0: 'OFF'}}.get({value})"))
+                .with_action(Action::switch("set-control", args, "value", [1.into(), 0.into()])),
+            "menu" => {
+                let (words, names) = menu(control)?;
+                let options: Vec<_> = words.iter().map(|(word, _)| word.clone()).collect();
+                let words = words.into_iter().map(|(word, value)| (word, json!({ "value": value })));
+                entity("select")
+                    .with("options", options)
+                    .with_template(format!("{{{names}}}.get({value})"))
+                    .with_action(Action::words("set-control", args, words))
+            }
+            "button" => {
+                let args = json!({ "camera": self.name, "control": name, "value": 1 });
+                entity("button").with("payload_press", PRESS).with_action(Action::press("set-control", args))
+            }
+            // No entity suits a set of bits.
+            _ => return None,
+        };
+        Some(entity.with("entity_category", CONFIG).with("enabled_by_default", COMMON_CONTROLS.contains(&name)))
     }
 }
 
-/// The titles of a menu with their values, and the same as the inside of a template's mapping. A title that comes
-/// twice counts once.
+/// The titles of a menu with their values, and the same as the inside of a template's mapping. A repeated title counts
+/// once.
 fn menu(control: &Value) -> Option<(Vec<(String, i64)>, String)> {
     let mut words: Vec<(String, i64)> = Vec::new();
     for choice in control["menu"].as_array()? {
@@ -303,7 +310,7 @@ fn menu(control: &Value) -> Option<(Vec<(String, i64)>, String)> {
             words.push((title.into(), value));
         }
     }
-    // JSON's way to write texts is one of Jinja's too.
+    // A JSON string is a valid Jinja string too.
     let names: Vec<_> = words.iter().map(|(title, value)| format!("{value}: {}", json!(title))).collect();
     (!words.is_empty()).then(|| (words, names.join(", ")))
 }

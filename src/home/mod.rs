@@ -1,5 +1,5 @@
-//! The board as a device in Home Assistant: announced by one message over the broker, shown by the status, and used
-//! by plain values that become commands.
+//! The board as a device in Home Assistant: one MQTT message announces it, the status shows it, and plain values become
+//! commands.
 
 mod action;
 mod config;
@@ -14,32 +14,33 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
-use crate::command::{Desk, Origin, Outcome, Sender, Status};
+use crate::access::Grant;
+use crate::command::{CommandQueue, Origin, Outcome, Sender, Status};
 use crate::mqtt::{Broker, Message};
-use crate::tasks::Group;
+use crate::tasks::{Group, sleep_until};
 use action::Action;
-use discovery::Announced;
-use entities::Controls;
+use entities::{Announced, Controls};
 
 pub use config::HomeConfig;
 
-/// Home Assistant's word on its status topic when it has started.
+/// The message on Home Assistant's status topic when it has started.
 const BIRTH: &[u8] = b"online";
 
-/// Within this time after Home Assistant's start boards announce themselves again, each at a moment of its own.
+/// Boards announce themselves again within this time after Home Assistant's start, each at a random moment.
 const SPREAD: Duration = Duration::from_secs(5);
 
-/// How long an announcement waits for what comes along with its cause: a camera that is asked for its controls tells its
-/// sizes in the status after that.
+/// How long an announcement waits for related changes: after a camera was asked for its controls, its sizes appear in
+/// the status.
 const SETTLE: Duration = Duration::from_millis(300);
 
-/// Entities that were ever announced and are remembered. More than any camera has controls.
+/// The most announced entities that are recorded: more than any camera has controls.
 const MOST_REMEMBERED: usize = 500;
 
-/// What the broker keeps for us: what has to be taken back when entities go, or Home Assistant is switched off. The
-/// board itself may have lost all memory by then, and may not read Home Assistant's own topics.
+/// A record of the announcement, retained by the broker: it has to be removed when entities disappear, or Home
+/// Assistant is disabled. The board may have lost its own state by then, and may not be allowed to read Home
+/// Assistant's topics.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Marker {
     topic: String,
@@ -47,17 +48,17 @@ struct Marker {
     entities: Announced,
 }
 
-/// Announces the board `device` and carries out what is wanted of it, until `group` stops; or, where that is switched
-/// off, takes back what was announced. `statuses` are the texts that the broker gets.
+/// Announces the board `device` and executes the values that it receives, until `group` stops. If Home Assistant is
+/// disabled, it removes the announcement instead. `statuses` are the documents that the broker gets.
 pub fn open(
     config: &HomeConfig,
     device: &str,
     broker: Broker,
-    desk: Desk,
+    commands: CommandQueue,
     statuses: watch::Receiver<Arc<Value>>,
     group: &Group,
 ) {
-    let home = Home::new(config.clone(), device.to_owned(), broker, &desk, statuses, group);
+    let home = Home::new(config.clone(), device.to_owned(), broker, &commands, statuses, group);
     group.keep("Home Assistant", home, |home| {
         let (stop, is_enabled) = (home.group.clone(), home.config.enabled);
         Box::pin(async move {
@@ -74,36 +75,36 @@ struct Home {
     config: HomeConfig,
     device: String,
     broker: Broker,
-    /// What the board itself wants to know and have done for Home Assistant.
-    own: Sender,
-    /// What is wanted by the values that come.
-    values: Sender,
+    /// Sends the board's own commands for Home Assistant.
+    own_sender: Sender,
+    /// Sends the commands made from received values.
+    value_sender: Sender,
     statuses: watch::Receiver<Arc<Value>>,
     group: Group,
-    /// What each camera lets one adjust, and the device that said so.
+    /// The controls of each camera.
     controls: Controls,
     asked: BTreeMap<String, Asked>,
-    /// How many cameras have been asked and have not answered.
+    /// Number of cameras that were asked for controls and have not answered.
     unanswered: usize,
     listings: mpsc::Sender<(String, Option<Vec<Value>>)>,
     listed: mpsc::Receiver<(String, Option<Vec<Value>>)>,
     actions: BTreeMap<String, Action>,
     marker: Marker,
     ids: Ids,
-    /// When to announce.
-    due: Option<Instant>,
-    /// When to say all of it again.
-    again: Option<Instant>,
+    /// When to announce the board.
+    announce_at: Option<Instant>,
+    /// When to publish the announcement and the status again.
+    repeat_at: Option<Instant>,
 }
 
-/// What a camera was like when it was asked for its controls: if that changes, it is asked again.
+/// The state of a camera when it was asked for its controls: it is asked again if the state changes.
 #[derive(Clone, Debug, PartialEq)]
 struct Asked {
     device: Value,
     is_private: bool,
 }
 
-/// Ids of commands, which no earlier start has used.
+/// Ids of commands that no earlier run has used.
 #[derive(Debug)]
 struct Ids {
     start: u32,
@@ -122,19 +123,20 @@ impl Home {
         config: HomeConfig,
         device: String,
         broker: Broker,
-        desk: &Desk,
+        commands: &CommandQueue,
         statuses: watch::Receiver<Arc<Value>>,
         group: &Group,
     ) -> Self {
-        let [own, values] = [Origin::HomeAutomation; 2].map(|origin| desk.sender(origin));
+        let [own_sender, value_sender] =
+            [Origin::HomeAutomation; 2].map(|origin| commands.sender(origin, Grant::home_automation()));
         let (listings, listed) = mpsc::channel(8);
         let marker = Marker { topic: discovery::topic(&config.discovery_prefix, &device), entities: Announced::new() };
         Self {
             config,
             device,
             broker,
-            own,
-            values,
+            own_sender,
+            value_sender,
             statuses,
             group: group.clone(),
             controls: Controls::new(),
@@ -145,8 +147,8 @@ impl Home {
             actions: BTreeMap::new(),
             marker,
             ids: Ids { start: rand::random(), count: 0 },
-            due: None,
-            again: None,
+            announce_at: None,
+            repeat_at: None,
         }
     }
 
@@ -158,18 +160,18 @@ impl Home {
         loop {
             tokio::select! {
                 changed = self.statuses.changed() => match changed {
-                    Ok(()) => self.look(),
+                    Ok(()) => self.check_status(),
                     Err(_) => return,
                 },
-                Some((camera, controls)) = self.listed.recv() => self.learn(camera, controls),
-                Some(mark) = marks.recv() => self.recall(&mark),
-                Some(value) = values.recv() => self.obey(&value),
+                Some((camera, controls)) = self.listed.recv() => self.store_controls(camera, controls),
+                Some(mark) = marks.recv() => self.read_marker(&mark),
+                Some(value) = values.recv() => self.execute_value(&value),
                 Some(birth) = births.recv() => if birth.payload == BIRTH && !birth.is_retained {
-                    self.again = Some(Instant::now() + SPREAD.mul_f64(rand::random()));
+                    self.repeat_at = Some(Instant::now() + SPREAD.mul_f64(rand::random()));
                 },
-                () = at(self.due) => self.announce(),
-                () = at(self.again) => self.repeat(),
-                () = at(still) => {
+                () = sleep_until(self.announce_at) => self.announce(),
+                () = sleep_until(self.repeat_at) => self.repeat(),
+                () = sleep_until(still) => {
                     self.take_stills();
                     still = self.config.still_interval().map(|interval| Instant::now() + interval);
                 }
@@ -177,7 +179,7 @@ impl Home {
         }
     }
 
-    /// Takes back what an earlier start has announced, as far as the broker knows of it.
+    /// Removes the announcement of an earlier run, as far as the broker has a record of it.
     async fn withdraw(&self) {
         let mut marks = self.broker.subscribe(self.broker.topics().home_assistant());
         while let Some(mark) = marks.recv().await {
@@ -189,53 +191,54 @@ impl Home {
         }
     }
 
-    /// Has a look at the status: announces what is new in it, and asks cameras that are new for their controls.
-    fn look(&mut self) {
+    /// Checks the status: announces changes, and asks new cameras for their controls.
+    fn check_status(&mut self) {
         let status = self.statuses.borrow_and_update().clone();
         for camera in status["cameras"].as_array().into_iter().flatten() {
             let Some(name) = camera["name"].as_str() else { continue };
             let now = Asked { device: camera["device"].clone(), is_private: camera["state"] == "private" };
             let before = self.asked.insert(name.to_owned(), now.clone());
             if before.as_ref() != Some(&now) && !now.is_private {
-                self.ask_for_controls(name.to_owned());
+                self.query_controls(name.to_owned());
             }
         }
-        self.have_announced();
+        self.schedule_announcement();
     }
 
-    /// Soon, and not before each camera has said what it has, so that the first announcement is the whole one.
-    fn have_announced(&mut self) {
+    /// Announces the board soon, but not before each camera has listed its controls, so that the first announcement is
+    /// complete.
+    fn schedule_announcement(&mut self) {
         if self.unanswered == 0 {
-            self.due.get_or_insert(Instant::now() + SETTLE);
+            self.announce_at.get_or_insert(Instant::now() + SETTLE);
         }
     }
 
-    fn ask_for_controls(&mut self, camera: String) {
+    fn query_controls(&mut self, camera: String) {
         let id = self.ids.next();
         let command = json!({ "id": id, "command": "list-controls", "args": { "camera": camera } });
-        let outcomes = self.own.hand_in(command.to_string().into());
+        let outcomes = self.own_sender.submit(command.to_string().into());
         let listings = self.listings.clone();
         self.unanswered += 1;
         self.group.spawn(async move {
             let outcome = last(outcomes).await;
             let result = outcome.and_then(|outcome| outcome.result);
             let controls = result.and_then(|result| result["controls"].as_array().cloned());
-            // Nobody listens any more when the board shuts down.
+            // Nothing receives this any more when the board shuts down.
             listings.send((camera, controls)).await.ok();
         });
     }
 
-    /// A camera that does not say what it has is away for the moment, or has nothing: what it had before stays.
-    fn learn(&mut self, camera: String, controls: Option<Vec<Value>>) {
+    /// A camera that does not list its controls is absent, or has none: earlier ones stay.
+    fn store_controls(&mut self, camera: String, controls: Option<Vec<Value>>) {
         if let Some(controls) = controls {
             self.controls.insert(camera, controls);
         }
         self.unanswered -= 1;
-        self.have_announced();
+        self.schedule_announcement();
     }
 
     fn announce(&mut self) {
-        self.due = None;
+        self.announce_at = None;
         let status = self.statuses.borrow().clone();
         let entities = entities::entities(&status, &self.controls, &self.marker.entities, self.broker.topics());
         self.actions =
@@ -243,13 +246,13 @@ impl Home {
         self.marker.entities.extend(discovery::announced(&entities));
         let version = status["versions"]["peercam"].as_str().unwrap_or_default();
         let message = discovery::message(&self.device, version, self.broker.topics(), &entities, &self.marker.entities);
-        // The marker first: what is announced must be taken back even if the power goes now.
+        // The marker first: the announcement must be removable even if the power fails now.
         self.broker.retain(self.broker.topics().home_assistant(), text(&self.marker));
         self.broker.retain(self.marker.topic.clone(), text(&message));
     }
 
-    /// What an earlier start has announced, perhaps under another prefix.
-    fn recall(&mut self, mark: &Message) {
+    /// Reads the marker of an earlier run, which may have used another prefix.
+    fn read_marker(&mut self, mark: &Message) {
         let Ok(earlier) = serde_json::from_slice::<Marker>(&mark.payload) else { return };
         if !mark.is_retained || !discovery::is_of(&earlier.topic, &self.device) {
             return;
@@ -262,18 +265,19 @@ impl Home {
         let lost: Vec<_> = earlier.entities.into_iter().filter(is_new).take(room).collect();
         if !lost.is_empty() {
             self.marker.entities.extend(lost);
-            // At a start the first status brings the first announcement.
-            if self.due.is_none() && !self.actions.is_empty() {
-                self.have_announced();
+            // At a start the first status causes the first announcement.
+            if self.announce_at.is_none() && !self.actions.is_empty() {
+                self.schedule_announcement();
             }
         }
     }
 
-    /// Home Assistant has started: says again what it may have missed. The broker still has it all, so it is only said.
+    /// Home Assistant has started: publishes messages that it may have missed. The broker still retains them, so they
+    /// are not retained again.
     fn repeat(&mut self) {
-        self.again = None;
+        self.repeat_at = None;
         let status = self.statuses.borrow().clone();
-        // Not announced yet: that comes by itself.
+        // The first announcement is still to come.
         if self.actions.is_empty() {
             return;
         }
@@ -284,10 +288,10 @@ impl Home {
         self.broker.publish(self.broker.topics().status(), text(&*status));
     }
 
-    /// Carries out a value that came to an entity's topic.
-    fn obey(&mut self, value: &Message) {
+    /// Executes a value from an entity's topic.
+    fn execute_value(&mut self, value: &Message) {
         let key = value.topic.rsplit('/').next().unwrap_or_default();
-        // A value is for now. One that a broker kept would be carried out at each connection.
+        // A retained value would be executed at each connection.
         if value.is_retained || value.payload.is_empty() {
             return;
         }
@@ -298,12 +302,12 @@ impl Home {
         };
         match command {
             Ok(command) => {
-                let outcomes = self.values.hand_in(command.to_string().into());
-                self.pass_on(outcomes);
+                let outcomes = self.value_sender.submit(command.to_string().into());
+                self.forward_outcome(outcomes);
             }
-            Err(reason) if self.values.may_be_told() => {
-                tracing::info!(id, reason, "a home automation's value is no command");
-                tell(&self.broker, Outcome::failed(id, reason));
+            Err(reason) if self.value_sender.may_report_error() => {
+                tracing::info!(id, reason, "a value from a home automation is not a command");
+                publish_outcome(&self.broker, Outcome::failed(id, reason));
             }
             Err(_) => {}
         }
@@ -312,33 +316,33 @@ impl Home {
     fn take_stills(&mut self) {
         let status = self.statuses.borrow().clone();
         for camera in status["cameras"].as_array().into_iter().flatten() {
-            // What is private or not there gives no picture.
+            // A camera that is private or missing gives no picture.
             if camera["state"] == "private" || camera["state"] == "waiting" {
                 continue;
             }
             let args = json!({ "camera": camera["name"], "to": "topic" });
             let command = json!({ "id": self.ids.next(), "command": "snapshot", "args": args });
-            let outcomes = self.own.hand_in(command.to_string().into());
-            self.pass_on(outcomes);
+            let outcomes = self.own_sender.submit(command.to_string().into());
+            self.forward_outcome(outcomes);
         }
     }
 
-    fn pass_on(&self, outcomes: mpsc::Receiver<Outcome>) {
-        // Those that are left out without a word, as most of a flood are, cost no task.
+    fn forward_outcome(&self, outcomes: mpsc::Receiver<Outcome>) {
+        // Commands without an outcome, as most of a flood are, need no task.
         if outcomes.is_closed() && outcomes.is_empty() {
             return;
         }
         let broker = self.broker.clone();
         self.group.spawn(async move {
             if let Some(outcome) = last(outcomes).await {
-                tell(&broker, outcome);
+                publish_outcome(&broker, outcome);
             }
         });
     }
 }
 
-/// Says what became of a command where operators look: Home Assistant has no place for it.
-fn tell(broker: &Broker, outcome: Outcome) {
+/// Publishes the outcome of a command on the outcome topic: Home Assistant does not show outcomes.
+fn publish_outcome(broker: &Broker, outcome: Outcome) {
     broker.answer(None, broker.topics().outcome(), outcome.texts(broker.limits().known_bytes()));
 }
 
@@ -355,14 +359,7 @@ async fn last(mut outcomes: mpsc::Receiver<Outcome>) -> Option<Outcome> {
 }
 
 fn text(value: &impl Serialize) -> Bytes {
-    serde_json::to_vec(value).expect("it holds nothing that JSON cannot").into()
-}
-
-async fn at(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => sleep_until(moment).await,
-        None => std::future::pending().await,
-    }
+    serde_json::to_vec(value).expect("it can be written as JSON").into()
 }
 
 #[cfg(test)]

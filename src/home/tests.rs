@@ -1,17 +1,18 @@
-//! What Home Assistant is told, held against what it documents.
+//! Messages to Home Assistant match its documentation.
 
 use serde_json::{Value, json};
 
-use super::discovery::{self, Announced};
+use super::discovery;
+use super::entities::Announced;
 use super::entities::{Controls, Entity, entities};
 use crate::mqtt::Topics;
 
-/// What every entity may have (home-assistant.io/integrations/mqtt, and "Configuration variables" of each platform,
-/// as of 2026.2).
+/// The options that every entity may have (home-assistant.io/integrations/mqtt, and "Configuration variables" of each
+/// platform, as of 2026.2).
 const COMMON: [&str; 7] =
     ["platform", "name", "unique_id", "entity_category", "enabled_by_default", "availability_template", "device_class"];
 
-/// What else each platform documents, of what a camera could use, and what it requires.
+/// The further options that each platform documents and a camera could use, and those that it requires.
 const PLATFORMS: [(&str, &[&str], &[&str]); 7] = [
     (
         "sensor",
@@ -72,7 +73,7 @@ fn status(cameras: &[&str]) -> Value {
     })
 }
 
-/// As `list-controls` gives them.
+/// As `list-controls` returns them.
 fn controls() -> Vec<Value> {
     let control = |name: &str, kind: &str, more: Value| {
         let mut control = json!({
@@ -110,7 +111,7 @@ fn keys(value: &Value) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn every_option_is_one_that_home_assistant_documents_and_none_that_it_requires_is_missing() {
+fn entities_have_only_documented_options_and_all_required_ones() {
     let entities = of(&["main", "yard"]);
     let message = message(&entities, &Announced::new());
     assert!(keys(&message).all(|key| SHARED.contains(&key)), "{message:#}");
@@ -131,7 +132,7 @@ fn every_option_is_one_that_home_assistant_documents_and_none_that_it_requires_i
             let unit = component["unit_of_measurement"].as_str();
             assert!(CLASSES.contains(&(platform, class, unit)), "{key}: {class} in {unit:?}");
         }
-        // Only what is set may be a setting.
+        // Only an entity that can be set may be a setting.
         let category = component["entity_category"].as_str();
         let may_configure = !["sensor", "binary_sensor"].contains(&platform);
         assert!(matches!(category, None | Some("diagnostic")) || may_configure, "{key}: {category:?}");
@@ -141,7 +142,7 @@ fn every_option_is_one_that_home_assistant_documents_and_none_that_it_requires_i
 }
 
 #[test]
-fn the_message_is_the_documented_one() {
+fn the_message_matches_the_documentation() {
     let entities = of(&["main"]);
     let message = message(&entities, &Announced::new());
     assert_eq!(discovery::topic("homeassistant", "porch"), "homeassistant/device/peercam-porch/config");
@@ -160,13 +161,13 @@ fn the_message_is_the_documented_one() {
     );
     assert_eq!(components["main_still"]["topic"], "peercam/porch/snapshot/main");
     assert_eq!(components["main_still"]["name"], Value::Null);
-    // The size that is set is a choice even where the camera has no such mode.
+    // The current size is a choice even if the camera has no such mode.
     assert_eq!(components["main_size"]["options"], json!(["320x180", "640x360", "800x450"]));
     assert!(message.to_string().len() < 32 * 1024, "{} bytes", message.to_string().len());
 }
 
 #[test]
-fn with_several_cameras_each_entity_says_of_which_it_is() {
+fn with_several_cameras_each_entity_names_its_camera() {
     let entities = of(&["main", "yard"]);
     let name = |key: &str| entities.iter().find(|entity| entity.key == key).unwrap().config["name"].clone();
     assert_eq!(
@@ -209,7 +210,7 @@ fn a_cameras_controls_are_numbers_switches_selects_and_buttons() {
 }
 
 #[test]
-fn every_command_that_an_entity_gives_is_one_that_the_board_takes() {
+fn the_board_accepts_the_commands_of_all_entities() {
     for entity in of(&["main"]) {
         let Some(action) = entity.action else { continue };
         let value = match entity.config["platform"].as_str().unwrap() {
@@ -225,7 +226,7 @@ fn every_command_that_an_entity_gives_is_one_that_the_board_takes() {
 }
 
 #[test]
-fn what_a_board_does_not_have_is_no_entity_unless_it_had_it_before() {
+fn missing_parts_have_an_entity_only_if_it_was_announced_before() {
     let mut bare = status(&["main"]);
     for field in ["temperature", "throttling", "wifi", "microphone"] {
         bare.as_object_mut().unwrap().remove(field);
@@ -236,12 +237,12 @@ fn what_a_board_does_not_have_is_no_entity_unless_it_had_it_before() {
     let all = ["temperature", "under_voltage", "wifi", "microphone"];
     let before = discovery::announced(&of(&["main"]));
     assert_eq!(all.map(|key| has(&Announced::new(), key)), [false; 4]);
-    // Sound that is switched off in the configuration is gone; a figure may come back.
+    // Sound that is disabled in the configuration is gone; a figure may come back.
     assert_eq!(all.map(|key| has(&before, key)), [true, true, true, false]);
 }
 
 #[test]
-fn an_entity_that_is_gone_is_taken_back_by_its_platform_alone() {
+fn an_entity_is_removed_by_an_entry_with_its_platform_only() {
     let before = discovery::announced(&of(&["main"]));
     let now = entities(&status(&["main"]), &Controls::new(), &before, &topics());
     let message = message(&now, &before);
@@ -250,7 +251,7 @@ fn an_entity_that_is_gone_is_taken_back_by_its_platform_alone() {
 }
 
 #[test]
-fn only_ones_own_announcement_is_taken_back() {
+fn a_board_removes_only_its_own_announcement() {
     assert!(discovery::is_of("homeassistant/device/peercam-porch/config", "porch"));
     assert!(discovery::is_of("other/prefix/device/peercam-porch/config", "porch"));
     for topic in

@@ -14,7 +14,7 @@ use crate::secret::Secret;
 pub struct Config {
     /// STUN and TURN servers, as RTCConfiguration.iceServers (W3C WebRTC, section 4.2.1).
     pub servers: Vec<ServerConfig>,
-    /// Seconds for which credentials made from a secret are good.
+    /// How long credentials made from a secret are valid, in seconds.
     pub lifetime: u32,
 }
 
@@ -28,11 +28,12 @@ pub struct ServerConfig {
     pub username: Option<String>,
     /// TURN's password.
     pub credential: Option<Secret>,
-    /// A file that holds it.
+    /// A file that holds the password.
     pub credential_file: Option<PathBuf>,
-    /// What the relay shares with the board, so that the board can make user names and passwords that end.
+    /// The secret that the relay shares with the board, so that the board can make user names and passwords that
+    /// expire.
     pub secret: Option<Secret>,
-    /// A file that holds it.
+    /// A file that holds the secret.
     pub secret_file: Option<PathBuf>,
 }
 
@@ -40,15 +41,15 @@ pub struct ServerConfig {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(untagged, expecting = "expected a URL or a list of URLs")]
 pub enum Urls {
-    /// A single one.
+    /// A single URL.
     One(String),
-    /// Several ways to one server.
+    /// Several URLs of one server.
     Many(Vec<String>),
 }
 
 impl Default for Config {
     fn default() -> Self {
-        // Half a day: longer than anybody watches at a stretch, and what leaks is worthless the next day.
+        // Half a day: longer than one watches in one session, and leaked credentials are worthless the next day.
         Self { servers: Vec::new(), lifetime: 12 * 60 * 60 }
     }
 }
@@ -60,7 +61,7 @@ impl Default for Urls {
 }
 
 impl Urls {
-    /// All of them.
+    /// All URLs.
     pub fn as_slice(&self) -> &[String] {
         match self {
             Self::One(url) => std::slice::from_ref(url),
@@ -70,16 +71,16 @@ impl Urls {
 }
 
 impl Config {
-    /// Within less a slow viewer could not use what it was given.
-    const LEAST_LIFETIME: u32 = 10;
-    /// A week: what lives longer is a password, and should be configured as one.
-    const MOST_LIFETIME: u32 = 7 * 24 * 60 * 60;
+    /// With less, a slow viewer could not use its credentials in time.
+    const MIN_LIFETIME: u32 = 10;
+    /// A week: credentials that live longer are a password, and should be configured as one.
+    const MAX_LIFETIME: u32 = 7 * 24 * 60 * 60;
 
-    /// The keys whose values cannot be, each with what is wrong and what is allowed.
+    /// The keys with invalid values, each with what is wrong and what is allowed.
     pub fn check(&self) -> Vec<(&'static str, String)> {
         let mut wrong = Vec::new();
-        if !(Self::LEAST_LIFETIME..=Self::MOST_LIFETIME).contains(&self.lifetime) {
-            let (least, most) = (Self::LEAST_LIFETIME, Self::MOST_LIFETIME);
+        if !(Self::MIN_LIFETIME..=Self::MAX_LIFETIME).contains(&self.lifetime) {
+            let (least, most) = (Self::MIN_LIFETIME, Self::MAX_LIFETIME);
             wrong.push(("lifetime", format!("{} is not from {least} to {most} seconds", self.lifetime)));
         }
         wrong
@@ -87,7 +88,7 @@ impl Config {
 }
 
 impl ServerConfig {
-    /// What is wrong with it, each as the rest of a sentence that begins with the entry's name.
+    /// The faults of the entry, each as the rest of a sentence that begins with its name.
     pub fn check(&self) -> Vec<String> {
         let mut faults = Vec::new();
         let urls: Vec<_> = self.urls.as_slice().iter().map(|url| ServerUrl::parse(url)).collect();
@@ -122,10 +123,10 @@ impl ServerConfig {
         faults
     }
 
-    /// How one logs in, once files have been read.
+    /// How to log in, once files have been read.
     pub(super) fn login(&self) -> Login {
         match (&self.secret, &self.username, &self.credential) {
-            (Some(secret), _, _) => Login::Made(secret.clone()),
+            (Some(secret), _, _) => Login::Generated(secret.clone()),
             (None, Some(username), Some(credential)) => {
                 Login::Fixed { username: username.clone(), credential: credential.clone() }
             }
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_needs_a_login_and_just_one() {
+    fn a_relay_needs_exactly_one_login() {
         let cases = [
             ("urls = \"stun:a\"", None),
             ("urls = \"turn:a\", username = \"u\", credential = \"c\"", None),

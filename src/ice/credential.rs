@@ -16,7 +16,7 @@ use crate::secret::Secret;
 pub struct Credential(String);
 
 impl Credential {
-    /// The text itself, for the one who needs it.
+    /// The text itself.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -28,10 +28,10 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// How one logs in to a server.
+/// How to log in to a server.
 #[derive(Debug)]
 pub enum Login {
-    /// Not at all: STUN.
+    /// No login: STUN.
     Open,
     /// As configured, always the same.
     Fixed {
@@ -40,30 +40,30 @@ pub enum Login {
         /// TURN's password.
         credential: Secret,
     },
-    /// With credentials made from a secret that the relay has too.
-    Made(Secret),
+    /// With credentials made from a secret that is shared with the relay.
+    Generated(Secret),
 }
 
 impl Login {
-    /// User name and password for somebody who asks at `now`.
+    /// User name and password for a client that asks at `now`.
     pub fn at(&self, now: SystemTime, lifetime: Duration, device: &str) -> Option<(String, Credential)> {
         match self {
             Self::Open => None,
             Self::Fixed { username, credential } => {
                 Some((username.clone(), Credential(credential.reveal().to_owned())))
             }
-            Self::Made(secret) => Some(made(secret, now + lifetime, device)),
+            Self::Generated(secret) => Some(generate(secret, now + lifetime, device)),
         }
     }
 }
 
-/// Credentials that end at `expiry` (draft-uberti-behave-turn-rest-00, section 2.2): the user name says until when, and
-/// the password is the relay's proof that a holder of the secret said so.
-fn made(secret: &Secret, expiry: SystemTime, device: &str) -> (String, Credential) {
-    // A clock before 1970 is no clock: the relay refuses either way.
+/// Credentials that expire at `expiry` (draft-uberti-behave-turn-rest-00, section 2.2): the user name has the time, and
+/// the password proves to the relay that a holder of the secret has made it.
+fn generate(secret: &Secret, expiry: SystemTime, device: &str) -> (String, Credential) {
+    // A clock before 1970 is wrong: the relay refuses either way.
     let seconds = expiry.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let username = format!("{seconds}:{device}");
-    // The draft and all relays have SHA-1 here; nobody can use its collisions without the key (RFC 6151 on HMAC).
+    // The draft and all relays use SHA-1 here; collisions are of no use without the key (RFC 6151 on HMAC).
     let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret.reveal().as_bytes());
     let credential = STANDARD.encode(hmac::sign(&key, username.as_bytes()));
     (username, Credential(credential))
@@ -74,9 +74,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_password_is_what_the_relay_computes() {
+    fn the_password_equals_the_one_that_the_relay_computes() {
         let expiry = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        let (username, credential) = made(&Secret::from("north".to_owned()), expiry, "front-door");
+        let (username, credential) = generate(&Secret::from("north".to_owned()), expiry, "front-door");
         assert_eq!(username, "1800000000:front-door");
         // printf 1800000000:front-door | openssl dgst -sha1 -hmac north -binary | base64
         assert_eq!(credential.reveal(), "GjpXiRff9fxUJLffqZBDj2dJbb0=");

@@ -1,7 +1,8 @@
-//! STUN and TURN servers: which there are, and the credentials that each side gets.
+//! STUN and TURN servers: the configured ones, and the credentials that each side gets.
 //!
-//! Board and viewers use the same servers. Credentials are either as configured, or made anew at each use from a secret
-//! shared with the relay (draft-uberti-behave-turn-rest-00), so that what a viewer gets ends by itself. No I/O here.
+//! Board and viewers use the same servers. Credentials are either as configured, or made at each use from a secret
+//! shared with the relay (draft-uberti-behave-turn-rest-00), so that a viewer's credentials expire by themselves. No
+//! I/O here.
 
 mod config;
 mod credential;
@@ -17,20 +18,20 @@ pub use credential::Credential;
 use credential::Login;
 use url::ServerUrl;
 
-/// The part of a lifetime after which credentials are given anew: the rest is for a viewer that is about to use them.
+/// The part of a lifetime after which credentials are renewed: the rest is for a viewer that is about to use them.
 const RENEWAL: f64 = 0.75;
 
-/// How often the wall clock is compared with the steady one while credentials wait to be renewed.
+/// How often the wall clock is compared with the monotonic one while credentials wait to be renewed.
 const CLOCK_CHECK: Duration = Duration::from_secs(10);
 
-/// A difference between the two clocks that is a correction and not drift: a board without a clock of its own starts
-/// in 1970, and credentials made by then have long ended for the relay.
+/// A difference between the two clocks that is a correction and not drift: a board without a real-time clock starts in
+/// 1970, and credentials made then have long expired for the relay.
 const CLOCK_JUMP: Duration = Duration::from_secs(60);
 
 /// One server, as RTCIceServer (W3C WebRTC, section 4.2.2).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IceServer {
-    /// Ways to the server.
+    /// The URLs of the server.
     pub urls: Vec<String>,
     /// TURN's user name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,19 +51,19 @@ pub struct Servers {
 struct Shared {
     entries: Vec<Entry>,
     lifetime: Duration,
-    /// The part of made user names that tells the relay's operator whose they are.
+    /// The part of generated user names that identifies the board to the relay's operator.
     device: String,
 }
 
 #[derive(Debug)]
 struct Entry {
     urls: Vec<String>,
-    /// Those of `urls` that the board's own WebRTC stack can use.
+    /// The `urls` that the board's own WebRTC stack can use.
     usable: Vec<String>,
     login: Login,
 }
 
-/// When credentials were given to somebody who stays.
+/// When credentials were given to a client that stays.
 #[derive(Clone, Copy, Debug)]
 pub struct Issued {
     at: Instant,
@@ -79,7 +80,7 @@ impl Issued {
 impl Servers {
     /// The servers of a checked configuration whose secrets have been read, for the board called `device`.
     ///
-    /// Logs which ways to a server only viewers can use.
+    /// Logs which URLs only viewers can use.
     pub fn new(config: &Config, device: &str) -> Self {
         let entry = |server: &ServerConfig| {
             let urls = server.urls.as_slice().to_vec();
@@ -91,12 +92,12 @@ impl Servers {
         Self { shared: Arc::new(Shared { entries, lifetime, device: device.to_owned() }) }
     }
 
-    /// What the board's own candidates come from, with credentials made now: STUN and TURN over UDP.
+    /// The servers for the board's own candidates, with credentials made now: STUN and TURN over UDP.
     pub fn for_board(&self) -> Vec<IceServer> {
         self.list(|entry| &entry.usable)
     }
 
-    /// What a viewer gets, with credentials made now.
+    /// The servers for a viewer, with credentials made now.
     pub fn for_viewer(&self) -> Vec<IceServer> {
         self.list(|entry| &entry.urls)
     }
@@ -106,18 +107,18 @@ impl Servers {
         self.shared.entries.iter().flat_map(|entry| &entry.usable).any(|url| url.starts_with("turn"))
     }
 
-    /// How long credentials made now are good for; `None` where they do not end.
+    /// How long credentials made now are valid; `None` if they do not expire.
     pub fn lifetime(&self) -> Option<Duration> {
-        let makes = self.shared.entries.iter().any(|entry| matches!(entry.login, Login::Made(_)));
+        let makes = self.shared.entries.iter().any(|entry| matches!(entry.login, Login::Generated(_)));
         makes.then_some(self.shared.lifetime)
     }
 
-    /// How long after they were given credentials should be given anew; `None` where they do not end.
+    /// How long after they were given credentials should be renewed; `None` if they do not expire.
     pub fn renew_after(&self) -> Option<Duration> {
         self.lifetime().map(|lifetime| lifetime.mul_f64(RENEWAL))
     }
 
-    /// Waits until what was given has to be given anew, be it for its age or because the clock was wrong then.
+    /// Waits until the given credentials have to be renewed, because of their age or because the clock was wrong then.
     pub async fn outdated(&self, issued: Issued) {
         let Some(after) = self.renew_after() else { return std::future::pending().await };
         loop {
@@ -142,9 +143,9 @@ impl Servers {
     }
 }
 
-/// Whether the board can use a server by this URL, which has been checked; says so in the log where it cannot.
+/// Whether the board can use a server by this URL, which has been checked; logs the reason if it cannot.
 fn is_usable(url: &str) -> bool {
-    let fault = ServerUrl::parse(url).map_or_else(Some, |url| url.unusable().map(str::to_owned));
+    let fault = ServerUrl::parse(url).map_or_else(Some, |url| url.board_limitation().map(str::to_owned));
     if let Some(reason) = &fault {
         tracing::info!(url, reason, "only viewers use this ICE server");
     }
@@ -172,7 +173,7 @@ mod tests {
         assert_eq!(urls(servers.for_board()), ["stun:a.example", "turn:b.example"]);
         assert_eq!(urls(servers.for_viewer()).len(), 5);
         assert!(servers.has_relay());
-        assert_eq!(servers.renew_after(), None, "what is configured does not end");
+        assert_eq!(servers.renew_after(), None, "configured credentials do not expire");
         let json = serde_json::to_value(&servers.for_viewer()[..2]).unwrap();
         assert_eq!(
             json,
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn made_credentials_end_and_do_not_show_in_debug_output() {
+    fn generated_credentials_expire_and_are_hidden_in_debug_output() {
         let servers =
             servers("lifetime = 100\nservers = [{ urls = \"turn:b.example\", secret = \"north of the wall\" }]");
         assert_eq!(servers.lifetime(), Some(Duration::from_secs(100)));

@@ -1,6 +1,6 @@
 //! URLs of STUN and TURN servers (RFC 7064, RFC 7065).
 
-/// What a URL says, as far as it matters who can use the server.
+/// The parts of a URL that decide who can use the server.
 #[derive(Debug, PartialEq)]
 pub struct ServerUrl<'t> {
     /// Whether it is a relay: `turn` or `turns`.
@@ -11,7 +11,7 @@ pub struct ServerUrl<'t> {
 }
 
 impl<'t> ServerUrl<'t> {
-    /// Reads a URL. The error names it and says what is wrong.
+    /// Parses a URL. The error names it and its fault.
     pub fn parse(url: &'t str) -> Result<Self, String> {
         let known = |scheme: &str| matches!(scheme, "stun" | "stuns" | "turn" | "turns");
         let Some((scheme, rest)) = url.split_once(':').filter(|(scheme, _)| known(scheme)) else {
@@ -36,7 +36,7 @@ impl<'t> ServerUrl<'t> {
     }
 
     /// Why the board itself cannot use the server; viewers can.
-    pub fn unusable(&self) -> Option<&'static str> {
+    pub fn board_limitation(&self) -> Option<&'static str> {
         if self.is_encrypted {
             return Some("the board has no STUN or TURN over TLS");
         }
@@ -49,7 +49,7 @@ impl<'t> ServerUrl<'t> {
     }
 }
 
-/// Host and port; an IPv6 address stands in brackets, which are taken off.
+/// Host and port; an IPv6 address has brackets, which are removed.
 fn split(address: &str) -> Option<(&str, Option<&str>)> {
     let (host, port) = match address.strip_prefix('[') {
         Some(rest) => {
@@ -68,20 +68,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_as_browsers_take_them_are_read() {
+    fn urls_in_the_browser_s_form_are_parsed() {
         let usable = ["stun:a.example", "stun:192.0.2.1:3478", "turn:a.example:80", "turn:a?transport=udp"];
         for url in usable {
-            assert_eq!(ServerUrl::parse(url).unwrap().unusable(), None, "{url}");
+            assert_eq!(ServerUrl::parse(url).unwrap().board_limitation(), None, "{url}");
         }
         for url in
             ["stuns:a", "turns:a:443", "turn:a?transport=tcp", "turns:a?transport=tcp", "turn:[2001:db8::1]:3478"]
         {
-            assert!(ServerUrl::parse(url).unwrap().unusable().is_some(), "{url}");
+            assert!(ServerUrl::parse(url).unwrap().board_limitation().is_some(), "{url}");
         }
     }
 
     #[test]
-    fn what_cannot_be_a_server_is_told() {
+    fn an_invalid_url_is_refused_with_the_fault() {
         let cases = [
             ("http://a", "does not begin with"),
             ("a.example", "does not begin with"),

@@ -1,48 +1,48 @@
-//! Which name a board asks for, and which it got.
+//! The name that a board requests, and the one that it gets.
 
-/// A label has at most so many bytes (RFC 1035, section 2.3.4).
-const MOST_LABEL: usize = 63;
-/// What is put behind the name of a host where another device has it, up to `-99`.
-const NEXT_HOST: usize = 3;
-/// What is put behind the name of a service then, up to ` (99)`.
-const NEXT_SERVICE: usize = 5;
+/// The most bytes of a label (RFC 1035, section 2.3.4).
+const MAX_LABEL: usize = 63;
+/// Bytes for the suffix of a host name if another device has the name, up to `-99`.
+const HOST_SUFFIX: usize = 3;
+/// Bytes for the suffix of a service name in that case, up to ` (99)`.
+const SERVICE_SUFFIX: usize = 5;
 
-/// For a board whose own name has no letter or digit.
-const NAMELESS: &str = "peercam";
+/// The name of a board whose id has no letter or digit.
+const DEFAULT_NAME: &str = "peercam";
 
 /// The name under which a board is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name {
-    /// What it got, such as `front-door.local`.
+    /// The name that it got, such as `front-door.local`.
     pub host: String,
-    /// What it asked for, where another device has that.
+    /// The name that it requested, if another device has that.
     pub taken: Option<String>,
 }
 
 impl Name {
-    /// The name that was asked for.
+    /// The name that was requested.
     pub(super) fn as_wanted(wanted: &str) -> Self {
         Self { host: wanted.to_owned(), taken: None }
     }
 
-    /// Another one, as the library writes it.
+    /// Another name, as the library writes it.
     pub(super) fn instead_of(wanted: &str, got: &str) -> Self {
         Self { host: got.trim_end_matches('.').to_owned(), taken: Some(wanted.to_owned()) }
     }
 }
 
-/// The host name of a board that calls itself `device`: letters, digits and hyphens, not at the ends (RFC 952, RFC 1123,
-/// section 2.1), and lower case, as people type it.
+/// The host name of a board with the id `device`: letters, digits and hyphens, not at the ends (RFC 952, RFC 1123,
+/// section 2.1), and lower case.
 pub fn host_name(device: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
-    let label: String = device.chars().map(plain).take(MOST_LABEL - NEXT_HOST).collect();
+    let label: String = device.chars().map(plain).take(MAX_LABEL - HOST_SUFFIX).collect();
     let label = label.trim_matches('-');
-    format!("{}.local", if label.is_empty() { NAMELESS } else { label })
+    format!("{}.local", if label.is_empty() { DEFAULT_NAME } else { label })
 }
 
-/// What its services are called: `device`, or as much of it as fits. A longer one would not be announced.
+/// The name of its services: `device`, or as much of it as fits. A longer one would not be announced.
 pub(super) fn service_name(device: &str) -> &str {
-    &device[..device.floor_char_boundary(MOST_LABEL - NEXT_SERVICE)]
+    &device[..device.floor_char_boundary(MAX_LABEL - SERVICE_SUFFIX)]
 }
 
 #[cfg(test)]
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_services_name_fits_into_a_label_with_a_number_behind_it() {
+    fn a_service_name_fits_into_a_label_with_a_number_appended() {
         assert_eq!(service_name("Front_Door"), "Front_Door");
         assert_eq!(service_name(&"x".repeat(64)), "x".repeat(58));
         assert_eq!(service_name(&"ü".repeat(40)), "ü".repeat(29));

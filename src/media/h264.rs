@@ -1,16 +1,22 @@
-//! The few bytes of H.264 that matter here.
+//! Parses the few parts of H.264 that are needed here.
 
 use super::H264Profile;
 
 /// The type of a sequence parameter set (H.264, table 7-1).
 const SPS: u8 = 7;
 
+/// The type of a picture parameter set.
+const PPS: u8 = 8;
+
+/// The type of a slice of an IDR picture.
+const IDR: u8 = 5;
+
 /// The type of a slice of a picture that is no IDR picture (H.264, table 7-1).
 const SLICE: u8 = 1;
 
-/// The profile that an access unit's sequence parameter set (Annex B) tells, if it has one.
+/// The profile in an access unit's sequence parameter set (Annex B), if it has one.
 ///
-/// Baseline with constraint_set1_flag is told as constrained baseline (42e0) whatever the other flags are: they
+/// Baseline with constraint_set1_flag is reported as constrained baseline (42e0) whatever the other flags are: they
 /// are the same profile (RFC 6184, table 5), and x264 writes 42c0.
 pub fn profile(access_unit: &[u8]) -> Option<H264Profile> {
     let [idc, constraints, _] = parameters(access_unit)?;
@@ -18,12 +24,35 @@ pub fn profile(access_unit: &[u8]) -> Option<H264Profile> {
     Some(if is_constrained_baseline { H264Profile::CONSTRAINED_BASELINE } else { H264Profile { idc, constraints } })
 }
 
-/// The level_idc that an access unit's sequence parameter set tells, if it has one.
+/// The sequence and picture parameter sets of an access unit (Annex B), with their start codes; empty if it has none.
+pub fn parameter_sets(access_unit: &[u8]) -> Vec<u8> {
+    let start = |bytes: &[u8]| bytes.windows(3).position(|bytes| bytes == [0, 0, 1]);
+    let (mut sets, mut rest) = (Vec::new(), access_unit);
+    while let Some(at) = start(rest) {
+        let unit = &rest[at + 3..];
+        match unit.first().map(|head| head & 0x1f) {
+            // They come before the slices (H.264, section 7.4.1.2.3), which are long.
+            Some(SLICE..=IDR) => break,
+            Some(SPS | PPS) => {
+                // The next start code may begin with one more zero; a unit never ends with one (section 7.4.1).
+                let unit = &unit[..start(unit).unwrap_or(unit.len())];
+                let end = unit.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+                sets.extend([0, 0, 0, 1]);
+                sets.extend(&unit[..end]);
+            }
+            _ => {}
+        }
+        rest = unit;
+    }
+    sets
+}
+
+/// The level_idc in an access unit's sequence parameter set, if it has one.
 pub fn level(access_unit: &[u8]) -> Option<u8> {
     parameters(access_unit).map(|[_, _, level]| level)
 }
 
-/// How many units (Annex B) the bytes have.
+/// The number of units (Annex B) in the bytes.
 pub fn units(access_unit: &[u8]) -> usize {
     access_unit.windows(3).filter(|bytes| bytes == &[0, 0, 1]).count()
 }
@@ -85,7 +114,16 @@ mod tests {
     }
 
     #[test]
-    fn slices_that_look_ahead_are_seen_in_any_unit_of_a_picture() {
+    fn parameter_sets_are_extracted_with_either_start_code() {
+        let unit = [
+            0, 0, 0, 1, 9, 0x10, 0, 0, 0, 1, 0x67, 0x42, 0xc0, 0, 0, 1, 0x68, 0xce, 0, 0, 0, 1, 0x65, 7, 0, 0, 1, 0x68,
+        ];
+        assert_eq!(parameter_sets(&unit), [0, 0, 0, 1, 0x67, 0x42, 0xc0, 0, 0, 0, 1, 0x68, 0xce]);
+        assert!(parameter_sets(&[0, 0, 1, 0x41, 1]).is_empty() && parameter_sets(&[0, 0, 1]).is_empty());
+    }
+
+    #[test]
+    fn b_slices_are_found_in_any_unit_of_a_picture() {
         // first_mb_in_slice is 0, `1`; slice_type 5, 6 and 7 (P, B, I): `00110`, `00111`, `0001000`.
         let cases: [(&[u8], bool); 8] = [
             (&[0, 0, 0, 1, 0x41, 0b1001_1010], false),
@@ -94,7 +132,7 @@ mod tests {
             // Type 1 (B) as `010`, behind a delimiter; and in the second slice, which begins at block 3, `00100`.
             (&[0, 0, 0, 1, 9, 0x50, 0, 0, 1, 0x01, 0b1010_0000], true),
             (&[0, 0, 1, 0x41, 0b1001_1010, 0, 0, 1, 0x01, 0b0010_0010], true),
-            // An IDR picture has none, whatever its bytes say.
+            // An IDR picture has none, whatever its bytes are.
             (&[0, 0, 0, 1, 0x65, 0b1010_0000], false),
             (&[0, 0, 1, 0x41], false),
             (&[0, 0, 1, 0x41, 0, 0, 0, 0, 0, 0, 0, 0, 0], false),
@@ -114,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_delimiter_in_front_is_left_out() {
+    fn only_a_leading_delimiter_is_removed() {
         let cases: [(&[u8], &[u8]); 4] = [
             (&[0, 0, 0, 1, 9, 0xf0, 0, 0, 0, 1, 0x65], &[0, 0, 0, 1, 0x65]),
             (&[0, 0, 1, 9, 0x10, 0, 0, 1, 0x41], &[0, 0, 1, 0x41]),

@@ -1,19 +1,22 @@
-//! The vocabulary of pictures and sound: frames, codecs, sizes, rates, and the [`Feed`] they travel on.
+//! The types for pictures and sound: frames, codecs, sizes, rates, and the [`Feed`] that carries them.
 //!
-//! No I/O happens here and no other room is known here.
+//! This module does no I/O and depends on no other module.
 
+mod demand;
 mod feed;
 pub mod h264;
+mod ring;
 pub mod time_code;
 
 use std::fmt;
-use std::sync::OnceLock;
 use std::time::Instant;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-pub use feed::{Demand, DemandWatch, Feed, Subscription};
+pub use demand::{Demand, DemandWatch, Purpose};
+pub use feed::{Feed, Lag, Lagged, Reading, Subscription};
+pub use ring::Window;
 
 /// One access unit of H.264 (Annex B, with SPS and PPS in front of each key frame) or one Opus packet.
 #[derive(Debug)]
@@ -26,23 +29,44 @@ pub struct Frame {
     pub captured: Instant,
     /// Whether decoding can start here. Always true for Opus.
     pub is_key: bool,
-    payloads: OnceLock<Vec<Bytes>>,
 }
 
 impl Frame {
     /// A frame as it came from the encoder.
     pub fn new(data: Bytes, captured: Instant, is_key: bool) -> Self {
-        Self { data, captured, is_key, payloads: OnceLock::new() }
-    }
-
-    /// The frame cut into RTP payloads. The first caller cuts; all viewers share the result, so that
-    /// twenty viewers cost one packetisation and one copy of the bytes.
-    pub fn payloads(&self, packetise: impl FnOnce(&Bytes) -> Vec<Bytes>) -> &[Bytes] {
-        self.payloads.get_or_init(|| packetise(&self.data))
+        Self { data, captured, is_key }
     }
 }
 
-/// What the frames of a feed are encoded with.
+/// Format of the frames of a feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Format {
+    /// Their codec.
+    pub codec: Codec,
+    /// The sequence and picture parameter sets of the newest key frame (H.264, Annex B); empty before it and for sound.
+    pub parameter_sets: Bytes,
+    /// The size of pictures, if it is known.
+    pub size: Option<Resolution>,
+    /// Number of the rendition; 0 has the size of the settings.
+    pub rendition: u16,
+}
+
+impl Format {
+    /// The first rendition of a source, with nothing else known.
+    pub fn of(codec: Codec) -> Self {
+        Self { codec, parameter_sets: Bytes::new(), size: None, rendition: 0 }
+    }
+
+    /// The profile of H.264; `None` for sound.
+    pub fn profile(&self) -> Option<H264Profile> {
+        match self.codec {
+            Codec::H264(profile) => Some(profile),
+            Codec::Opus => None,
+        }
+    }
+}
+
+/// The codec of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Codec {

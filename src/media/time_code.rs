@@ -17,7 +17,7 @@ const ROWS: usize = 2;
 const THRESHOLD: u32 = 128;
 
 /// The narrowest and lowest picture in which the code has a place, and the rest of the test picture too.
-pub const LEAST: Resolution = Resolution { width: 160, height: 96 };
+pub const MIN_SIZE: Resolution = Resolution { width: 160, height: 96 };
 
 /// The edge of a block in pixels in a picture of `width` pixels.
 pub fn block_edge(width: u32) -> usize {
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_code_reads_as_none() {
+    fn a_picture_without_a_code_reads_as_none() {
         let resolution = Resolution { width: 640, height: 360 };
         for luma in [0, 16, 127, 235, 255] {
             assert_eq!(decode(&vec![luma; 640 * 360], 640, resolution), None, "a picture of luma {luma}");

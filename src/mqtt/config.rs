@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::credentials::Credentials;
-use super::tls;
 use super::url::Url;
 use crate::secret::Secret;
 
@@ -14,24 +12,23 @@ use crate::secret::Secret;
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Config {
-    /// Where the broker is; `None` for no broker.
+    /// The broker's URL; `None` for no broker.
     pub url: Option<Url>,
-    /// Which MQTT is spoken.
+    /// The MQTT version to use.
     pub version: Version,
     /// What all topics begin with.
     pub prefix: String,
-    /// Which client the board is to the broker; `peercam-` and the device's id where this is `None`, and what the
-    /// broker gives where it is empty.
+    /// The MQTT client id: `peercam-` and the device's id if this is `None`; the broker assigns one if it is empty.
     pub client_id: Option<String>,
-    /// Who the board is to the broker.
+    /// The user name.
     pub user: Option<String>,
     /// The user's password.
     pub password: Option<Secret>,
-    /// The file that holds it, instead.
+    /// The file that holds the password, instead of `password`.
     pub password_file: Option<PathBuf>,
-    /// Certificates (PEM) of those who may sign the broker's, instead of the platform's.
+    /// Certificates (PEM) of the authorities that may sign the broker's, instead of the platform's.
     pub ca_file: Option<PathBuf>,
-    /// The board's own certificate (PEM), and those between it and who is trusted.
+    /// The board's own certificate (PEM), and the intermediate ones up to the trusted authority.
     pub certificate_file: Option<PathBuf>,
     /// The key of that certificate (PEM).
     pub key_file: Option<PathBuf>,
@@ -58,7 +55,7 @@ impl Default for Config {
     }
 }
 
-/// The MQTT that is spoken.
+/// The MQTT version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "Written")]
 pub enum Version {
@@ -85,7 +82,7 @@ impl TryFrom<Written> for Version {
     fn try_from(written: Written) -> Result<Self, String> {
         match written {
             Written::Number(5) => Ok(Self::Five),
-            // What MQTT 3.1.1 calls itself on the wire, and what people call it (section 3.1.2.2).
+            // 4 is the level of MQTT 3.1.1 on the wire, 3 is what people call it (section 3.1.2.2).
             Written::Number(number @ (3 | 4)) => Err(format!("{number} is not known; MQTT 3.1.1 is \"3.1.1\" here")),
             Written::Text(text) if text == "5" => Ok(Self::Five),
             Written::Text(text) if text == "3.1.1" => Ok(Self::ThreeOneOne),
@@ -105,22 +102,23 @@ impl std::fmt::Display for Version {
 }
 
 impl Config {
-    /// Below, a packet that is lost once ends the connection; above, a dead board counts as alive for half an hour.
+    /// Below, one lost packet ends the connection; above, a dead board counts as alive for half an hour.
     const KEEP_ALIVE: std::ops::RangeInclusive<u16> = 5..=1200;
 
-    /// A topic has at most 65535 bytes, of which nobody needs many for this.
-    const LONGEST_PREFIX: usize = 128;
+    /// A topic has at most 65535 bytes; a prefix needs few of them.
+    const MAX_PREFIX: usize = 128;
 
-    /// As AWS IoT has it. A broker has to take 23 letters and digits (MQTT 5, section 3.1.3.1), and may take more.
-    const LONGEST_CLIENT_ID: usize = 128;
+    /// The limit of AWS IoT. A broker has to accept 23 letters and digits (MQTT 5, section 3.1.3.1), and may accept
+    /// more.
+    const MAX_CLIENT_ID: usize = 128;
 
-    /// The keys whose values cannot be, each with what is wrong and what is allowed.
+    /// The keys with invalid values, each with what is wrong and what is allowed.
     pub fn check(&self) -> Vec<(&'static str, String)> {
         let mut wrong = Vec::new();
         if let Some(fault) = self.prefix_fault() {
             wrong.push(("prefix", fault.into()));
         }
-        let is_plain = |id: &String| id.len() <= Self::LONGEST_CLIENT_ID && id.chars().all(|c| c.is_ascii_graphic());
+        let is_plain = |id: &String| id.len() <= Self::MAX_CLIENT_ID && id.chars().all(|c| c.is_ascii_graphic());
         if self.client_id.as_ref().is_some_and(|id| !is_plain(id)) {
             wrong.push(("client_id", "is not at most 128 ASCII letters, digits and signs without a blank".into()));
         }
@@ -129,7 +127,7 @@ impl Config {
             wrong.push(("keep_alive", format!("{} s is not within {least} to {most}", self.keep_alive)));
         }
         if self.password.is_some() && self.password_file.is_some() {
-            wrong.push(("password_file", "is there beside `password`; only one of them can hold".into()));
+            wrong.push(("password_file", "is set as well as `password`; only one of them is allowed".into()));
         }
         let of_a_broker = [
             ("user", self.user.is_some()),
@@ -163,33 +161,24 @@ impl Config {
         wrong
     }
 
-    /// What is wrong with the files that are named here, each with its key.
-    pub fn file_faults(&self) -> Vec<String> {
-        let Some(url) = &self.url else { return Vec::new() };
-        let has_tls_files = [&self.ca_file, &self.certificate_file].iter().any(|file| file.is_some());
-        let password = Credentials::password(self).err();
-        let tls = (url.scheme().is_encrypted() && has_tls_files).then(|| tls::load(self, url).err()).flatten();
-        password.into_iter().chain(tls).collect()
-    }
-
     fn prefix_fault(&self) -> Option<&'static str> {
         let is_odd = |c: char| c.is_control() || "+#".contains(c);
         match self.prefix.as_str() {
-            long if long.len() > Self::LONGEST_PREFIX => Some("is longer than 128 bytes"),
+            long if long.len() > Self::MAX_PREFIX => Some("is longer than 128 bytes"),
             prefix if prefix.contains(is_odd) => Some("has a wildcard (+ or #) or a control character in it"),
-            // A broker's own topics begin so, and are in no subscription to all (MQTT 5, section 4.7.2).
-            prefix if prefix.starts_with('$') => Some("begins with $, which is the broker's"),
+            // A broker's own topics begin with it, and wildcards do not match them (MQTT 5, section 4.7.2).
+            prefix if prefix.starts_with('$') => Some("begins with $, which is reserved for the broker"),
             prefix if prefix.split('/').any(str::is_empty) => Some("is empty, or has an empty part between slashes"),
             _ => None,
         }
     }
 
-    /// Which client the device is to the broker. The broker ends the connection of an earlier client of that name.
+    /// The device's MQTT client id. The broker ends the connection of an earlier client with the same id.
     pub fn client_id(&self, device: &str) -> String {
         self.client_id.clone().unwrap_or_else(|| format!("peercam-{device}"))
     }
 
-    /// Whether the broker gives the client id.
+    /// Whether the broker assigns the client id.
     pub fn leaves_client_id(&self) -> bool {
         self.client_id.as_ref().is_some_and(String::is_empty)
     }
@@ -210,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_together_is_asked_for_together() {
+    fn keys_that_belong_together_are_required_together() {
         assert_eq!(faults("password = \"p\""), ["password: needs `user`"]);
         assert_eq!(faults("password_file = \"/p\""), ["password_file: needs `user`"]);
         let to_b = |text: &str| faults(&format!("url = \"mqtts://b\"\n{text}"));
@@ -233,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_id_is_what_brokers_take_and_may_be_left_to_them() {
+    fn a_client_id_has_allowed_characters_or_is_left_to_the_broker() {
         for id in ["a b", "ü", "a\\u0000", "a\\n", &"x".repeat(129)] {
             let said = faults(&format!("client_id = \"{id}\""));
             assert!(said.len() == 1 && said[0].starts_with("client_id: is not"), "{id}: {said:?}");

@@ -1,4 +1,4 @@
-//! What the board shows to its broker, and whom it trusts to be the broker.
+//! The board's credentials for its broker, and the certificates that it trusts.
 
 use std::sync::Arc;
 
@@ -14,23 +14,23 @@ use crate::secret::Secret;
 pub struct Credentials {
     /// The user's password, where there is one.
     pub password: Option<Secret>,
-    /// For encrypted URLs.
+    /// For encrypted URLs, the certificates and the key.
     pub tls: Option<Arc<ClientConfig>>,
 }
 
 impl Credentials {
-    /// As the files are now: they may have changed since the last time. Takes milliseconds, since TLS has some hundred
-    /// certificates, and blocks.
+    /// Loads the files as they are now: they may have changed since the last time. It blocks, and takes milliseconds,
+    /// because TLS has some hundred certificates.
     ///
     /// # Errors
     ///
-    /// The key, the file, and what is wrong with it.
+    /// The key, the file, and its fault.
     pub fn load(config: &Config, url: &Url) -> Result<Self, String> {
         let tls = if url.scheme().is_encrypted() { Some(tls::load(config, url)?) } else { None };
         Ok(Self { password: Self::password(config)?, tls })
     }
 
-    /// The password alone.
+    /// Loads only the password.
     ///
     /// # Errors
     ///
@@ -44,12 +44,23 @@ impl Credentials {
     }
 }
 
+impl Config {
+    /// Faults of the files that are named here, each with its key.
+    pub fn file_faults(&self) -> Vec<String> {
+        let Some(url) = &self.url else { return Vec::new() };
+        let has_tls_files = [&self.ca_file, &self.certificate_file].iter().any(|file| file.is_some());
+        let password = Credentials::password(self).err();
+        let tls = (url.scheme().is_encrypted() && has_tls_files).then(|| tls::load(self, url).err()).flatten();
+        password.into_iter().chain(tls).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_password_of_a_file_is_its_line_and_shows_nowhere() {
+    fn a_password_file_holds_one_line_which_debug_output_does_not_show() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("password");
         let config = Config { user: Some("u".into()), password_file: Some(file.clone()), ..Config::default() };

@@ -1,43 +1,45 @@
-//! The one connection to the broker: it comes back by itself, and nobody else waits for it.
+//! The one connection to the MQTT broker. It reconnects by itself, and no other part of the service waits for it.
 //!
-//! What is *retained* is the board's state: the newest value of each topic is published when it changes and again at
-//! each connection, so that a broker with an empty database knows all of it at once. What is *published* happens once.
+//! *Retained* messages are the board's state: the newest value of each topic is published when it changes and again at
+//! each connection, so that a broker with an empty database gets all of it at once. *Published* messages are events and
+//! are sent once.
 
+mod acl_audit;
 mod actor;
-mod audit;
-mod capacity;
-mod check;
+mod backoff;
+mod capabilities;
+mod certificate_verifier;
+mod client_id_conflict;
 mod config;
 mod credentials;
+mod delivery_fallback;
+mod disconnect_causes;
+mod happy_eyeballs;
 mod limits;
-mod outage;
+mod log_throttle;
 mod outbox;
-mod pauses;
 mod pem;
 mod probe;
-mod reach;
-mod rivals;
+mod self_check;
 mod session;
 mod subscriptions;
-mod suspects;
-mod terms;
 mod tls;
 mod topics;
-mod trust;
 mod url;
 mod wire;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::command::Reply;
 use crate::tasks::Group;
 use actor::Actor;
-use outage::Outage;
+use client_id_conflict::ClientIdConflict;
+use delivery_fallback::DeliveryFallback;
+use disconnect_causes::DisconnectCauses;
+use log_throttle::LogThrottle;
 use outbox::Outbox;
-use rivals::Rivals;
 use subscriptions::Subscriptions;
-use suspects::Suspects;
-use terms::Terms;
 
 pub use config::{Config, Version};
 pub use limits::Limits;
@@ -45,10 +47,10 @@ pub use probe::{Found, probe};
 pub use topics::Topics;
 pub use url::{Scheme, Url, UrlError};
 
-/// How the connection stands.
+/// The state of the connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum State {
-    /// Not yet, or not any more; the reason where there was an attempt.
+    /// Not connected yet, or not any more.
     #[default]
     Connecting,
     /// The broker accepted us and our subscriptions.
@@ -60,33 +62,24 @@ pub enum State {
     },
 }
 
-/// A message that came.
+/// A message from the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Where it was published.
+    /// The topic on which it was published.
     pub topic: String,
-    /// What it says. At most [`MOST_BYTES`] long.
+    /// The content, at most [`MAX_BYTES`] long.
     pub payload: Bytes,
-    /// Whether the broker had kept it from earlier.
+    /// Whether it is a retained message from earlier.
     pub is_retained: bool,
-    /// Where an answer is wanted instead of the usual topic (MQTT 5, section 3.3.2.3.5).
+    /// The response topic, if the answer is wanted there instead of on the usual topic (MQTT 5, section 3.3.2.3.5).
     pub reply: Option<Reply>,
 }
 
-/// Where an answer is wanted, and what it shall carry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply {
-    /// The response topic.
-    pub topic: String,
-    /// The correlation data (MQTT 5, section 3.3.2.3.6).
-    pub correlation: Option<Bytes>,
-}
-
 /// The largest packet in either direction: any session description fits.
-pub const MOST_BYTES: usize = 256 * 1024;
+pub const MAX_BYTES: usize = 256 * 1024;
 
-/// Messages of one subscription that wait to be read: more than comes at once of viewers that all arrive together, and
-/// a burst of a thousand commands, each of which is told what became of it.
+/// How many messages of one subscription may wait to be read: enough for viewers that all arrive together, and for a
+/// burst of a thousand commands, each of which gets an answer.
 const UNREAD: usize = 1024;
 
 /// A handle to the connection. A clone is the same connection.
@@ -95,13 +88,13 @@ pub struct Broker {
     topics: Topics,
     state: watch::Receiver<State>,
     limits: watch::Receiver<Limits>,
-    actor: mpsc::UnboundedSender<Order>,
+    actor: mpsc::UnboundedSender<ActorRequest>,
 }
 
 #[derive(Debug)]
-enum Order {
+enum ActorRequest {
     Publish { reply: Option<Reply>, topic: String, forms: Vec<Bytes> },
-    Retain { topic: String, payload: Bytes, heard: Option<oneshot::Sender<Result<(), String>>> },
+    Retain { topic: String, payload: Bytes, done: Option<oneshot::Sender<Result<(), String>>> },
     Subscribe { filter: String, messages: mpsc::Sender<Message> },
 }
 
@@ -111,83 +104,83 @@ impl Broker {
         &self.topics
     }
 
-    /// How the connection stands, now and as it changes.
+    /// The state of the connection, now and as it changes.
     pub fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
     }
 
-    /// What the broker does not do, as far as it turned out on this connection.
+    /// Limits of the broker, as far as known on this connection.
     pub fn limits(&self) -> Limits {
         self.limits.borrow().clone()
     }
 
     /// Publishes once. Without a connection it is kept for a few seconds, then dropped.
     pub fn publish(&self, topic: String, payload: Bytes) {
-        self.actor.send(Order::Publish { reply: None, topic, forms: vec![payload] }).ok();
+        self.actor.send(ActorRequest::Publish { reply: None, topic, forms: vec![payload] }).ok();
     }
 
-    /// Publishes an answer: where it is wanted, else on `topic`, and there too where the broker does not let the board
-    /// publish where it is wanted. Of its `forms`, each of them shorter than the one before, the first goes that the
-    /// broker takes.
+    /// Publishes an answer: on the response topic of `reply`, otherwise on `topic`. It also goes to `topic` if the
+    /// broker does not let the board publish on the response topic. `forms` are forms of the answer, each shorter than
+    /// the one before; the first that the broker accepts is sent.
     pub fn answer(&self, reply: Option<&Reply>, topic: String, forms: Vec<Bytes>) {
-        self.actor.send(Order::Publish { reply: reply.cloned(), topic, forms }).ok();
+        self.actor.send(ActorRequest::Publish { reply: reply.cloned(), topic, forms }).ok();
     }
 
     /// Makes `payload` the retained message of `topic`, now and after each connection. An empty one removes it.
     pub fn retain(&self, topic: String, payload: Bytes) {
-        self.actor.send(Order::Retain { topic, payload, heard: None }).ok();
+        self.actor.send(ActorRequest::Retain { topic, payload, done: None }).ok();
     }
 
-    /// The same, and waits until the broker has it, however long that takes.
+    /// The same as [`Broker::retain`], and waits until the broker has it, however long that takes.
     ///
     /// # Errors
     ///
-    /// Why the broker does not take it.
-    pub async fn retain_there(&self, topic: String, payload: Bytes) -> Result<(), String> {
-        let (heard, told) = oneshot::channel();
-        self.actor.send(Order::Retain { topic, payload, heard: Some(heard) }).ok();
-        told.await.unwrap_or_else(|_| Err("the board is shutting down".into()))
+    /// Why the broker does not accept it.
+    pub async fn retain_acknowledged(&self, topic: String, payload: Bytes) -> Result<(), String> {
+        let (done, result) = oneshot::channel();
+        self.actor.send(ActorRequest::Retain { topic, payload, done: Some(done) }).ok();
+        result.await.unwrap_or_else(|_| Err("the board is shutting down".into()))
     }
 
-    /// The messages of `filter`, from now on and through all connections. Who does not read them loses the newest.
+    /// The messages of `filter`, from now on and through all connections. If they are not read, the newest are lost.
     pub fn subscribe(&self, filter: String) -> mpsc::Receiver<Message> {
         let (messages, coming) = mpsc::channel(UNREAD);
-        self.actor.send(Order::Subscribe { filter, messages }).ok();
+        self.actor.send(ActorRequest::Subscribe { filter, messages }).ok();
         coming
     }
 
-    /// Connects to the configured broker, for as long as the group lives; `None` where none is configured.
+    /// Connects to the configured broker, for as long as the group lives; `None` if none is configured.
     ///
-    /// Told to stop, it says goodbye before it goes, which takes a second at most.
+    /// When the group stops, it publishes what is queued and disconnects, which takes a second at most.
     pub fn open(config: &Config, device: &str, group: &Group) -> Option<Self> {
         let url = config.url.clone()?;
         let topics = Topics::new(&config.prefix, device);
         let (state, states) = watch::channel(State::default());
         let (limits, known_limits) = watch::channel(Limits::default());
-        // Unbounded for those who publish, who must never wait; the actor takes orders at once and bounds what it keeps.
-        let (orders, inbox) = mpsc::unbounded_channel();
+        // Unbounded, because publishers must never wait; the actor takes requests at once and bounds what it keeps.
+        let (requests, inbox) = mpsc::unbounded_channel();
         let actor = Actor {
             config: config.clone(),
             url,
             client_id: config.client_id(device),
             topics: topics.clone(),
-            orders: inbox,
+            requests: inbox,
             state,
             limits,
             group: group.clone(),
             outbox: Outbox::default(),
             subscriptions: Subscriptions::default(),
             awaited: Vec::new(),
-            outage: Outage::default(),
-            terms: Terms::default(),
-            suspects: Suspects::default(),
-            rivals: Rivals::default(),
-            told: Limits::default(),
+            log_throttle: LogThrottle::default(),
+            delivery_fallback: DeliveryFallback::default(),
+            disconnect_causes: DisconnectCauses::default(),
+            client_id_conflict: ClientIdConflict::default(),
+            logged_limits: Limits::default(),
             credentials: None,
             is_unanswered: false,
-            has_warned_of_check: false,
+            has_warned_of_self_check: false,
         };
         group.keep("the connection to the broker", actor, |actor| Box::pin(actor.run()));
-        Some(Self { topics, state: states, limits: known_limits, actor: orders })
+        Some(Self { topics, state: states, limits: known_limits, actor: requests })
     }
 }

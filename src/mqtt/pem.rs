@@ -1,12 +1,12 @@
-//! Files with certificates and keys in PEM (RFC 7468), as people have them, and what is wrong with others.
+//! Reads certificates and keys from PEM files (RFC 7468), and reports what is wrong with other files.
 //!
-//! A file is read whatever its line ends are, with a byte order mark, and indented. What it holds may be a key, so no
-//! part of it gets into an error, not even the library's words for a line that cannot be read.
+//! Any line ends, a byte order mark and indentation are accepted. A file may hold a key, so no part of its content gets
+//! into an error, not even the library's message about a line that cannot be parsed.
 
 use rustls::pki_types::pem::{Error, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// Labels of certificates, in the words of RFC 7468, section 5.1, and of older programs.
+/// The label of certificates in RFC 7468, section 5.1, and the one of older programs.
 const CERTIFICATE: &str = "CERTIFICATE";
 const OLD_CERTIFICATE: &str = "X509 CERTIFICATE";
 
@@ -46,12 +46,12 @@ pub fn key(content: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
     })
 }
 
-/// The file's lines, as the library takes them.
+/// The file's lines, in the form that the library accepts.
 fn text(content: &[u8]) -> Result<String, String> {
     if content.starts_with(&[0xff, 0xfe]) || content.starts_with(&[0xfe, 0xff]) {
         return Err("is in UTF-16, as Windows writes it: save it as UTF-8 or ASCII".into());
     }
-    // Where a file without an end of its last line was joined with another.
+    // Files were joined, and the first one had no line end after its last line.
     let text = String::from_utf8_lossy(content).replace("----------BEGIN ", "-----\n-----BEGIN ");
     let lines = text.trim_start_matches('\u{feff}').split(['\r', '\n']).map(str::trim);
     let old = format!(" {OLD_CERTIFICATE}-----");
@@ -59,14 +59,14 @@ fn text(content: &[u8]) -> Result<String, String> {
     Ok(lines.filter(|line| !line.is_empty()).map(tidy).collect::<Vec<_>>().join("\n"))
 }
 
-/// What stands behind each `BEGIN`. Only lines of RFC 7468's form, since another may hold the key itself.
+/// The text after each `BEGIN`. Only lines of RFC 7468's form, since another may hold the key itself.
 fn labels(text: &str) -> impl Iterator<Item = &str> {
     let is_letter = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b' ';
     let labels = text.lines().filter_map(|line| line.strip_prefix("-----BEGIN ")?.strip_suffix("-----"));
     labels.filter(move |label| label.bytes().all(is_letter))
 }
 
-/// What a file holds in place of what is wanted, as the end of a sentence.
+/// What a file holds instead of what is expected, as the end of a sentence.
 fn instead(text: &str, content: &[u8]) -> String {
     let first = labels(text).next();
     match first {
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn how_a_file_is_written_changes_nothing() {
+    fn the_format_of_a_file_does_not_matter() {
         let (certificate, secret) = made();
         let (sound, known) = (certificates(certificate.as_bytes()).unwrap(), key(secret.as_bytes()).unwrap());
         let shapes: [fn(&str) -> String; 8] = [
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_and_nothing_of_the_key() {
+    fn a_fault_is_reported_without_any_part_of_the_key() {
         let (certificate, secret) = made();
         let on_one_line = secret.replace(['\r', '\n'], "");
         let cut = secret.split("-----END").next().unwrap().to_owned();

@@ -1,160 +1,161 @@
-//! What belongs to one connection, from its acceptance to its end.
+//! The state of one connection, from its acceptance to its end.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use super::MOST_BYTES;
-use super::check::SelfCheck;
+use super::MAX_BYTES;
 use super::config::Config;
+use super::disconnect_causes::{OpenRequest, Request};
 use super::outbox::Item;
-use super::suspects::{Open, Request};
+use super::self_check::SelfCheck;
 use super::url::{Scheme, Url};
-use super::wire::{Delivery, Event, Failure, Line};
+use super::wire::{Connection, Delivery, Event, Failure};
 
-/// How long the broker may take from its acceptance of us, or from its last answer, to the answer to a subscription.
-const SUBSCRIBING: Duration = Duration::from_secs(5);
+/// How long the broker may take from its acceptance of us, or from its last answer, to answer a subscription.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a publication that is not acknowledged counts as what the broker may have hung up on.
-const UNPROVEN: Duration = Duration::from_secs(2);
+/// How long a publication without acknowledgement counts as one that the broker may have hung up on.
+const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(2);
 
-/// So far without a message to oneself: rumqttc's own pings have to do.
-const UNCHECKED: Duration = Duration::from_secs(3600);
+/// The deadline if there are no self-check messages: rumqttc's own pings have to suffice.
+const NO_SELF_CHECK: Duration = Duration::from_secs(3600);
 
-/// How long our goodbye may take to leave.
-const LEAVING: Duration = Duration::from_secs(1);
+/// How long sending our DISCONNECT may take.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One connection.
 pub struct Session {
-    pub line: Line,
-    /// Filters that are still to be asked for: one after the other where the broker hung up on one of several.
-    pub to_ask: VecDeque<String>,
+    pub connection: Connection,
+    /// Filters that are still to be requested: one after the other if the broker hung up on one of several.
+    pub to_subscribe: VecDeque<String>,
     /// Filters of subscriptions that the broker has not answered, in their order.
     pub asked: VecDeque<Vec<String>>,
-    /// Since when the latest subscription waits for its answer.
-    pub asked_at: Instant,
+    /// When the latest subscription was requested.
+    pub subscribed_at: Instant,
     pub window: usize,
     pub most_bytes: usize,
     pub delivery: Delivery,
     pub has_wildcards: bool,
     /// Whether requests are made one after the other, so that it is known which one the broker hangs up on.
     pub is_careful: bool,
-    /// Since when the broker has accepted us.
+    /// When the broker accepted us.
     pub accepted: Option<Instant>,
-    /// Since when it has answered our subscriptions.
+    /// When the broker had answered our subscriptions.
     pub online: Option<Instant>,
-    /// `None` where the broker does not let us hear ourselves.
+    /// `None` if the broker does not deliver our own messages to us.
     pub check: Option<SelfCheck>,
-    /// What went out and is not acknowledged because nothing is.
-    unproven: VecDeque<(Open, Instant)>,
+    /// What was sent lately with QoS 0, and so is never acknowledged.
+    unacknowledged: VecDeque<(OpenRequest, Instant)>,
 }
 
 impl Session {
-    /// One that begins to connect.
-    pub fn new(line: Line, keep_alive: Duration, now: Instant) -> Self {
+    /// A session that begins to connect.
+    pub fn new(connection: Connection, keep_alive: Duration, now: Instant) -> Self {
         Self {
-            line,
-            to_ask: VecDeque::new(),
+            connection,
+            to_subscribe: VecDeque::new(),
             asked: VecDeque::new(),
-            asked_at: now,
+            subscribed_at: now,
             window: 0,
-            most_bytes: MOST_BYTES,
+            most_bytes: MAX_BYTES,
             delivery: Delivery::BEST,
             has_wildcards: true,
             is_careful: false,
             accepted: None,
             online: None,
             check: Some(SelfCheck::new(keep_alive, now)),
-            unproven: VecDeque::new(),
+            unacknowledged: VecDeque::new(),
         }
     }
 
-    /// When to look whether it is still good for something.
+    /// When to check next whether the connection still works.
     pub fn deadline(&self) -> Instant {
         match (self.accepted, self.online, &self.check) {
-            (Some(_), None, _) => self.asked_at + SUBSCRIBING,
+            (Some(_), None, _) => self.subscribed_at + SUBSCRIBE_TIMEOUT,
             (_, _, Some(check)) => check.deadline(),
-            (_, _, None) => self.asked_at + UNCHECKED,
+            (_, _, None) => self.subscribed_at + NO_SELF_CHECK,
         }
     }
 
-    /// Asks for what is to be asked for: for all at once, or for one thing where it is careful.
+    /// Requests the queued subscriptions: all at once, or only one if the session is careful.
     pub fn ask(&mut self) -> Result<(), Failure> {
-        if self.to_ask.is_empty() || self.is_careful && !self.asked.is_empty() {
+        if self.to_subscribe.is_empty() || self.is_careful && !self.asked.is_empty() {
             return Ok(());
         }
-        let count = if self.is_careful { 1 } else { self.to_ask.len() };
-        let filters: Vec<_> = self.to_ask.drain(..count).collect();
-        let too_many = |_| Failure::away("the MQTT client takes no more subscriptions");
-        self.line.subscribe(&filters).map_err(too_many)?;
+        let count = if self.is_careful { 1 } else { self.to_subscribe.len() };
+        let filters: Vec<_> = self.to_subscribe.drain(..count).collect();
+        let too_many = |_| Failure::unavailable("the MQTT client takes no more subscriptions");
+        self.connection.subscribe(&filters).map_err(too_many)?;
         self.asked.push_back(filters);
-        self.asked_at = Instant::now();
+        self.subscribed_at = Instant::now();
         Ok(())
     }
 
     /// Whether all subscriptions are answered.
-    pub fn has_asked_all(&self) -> bool {
-        self.to_ask.is_empty() && self.asked.is_empty()
+    pub fn has_all_answers(&self) -> bool {
+        self.to_subscribe.is_empty() && self.asked.is_empty()
     }
 
-    /// All subscriptions are answered: what the board hears of itself is looked at from now on.
+    /// All subscriptions are answered: self-checks begin now.
     pub fn begin_checks(&mut self, keep_alive: Duration, now: Instant) {
         self.online = Some(now);
         self.check = self.check.take().map(|_| SelfCheck::new(keep_alive, now));
     }
 
-    /// Says goodbye for another attempt, which may begin without the broker's having heard it.
+    /// Disconnects for another attempt, which may begin before the broker has received the DISCONNECT.
     pub async fn leave(&mut self) {
-        if self.line.hang_up().is_ok() {
-            let leaving = async { while !matches!(self.line.next().await, Ok(Event::Ended) | Err(_)) {} };
-            timeout(LEAVING, leaving).await.ok();
+        if self.connection.disconnect().is_ok() {
+            let leaving =
+                async { while !matches!(self.connection.next().await, Ok(Event::DisconnectSent) | Err(_)) {} };
+            timeout(DISCONNECT_TIMEOUT, leaving).await.ok();
         }
     }
 
-    /// Something went out that the broker does not acknowledge.
-    pub fn went_out(&mut self, open: Open, now: Instant) {
-        self.forget_proven(now);
-        self.unproven.push_back((open, now));
+    /// A publication was sent that the broker does not acknowledge.
+    pub fn sent_unacknowledged(&mut self, open: OpenRequest, now: Instant) {
+        self.forget_old(now);
+        self.unacknowledged.push_back((open, now));
     }
 
-    fn forget_proven(&mut self, now: Instant) {
-        self.unproven.retain(|(_, since)| now - *since < UNPROVEN);
+    fn forget_old(&mut self, now: Instant) {
+        self.unacknowledged.retain(|(_, since)| now - *since < UNACKNOWLEDGED_FOR);
     }
 
-    /// What the broker was asked for and has not answered, besides the publications that it is to acknowledge.
-    pub fn open(&mut self, now: Instant) -> Vec<Open> {
-        self.forget_proven(now);
+    /// The requests that the broker has not answered, besides the publications that it has to acknowledge.
+    pub fn open(&mut self, now: Instant) -> Vec<OpenRequest> {
+        self.forget_old(now);
         let filters = self.asked.drain(..).flatten();
-        let asked = filters.map(|filter| Open { bytes: filter.len(), request: Request::Messages(filter) });
-        asked.chain(self.unproven.drain(..).map(|(open, _)| open)).collect()
+        let asked = filters.map(|filter| OpenRequest { bytes: filter.len(), request: Request::Subscribe(filter) });
+        asked.chain(self.unacknowledged.drain(..).map(|(open, _)| open)).collect()
     }
 }
 
-/// What a publication asks of the broker. A message to oneself goes to `self_check`.
-pub fn request_of(item: &Item, self_check: &str) -> Request {
-    Request::Publication(match item {
-        Item::Once(once) => once.topic.clone(),
-        Item::Kept(topic) => topic.clone(),
+/// The request that a publication makes. A self-check message goes to `self_check`.
+pub fn request_for(item: &Item, self_check: &str) -> Request {
+    Request::Publish(match item {
+        Item::OneTimeMessage(once) => once.topic.clone(),
+        Item::Retained(topic) => topic.clone(),
         Item::Check(_) => self_check.to_owned(),
     })
 }
 
-/// What a reader of the log is told of open requests: at most three of them.
+/// Open requests as text for the log: at most three of them.
 pub fn named<'r>(requests: impl ExactSizeIterator<Item = &'r Request>) -> String {
     let count = requests.len();
-    let mut all: Vec<_> = requests.take(3).map(in_words).collect();
+    let mut all: Vec<_> = requests.take(3).map(describe).collect();
     if count > 3 {
         all.push(format!("{} more", count - 3));
     }
     all.join(", ")
 }
 
-/// One request for people.
-pub fn in_words(request: &Request) -> String {
+/// One request as text for people.
+pub fn describe(request: &Request) -> String {
     match request {
-        Request::Messages(filter) => format!("for the messages of {filter}"),
-        Request::Publication(topic) => format!("to publish on {topic}"),
+        Request::Subscribe(filter) => format!("for the messages of {filter}"),
+        Request::Publish(topic) => format!("to publish on {topic}"),
     }
 }
 
@@ -163,8 +164,8 @@ pub fn too_large(bytes: usize, most: usize) -> String {
     format!("it needs a packet of {bytes} bytes, and the broker takes {most} at most")
 }
 
-/// What a broker that hangs up instead of an answer to CONNECT may not want.
-pub fn without_a_word(config: &Config, url: &Url, client_id: &str, will: Option<&str>) -> String {
+/// The possible reasons of a broker that hangs up instead of answering CONNECT.
+pub fn no_reason_given(config: &Config, url: &Url, client_id: &str, will: Option<&str>) -> String {
     let will = will.map(|topic| format!(", a last will on {topic}")).unwrap_or_default();
     let tls = match url.scheme() {
         Scheme::Mqtt => ", expect TLS at this port (mqtts://)",

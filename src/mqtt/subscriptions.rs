@@ -1,11 +1,11 @@
-//! Who wants which messages.
+//! The subscriptions of the service: passes each message to the readers whose filter matches.
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::Message;
 
-/// All subscriptions, which outlive connections.
+/// All subscriptions; they outlive connections.
 #[derive(Debug, Default)]
 pub struct Subscriptions {
     all: Vec<Subscription>,
@@ -15,12 +15,12 @@ pub struct Subscriptions {
 struct Subscription {
     filter: String,
     messages: mpsc::Sender<Message>,
-    /// Messages that its reader was too slow for, since the last that it took.
+    /// Messages lost because the reader was too slow, since the last one that it took.
     lost: u64,
 }
 
 impl Subscriptions {
-    /// Adds one.
+    /// Adds a subscription.
     pub fn add(&mut self, filter: String, messages: mpsc::Sender<Message>) {
         self.all.push(Subscription { filter, messages, lost: 0 });
     }
@@ -30,7 +30,8 @@ impl Subscriptions {
         self.all.iter().map(|subscription| subscription.filter.as_str())
     }
 
-    /// Gives a message to all who want it. Who is too slow loses it; who is gone is forgotten.
+    /// Passes a message to every reader whose filter matches. A reader that is too slow loses it; one that is gone is
+    /// removed.
     pub fn give(&mut self, message: &Message) {
         self.all.retain_mut(|subscription| {
             let Subscription { filter, messages, lost } = subscription;
@@ -46,7 +47,7 @@ impl Subscriptions {
                 }
                 Err(TrySendError::Full(_)) => {
                     *lost += 1;
-                    // Powers of two: a flood gives a handful of lines, and each says how far it has come.
+                    // Powers of two: a flood gives a handful of lines, each with the count so far.
                     if lost.is_power_of_two() {
                         tracing::warn!(filter, lost, "messages come faster than they are read");
                     }
@@ -58,9 +59,9 @@ impl Subscriptions {
     }
 }
 
-/// Whether a topic is within a filter (MQTT 5, section 4.7). `rumqttc` has this too, and panics at some topics.
+/// Whether a topic matches a filter (MQTT 5, section 4.7). `rumqttc` has this too, and panics at some topics.
 fn matches(filter: &str, topic: &str) -> bool {
-    // What begins with $ is the broker's own, and not meant by a wildcard in that place.
+    // Topics that begin with $ are the broker's own, and a wildcard in that place does not match them.
     if topic.starts_with('$') && filter.starts_with(['+', '#']) {
         return false;
     }
@@ -83,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wildcards_stand_for_what_the_specification_says() {
+    fn wildcards_match_as_the_specification_defines() {
         for (filter, topic, is_within) in [
             ("a/b", "a/b", true),
             ("a/b", "a/b/c", false),
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_reader_loses_the_newest_and_the_others_nothing() {
+    fn a_slow_reader_loses_the_newest_messages_and_other_readers_lose_none() {
         let mut subscriptions = Subscriptions::default();
         let (slow, mut slow_reader) = mpsc::channel(1);
         let (fast, mut fast_reader) = mpsc::channel(8);
@@ -119,6 +120,6 @@ mod tests {
         assert_eq!(slow_reader.try_recv().unwrap().payload[0], 0);
         assert!(slow_reader.try_recv().is_err());
         assert_eq!((fast_reader.len(), fast_reader.try_recv().unwrap().payload[0]), (3, 0));
-        assert_eq!(subscriptions.filters().count(), 2, "who is gone is forgotten");
+        assert_eq!(subscriptions.filters().count(), 2, "a closed reader is removed");
     }
 }

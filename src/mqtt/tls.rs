@@ -1,4 +1,4 @@
-//! Whom the board trusts as its broker, and how it shows who it is itself.
+//! The TLS configuration for the broker: which certificates the board trusts, and the one that it presents itself.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,31 +12,33 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
+use super::certificate_verifier::CertificateVerifier;
 use super::config::Config;
 use super::pem;
-use super::trust::Trust;
 use super::url::Url;
 use crate::durable;
 
-/// The longest file that is read. All certificates of a platform together have a quarter of it.
-const MOST_BYTES: usize = 1024 * 1024;
+/// The longest file that is read, in bytes. All certificates of a platform together have a quarter of it.
+const MAX_BYTES: usize = 1024 * 1024;
 
-/// What TLS needs, read from its files, which may have changed since the last time. Takes milliseconds and blocks.
+/// Loads the TLS configuration from its files, which may have changed since the last time. Takes milliseconds and
+/// blocks.
 ///
 /// # Errors
 ///
-/// The key, the file, and what is wrong with it.
+/// The key, the file, and its fault.
 pub fn load(config: &Config, url: &Url) -> Result<Arc<ClientConfig>, String> {
-    // Named rather than taken from the process: another user of rustls may have installed another one, or none.
+    // Named here rather than taken from the process: another user of rustls may have installed another one, or none.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let host = ServerName::try_from(url.host().to_owned())
         .map_err(|_| "the host in `mqtt.url` is no name that a certificate could be for".to_owned())?;
-    let trust = trust(config.ca_file.as_deref(), host, &provider)?;
+    let certificate_verifier = certificate_verifier(config.ca_file.as_deref(), host, &provider)?;
     let versions = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("TLS cannot be used: {error}"))?;
-    // `Trust` leaves every check to rustls and webpki, but for a certificate that was put into `ca_file` itself.
-    let trusting = versions.dangerous().with_custom_certificate_verifier(Arc::new(trust));
+    // `CertificateVerifier` leaves every check to rustls and webpki, except for a certificate that is itself in
+    // `ca_file`.
+    let trusting = versions.dangerous().with_custom_certificate_verifier(Arc::new(certificate_verifier));
     let (Some(certificate), Some(key)) = (&config.certificate_file, &config.key_file) else {
         return Ok(Arc::new(trusting.with_no_client_auth()));
     };
@@ -47,27 +49,31 @@ pub fn load(config: &Config, url: &Url) -> Result<Arc<ClientConfig>, String> {
     shown.map(Arc::new).map_err(|error| wrong(why_not_shown(&error)))
 }
 
-fn trust(file: Option<&Path>, host: ServerName<'static>, provider: &Arc<CryptoProvider>) -> Result<Trust, String> {
+fn certificate_verifier(
+    file: Option<&Path>,
+    host: ServerName<'static>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<CertificateVerifier, String> {
     let mut authorities = RootCertStore::empty();
     let Some(file) = file else {
         let found = rustls_native_certs::load_native_certs();
         authorities.add_parsable_certificates(found.certs);
         return match authorities.is_empty() {
-            true => Err("the platform trusts nobody: install ca-certificates, or set mqtt.ca_file".into()),
-            false => Trust::new(authorities, Vec::new(), host, provider),
+            true => Err("the platform trusts no certificates: install ca-certificates, or set mqtt.ca_file".into()),
+            false => CertificateVerifier::new(authorities, Vec::new(), host, provider),
         };
     };
     let wrong = |what: String| format!("`mqtt.ca_file` {}: {what}", file.display());
     let known = certificates("mqtt.ca_file", file)?;
     for (number, certificate) in known.iter().enumerate() {
-        // One that cannot vouch for others may still be the broker's own.
+        // A certificate that cannot be an authority may still be the broker's own.
         if let Err(error) = authorities.add(certificate.clone())
             && X509Certificate::from_der(certificate).is_err()
         {
             return Err(wrong(format!("certificate {} of it cannot be read ({error}): take it out", number + 1)));
         }
     }
-    Trust::new(authorities, known, host, provider).map_err(wrong)
+    CertificateVerifier::new(authorities, known, host, provider).map_err(wrong)
 }
 
 fn certificates(key: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -75,7 +81,7 @@ fn certificates(key: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, 
     read(file).and_then(|content| pem::certificates(&content)).map_err(wrong)
 }
 
-/// Why certificate and key cannot be shown. In the library's words for other errors than these is nothing of a key.
+/// Why certificate and key cannot be used. The library's text for errors other than these contains nothing of a key.
 fn why_not_shown(error: &Error) -> String {
     match error {
         Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
@@ -89,7 +95,7 @@ fn why_not_shown(error: &Error) -> String {
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, String> {
-    durable::read(file, MOST_BYTES).map_err(|error| format!("cannot be read: {error}"))
+    durable::read(file, MAX_BYTES).map_err(|error| format!("cannot be read: {error}"))
 }
 
 #[cfg(test)]
@@ -99,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_that_are_no_certificates_are_named_with_their_key() {
+    fn a_file_without_a_valid_certificate_is_reported_with_its_key() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         let made = rcgen::generate_simple_self_signed(vec!["broker".into()]).unwrap();

@@ -1,4 +1,4 @@
-//! Every topic, spelled once.
+//! All MQTT topics, each defined once.
 
 /// The topics of one device: `<prefix>/<device>/..`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,17 +31,17 @@ impl Topics {
         self.of("status")
     }
 
-    /// What operators want done.
+    /// Commands from operators.
     pub fn command(&self) -> String {
         self.of("command")
     }
 
-    /// What became of it.
+    /// The outcomes of commands.
     pub fn outcome(&self) -> String {
         self.of("outcome")
     }
 
-    /// What happened.
+    /// Events.
     pub fn event(&self) -> String {
         self.of("event")
     }
@@ -51,17 +51,17 @@ impl Topics {
         self.of(&format!("snapshot/{camera}"))
     }
 
-    /// The device's messages to itself, by which it notices that it hears nothing.
+    /// The device's messages to itself, which detect that it no longer receives anything.
     pub fn self_check(&self) -> String {
         self.of("self-check")
     }
 
-    /// Plain values from a home automation: `<name>` is the entity.
+    /// Plain values from a home automation system; `name` is the entity.
     pub fn set(&self, name: &str) -> String {
         self.of(&format!("set/{name}"))
     }
 
-    /// Retained, for ourselves: what Home Assistant was told.
+    /// Retained, for the device itself: what it announced to Home Assistant.
     pub fn home_assistant(&self) -> String {
         self.of("home-assistant")
     }
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn topics_are_those_of_the_contract() {
+    fn topics_are_as_documented() {
         let topics = Topics::new("peercam", "front-door");
         assert_eq!(topics.availability(), "peercam/front-door/availability");
         assert_eq!(topics.from_viewers(), "peercam/front-door/viewer/+/to-device");
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_that_is_not_a_viewers_names_none() {
+    fn a_topic_of_another_kind_has_no_viewer() {
         let topics = Topics::new("peercam", "front-door");
         for topic in [
             "peercam/front-door/viewer//to-device",

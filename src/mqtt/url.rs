@@ -1,4 +1,4 @@
-//! Where the broker is: `mqtt://`, `mqtts://`, `ws://` or `wss://`.
+//! The broker's URL: `mqtt://`, `mqtts://`, `ws://` or `wss://`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-/// How MQTT's bytes travel.
+/// The transport of MQTT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     /// On TCP.
@@ -19,7 +19,7 @@ pub enum Scheme {
     Wss,
 }
 
-/// Brokers look at no path, or at this one (EMQX, HiveMQ, and most that are behind a proxy).
+/// Brokers ignore the path, or use this one (EMQX, HiveMQ, and most that are behind a proxy).
 const USUAL_PATH: &str = "/mqtt";
 
 /// The broker's address. Displayed without path and query, which may hold a token.
@@ -27,14 +27,14 @@ const USUAL_PATH: &str = "/mqtt";
 #[serde(try_from = "String")]
 pub struct Url {
     scheme: Scheme,
-    /// An IPv6 address stands here without its brackets.
+    /// An IPv6 address has no brackets here.
     host: String,
     port: u16,
     /// Path and query of a WebSocket.
     path: String,
 }
 
-/// As it is displayed: what may be secret stays here.
+/// Serialized as it is displayed: path and query may be secret.
 impl Serialize for Url {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -53,7 +53,7 @@ impl Scheme {
         }
     }
 
-    /// The ports that IANA has registered for MQTT, and the web's.
+    /// The ports that IANA has registered for MQTT, and those of the web.
     fn usual_port(self) -> u16 {
         match self {
             Self::Mqtt => 1883,
@@ -63,7 +63,7 @@ impl Scheme {
         }
     }
 
-    /// Whether the broker shows a certificate.
+    /// Whether the broker presents a certificate.
     pub fn is_encrypted(self) -> bool {
         matches!(self, Self::Mqtts | Self::Wss)
     }
@@ -74,12 +74,12 @@ impl Scheme {
 }
 
 impl Url {
-    /// How MQTT's bytes travel there.
+    /// The transport of MQTT.
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }
 
-    /// A name or an address, the latter without brackets.
+    /// A name or an address; an IPv6 address has no brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
@@ -89,20 +89,20 @@ impl Url {
         self.port
     }
 
-    /// The host with its port, as HTTP has it.
+    /// The host with its port, as HTTP writes it.
     pub fn authority(&self) -> String {
         let Self { host, port, .. } = self;
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 
-    /// The same with this address for the host.
+    /// The same URL with this address as its host.
     #[must_use]
     pub fn at(&self, address: IpAddr) -> Self {
         Self { host: address.to_string(), ..self.clone() }
     }
 
-    /// What is asked for over HTTP, for people: the path may hold a token where somebody has written it.
-    pub fn asked(&self) -> Option<&'static str> {
+    /// What is requested over HTTP, as text for people. A configured path is not shown, since it may hold a token.
+    pub fn http_path_hint(&self) -> Option<&'static str> {
         self.scheme.is_web().then(|| match self.path == USUAL_PATH {
             true => {
                 "it was asked for /mqtt, as it is where `mqtt.url` has no path: write the broker's own behind the port"
@@ -111,7 +111,7 @@ impl Url {
         })
     }
 
-    /// The whole of it, as an HTTP request needs it.
+    /// The whole URL, as an HTTP request needs it.
     pub fn in_full(&self) -> String {
         format!("{self}{}", self.path)
     }
@@ -120,19 +120,19 @@ impl Url {
 /// What is wrong with a URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
-    /// It does not begin with one of the four.
+    /// It does not begin with one of the four schemes.
     #[error("does not begin with mqtt:// (elsewhere tcp://), mqtts:// (elsewhere ssl:// or tls://), ws:// or wss://")]
     Scheme,
-    /// `user:password@` would be shown wherever the URL is.
+    /// `user:password@` would be shown wherever the URL is shown.
     #[error("has a user or password in it: use the keys `user` and `password_file` instead")]
     UserInfo,
     /// Neither a name nor an address.
     #[error("has no host after `{0}://`, or one with characters that a host does not have")]
     Host(&'static str),
-    /// Not a number, or not one of a port.
+    /// Not a number, or not a port number.
     #[error("has `{0}` for a port, which is not 1 to 65535")]
     Port(String),
-    /// TCP knows no paths.
+    /// TCP has no paths.
     #[error("has a path, which only ws:// and wss:// have; the topics' prefix is the key `prefix`")]
     Path,
     /// A blank, or a character that HTTP does not allow there.
@@ -155,12 +155,12 @@ impl FromStr for Url {
             Some((address, port)) => (address, port),
             None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
         };
-        let is_sound = match authority.starts_with('[') {
+        let is_valid_host = match authority.starts_with('[') {
             true => host.parse::<std::net::Ipv6Addr>().is_ok(),
-            // The underscore is no host name's, but of names that containers give.
+            // Host names have no underscore, but names of containers do.
             false => !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)),
         };
-        if !is_sound {
+        if !is_valid_host {
             return Err(UrlError::Host(scheme.name()));
         }
         let port = match port.strip_prefix(':') {
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_out_has_its_usual_value() {
+    fn omitted_parts_have_default_values() {
         let cases = [
             ("mqtt://broker", "mqtt://broker:1883", "mqtt://broker:1883"),
             ("MQTT://broker", "mqtt://broker:1883", "mqtt://broker:1883"),
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_broker_is_refused_with_what_is_wrong() {
+    fn an_invalid_url_is_refused_with_the_fault() {
         let cases = [
             ("", UrlError::Scheme),
             ("broker:1883", UrlError::Scheme),

@@ -1,4 +1,4 @@
-//! Changes of files that come about together: all are on the disk under other names before the first takes effect.
+//! Changes of files that take effect together: all are on the disk under other names before the first takes effect.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,28 +7,28 @@ use std::path::{Path, PathBuf};
 
 use crate::durable::{Draft, Readers};
 
-/// What one file is to be.
+/// The required state of one file.
 #[derive(Debug)]
 pub(super) enum Change {
-    /// This content.
+    /// The file has this content.
     Write {
-        /// Which one.
+        /// The file.
         file: PathBuf,
-        /// All of it.
+        /// The whole content.
         content: Vec<u8>,
-        /// Who can read it.
+        /// The users that can read it.
         readers: Readers,
     },
     /// A symbolic link.
     Link {
-        /// Where it is.
+        /// Its path.
         link: PathBuf,
-        /// Where it leads to.
+        /// The path that it leads to.
         target: PathBuf,
     },
-    /// Not there.
+    /// The file is absent.
     Remove {
-        /// Which one.
+        /// The file.
         file: PathBuf,
     },
 }
@@ -44,7 +44,7 @@ pub(super) struct Failure {
 
 /// Nothing was renamed yet.
 const NOTHING_CHANGED: &str = "nothing was changed";
-/// Nothing is lost by it, since each start begins again at the first.
+/// Nothing is lost then, since each start begins again at the first change.
 const PART_CHANGED: &str = "what comes before it was changed already, and the next start tries the rest again";
 
 impl Change {
@@ -54,8 +54,8 @@ impl Change {
         }
     }
 
-    /// Whether there is nothing to do, as on a start after one that was cut short. It also spares the card.
-    pub fn is_so(&self) -> bool {
+    /// Whether nothing has to be done, as on a start after an interrupted one. Fewer writes also spare the card.
+    pub fn is_done(&self) -> bool {
         match self {
             Self::Write { file, content, readers } => {
                 let has_rights = |file: &Path| {
@@ -85,7 +85,7 @@ impl Change {
     }
 }
 
-/// What is left to do of a change once nothing big can go wrong with it any more.
+/// A prepared change: the rest is unlikely to fail.
 #[derive(Debug)]
 pub(super) struct Step<'c> {
     change: &'c Change,
@@ -99,7 +99,7 @@ enum Work<'c> {
 }
 
 impl Work<'_> {
-    fn take(self) -> io::Result<()> {
+    fn commit(self) -> io::Result<()> {
         match self {
             Self::Rename(draft) => draft.commit(),
             Self::Remove(file) => {
@@ -114,14 +114,14 @@ impl Work<'_> {
 ///
 /// # Errors
 ///
-/// Where the disk refuses one, nothing has changed, as a rule: it is full or read-only for drafts too.
-pub(super) fn make(changes: &[Change]) -> Result<(), Failure> {
-    take(draft_some(changes, usize::MAX)?)
+/// If the disk refuses a change. As a rule nothing has changed then: a full or read-only disk refuses drafts too.
+pub(super) fn apply(changes: &[Change]) -> Result<(), Failure> {
+    commit(prepare(changes, usize::MAX)?)
 }
 
-/// Brings the first so many of those that are needed to the disk.
-pub(super) fn draft_some(changes: &[Change], most: usize) -> Result<Vec<Step<'_>>, Failure> {
-    let needed = changes.iter().filter(|change| !change.is_so()).take(most);
+/// Prepares at most `most` of the needed changes on the disk.
+pub(super) fn prepare(changes: &[Change], most: usize) -> Result<Vec<Step<'_>>, Failure> {
+    let needed = changes.iter().filter(|change| !change.is_done()).take(most);
     needed
         .map(|change| match change.draft() {
             Ok(work) => Ok(Step { change, work }),
@@ -130,11 +130,11 @@ pub(super) fn draft_some(changes: &[Change], most: usize) -> Result<Vec<Step<'_>
         .collect()
 }
 
-/// Lets them take effect, in their order.
-pub(super) fn take(steps: Vec<Step<'_>>) -> Result<(), Failure> {
+/// Makes the prepared changes take effect, in their order.
+pub(super) fn commit(steps: Vec<Step<'_>>) -> Result<(), Failure> {
     let mut left = NOTHING_CHANGED;
     for Step { change, work } in steps {
-        work.take().map_err(|error| change.failed(error, left))?;
+        work.commit().map_err(|error| change.failed(error, left))?;
         left = PART_CHANGED;
     }
     Ok(())

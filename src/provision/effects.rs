@@ -1,55 +1,55 @@
-//! What holds at once on the board that runs, rather than from its next start on.
+//! Applies settings to the running board at once, instead of at its next start.
 //!
-//! All of it is only sooner than it would be: the files are what holds, so that nothing here is an error.
+//! Failures are no errors: the files take effect at the next start.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Stdio};
 
-use super::places::{Joiner, Places};
-use super::wanted::Wanted;
+use super::paths::{Joiner, Paths};
+use super::settings::FileSettings;
 use super::wifi::Wifi;
 
-/// linux/rfkill.h, struct rfkill_event: index (of no meaning here), type 1 (WLAN), operation 3 (all of that type, and
-/// those that come later), not blocked.
+/// linux/rfkill.h, struct rfkill_event: index (unused here), type 1 (WLAN), operation 3 (all of that type, also later
+/// ones), not blocked.
 const UNBLOCK_WLAN: [u8; 8] = [0, 0, 0, 0, 1, 3, 0, 0];
 
-/// Makes what was written hold now. Returns what could not be done, for the log.
-pub(super) fn bring_about(wanted: &Wanted, places: &Places) -> Vec<String> {
-    let mut left = Vec::new();
-    if !places.is_running() {
-        return left;
+/// Applies the settings. Returns the steps that could not be done, for the log.
+pub(super) fn apply_now(settings: &FileSettings, paths: &Paths) -> Vec<String> {
+    let mut not_done = Vec::new();
+    if !paths.is_running() {
+        return not_done;
     }
-    if let Some(name) = &wanted.name {
+    if let Some(name) = &settings.name {
         let set = rustix::system::sethostname(name.as_bytes());
-        left.extend(set.err().map(|error| format!("the host's name holds from the next start on ({error})")));
+        not_done.extend(set.err().map(|error| format!("the host's name holds from the next start on ({error})")));
     }
-    if let Some(wifi) = &wanted.wifi {
-        left.extend(join(wifi, places));
+    if let Some(wifi) = &settings.wifi {
+        not_done.extend(join(wifi, paths));
     }
-    left
+    not_done
 }
 
-fn join(wifi: &Wifi, places: &Places) -> Vec<String> {
-    let mut left = Vec::new();
-    let rfkill = places.at("dev/rfkill");
+fn join(wifi: &Wifi, paths: &Paths) -> Vec<String> {
+    let mut not_done = Vec::new();
+    let rfkill = paths.at("dev/rfkill");
     if rfkill.exists() {
         let done = fs::write(rfkill, UNBLOCK_WLAN);
-        left.extend(done.err().map(|error| format!("the radio is unblocked from the next start on ({error})")));
+        not_done.extend(done.err().map(|error| format!("the radio is unblocked from the next start on ({error})")));
     }
-    match places.joiner() {
-        // It reads its files when it starts, which is after this. Of the country cfg80211 was told too late, if it
-        // is loaded already; where there is no `iw`, the next start does it.
-        Some(Joiner::NetworkManager) => left.extend(run("iw", &["reg", "set", &wifi.country()])),
+    match paths.joiner() {
+        // It reads its files when it starts, which is after this. If cfg80211 is loaded already, the country in
+        // its options has no effect; without `iw`, the next start does it.
+        Some(Joiner::NetworkManager) => not_done.extend(run("iw", &["reg", "set", &wifi.country()])),
         Some(Joiner::WpaSupplicant) => {
-            let unit = format!("wpa_supplicant@{}.service", places.radio());
-            // What this start of the system brings up was settled before the unit was wanted. It is not waited for:
-            // it comes after all that comes after us.
-            left.extend(run("systemctl", &["--no-block", "restart", &unit]));
+            let unit = format!("wpa_supplicant@{}.service", paths.radio());
+            // systemd determined the jobs of this boot before the unit was enabled. Do not wait for it: it is ordered
+            // after units that are ordered after us.
+            not_done.extend(run("systemctl", &["--no-block", "restart", &unit]));
         }
         None => {}
     }
-    left
+    not_done
 }
 
 fn run(program: &str, arguments: &[&str]) -> Option<String> {
@@ -61,7 +61,7 @@ fn run(program: &str, arguments: &[&str]) -> Option<String> {
     }
 }
 
-/// Where a browser finds the page, if it is open to the network.
+/// The page's address for a browser, if it is open to the network.
 pub(super) fn address(name: &str, listen: SocketAddr) -> Option<String> {
     match listen.ip() {
         ip if ip.is_loopback() => None,

@@ -1,4 +1,4 @@
-//! The file on the boot partition: found, read as far as it is text, answered, and removed.
+//! The file on the boot partition: finds, reads and removes it, and writes error messages next to it.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
@@ -8,52 +8,52 @@ use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::mount::{MountFlags, mount_remount};
 
 use super::Refusal;
-use super::places::Places;
+use super::paths::Paths;
 use crate::durable;
 
-/// What it has to be called.
+/// The required name.
 pub(super) const NAME: &str = "peercam.toml";
-/// What Windows makes of that where it hides endings, and its editor adds one.
+/// The name that Windows produces if it hides extensions and its editor adds one.
 const NAME_BY_NOTEPAD: &str = "peercam.toml.txt";
-/// What tells the mistakes.
+/// The file with the error messages.
 const ERROR_NAME: &str = "peercam-error.txt";
 
-/// Where firmware, or what stands in for it, keeps its FAT partition: Raspberry Pi OS from 12 on and our image; Debian;
-/// Raspberry Pi OS up to 11.
+/// Where the FAT partition of the firmware, or its equivalent, is mounted: Raspberry Pi OS from 12 on and our image;
+/// Debian; Raspberry Pi OS up to 11.
 const BOOT: [&str; 3] = ["boot/firmware", "boot/efi", "boot"];
 
-/// The longest that is read. A file with all tables of the configuration and twenty cameras has 5 KB.
+/// The longest file that is read, in bytes. One with all tables of the configuration and twenty cameras has 5 KB.
 const LONGEST: u64 = 64 * 1024;
 
-/// A file for this board.
+/// The file that was found.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct ProvisioningFile {
     place: &'static str,
     directory: PathBuf,
     name: &'static str,
 }
 
-impl Found {
-    /// The first there is.
-    pub fn on(places: &Places) -> Option<Self> {
+impl ProvisioningFile {
+    /// The first file that exists.
+    pub fn find(paths: &Paths) -> Option<Self> {
         let there = |name: &'static str| {
-            let place = BOOT.into_iter().find(|place| places.at(place).join(name).exists())?;
-            Some(Self { place, directory: places.at(place), name })
+            let place = BOOT.into_iter().find(|place| paths.at(place).join(name).exists())?;
+            Some(Self { place, directory: paths.at(place), name })
         };
         there(NAME).or_else(|| there(NAME_BY_NOTEPAD))
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> PathBuf {
         self.directory.join(self.name)
     }
 
-    /// The boot partition, below the root.
+    /// The path of the boot partition, below the root.
     pub fn place(&self) -> &'static str {
         self.place
     }
 
-    /// Its text, with lines as on this system.
+    /// Its text, with the line ends of this system.
     ///
     /// # Errors
     ///
@@ -71,17 +71,17 @@ impl Found {
         text(bytes).map_err(Refusal::of_mistakes)
     }
 
-    /// Leaves word of what was wrong, where the file is. The same word is not written again: the card lasts longer.
+    /// Writes the error messages next to the file. The same text is not written again: the card lasts longer.
     pub fn refuse(&self, reasons: &str) -> io::Result<()> {
-        tell(&self.directory, &format!("{reasons}\n"))
+        write_message(&self.directory, &format!("{reasons}\n"))
     }
 
-    /// Takes back what was said of an earlier one, and lets this one be used again.
+    /// Removes the error messages about an earlier file, and leaves this one to be used again.
     pub fn keep(&self) -> io::Result<()> {
-        take_back(&self.directory)
+        remove_message(&self.directory)
     }
 
-    /// Takes away what was used, and what was said of an earlier one.
+    /// Removes the file that was used, and the error messages about an earlier one.
     pub fn remove(&self) -> io::Result<()> {
         writing(&self.directory, || {
             for name in [ERROR_NAME, self.name] {
@@ -95,10 +95,10 @@ impl Found {
     }
 }
 
-/// Leaves word on the boot partition.
-pub(super) fn tell(directory: &Path, text: &str) -> io::Result<()> {
+/// Writes a message on the boot partition.
+pub(super) fn write_message(directory: &Path, text: &str) -> io::Result<()> {
     let file = directory.join(ERROR_NAME);
-    // For editors that know no other end of a line.
+    // For editors that support no other line end.
     let text = text.replace('\n', "\r\n");
     if fs::read(&file).is_ok_and(|now| now == text.as_bytes()) {
         return Ok(());
@@ -106,8 +106,8 @@ pub(super) fn tell(directory: &Path, text: &str) -> io::Result<()> {
     writing(directory, || durable::write(&file, text.as_bytes()))
 }
 
-/// Takes back what was left there.
-pub(super) fn take_back(directory: &Path) -> io::Result<()> {
+/// Removes the message from there.
+pub(super) fn remove_message(directory: &Path) -> io::Result<()> {
     let file = directory.join(ERROR_NAME);
     if !file.exists() {
         return Ok(());
@@ -118,15 +118,15 @@ pub(super) fn take_back(directory: &Path) -> io::Result<()> {
     })
 }
 
-/// Where the boot partition is mounted read-only, it is writable for as long as `work` takes.
+/// Runs `work`; if the boot partition is mounted read-only, it is made writable for that time.
 fn writing<T>(directory: &Path, work: impl Fn() -> io::Result<T>) -> io::Result<T> {
     match work() {
         Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {
             let flags = statvfs(directory).map(|there| flags(there.f_flag))?;
-            // That it is read-only is what whoever reads of this can help.
+            // The first error is reported: its reader can change that the partition is read-only.
             mount_remount(directory, flags - MountFlags::RDONLY, c"").map_err(|_| error)?;
             let done = work();
-            // Busy, it stays writable; nothing is lost by that.
+            // If it is busy, it stays writable; that does no harm.
             mount_remount(directory, flags, c"").ok();
             done
         }
@@ -134,7 +134,7 @@ fn writing<T>(directory: &Path, work: impl Fn() -> io::Result<T>) -> io::Result<
     }
 }
 
-/// What a mount is, as mount(2) is told it: a remount takes off what it is not told again.
+/// The flags of a mount for mount(2): a remount removes flags that it is not given again.
 pub(super) fn flags(mounted: StatVfsMountFlags) -> MountFlags {
     let all = [
         (StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
@@ -153,7 +153,7 @@ fn text(mut bytes: Vec<u8>) -> Result<String, String> {
     if bytes.len() as u64 > LONGEST {
         return Err(format!("the file is longer than {} KiB, so it is not what it should be", LONGEST / 1024));
     }
-    // Windows' editors write a mark in front, and "Unicode" there may be UTF-16.
+    // Windows' editors write a byte order mark, and their "Unicode" may be UTF-16.
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return Err("the file is in UTF-16: save it as UTF-8".into());
     }
@@ -164,8 +164,8 @@ fn text(mut bytes: Vec<u8>) -> Result<String, String> {
         return Err("the file is not text (it has zeros in it)".into());
     }
     let text = String::from_utf8(bytes).map_err(|error| {
-        let sound = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = sound.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
         format!("line {line}: has a character that is not UTF-8: save the file as UTF-8")
     })?;
     if text.trim().is_empty() {

@@ -1,7 +1,7 @@
-//! Whether the network that was set can be joined, and word of it where it cannot.
+//! Checks whether the Wi-Fi network that was set can be joined, and reports if it cannot.
 //!
-//! A file may be without fault and its password another network's. That shows only when the radio tries, long after
-//! the file is gone, and whoever wrote it looks at the boot partition next, or at the page by way of the cable.
+//! A valid file may have a wrong password. That shows only when the radio tries to join, long after the file is
+//! removed; its author then looks at the boot partition, or at the page over the cable.
 
 use std::fmt;
 use std::fs;
@@ -14,46 +14,48 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::file;
-use super::places::{Joiner, Places};
-use super::plan::UNPROVEN;
+use super::paths::{Joiner, Paths};
 use super::wifi::CONNECTION;
 use crate::notices;
 
-/// What notices of this are filed under.
-const ABOUT: &str = "wifi";
+/// The file with the network that was set and has not been joined yet.
+pub(super) const PENDING: &str = "etc/peercam/wifi-to-join";
 
-/// How long the radio may try. A slow one appears 20 s after the kernel, scans for 10 s, and a crowded access point
-/// takes as long again to let it in.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// The subject of notices.
+const SUBJECT: &str = "wifi";
 
-/// How often the radio is looked at.
+/// The time to join. A slow radio appears 20 s after the kernel and scans for 10 s, and a crowded access point takes as
+/// long again to accept it.
+const JOIN_LIMIT: Duration = Duration::from_secs(90);
+
+/// How often the radio is checked.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// How patiently a network is waited for.
+/// The time to join, and the interval of checks.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
-    pub patience: Duration,
+pub(super) struct Timing {
+    pub limit: Duration,
     pub interval: Duration,
 }
 
 /// The network that was set last.
 #[derive(Debug, PartialEq, Eq)]
-struct Unproven {
+struct PendingNetwork {
     ssid: String,
-    /// The boot partition that had it.
+    /// The boot partition that had the file.
     directory: PathBuf,
 }
 
-/// What is in the way, as far as it is known.
+/// Why the network is not joined, as far as known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Obstacle {
     /// The kernel has no wireless interface.
     NoRadio,
-    /// It answers, and takes the password for a wrong one.
+    /// The network answers, and rejects the password.
     WrongPassword,
-    /// It does not answer.
-    NotThere,
-    /// One of the two.
+    /// The network does not answer.
+    NotFound,
+    /// One of the last two.
     #[default]
     Unknown,
 }
@@ -63,147 +65,147 @@ impl fmt::Display for Obstacle {
         f.write_str(match self {
             Self::NoRadio => "this board has no radio that its system knows",
             Self::WrongPassword => "the password is wrong",
-            Self::NotThere => "no network of that name is in reach",
+            Self::NotFound => "no network of that name is in reach",
             Self::Unknown => "no network of that name is in reach, or the password is wrong",
         })
     }
 }
 
-/// What the file keeps of a network until it is joined.
-pub(super) fn unproven(ssid: &str, place: &str) -> String {
+/// The content of [`PENDING`] for a network that was set.
+pub(super) fn pending_file(ssid: &str, place: &str) -> String {
     format!("{place}\n{ssid}\n")
 }
 
-/// Returns once the network that was set is joined, or at once if none is waited for. `say` is told when it takes
-/// too long, and when it is joined after that.
+/// Returns once the network that was set is joined, or at once if there is none to wait for. Calls `report` when it
+/// takes too long, and when it is joined.
 ///
 /// # Errors
 ///
-/// When it cannot be read what was set, or the word of it cannot be taken back; it is not waited for again then.
-pub fn watch(places: &Places, say: impl Fn(&str)) -> io::Result<()> {
-    watch_at(Pace { patience: PATIENCE, interval: INTERVAL }, places, say)
+/// If the pending network cannot be read, or the messages about it cannot be removed; it is not checked again then.
+pub fn watch(paths: &Paths, report: impl Fn(&str)) -> io::Result<()> {
+    watch_at(Timing { limit: JOIN_LIMIT, interval: INTERVAL }, paths, report)
 }
 
-pub(super) fn watch_at(pace: Pace, places: &Places, say: impl Fn(&str)) -> io::Result<()> {
-    let text = match fs::read_to_string(places.at(UNPROVEN)) {
+pub(super) fn watch_at(timing: Timing, paths: &Paths, report: impl Fn(&str)) -> io::Result<()> {
+    let text = match fs::read_to_string(paths.at(PENDING)) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         text => text?,
     };
-    let network = Unproven::read(&text, places)?;
+    let network = PendingNetwork::read(&text, paths)?;
     let began = Instant::now();
-    let mut supplicant = Supplicant::new(places, &network.ssid);
-    // Each is told once, or a radio that comes and goes would have the card written again and again.
-    let mut told = Vec::new();
+    let mut supplicant = Supplicant::new(paths, &network.ssid);
+    // Each obstacle is reported once: an intermittent radio must not cause a write to the card each time.
+    let mut reported = Vec::new();
     loop {
-        supplicant.listen(pace.interval);
-        if is_joined(places, &supplicant) {
+        supplicant.listen(timing.interval);
+        if is_joined(paths, &supplicant) {
             break;
         }
-        let obstacle = if places.radios().is_empty() { Obstacle::NoRadio } else { supplicant.obstacle };
-        if began.elapsed() >= pace.patience && !told.contains(&obstacle) {
-            let word = network.word(obstacle, pace.patience);
-            say(&word);
-            if let Err(error) = network.tell(places, &word) {
-                say(&format!("This could not be left on the boot partition or as a notice: {error}."));
+        let obstacle = if paths.radios().is_empty() { Obstacle::NoRadio } else { supplicant.obstacle };
+        if began.elapsed() >= timing.limit && !reported.contains(&obstacle) {
+            let message = network.message(obstacle, timing.limit);
+            report(&message);
+            if let Err(error) = network.write_message(paths, &message) {
+                report(&format!("This could not be left on the boot partition or as a notice: {error}."));
             }
-            told.push(obstacle);
+            reported.push(obstacle);
         }
     }
-    say(&format!("Wi-Fi {:?} is joined.", network.ssid));
-    network.take_back(places)
+    report(&format!("Wi-Fi {:?} is joined.", network.ssid));
+    network.remove_message(paths)
 }
 
-impl Unproven {
-    fn read(text: &str, places: &Places) -> io::Result<Self> {
+impl PendingNetwork {
+    fn read(text: &str, paths: &Paths) -> io::Result<Self> {
         let (place, ssid) = text.trim_end_matches('\n').split_once('\n').ok_or(ErrorKind::InvalidData)?;
-        Ok(Self { ssid: ssid.to_owned(), directory: places.at(place) })
+        Ok(Self { ssid: ssid.to_owned(), directory: paths.at(place) })
     }
 
-    fn word(&self, obstacle: Obstacle, patience: Duration) -> String {
+    fn message(&self, obstacle: Obstacle, limit: Duration) -> String {
         let Self { ssid, .. } = self;
         format!(
             "Wi-Fi {ssid:?} was not joined within {} s: {obstacle}. The board goes on trying and can be reached by \
              cable. To set another network, put a new {} on the boot partition and start the board again.",
-            patience.as_secs(),
+            limit.as_secs(),
             file::NAME
         )
     }
 
-    /// A file there that was refused is the later matter, and what was said of it stays. Where nothing is kept the file
-    /// stays too, and is not refused.
-    fn is_last_word(&self, places: &Places) -> bool {
-        places.forgets() || !self.directory.join(file::NAME).exists()
+    /// Whether the message on the boot partition is about this network. A refused file there is newer, and the message
+    /// about it stays. Without persistent storage the file stays although it was not refused.
+    fn owns_message(&self, paths: &Paths) -> bool {
+        paths.is_volatile() || !self.directory.join(file::NAME).exists()
     }
 
-    fn tell(&self, places: &Places, word: &str) -> io::Result<()> {
-        notices::leave(places.root(), ABOUT, word)?;
-        if self.is_last_word(places) { file::tell(&self.directory, &format!("{word}\n")) } else { Ok(()) }
+    fn write_message(&self, paths: &Paths, message: &str) -> io::Result<()> {
+        notices::write(paths.root(), SUBJECT, message)?;
+        if self.owns_message(paths) { file::write_message(&self.directory, &format!("{message}\n")) } else { Ok(()) }
     }
 
-    /// The card comes last: it may be broken, and what is joined is not to be waited for again.
-    fn take_back(&self, places: &Places) -> io::Result<()> {
-        fs::remove_file(places.at(UNPROVEN))?;
-        notices::take_back(places.root(), ABOUT);
-        if self.is_last_word(places) { file::take_back(&self.directory) } else { Ok(()) }
+    /// The message on the card is removed last: the card may be broken, and a joined network must not be checked again.
+    fn remove_message(&self, paths: &Paths) -> io::Result<()> {
+        fs::remove_file(paths.at(PENDING))?;
+        notices::remove(paths.root(), SUBJECT);
+        if self.owns_message(paths) { file::remove_message(&self.directory) } else { Ok(()) }
     }
 }
 
-/// Whoever joins networks says which one it has joined. Where nobody can be asked it counts that any is.
-fn is_joined(places: &Places, supplicant: &Supplicant<'_>) -> bool {
-    match places.joiner() {
+/// The program that joins networks reports which one it has joined. If none can be asked, any network counts.
+fn is_joined(paths: &Paths, supplicant: &Supplicant<'_>) -> bool {
+    match paths.joiner() {
         Some(Joiner::WpaSupplicant) => supplicant.has_joined,
-        // To ask NetworkManager is to run a program each time, and what it would say of a radio that is down is known.
-        Some(Joiner::NetworkManager) if places.is_running() && is_up(places) => match active_connections() {
+        // A query of NetworkManager runs a program each time, and is not needed for a radio that is down.
+        Some(Joiner::NetworkManager) if paths.is_running() && is_up(paths) => match active_connections() {
             Ok(active) => active.lines().any(|line| line.split_once(':') == Some((CONNECTION, "activated"))),
             Err(_) => true,
         },
-        _ => is_up(places),
+        _ => is_up(paths),
     }
 }
 
-/// NetworkManager's, each with its state: it is active once it has an address (nmcli(1)).
+/// NetworkManager's active connections, each with its state: one is active once it has an address (nmcli(1)).
 ///
 /// # Errors
 ///
-/// When there is no `nmcli`, which some systems have in a package of its own.
+/// If there is no `nmcli`, which some systems have in a package of its own.
 fn active_connections() -> io::Result<String> {
     let mut nmcli = Command::new("nmcli");
     nmcli.args(["--terse", "--fields", "UUID,STATE", "connection", "show", "--active"]).env("LC_ALL", "C");
-    // While NetworkManager starts it says nothing, which is none.
+    // While NetworkManager starts, the output is empty, which counts as none.
     let output = nmcli.stdin(Stdio::null()).output()?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The kernel's word for an interface that frames of ours pass (Documentation/networking/operstates.rst): whoever joins
-/// says so when the keys are agreed.
-fn is_up(places: &Places) -> bool {
-    let state = |radio: &String| fs::read_to_string(places.at("sys/class/net").join(radio).join("operstate"));
-    places.radios().iter().any(|radio| state(radio).is_ok_and(|state| state.trim() == "up"))
+/// The kernel's state for an interface that can pass our frames (Documentation/networking/operstates.rst): the program
+/// that joins networks sets it when the keys are agreed.
+fn is_up(paths: &Paths) -> bool {
+    let state = |radio: &String| fs::read_to_string(paths.at("sys/class/net").join(radio).join("operstate"));
+    paths.radios().iter().any(|radio| state(radio).is_ok_and(|state| state.trim() == "up"))
 }
 
-/// What wpa_supplicant says of its attempts, where it has a socket for that. NetworkManager's has none.
+/// wpa_supplicant's reports on its attempts, if it has a control socket. NetworkManager's has none.
 struct Supplicant<'p> {
-    places: &'p Places,
+    paths: &'p Paths,
     /// The line of its status that names the network.
     ssid: String,
     socket: Option<UnixDatagram>,
-    /// By all that was heard.
+    /// From all messages so far.
     obstacle: Obstacle,
-    /// By the last that was heard.
+    /// From the latest message.
     has_joined: bool,
 }
 
 impl<'p> Supplicant<'p> {
-    fn new(places: &'p Places, ssid: &str) -> Self {
+    fn new(paths: &'p Paths, ssid: &str) -> Self {
         let ssid = format!("ssid={}", escaped(ssid));
-        Self { places, ssid, socket: None, obstacle: Obstacle::default(), has_joined: false }
+        Self { paths, ssid, socket: None, obstacle: Obstacle::default(), has_joined: false }
     }
 
-    /// Asks how it is, and listens for so long.
+    /// Asks for the status, and listens for that time.
     fn listen(&mut self, time: Duration) {
         let until = Instant::now() + time;
         if self.socket.is_none() {
-            self.socket = attach(&self.places.at("run/wpa_supplicant").join(self.places.radio())).ok();
+            self.socket = attach(&self.paths.at("run/wpa_supplicant").join(self.paths.radio())).ok();
         }
         self.has_joined = false;
         if self.socket.as_ref().is_some_and(|socket| socket.send(b"STATUS").is_err()) {
@@ -217,7 +219,7 @@ impl<'p> Supplicant<'p> {
             };
             // A status has some 20 lines.
             let mut message = [0; 4096];
-            // A timeout of nothing would be none.
+            // A timeout of zero would mean no timeout.
             let received = socket.set_read_timeout(Some(left)).and_then(|()| socket.recv(&mut message));
             match received {
                 Ok(length) => {
@@ -228,7 +230,7 @@ impl<'p> Supplicant<'p> {
                 Err(_) => self.socket = None,
             }
         }
-        // One that was started anew knows nothing of whom the one before told.
+        // A supplicant that was restarted does not know that we attached.
         if !is_answered {
             self.socket = None;
         }
@@ -239,20 +241,20 @@ impl<'p> Supplicant<'p> {
         if message.contains("CTRL-EVENT-SSID-TEMP-DISABLED") && message.contains("reason=WRONG_KEY") {
             self.obstacle = Obstacle::WrongPassword;
         } else if message.contains("CTRL-EVENT-NETWORK-NOT-FOUND") {
-            // It is also out of reach for the scan after it was given up for a wrong password.
+            // The network is also missing in the scan after it was disabled for a wrong password.
             if self.obstacle == Obstacle::Unknown {
-                self.obstacle = Obstacle::NotThere;
+                self.obstacle = Obstacle::NotFound;
             }
         } else if message.lines().any(|line| line.starts_with("wpa_state=")) {
-            let has = |wanted: &str| message.lines().any(|line| line == wanted);
+            let has = |expected: &str| message.lines().any(|line| line == expected);
             self.has_joined = has("wpa_state=COMPLETED") && has(&self.ssid);
         }
     }
 }
 
-/// As wpa_supplicant writes what others have named (its printf_encode).
+/// An SSID as wpa_supplicant writes it (its printf_encode).
 fn escaped(ssid: &str) -> String {
-    let sign = |byte| match byte {
+    let character = |byte| match byte {
         b'"' => "\\\"".into(),
         b'\\' => "\\\\".into(),
         b'\t' => "\\t".into(),
@@ -260,10 +262,10 @@ fn escaped(ssid: &str) -> String {
         b' '..=b'~' => char::from(byte).to_string(),
         _ => format!("\\x{byte:02x}"),
     };
-    ssid.bytes().map(sign).collect()
+    ssid.bytes().map(character).collect()
 }
 
-/// Asks for events. A name without a file is enough to be answered at.
+/// Subscribes to events. An abstract socket name is enough to receive answers.
 fn attach(control: &Path) -> io::Result<UnixDatagram> {
     let socket =
         UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(format!("peercam-wifi-{}", std::process::id()))?)?;

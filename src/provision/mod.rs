@@ -1,22 +1,23 @@
-//! The first start: a file on the boot partition sets the board up, all of it or nothing.
+//! Provisioning at the first start: a file on the boot partition sets the board up, completely or not at all.
 //!
-//! The partition is FAT, so that whoever has the card can put `peercam.toml` there with any computer. It is checked as
-//! a whole, what it says is written where the system and the service look for it, and it is removed, last of all. A
-//! power cut in between changes nothing of that: the next start finds the file and begins again. Where the board keeps
-//! nothing, since its data partition cannot be used, the file stays and is used at each start. Where something is wrong, the board stays as it was and says so on the console, in `peercam-error.txt` beside the file, and as a
-//! notice that the service shows.
+//! The partition is FAT, so that a person who has the card can put `peercam.toml` there with any computer. The file is
+//! checked as a whole, its settings are written where the system and the service look for them, and it is removed, last
+//! of all. A power cut in between does no harm: the next start finds the file and begins again. If the board has no
+//! persistent storage, since its data partition cannot be used, the file stays and is used at each start. If the file
+//! has a mistake, nothing is changed, and the board reports it on the console, in `peercam-error.txt` next to the file,
+//! and as a notice that the service shows.
 //!
-//! What the file looks like is in `docs/protocol.md`. [`joining`] tells whether the network in it can be had.
+//! The format of the file is in `docs/protocol.md`. [`joining`] reports whether its network can be joined.
 
 mod changes;
 mod effects;
 mod file;
 pub mod joining;
-mod places;
+mod paths;
 mod plan;
+mod settings;
 #[cfg(test)]
 mod tests;
-mod wanted;
 mod wifi;
 mod zones;
 
@@ -25,49 +26,48 @@ use std::path::PathBuf;
 
 use crate::config::Mistake;
 use crate::notices;
-use file::Found;
+use file::ProvisioningFile;
 use plan::Plan;
-use wanted::Wanted;
+use settings::FileSettings;
 
-pub use places::Places;
+pub use paths::Paths;
 
-/// The file as it is before anybody has filled it in, as our image has it on its boot partition; what
-/// `peercam provision --example` prints.
+/// The file as a template, as our image has it on its boot partition; `peercam provision --example` prints it.
 pub const EXAMPLE: &str = include_str!("../../image/boot/peercam.toml.example");
 
-/// What notices of this are filed under.
-const ABOUT: &str = "provisioning";
+/// The subject of notices.
+const SUBJECT: &str = "provisioning";
 
 /// Why a file that was used is still there.
 const STAYS: &str = "peercam.toml stays on the boot partition with the passwords in it, since the board keeps nothing \
                      beyond this start: each start sets it up again.";
 
-/// What became of it. Displayed, it is for whoever stands before the board's screen.
+/// The outcome of provisioning. `Display` is for a person at the board's screen.
 #[derive(Debug)]
 pub enum Outcome {
     /// There is no file.
     NothingToDo,
-    /// All of it holds.
+    /// All of it was applied.
     Applied {
-        /// Which file it was.
+        /// The file.
         file: PathBuf,
-        /// What was set, in words.
+        /// The settings, in words.
         set: Vec<String>,
-        /// Where the page is, if it is open to the network.
+        /// The page's address, if it is open to the network.
         address: Option<String>,
-        /// What could not be done, at once or for good.
-        left: Vec<String>,
+        /// Steps that could not be done, now or at all.
+        not_done: Vec<String>,
     },
-    /// Nothing of it holds, or not all.
+    /// Nothing of it was applied, or not all.
     Refused {
-        /// Which file it is.
+        /// The file.
         file: PathBuf,
         /// Why.
         refusal: Refusal,
     },
 }
 
-/// Why a file was not used, in words for whoever wrote it.
+/// Why a file was not used, as text for its author.
 #[derive(Debug)]
 pub struct Refusal {
     heading: &'static str,
@@ -75,14 +75,14 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// What is wrong with the file itself.
+    /// The file itself has mistakes.
     fn of_mistakes(reasons: String) -> Self {
-        Self { heading: "was not used, and nothing of it holds. Mend it and start the board again.", reasons }
+        Self { heading: "was not used, and nothing was changed. Correct it and start the board again.", reasons }
     }
 
-    /// What the board could not do.
+    /// The board could not apply it.
     fn of_board(reasons: String) -> Self {
-        Self { heading: "was not used to its end. The next start of the board tries again.", reasons }
+        Self { heading: "was not processed completely. The next start of the board tries again.", reasons }
     }
 }
 
@@ -96,9 +96,9 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NothingToDo => write!(f, "peercam: no {} on the boot partition, so nothing to set up", file::NAME),
-            Self::Applied { file, set, address, left } => {
+            Self::Applied { file, set, address, not_done } => {
                 write!(f, "peercam: set up from {}: {}", file.display(), set.join(", "))?;
-                left.iter().try_for_each(|left| write!(f, "\npeercam: {left}"))?;
+                not_done.iter().try_for_each(|step| write!(f, "\npeercam: {step}"))?;
                 address.iter().try_for_each(|address| write!(f, "\npeercam: open {address} in a browser"))
             }
             Self::Refused { file, refusal: Refusal { heading, reasons } } => {
@@ -108,18 +108,18 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Looks for the file and does what it says.
-pub fn provision(places: &Places) -> Outcome {
-    let Some(found) = Found::on(places) else { return Outcome::NothingToDo };
-    match apply(&found, places) {
+/// Looks for the file and applies it.
+pub fn provision(paths: &Paths) -> Outcome {
+    let Some(found) = ProvisioningFile::find(paths) else { return Outcome::NothingToDo };
+    match apply(&found, paths) {
         Ok(outcome) => outcome,
         Err(mut refusal) => {
             let text = refusal.to_string();
-            for (what, told) in [
+            for (what, written) in [
                 ("peercam-error.txt", found.refuse(&text)),
-                ("a notice on the page", notices::leave(places.root(), ABOUT, &text)),
+                ("a notice on the page", notices::write(paths.root(), SUBJECT, &text)),
             ] {
-                if let Err(error) = told {
+                if let Err(error) = written {
                     refusal.reasons.push_str(&format!("\n(this could not be left as {what}: {error})"));
                 }
             }
@@ -128,32 +128,32 @@ pub fn provision(places: &Places) -> Outcome {
     }
 }
 
-fn apply(found: &Found, places: &Places) -> Result<Outcome, Refusal> {
+fn apply(found: &ProvisioningFile, paths: &Paths) -> Result<Outcome, Refusal> {
     let text = found.read()?;
-    let wanted = Wanted::read(&text, places).map_err(|mistakes| Refusal::of_mistakes(listed(&mistakes)))?;
-    let plan = Plan::make(found, &text, &wanted, places)?;
-    changes::make(&plan.changes).map_err(|failure| Refusal::of_board(failure.to_string()))?;
-    let mut left = effects::bring_about(&wanted, places);
-    let stays = places.forgets().then(|| STAYS.to_owned());
+    let settings = FileSettings::read(&text, paths).map_err(|mistakes| Refusal::of_mistakes(listed(&mistakes)))?;
+    let plan = Plan::make(found, &text, &settings, paths)?;
+    changes::apply(&plan.changes).map_err(|failure| Refusal::of_board(failure.to_string()))?;
+    let mut not_done = effects::apply_now(&settings, paths);
+    let stays = paths.is_volatile().then(|| STAYS.to_owned());
     let ended = if stays.is_some() { found.keep() } else { found.remove() };
     ended.map_err(|error| {
-        let what = "all of it holds, but the boot partition cannot be written";
-        Refusal::of_board(format!("{what} ({error}), so it would be set again"))
+        let what = "all of it was applied, but the boot partition cannot be written";
+        Refusal::of_board(format!("{what} ({error}), so it would be applied again"))
     })?;
-    left.extend(note(plan.loss.into_iter().chain(stays).collect(), places));
-    let name = wanted.name.clone().unwrap_or_else(|| plan.config.device_id());
+    not_done.extend(leave_notice(plan.loss.into_iter().chain(stays).collect(), paths));
+    let name = settings.name.clone().unwrap_or_else(|| plan.config.device_id());
     let address = effects::address(&name, plan.config.web.listen);
-    Ok(Outcome::Applied { file: found.path(), set: wanted.in_words(), address, left })
+    Ok(Outcome::Applied { file: found.path(), set: settings.in_words(), address, not_done })
 }
 
-/// Leaves word for the page of what an operator should know, and gives it back for the log.
-fn note(words: Vec<String>, places: &Places) -> Vec<String> {
+/// Leaves a notice for operators on the page, and returns it for the log.
+fn leave_notice(words: Vec<String>, paths: &Paths) -> Vec<String> {
     if words.is_empty() {
-        notices::take_back(places.root(), ABOUT);
+        notices::remove(paths.root(), SUBJECT);
         return words;
     }
-    let left = notices::leave(places.root(), ABOUT, &words.join("\n"));
-    words.into_iter().chain(left.err().map(|error| format!("this could not be left as a notice: {error}"))).collect()
+    let written = notices::write(paths.root(), SUBJECT, &words.join("\n"));
+    words.into_iter().chain(written.err().map(|error| format!("this could not be left as a notice: {error}"))).collect()
 }
 
 fn listed(mistakes: &[Mistake]) -> String {

@@ -1,4 +1,4 @@
-//! From what the file says to the board's files that have to change.
+//! Plans the changes of the board's files for the settings of the provisioning file.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -8,80 +8,78 @@ use toml_edit::{DocumentMut, Item, Table, value};
 
 use super::Refusal;
 use super::changes::Change;
-use super::file::Found;
+use super::file::ProvisioningFile;
 use super::joining;
-use super::places::{Joiner, Places};
-use super::wanted::Wanted;
+use super::paths::{Joiner, Paths};
+use super::settings::FileSettings;
 use super::wifi::Wifi;
 use super::zones::ZONES;
 use crate::config::Config;
 use crate::durable::Readers;
 
-/// [`crate::config::USUAL_FILE`], below any root.
+/// [`crate::config::DEFAULT_FILE`], below any root.
 const CONFIGURATION: &str = "etc/peercam/peercam.toml";
-/// One that could not be used.
+/// The path to which an unusable configuration is moved.
 const SET_ASIDE: &str = "etc/peercam/peercam.toml.bad";
-/// What packages and images ship, by which the page is open to the network.
+/// The configuration that packages and images ship, which opens the page to the network.
 const SHIPPED: &str = include_str!("../../packaging/peercam.toml");
-/// systemd.exec(5), LoadCredential=: where the service's unit finds them.
+/// systemd.exec(5), LoadCredential=: where the service's unit finds credentials.
 const SECRET: &str = "etc/credstore/peercam-secret";
 const MQTT_PASSWORD: &str = "etc/credstore/peercam-mqtt-password";
-/// The network that was set and has not been joined yet; see [`super::joining`].
-pub(super) const UNPROVEN: &str = "etc/peercam/wifi-to-join";
-/// Has udev leave the kernel's name to a radio.
+/// Makes udev keep the kernel's name of a radio.
 const LINK: &str = "etc/systemd/network/70-peercam-wifi.link";
 
-/// What hosts(5) has where nobody has written one.
-const USUAL_HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
-/// Debian policy's own address for the host's name (Debian reference, section 5.1.1): no network knows the name yet.
+/// The usual content of hosts(5), if there is no file.
+const DEFAULT_HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+/// Debian policy's own address for the host name (Debian reference, section 5.1.1): no network knows the name yet.
 const OWN_ADDRESS: &str = "127.0.1.1";
 
-/// All that has to change, and the configuration that comes out.
+/// All changes, and the resulting configuration.
 #[derive(Debug)]
 pub(super) struct Plan {
     /// In the order in which they are made.
     pub changes: Vec<Change>,
-    /// What the service will begin with.
+    /// The configuration that the service will start with.
     pub config: Config,
-    /// What is lost by them, in a sentence.
+    /// Content that they discard, as a sentence.
     pub loss: Option<String>,
 }
 
-/// The board's configuration as it is to be.
+/// The board's configuration with the file's settings.
 struct Edited {
     text: String,
     config: Config,
 }
 
 impl Plan {
-    /// What it takes to have what is `wanted` by the file that was `found` and has this `text`.
+    /// The changes for the `settings` of the file `found`, which has this `text`.
     ///
     /// # Errors
     ///
-    /// When the board's own files cannot be read.
-    pub fn make(found: &Found, text: &str, wanted: &Wanted, places: &Places) -> Result<Self, Refusal> {
-        let (mut changes, config, loss) = configuration(text, wanted, places)?;
-        if let Some(password) = &wanted.password {
-            changes.push(secret(places.at(SECRET), password.reveal()));
+    /// If the board's own files cannot be read.
+    pub fn make(found: &ProvisioningFile, text: &str, settings: &FileSettings, paths: &Paths) -> Result<Self, Refusal> {
+        let (mut changes, config, loss) = configuration(text, settings, paths)?;
+        if let Some(password) = &settings.password {
+            changes.push(secret(paths.at(SECRET), password.reveal()));
         }
-        match &wanted.mqtt_password {
-            Some(password) => changes.push(secret(places.at(MQTT_PASSWORD), password.reveal())),
-            // One for an earlier broker is none of this one's business.
-            None if wanted.tables.iter().any(|table| table == "mqtt") => {
-                changes.push(Change::Remove { file: places.at(MQTT_PASSWORD) })
+        match &settings.mqtt_password {
+            Some(password) => changes.push(secret(paths.at(MQTT_PASSWORD), password.reveal())),
+            // A password for an earlier broker must not go to this one.
+            None if settings.tables.iter().any(|table| table == "mqtt") => {
+                changes.push(Change::Remove { file: paths.at(MQTT_PASSWORD) })
             }
             None => {}
         }
-        if let Some(zone) = &wanted.time_zone {
-            changes.extend(time_zone(zone, places));
+        if let Some(zone) = &settings.time_zone {
+            changes.extend(time_zone(zone, paths));
         }
-        if let Some(wifi) = &wanted.wifi {
-            changes.extend(join(wifi, places));
-            let kept = joining::unproven(&wifi.ssid, found.place());
-            changes.push(public(places.at(UNPROVEN), kept));
+        if let Some(wifi) = &settings.wifi {
+            changes.extend(join(wifi, paths));
+            let kept = joining::pending_file(&wifi.ssid, found.place());
+            changes.push(public(paths.at(joining::PENDING), kept));
         }
-        if let Some(name) = &wanted.name {
-            changes.extend(host_name(name, places)?);
+        if let Some(name) = &settings.name {
+            changes.extend(host_name(name, paths)?);
         }
         Ok(Self { changes, config, loss })
     }
@@ -103,61 +101,61 @@ fn read(file: &Path) -> Result<Option<Vec<u8>>, Refusal> {
     }
 }
 
-/// The board's configuration with the file's tables in place of its own. One that is broken is set aside, and what was
-/// shipped takes its place: nobody can log in and mend it.
+/// The board's configuration with the file's tables in place of its own. A broken configuration is set aside and
+/// replaced by the shipped one, since without a login no person can repair it.
 fn configuration(
     text: &str,
-    wanted: &Wanted,
-    places: &Places,
+    settings: &FileSettings,
+    paths: &Paths,
 ) -> Result<(Vec<Change>, Config, Option<String>), Refusal> {
-    let file = places.at(CONFIGURATION);
+    let file = paths.at(CONFIGURATION);
     let before = read(&file)?.unwrap_or_default();
     let edited = match str::from_utf8(&before) {
-        Ok(before) => edit(before, text, wanted),
+        Ok(before) => edit(before, text, settings),
         Err(_) => Err("It is not UTF-8.".into()),
     };
     match edited {
         Ok(Edited { text, config }) => {
-            let change = (text.as_bytes() != before).then(|| configured(file, text));
+            let change = (text.as_bytes() != before).then(|| configuration_file(file, text));
             Ok((change.into_iter().collect(), config, None))
         }
         Err(fault) => {
-            // The file's own tables were read without a mistake, and so was what is shipped.
-            let Edited { text, config } = edit(SHIPPED, text, wanted).map_err(Refusal::of_mistakes)?;
-            let aside = places.at(SET_ASIDE);
+            // The file's own tables were read without a mistake, and so was the shipped configuration.
+            let Edited { text, config } = edit(SHIPPED, text, settings).map_err(Refusal::of_mistakes)?;
+            let aside = paths.at(SET_ASIDE);
             let loss = format!(
                 "{} on the board was broken and a new one begun; the old one is {}. {fault}",
                 file.display(),
                 aside.display()
             );
-            // It may have secrets.
+            // It may contain secrets.
             let kept = Change::Write { file: aside, content: before, readers: Readers::Owner };
-            Ok((vec![kept, configured(file, text)], config, Some(loss)))
+            Ok((vec![kept, configuration_file(file, text)], config, Some(loss)))
         }
     }
 }
 
-fn configured(file: PathBuf, text: String) -> Change {
+fn configuration_file(file: PathBuf, text: String) -> Change {
     Change::Write { file, content: text.into(), readers: Readers::AsBefore }
 }
 
-/// Puts the tables of the file, which has the text `given`, into a configuration. What is wrong with that, if anything,
-/// is in sentences which quote nothing: it may be a secret.
-fn edit(before: &str, given: &str, wanted: &Wanted) -> Result<Edited, String> {
+/// Puts the tables of the file, whose text is `given`, into a configuration. The error states the mistakes, and
+/// quotes no values, which may be secret.
+fn edit(before: &str, given: &str, settings: &FileSettings) -> Result<Edited, String> {
     let mut document: DocumentMut = before.parse().map_err(|_| "It is not TOML.".to_owned())?;
     let given: DocumentMut = given.parse().map_err(|_| "The file is not TOML.".to_owned())?;
-    for (name, item) in wanted.tables.iter().filter_map(|name| given.get_key_value(name)) {
+    for (name, item) in settings.tables.iter().filter_map(|name| given.get_key_value(name)) {
         replace(&mut document, name, item.clone());
     }
-    if wanted.mqtt_password.is_some() {
+    if settings.mqtt_password.is_some() {
         remove(&mut document, "mqtt", "password");
     }
-    if wanted.password.is_some() {
-        // They would come before the credential.
+    if settings.password.is_some() {
+        // They would take precedence over the credential.
         remove(&mut document, "web", "secret");
         remove(&mut document, "web", "secret_file");
     }
-    if let Some(name) = &wanted.name {
+    if let Some(name) = &settings.name {
         let device = document.entry("device").or_insert_with(|| Item::Table(Table::new()));
         if let Some(device) = device.as_table_like_mut() {
             device.insert("id", value(name));
@@ -171,13 +169,14 @@ fn edit(before: &str, given: &str, wanted: &Wanted) -> Result<Edited, String> {
     Ok(Edited { text, config })
 }
 
-/// A table keeps its place among the others, and the comment above it.
+/// Replaces a table, which keeps its place among the others, and the comment above it.
 fn replace(document: &mut DocumentMut, name: &str, mut item: Item) {
     let before = document.get(name);
     match &mut item {
         Item::Table(table) => {
             let before = before.and_then(Item::as_table);
-            // Positions are those of the file it came in; one without is written after the table before it.
+            // Positions are those of the file that it comes from; a table without one is written after the table before
+            // it.
             table.set_position(before.and_then(Table::position));
             match before {
                 Some(before) => *table.decor_mut() = before.decor().clone(),
@@ -199,55 +198,55 @@ fn remove(document: &mut DocumentMut, table: &str, key: &str) {
     }
 }
 
-fn time_zone(zone: &str, places: &Places) -> Vec<Change> {
-    // localtime(5): relative, so that it leads to the same in a root that is mounted elsewhere.
+fn time_zone(zone: &str, paths: &Paths) -> Vec<Change> {
+    // localtime(5): relative, so that it leads to the same file in a root that is mounted elsewhere.
     let target = Path::new("..").join(ZONES).join(zone);
-    let mut changes = vec![Change::Link { link: places.at("etc/localtime"), target }];
-    // Debian's own, up to 12.
-    let file = places.at("etc/timezone");
+    let mut changes = vec![Change::Link { link: paths.at("etc/localtime"), target }];
+    // Debian's own file, up to Debian 12.
+    let file = paths.at("etc/timezone");
     if file.exists() {
         changes.push(public(file, format!("{zone}\n")));
     }
     changes
 }
 
-fn host_name(name: &str, places: &Places) -> Result<Vec<Change>, Refusal> {
-    let hosts = places.at("etc/hosts");
-    let before = read(&hosts)?.unwrap_or_else(|| USUAL_HOSTS.into());
+fn host_name(name: &str, paths: &Paths) -> Result<Vec<Change>, Refusal> {
+    let hosts = paths.at("etc/hosts");
+    let before = read(&hosts)?.unwrap_or_else(|| DEFAULT_HOSTS.into());
     let before = String::from_utf8_lossy(&before);
     let is_own = |line: &&str| line.split_whitespace().next() == Some(OWN_ADDRESS);
     let others: String = before.lines().filter(|line| !is_own(line)).map(|line| format!("{line}\n")).collect();
     Ok(vec![
         public(hosts, format!("{others}{OWN_ADDRESS}\t{name}\n")),
-        public(places.at("etc/hostname"), format!("{name}\n")),
+        public(paths.at("etc/hostname"), format!("{name}\n")),
     ])
 }
 
-fn join(wifi: &Wifi, places: &Places) -> Vec<Change> {
-    let mut changes = match places.joiner() {
-        Some(Joiner::NetworkManager) => by_network_manager(wifi, places),
-        Some(Joiner::WpaSupplicant) => by_supplicant(wifi, places),
+fn join(wifi: &Wifi, paths: &Paths) -> Vec<Change> {
+    let mut changes = match paths.joiner() {
+        Some(Joiner::NetworkManager) => by_network_manager(wifi, paths),
+        Some(Joiner::WpaSupplicant) => by_supplicant(wifi, paths),
         None => Vec::new(),
     };
-    changes.extend(unblock(places));
+    changes.extend(unblock(paths));
     changes
 }
 
-fn by_network_manager(wifi: &Wifi, places: &Places) -> Vec<Change> {
-    let keyfile = places.at("etc/NetworkManager/system-connections/peercam.nmconnection");
+fn by_network_manager(wifi: &Wifi, paths: &Paths) -> Vec<Change> {
+    let keyfile = paths.at("etc/NetworkManager/system-connections/peercam.nmconnection");
     let mut changes = vec![
         Change::Write { file: keyfile, content: wifi.keyfile().into(), readers: Readers::Owner },
-        // NetworkManager leaves the country to others. Where cfg80211 is loaded already, `iw` tells it; see `effects`.
+        // NetworkManager does not set the country. If cfg80211 is loaded already, `iw` sets it; see `effects`.
         public(
-            places.at("etc/modprobe.d/peercam-wifi.conf"),
+            paths.at("etc/modprobe.d/peercam-wifi.conf"),
             format!(
                 "# Written by peercam from its provisioning file.\noptions cfg80211 ieee80211_regdom={}\n",
                 wifi.country()
             ),
         ),
     ];
-    // Raspberry Pi OS ships it with the radio off, until somebody names a country.
-    let state = places.at("var/lib/NetworkManager/NetworkManager.state");
+    // Raspberry Pi OS ships with the radio off until a country is set.
+    let state = paths.at("var/lib/NetworkManager/NetworkManager.state");
     if let Ok(before) = fs::read_to_string(&state) {
         let after = before.replace("WirelessEnabled=false", "WirelessEnabled=true");
         changes.push(public(state, after));
@@ -255,27 +254,27 @@ fn by_network_manager(wifi: &Wifi, places: &Places) -> Vec<Change> {
     changes
 }
 
-fn by_supplicant(wifi: &Wifi, places: &Places) -> Vec<Change> {
-    let radio = places.radio();
-    let file = places.at(&format!("etc/wpa_supplicant/wpa_supplicant-{radio}.conf"));
-    let unit = |place: &&str| places.at(place).join("wpa_supplicant@.service").exists();
-    // What `systemctl enable` would make; it leads to where the unit is.
+fn by_supplicant(wifi: &Wifi, paths: &Paths) -> Vec<Change> {
+    let radio = paths.radio();
+    let file = paths.at(&format!("etc/wpa_supplicant/wpa_supplicant-{radio}.conf"));
+    let unit = |place: &&str| paths.at(place).join("wpa_supplicant@.service").exists();
+    // The link that `systemctl enable` would create.
     let home = ["usr/lib/systemd/system", "lib/systemd/system"].into_iter().find(unit).unwrap_or("etc/systemd/system");
     let wants = format!("etc/systemd/system/multi-user.target.wants/wpa_supplicant@{radio}.service");
     vec![
         Change::Write { file, content: wifi.supplicant().into(), readers: Readers::Owner },
-        // A name that udev or somebody else has given is the same at each start, unless ours keeps it from it.
-        match places.has_kernels_name() {
-            true => public(places.at(LINK), KERNELS_NAME),
-            false => Change::Remove { file: places.at(LINK) },
+        // A name from udev or from an operator is the same at each start, unless our file prevents that.
+        match paths.has_kernel_name() {
+            true => public(paths.at(LINK), KERNEL_NAME),
+            false => Change::Remove { file: paths.at(LINK) },
         },
-        public(places.at("etc/systemd/network/70-peercam-wifi.network"), NETWORK),
-        Change::Link { link: places.at(&wants), target: Path::new("/").join(home).join("wpa_supplicant@.service") },
+        public(paths.at("etc/systemd/network/70-peercam-wifi.network"), NETWORK),
+        Change::Link { link: paths.at(&wants), target: Path::new("/").join(home).join("wpa_supplicant@.service") },
     ]
 }
 
-/// systemd.link(5): udev gives a radio that appears, or that it finds at a start, no other name.
-const KERNELS_NAME: &str = "\
+/// systemd.link(5): udev does not rename a radio that appears, or that it finds at a start.
+const KERNEL_NAME: &str = "\
 # Written by peercam from its provisioning file: the settings of wpa_supplicant are filed under this name.
 [Match]
 Type=wlan
@@ -305,9 +304,9 @@ IgnoreCarrierLoss=3s
 RouteMetric=2048
 ";
 
-/// systemd-rfkill(8) would block the radio again at each start if it was blocked at the last; see `effects` for now.
-fn unblock(places: &Places) -> Vec<Change> {
-    let entries = fs::read_dir(places.at("var/lib/systemd/rfkill")).into_iter().flatten().flatten();
+/// systemd-rfkill(8) would block the radio at each start if it was blocked at the last one; `effects` unblocks it now.
+fn unblock(paths: &Paths) -> Vec<Change> {
+    let entries = fs::read_dir(paths.at("var/lib/systemd/rfkill")).into_iter().flatten().flatten();
     let radios = entries.filter(|entry| entry.file_name().as_encoded_bytes().ends_with(b":wlan"));
     radios.map(|entry| public(entry.path(), "0\n")).collect()
 }

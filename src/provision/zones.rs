@@ -1,28 +1,21 @@
-//! Time zones and countries, as far as the board knows them.
+//! Checks time zones and countries against the board's tzdata.
 
 use std::fs;
 use std::path::Path;
 
-use super::places::Places;
+use super::paths::Paths;
+use crate::names;
 
-/// How alike two names are from which on one is taken for a slip of the other; 1 is equal.
-/// `Europe/Berln` is 0.92 like `Europe/Berlin`, `Berlin` 0.46.
-const LIKELY_SLIP: f64 = 0.7;
-
-/// Bytes of a name beyond which nothing like it is looked for: the longest zone has 32, and the search takes as long as
-/// both names are long.
-const LONGEST_SLIP: usize = 64;
-
-/// Where tzdata has them (zoneinfo(5), tzfile(5)).
+/// The directory of tzdata (zoneinfo(5), tzfile(5)).
 pub(super) const ZONES: &str = "usr/share/zoneinfo";
 
-/// What is wrong with the name of a time zone.
-pub(super) fn fault(zone: &str, places: &Places) -> Option<String> {
-    let directory = places.at(ZONES);
+/// The fault of a time zone's name, if it has one.
+pub(super) fn fault(zone: &str, paths: &Paths) -> Option<String> {
+    let directory = paths.at(ZONES);
     if !directory.is_dir() {
         return Some("cannot be set: this system has no time zones (Debian's package tzdata)".into());
     }
-    // The name becomes a path, which must not lead anywhere else.
+    // The name becomes a path, which must not leave the directory.
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_+-/".contains(c);
     let is_inside = zone.chars().all(is_plain) && zone.split('/').all(|part| !part.is_empty());
     if is_inside && is_zone(&directory.join(zone)) {
@@ -36,14 +29,14 @@ pub(super) fn fault(zone: &str, places: &Places) -> Option<String> {
     })
 }
 
-/// What is wrong with a country's code.
-pub(super) fn country_fault(country: &str, places: &Places) -> Option<String> {
+/// The fault of a country code, if it has one.
+pub(super) fn country_fault(country: &str, paths: &Paths) -> Option<String> {
     if country.len() != 2 || !country.chars().all(|c| c.is_ascii_alphabetic()) {
         return Some("is not the two letters of a country, such as \"DE\" (ISO 3166)".into());
     }
     let country = country.to_ascii_uppercase();
-    // tzdata has the list too: a line for each, which begins with the code and a tab.
-    let Ok(list) = fs::read_to_string(places.at(ZONES).join("iso3166.tab")) else { return None };
+    // tzdata has the list too: a line for each country, which begins with the code and a tab.
+    let Ok(list) = fs::read_to_string(paths.at(ZONES).join("iso3166.tab")) else { return None };
     if list.lines().any(|line| line.split('\t').next() == Some(&country)) {
         return None;
     }
@@ -51,7 +44,7 @@ pub(super) fn country_fault(country: &str, places: &Places) -> Option<String> {
     Some(format!("{country:?} is no country's code (ISO 3166){hint}"))
 }
 
-/// Besides zones there are tables and programs' files. tzfile(5): a zone begins with these four bytes.
+/// The directory has other files too. tzfile(5): a zone begins with these four bytes.
 fn is_zone(file: &Path) -> bool {
     fs::read(file).is_ok_and(|content| content.starts_with(b"TZif"))
 }
@@ -71,18 +64,13 @@ fn collect(directory: &Path, prefix: &str, known: &mut Vec<String>) {
     }
 }
 
-/// Somebody who writes a city only, or in small letters, means the zone of that city.
+/// The most similar zone, also for a city alone, or for lower case.
 fn nearest<'k>(zone: &str, known: &'k [String]) -> Option<&'k str> {
-    if zone.len() > LONGEST_SLIP {
-        return None;
-    }
     let wanted = zone.to_ascii_lowercase().replace(' ', "_");
-    let likeness = |known: &str| {
+    names::nearest_by(zone, known.iter().map(String::as_str), |known| {
         let known = known.to_ascii_lowercase();
         let city = known.rsplit('/').next().unwrap_or(&known);
         strsim::normalized_damerau_levenshtein(&known, &wanted)
             .max(strsim::normalized_damerau_levenshtein(city, &wanted))
-    };
-    let best = known.iter().map(|known| (likeness(known), known)).max_by(|(a, _), (b, _)| a.total_cmp(b));
-    best.filter(|(likeness, _)| *likeness >= LIKELY_SLIP).map(|(_, known)| known.as_str())
+    })
 }

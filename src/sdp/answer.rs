@@ -1,48 +1,50 @@
-//! The answer to an offer, as the viewer gets it.
+//! Writes the answer to an offer, for the viewer.
 
 use sdp_types::{Fingerprint, Session};
 
+use super::attributes::{Lines, Section};
 use super::candidate::Candidate;
 use super::codec::Media;
-use super::line::{Lines, Section};
-use super::offer::{Decided, Offer, Verdict};
+use super::decision::Decision;
+use super::offer::{DecidedSection, Offer};
 use super::transport::{Credentials, Role, credentials};
 
-/// How the board calls its stream (RFC 8830), whose tracks sound and picture are: that is what makes a browser play
-/// them in step.
+/// Id of the board's media stream (RFC 8830). Audio and video are tracks of the same stream, so that a browser plays
+/// them in sync.
 pub const STREAM: &str = "peercam";
 
-/// Where nothing is told by the port and address of a section (RFC 9429, section 5.2.1): ICE's candidates tell it.
+/// Connection line for sections whose port and address have no meaning (RFC 9429, section 5.2.1): the ICE candidates
+/// have the addresses.
 const NOWHERE: &str = "c=IN IP4 0.0.0.0";
 
-/// Sources of one stream (RFC 3550, section 3).
+/// SSRCs of one stream (RFC 3550, section 3).
 #[derive(Clone, Copy, Debug)]
 pub struct Sources {
-    /// Of what is sent first.
+    /// SSRC of the first transmissions.
     pub ssrc: u32,
-    /// Of what is sent again.
+    /// SSRC of the retransmissions.
     pub retransmission: Option<u32>,
 }
 
-/// The board's side: what only the stack knows.
+/// The board's side of a transport: the values that only the stack knows.
 #[derive(Clone, Debug)]
-pub struct Ours {
-    /// The name of the session, which stays (RFC 3264, section 8).
+pub struct LocalTransport {
+    /// The session id, which stays the same (RFC 3264, section 8).
     pub session: String,
-    /// Of the answer, which is one more than that of the answer before (RFC 3264, section 8).
+    /// Version of the answer, one more than that of the previous answer (RFC 3264, section 8).
     pub version: u64,
     credentials: Credentials,
     fingerprint: Fingerprint,
     channel: Option<(u16, u32)>,
     /// The board's candidates so far.
     pub candidates: Vec<Candidate>,
-    /// Whether there will be no more.
+    /// Whether there will be no more candidates.
     pub is_complete: bool,
 }
 
-impl Ours {
-    /// Takes what is needed of the answer that the stack made to a [reduced](Offer::reduced) offer. `None` where it is
-    /// not there, which is the stack's fault.
+impl LocalTransport {
+    /// Reads the needed values from the stack's answer to its [offer](Offer::stack_offer). `None` if one is missing,
+    /// which is an error of the stack.
     pub fn read(text: &str) -> Option<Self> {
         let session = Session::parse(text.as_bytes()).ok()?;
         let mut sections = session.medias.iter().map(|media| Section::new(&session, media, &[]));
@@ -62,25 +64,25 @@ impl Ours {
         })
     }
 
-    /// The board's ICE credentials, which name its generation.
+    /// The board's ICE credentials; they identify its ICE generation.
     pub fn credentials(&self) -> &Credentials {
         &self.credentials
     }
 }
 
 impl Offer {
-    /// The answer for the viewer: one section for each that was offered, in that order (RFC 3264, section 6). `ours` is
-    /// of each [transport](Self::transports).
-    pub fn answer(&self, ours: &[Ours], video: Option<Sources>, audio: Option<Sources>) -> String {
+    /// The answer for the viewer: one section for each offered section, in the same order (RFC 3264, section 6). `ours`
+    /// has one entry per [transport](Self::transports).
+    pub fn answer(&self, ours: &[LocalTransport], video: Option<Sources>, audio: Option<Sources>) -> String {
         let mut lines = Lines::default();
         let (id, version) = (&ours[0].session, ours[0].version);
         lines.push(format_args!("v=0\r\no=- {id} {version} IN IP4 0.0.0.0\r\ns=-\r\nt=0 0"));
-        let stays = |section: &&Decided| section.verdict != Verdict::Rejected;
+        let is_kept = |section: &&DecidedSection| section.decision != Decision::Rejected;
         for bundle in &self.bundles {
             let tags = bundle
                 .tags
                 .iter()
-                .filter(|tag| self.sections.iter().filter(stays).any(|section| section.mid.as_ref() == Some(*tag)));
+                .filter(|tag| self.sections.iter().filter(is_kept).any(|section| section.mid.as_ref() == Some(*tag)));
             let tags: Vec<_> = tags.cloned().collect();
             if !tags.is_empty() {
                 lines.push(format_args!("a=group:BUNDLE {}", tags.join(" ")));
@@ -89,13 +91,13 @@ impl Offer {
         if self.bundles.iter().all(|bundle| bundle.transport.is_trickling) {
             lines.push("a=ice-options:trickle");
         }
-        // One certificate for all.
+        // All transports use the same certificate.
         lines.push(format_args!("a=msid-semantic:WMS *\r\na=fingerprint:{}", ours[0].fingerprint));
         for (index, section) in self.sections.iter().enumerate() {
             let (bundle, ours) = (&self.bundles[section.bundle], &ours[section.bundle]);
             write_section(&mut lines, section, bundle.transport.role, ours);
-            match &section.verdict {
-                Verdict::Sent(media) => {
+            match &section.decision {
+                Decision::Sent(media) => {
                     lines.push("a=sendonly");
                     write_media(&mut lines, section, media);
                     let sources = if section.kind == "video" { video } else { audio };
@@ -105,20 +107,20 @@ impl Offer {
                         write_sources(&mut lines, &section.kind, Sources { ssrc, retransmission });
                     }
                 }
-                Verdict::Silent(media) => {
+                Decision::Silent(media) => {
                     lines.push("a=inactive");
                     write_media(&mut lines, section, media);
                 }
-                Verdict::Channel => write_channel(&mut lines, section, ours),
-                Verdict::Rejected => {
+                Decision::Channel => write_channel(&mut lines, section, ours),
+                Decision::Rejected => {
                     lines.push("a=inactive");
-                    // aiortc refuses the whole answer where a section, even a rejected one, does not have it.
+                    // aiortc refuses the whole answer if any section, even a rejected one, does not have it.
                     if section.has_mux {
                         lines.push("a=rtcp-mux");
                     }
                 }
             }
-            if index == bundle.tagged && section.verdict != Verdict::Rejected {
+            if index == bundle.tagged && section.decision != Decision::Rejected {
                 for candidate in &ours.candidates {
                     lines.push(format_args!("a=candidate:{candidate}"));
                 }
@@ -131,21 +133,22 @@ impl Offer {
     }
 }
 
-/// What a section begins with. A rejected one has ICE's lines too: GStreamer up to 1.22 refuses an answer without.
-fn write_section(lines: &mut Lines, section: &Decided, role: Role, ours: &Ours) {
-    let Decided { kind, protocol, formats, mid, verdict, .. } = section;
-    match verdict {
-        // What was offered first, since there has to be a format (RFC 3264, section 6).
-        Verdict::Rejected => {
+/// Writes the first lines of a section. A rejected section has the ICE lines too: GStreamer up to 1.22 refuses an
+/// answer without them.
+fn write_section(lines: &mut Lines, section: &DecidedSection, role: Role, ours: &LocalTransport) {
+    let DecidedSection { kind, protocol, formats, mid, decision, .. } = section;
+    match decision {
+        // The first offered format, since there has to be one (RFC 3264, section 6).
+        Decision::Rejected => {
             let format = formats.split_whitespace().next().unwrap_or("0");
             lines.push(format_args!("m={kind} 0 {protocol} {format}"));
         }
-        Verdict::Sent(Media { payload_type, retransmission, .. })
-        | Verdict::Silent(Media { payload_type, retransmission, .. }) => {
+        Decision::Sent(Media { payload_type, retransmission, .. })
+        | Decision::Silent(Media { payload_type, retransmission, .. }) => {
             let rtx = retransmission.map(|rtx| rtx.to_string()).unwrap_or_default();
             lines.push(format_args!("m={kind} 9 {protocol} {payload_type} {rtx}"));
         }
-        Verdict::Channel => {
+        Decision::Channel => {
             let port = ours.channel.map_or(5000, |(port, _)| port);
             let format = if is_draft(section) { port.to_string() } else { formats.clone() };
             lines.push(format_args!("m={kind} 9 {protocol} {format}"));
@@ -159,7 +162,7 @@ fn write_section(lines: &mut Lines, section: &Decided, role: Role, ours: &Ours) 
     lines.push(format_args!("a=ice-ufrag:{ufrag}\r\na=ice-pwd:{password}\r\na=setup:{}", role.word()));
 }
 
-fn write_channel(lines: &mut Lines, section: &Decided, ours: &Ours) {
+fn write_channel(lines: &mut Lines, section: &DecidedSection, ours: &LocalTransport) {
     let Some((port, most_bytes)) = ours.channel else { return };
     if is_draft(section) {
         lines.push(format_args!("a=sctpmap:{port} webrtc-datachannel 1024"));
@@ -169,12 +172,12 @@ fn write_channel(lines: &mut Lines, section: &Decided, ours: &Ours) {
     lines.push(format_args!("a=max-message-size:{most_bytes}"));
 }
 
-/// Whether a data channel's section has the form of drafts before RFC 8841, with the port as its format.
-fn is_draft(section: &Decided) -> bool {
+/// Whether a data channel's section has the form of the drafts before RFC 8841, with the port as its format.
+fn is_draft(section: &DecidedSection) -> bool {
     section.formats.trim() != "webrtc-datachannel"
 }
 
-fn write_media(lines: &mut Lines, section: &Decided, media: &Media) {
+fn write_media(lines: &mut Lines, section: &DecidedSection, media: &Media) {
     if section.has_mux {
         lines.push("a=rtcp-mux");
     }
@@ -206,7 +209,7 @@ fn write_sources(lines: &mut Lines, label: &str, sources: Sources) {
         lines.push(format_args!("a=ssrc-group:FID {ssrc} {rtx}"));
     }
     for ssrc in [Some(ssrc), retransmission].into_iter().flatten() {
-        // The second is how it was said before `a=msid` was, and what older endpoints read.
+        // The second line is the form used before `a=msid`, which older endpoints read.
         lines.push(format_args!("a=ssrc:{ssrc} cname:{STREAM}\r\na=ssrc:{ssrc} msid:{STREAM} {label}"));
     }
 }

@@ -1,27 +1,27 @@
-//! What an offer's transports carry (RFC 9143), and what the stack is told of each, which has a connection for it.
+//! The transports of an offer and the media of each (RFC 9143). The stack has one connection per transport.
 
 use super::Error;
-use super::codec::{self, ABS_CAPTURE_TIME, Feedback, MID, Media, PLAYOUT_DELAY};
-use super::line::{Lines, Section};
-use super::offer::{Board, Offer, Verdict, picture_of};
+use super::attributes::Section;
+use super::codec::{self, Media};
+use super::decision::{Board, Decision, video_media};
 use super::transport::{Role, Transport};
 
-/// Transports of one offer that are served: the picture's, the sound's and the data channel's.
-pub const MOST_TRANSPORTS: usize = 3;
+/// Maximum number of served transports of one offer: one each for video, audio and the data channel.
+pub const MAX_TRANSPORTS: usize = 3;
 
-/// By what sections of one offer share a transport.
+/// Identifies the transport of sections in one offer.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Share {
-    /// They are in the group of this number.
+pub(super) enum TransportKey {
+    /// They are in the BUNDLE group with this number.
     Group(usize),
-    /// The section of this index is in none, and has a transport of its own.
+    /// The section with this index is in no group and has its own transport.
     Alone(usize),
-    /// Nothing shares it any more: what did has come to an end.
-    Nobody,
+    /// No section uses the transport any more: those that did have ended.
+    Unused,
 }
 
-impl Share {
-    /// That of the section with this index.
+impl TransportKey {
+    /// The value for the section with this index.
     pub(super) fn of(section: Section<'_>, index: usize) -> Self {
         section.group.map_or(Self::Alone(index), |(number, _)| Self::Group(number))
     }
@@ -30,59 +30,60 @@ impl Share {
 /// A transport, and the sections that share it.
 #[derive(Clone, Debug)]
 pub(super) struct Bundle {
-    /// Tells the transports of a viewer apart, also one that is begun again.
+    /// Distinguishes the transports of a viewer, including restarted ones.
     pub(super) number: u64,
-    pub(super) share: Share,
-    /// Of the group that shares it, as offered; none without one.
+    pub(super) share: TransportKey,
+    /// The mids of its BUNDLE group, as offered; empty without a group.
     pub(super) tags: Vec<String>,
     pub(super) transport: Transport,
-    /// The index of the section that speaks for it.
+    /// The index of its tagged section (RFC 9143).
     pub(super) tagged: usize,
-    /// Whether the stack has the tracks of picture and of sound here. They stay, also when those go another way.
+    /// Which tracks the stack has here. They stay here even when the media moves to another transport.
     pub(super) tracks: Tracks,
-    /// The data channel that the stack knows of here, also after it has come to an end.
+    /// The data channel that the stack has here, even after it has ended.
     pub(super) channel: Option<Channel>,
-    /// Whether it came to an end while another goes on.
+    /// Whether it has ended while another transport goes on.
     pub(super) is_lost: bool,
-    /// Whether the viewer has ended all that it carried.
+    /// Whether the viewer has ended everything that it carried.
     pub(super) has_ended: bool,
-    /// Whether a further offer has another section speak for it.
+    /// Whether a further offer has changed its tagged section.
     pub(super) has_moved: bool,
 }
 
-/// For which of picture and sound there is a track.
+/// The tracks that exist on a transport.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tracks {
-    /// The picture.
+    /// Video.
     pub video: bool,
-    /// The sound.
+    /// Audio.
     pub audio: bool,
 }
 
 impl Bundle {
-    /// The transport of the section with this `index`, if the sections have these `verdicts`.
+    /// Reads the transport of the section with this `index`; `decisions` are the decisions on the sections.
     pub(super) fn read(
         sections: &[Section<'_>],
-        verdicts: &[Verdict],
+        decisions: &[Decision],
         index: usize,
         board: Board,
     ) -> Result<Self, Error> {
-        let share = Share::of(sections[index], index);
-        let shares = |at: &usize| Share::of(sections[*at], *at) == share;
+        let share = TransportKey::of(sections[index], index);
+        let shares = |at: &usize| TransportKey::of(sections[*at], *at) == share;
         let members: Vec<_> = (0..sections.len()).filter(shares).collect();
-        // The first tag of a section that is not rejected.
+        // The section with this mid, unless it is rejected.
         let of_tag = |tag: &String| {
-            let mut staying = members.iter().copied().filter(|at| verdicts[*at] != Verdict::Rejected);
+            let mut staying = members.iter().copied().filter(|at| decisions[*at] != Decision::Rejected);
             staying.find(|at| sections[*at].first("mid") == Some(tag))
         };
         let tags = sections[index].group.map_or(&[][..], |(_, tags)| tags);
         let tagged = tags.iter().find_map(of_tag).unwrap_or(index);
-        // It speaks for all (RFC 9143, section 7.3.1); where it says nothing, what is carried does.
+        // The tagged section has the transport's attributes for all (RFC 9143, section 7.3.1); if it has none, the
+        // served section is used.
         let carrier = sections[if sections[tagged].has("ice-ufrag") { tagged } else { index }];
         let sharing: Vec<_> = members.iter().map(|at| sections[*at]).collect();
-        // To begin saves the time in which the answer is on its way, and the round trip of DTLS's cookie. But where the
-        // board began, the stack serves no data channel that is added later.
-        let may_come_later = board.takes_more && !verdicts.contains(&Verdict::Channel);
+        // Starting the handshake saves the time the answer takes to arrive, and the round trip of the DTLS cookie. But
+        // if the board started it, the stack cannot serve a data channel that is added later.
+        let may_come_later = board.can_renegotiate && !decisions.contains(&Decision::Channel);
         let choice = if may_come_later { Role::Passive } else { Role::Active };
         let transport = Transport::read(carrier, &sharing, choice)
             .map_err(|what| Error::Unusable(format!("the offer's {} section {what}", carrier.kind())))?;
@@ -91,98 +92,86 @@ impl Bundle {
         Ok(Self { number, share, tags, transport, tagged, tracks, channel, is_lost, has_ended, has_moved })
     }
 
-    /// Whether a further offer can bring a data channel. The stack opens one when the DTLS handshake ends, or waits for
-    /// the viewer's where that began the handshake.
+    /// Whether a further offer can add a data channel. The stack opens one when the DTLS handshake ends, or waits for
+    /// the viewer's if the viewer started the handshake.
     pub(super) fn may_begin_channel(&self) -> bool {
         self.channel.is_none() && self.transport.role == Role::Passive
     }
 }
 
-/// What is served, each at most once. So there are three transports at most.
+/// The served media and data, each at most once. So there are at most three transports.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Served {
-    pub(super) homes: Homes,
-    /// In which sections the sources of picture and sound are named.
-    pub(super) named: [Named; 2],
-    pub(super) video: Option<At<Media>>,
-    pub(super) audio: Option<At<Media>>,
-    pub(super) channel: Option<At<Channel>>,
+    pub(super) media_transports: MediaTransports,
+    /// The sections in which the sources of video and audio are named.
+    pub(super) named: [SourceNaming; 2],
+    pub(super) video: Option<InSection<Media>>,
+    pub(super) audio: Option<InSection<Media>>,
+    pub(super) channel: Option<InSection<Channel>>,
 }
 
-/// In which section a source is named (`a=ssrc`).
+/// The section in which a source is named (`a=ssrc`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Named {
-    /// It was not sent yet.
+pub(super) enum SourceNaming {
+    /// The source was not sent yet.
     #[default]
-    Nowhere,
-    /// In that with this index, where it was sent first.
+    NotSent,
+    /// In the section with this index, in which it was first sent.
     In(usize),
-    /// It has moved, and is known by the tag of its section.
-    ByTag,
+    /// It has moved and is identified by the mid of its section.
+    ByMid,
 }
 
-impl Named {
-    /// It is sent in the section with this index now.
+impl SourceNaming {
+    /// The value after the source is sent in the section with this index.
     pub(super) fn sent(self, index: usize) -> Self {
         match self {
-            Self::Nowhere => Self::In(index),
+            Self::NotSent => Self::In(index),
             Self::In(first) if first == index => self,
-            Self::In(_) | Self::ByTag => Self::ByTag,
+            Self::In(_) | Self::ByMid => Self::ByMid,
         }
     }
 }
 
-/// The transports on which picture and sound go. They stay there while there is a section for them, and also while no
-/// section asks for them.
+/// The transports that carry video and audio. Each stays on its transport while there is a section for it, and also
+/// while no section asks for it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Homes {
+pub(super) struct MediaTransports {
     pub(super) video: usize,
     pub(super) audio: usize,
 }
 
-/// Something in one section.
+/// Something that is served in one section.
 #[derive(Clone, Debug)]
-pub(super) struct At<T> {
-    /// Of the section, from 0.
+pub(super) struct InSection<T> {
+    /// Index of the section, from 0.
     pub(super) index: usize,
-    pub(super) share: Share,
+    pub(super) share: TransportKey,
     /// The transport that carries it.
     pub(super) bundle: usize,
     pub(super) what: T,
 }
 
-/// A data channel's end (RFC 8841).
+/// The viewer's end of a data channel (RFC 8841).
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Channel {
     /// The viewer's SCTP port.
-    port: u16,
-    /// In the viewer's largest message, bytes; 0 is without bound.
-    most_bytes: u32,
+    pub(super) port: u16,
+    /// Size of the largest message that the viewer accepts, in bytes; 0 is unlimited.
+    pub(super) most_bytes: u32,
 }
 
-/// The largest message of who does not say (RFC 8841, section 6.1).
-const USUAL_MESSAGE: u32 = 65_536;
+/// The largest message that a viewer accepts if its offer does not state one (RFC 8841, section 6.1).
+const DEFAULT_MESSAGE_SIZE: u32 = 65_536;
 
-/// H.264's parameters as the stack is told them, which compares them literally; it cuts no packets itself.
-pub const STACK_H264: &str = "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f";
-
-/// The payload types that the stack is told of.
-pub const STACK_VIDEO: u8 = 96;
-/// That of retransmissions of the picture.
-pub const STACK_RTX: u8 = 97;
-/// That of sound.
-pub const STACK_AUDIO: u8 = 98;
-/// The header extensions that the stack is told of, of both kinds.
-pub const STACK_EXTENSIONS: [(u8, &str); 3] = [(1, PLAYOUT_DELAY), (2, ABS_CAPTURE_TIME), (3, MID)];
-
-impl<T> At<T> {
+impl<T> InSection<T> {
     pub(super) fn new(index: usize, section: Section<'_>, what: T) -> Self {
-        Self { index, share: Share::of(section, index), bundle: 0, what }
+        Self { index, share: TransportKey::of(section, index), bundle: 0, what }
     }
 }
 
 impl Served {
-    /// The sections, the most important first.
+    /// Indices of the served sections, the most important first.
     pub(super) fn indices(&self) -> impl Iterator<Item = usize> + use<> {
         let video = self.video.as_ref().map(|video| video.index);
         let audio = self.audio.as_ref().map(|audio| audio.index);
@@ -190,7 +179,7 @@ impl Served {
         [video, audio, channel].into_iter().flatten()
     }
 
-    /// The transport of the section with this index, where it is served.
+    /// The transport of the section with this index, if it is served.
     pub(super) fn bundle_of(&self, index: usize) -> Option<usize> {
         let video = self.video.iter().map(|video| (video.index, video.bundle));
         let audio = self.audio.iter().map(|audio| (audio.index, audio.bundle));
@@ -198,14 +187,15 @@ impl Served {
         video.chain(audio).chain(channel).find(|(at, _)| *at == index).map(|(_, bundle)| bundle)
     }
 
-    /// Puts each on its transport; a track that nothing asks for yet on the first.
+    /// Assigns each to its transport; a track that nothing asks for yet is assigned to the first transport.
     pub(super) fn assign(&mut self, bundles: &mut [Bundle]) {
-        let bundle_of = |share: &Share| bundles.iter().position(|bundle| bundle.share == *share).unwrap_or_default();
+        let bundle_of =
+            |share: &TransportKey| bundles.iter().position(|bundle| bundle.share == *share).unwrap_or_default();
         self.video.iter_mut().for_each(|video| video.bundle = bundle_of(&video.share));
         self.audio.iter_mut().for_each(|audio| audio.bundle = bundle_of(&audio.share));
         self.channel.iter_mut().for_each(|channel| channel.bundle = bundle_of(&channel.share));
         let [video, audio] = [&self.video, &self.audio].map(|at| at.as_ref().map(|at| at.bundle).unwrap_or_default());
-        self.homes = Homes { video, audio };
+        self.media_transports = MediaTransports { video, audio };
         if let Some(bundle) = bundles.get_mut(video) {
             bundle.tracks.video = true;
         }
@@ -214,10 +204,10 @@ impl Served {
         }
     }
 
-    /// Puts each on its transport after a further offer, by which the last of them are `begun`. A track whose transport
-    /// is `over` goes to one that begins.
+    /// Assigns each to its transport after a further offer that has added the transports in `begun`. A track whose
+    /// transport is in `over` goes to a new one.
     pub(super) fn assign_again(&mut self, bundles: &mut [Bundle], over: &[usize], begun: &[usize]) {
-        let bundle_of = |share: &Share| bundles.iter().position(|bundle| bundle.share == *share);
+        let bundle_of = |share: &TransportKey| bundles.iter().position(|bundle| bundle.share == *share);
         let place = |at: &mut usize, share| *at = bundle_of(share).unwrap_or(*at);
         self.video.iter_mut().for_each(|video| place(&mut video.bundle, &video.share));
         self.audio.iter_mut().for_each(|audio| place(&mut audio.bundle, &audio.share));
@@ -226,59 +216,58 @@ impl Served {
             let fresh = begun.first().copied().filter(|_| over.contains(&home));
             served.or(fresh).unwrap_or(home)
         };
-        let Homes { video, audio } = self.homes;
+        let MediaTransports { video, audio } = self.media_transports;
         let video = home(self.video.as_ref().map(|video| video.bundle), video);
         let audio = home(self.audio.as_ref().map(|audio| audio.bundle), audio);
-        self.homes = Homes { video, audio };
+        self.media_transports = MediaTransports { video, audio };
         for at in begun {
             bundles[*at].tracks = Tracks { video: video == *at, audio: audio == *at };
         }
     }
 
-    /// Leaves a section out.
+    /// Removes a section from what is served.
     pub(super) fn remove(&mut self, index: usize) {
         self.video.take_if(|video| video.index == index);
         self.audio.take_if(|audio| audio.index == index);
         self.channel.take_if(|channel| channel.index == index);
     }
 
-    /// What becomes of a section, if its transport can be had. One for which a payload type was `agreed` upon is not
-    /// rejected for what the viewer wants to receive now.
-    pub(super) fn verdict(&self, index: usize, section: Section<'_>, board: Board, agreed: Option<u8>) -> Verdict {
-        let here = |at: &Option<At<Media>>| at.as_ref().filter(|at| at.index == index).map(|at| at.what.clone());
+    /// Decides on a section, provided that its transport is usable. A section with an `agreed` payload type is not
+    /// rejected because of what the viewer wants to receive now.
+    pub(super) fn decision(&self, index: usize, section: Section<'_>, board: Board, agreed: Option<u8>) -> Decision {
+        let here = |at: &Option<InSection<Media>>| at.as_ref().filter(|at| at.index == index).map(|at| at.what.clone());
         let (video, audio) = (here(&self.video), here(&self.audio));
         let is_channel = self.channel.as_ref().is_some_and(|channel| channel.index == index);
         let is_sent = section.wants() && (video.is_some() || audio.is_some() && board.has_sound);
         let media = match &*section.media.media {
             _ if section.check().is_err() => None,
-            "application" if is_channel => return Verdict::Channel,
+            "application" if is_channel => return Decision::Channel,
             "video" if video.is_some() || agreed.is_some() || !section.wants() => {
-                video.or_else(|| picture_of(section, board, agreed).ok())
+                video.or_else(|| video_media(section, board, agreed).ok())
             }
-            "audio" => audio.or_else(|| self.sound(index, section, agreed)),
+            "audio" => audio.or_else(|| self.audio_media(index, section, agreed)),
             _ => None,
         };
         match media {
-            Some(media) if is_sent => Verdict::Sent(media),
-            Some(media) => Verdict::Silent(media),
-            None => Verdict::Rejected,
+            Some(media) if is_sent => Decision::Sent(media),
+            Some(media) => Decision::Silent(media),
+            None => Decision::Rejected,
         }
     }
 
-    /// How to send sound in a section, under the payload type that was `agreed` upon, if it is still offered.
-    pub(super) fn sound(&self, index: usize, section: Section<'_>, agreed: Option<u8>) -> Option<Media> {
-        let share = Share::of(section, index);
+    /// How to send audio in a section. The `agreed` payload type is kept if it is still offered.
+    pub(super) fn audio_media(&self, index: usize, section: Section<'_>, agreed: Option<u8>) -> Option<Media> {
+        let share = TransportKey::of(section, index);
         let video = self.video.as_ref().filter(|video| video.share == share);
-        let stays = agreed.and_then(|agreed| codec::opus(section, Some(agreed)));
-        // Two streams of one payload type could not be told apart on one transport (RFC 9143, section 9.1).
-        stays
-            .or_else(|| codec::opus(section, None))
+        let kept = agreed.and_then(|agreed| codec::opus(section, Some(agreed)));
+        // Two streams with the same payload type cannot be distinguished on one transport (RFC 9143, section 9.1).
+        kept.or_else(|| codec::opus(section, None))
             .filter(|opus| video.is_none_or(|video| opus.payload_type != video.what.payload_type))
     }
 }
 
 impl Channel {
-    /// The data channel of a section, in the form of RFC 8841 or in that of its drafts, where the format is the port.
+    /// Reads the data channel of a section, in the form of RFC 8841 or of its drafts, in which the format is the port.
     pub(super) fn read(section: Section<'_>) -> Option<Self> {
         let (protocol, format) = (&section.media.proto, section.media.fmt.trim());
         let port = match format {
@@ -286,59 +275,7 @@ impl Channel {
             port => port.parse().ok(),
         };
         let most_bytes = section.first("max-message-size").and_then(|bytes| bytes.parse().ok());
-        let channel = Self { port: port?, most_bytes: most_bytes.unwrap_or(USUAL_MESSAGE) };
+        let channel = Self { port: port?, most_bytes: most_bytes.unwrap_or(DEFAULT_MESSAGE_SIZE) };
         Some(channel).filter(|channel| channel.port != 0 && protocol.ends_with("DTLS/SCTP"))
-    }
-}
-
-impl Offer {
-    /// The offer of one transport for the stack: what it has tracks for there, each under a tag and numbers of ours.
-    /// Those stay whatever the viewer's are, which its packets get on their way out.
-    pub fn reduced(&self, bundle: usize) -> String {
-        let Bundle { transport, channel, .. } = &self.bundles[bundle];
-        let Tracks { video: has_video, audio: has_audio } = self.bundles[bundle].tracks;
-        let mut lines = Lines::default();
-        let tags = [("video", has_video), ("audio", has_audio), ("data", channel.is_some())];
-        let tags: Vec<_> = tags.into_iter().filter(|(_, is_there)| *is_there).map(|(tag, _)| tag).collect();
-        lines.push("v=0\r\no=- 0 0 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0");
-        lines.push(format_args!("a=group:BUNDLE {}", tags.join(" ")));
-        if transport.is_lite {
-            lines.push("a=ice-lite");
-        }
-        // One transport, so that its candidates stand once.
-        let mut candidates = transport.candidates.iter();
-        let mut write_transport = |lines: &mut Lines| {
-            transport.write_reduced(lines);
-            candidates.by_ref().for_each(|candidate| lines.push(format_args!("a=candidate:{candidate}")));
-        };
-        if has_video {
-            lines.push(format_args!("m=video 9 UDP/TLS/RTP/SAVPF {STACK_VIDEO} {STACK_RTX}"));
-            lines.push("a=mid:video\r\na=recvonly\r\na=rtcp-mux");
-            lines.push(format_args!("a=rtpmap:{STACK_VIDEO} H264/90000\r\na=fmtp:{STACK_VIDEO} {STACK_H264}"));
-            for (kind, parameter) in Feedback::ALL.map(Feedback::words) {
-                lines.push(format_args!("a=rtcp-fb:{STACK_VIDEO} {kind} {parameter}"));
-            }
-            lines.push(format_args!("a=rtpmap:{STACK_RTX} rtx/90000\r\na=fmtp:{STACK_RTX} apt={STACK_VIDEO}"));
-            write_extensions(&mut lines);
-            write_transport(&mut lines);
-        }
-        if has_audio {
-            lines.push(format_args!("m=audio 9 UDP/TLS/RTP/SAVPF {STACK_AUDIO}"));
-            lines.push(format_args!("a=mid:audio\r\na=recvonly\r\na=rtcp-mux\r\na=rtpmap:{STACK_AUDIO} opus/48000/2"));
-            write_extensions(&mut lines);
-            write_transport(&mut lines);
-        }
-        if let Some(Channel { port, most_bytes }) = channel {
-            lines.push("m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=mid:data");
-            lines.push(format_args!("a=sctp-port:{port}\r\na=max-message-size:{most_bytes}"));
-            write_transport(&mut lines);
-        }
-        lines.finish()
-    }
-}
-
-fn write_extensions(lines: &mut Lines) {
-    for (id, name) in STACK_EXTENSIONS {
-        lines.push(format_args!("a=extmap:{id} {name}"));
     }
 }

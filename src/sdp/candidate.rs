@@ -1,4 +1,4 @@
-//! ICE candidates (RFC 8839, section 5.1): of a viewer's those that can be used, and the board's as viewers get them.
+//! ICE candidates (RFC 8839, section 5.1): reads those of a viewer that can be used, and writes the board's own.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,19 +8,19 @@ use sdp_types::{AttributeError, CandidateAddress};
 /// A candidate that a UDP socket can send to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Groups candidates of one base and server (RFC 8445, section 5.1.1.3).
+    /// Equal for candidates of the same base and server (RFC 8445, section 5.1.1.3).
     pub foundation: String,
-    /// Of two, the one with the higher priority is tried first.
+    /// The candidate with the higher priority is tried first.
     pub priority: u32,
-    /// Where it is.
+    /// Its IP address.
     pub address: IpAddr,
     /// Its UDP port, never 0.
     pub port: u16,
-    /// How it was learnt.
+    /// Its type.
     pub kind: Kind,
 }
 
-/// How a candidate was learnt (RFC 8445, section 5.1.1).
+/// Type of a candidate, by how it was learned (RFC 8445, section 5.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// From an interface.
@@ -61,14 +61,15 @@ impl Kind {
 }
 
 impl Candidate {
-    /// Reads a candidate, with `candidate:` or `a=candidate:` before it or without. `None` where it is of no use here, which is no fault
-    /// (RFC 8839, section 5.1: what is not understood is ignored): another transport than UDP, the component of RTCP, a
-    /// name instead of an address (a browser hides its own so, and checks ours instead), an address with a zone, or one
-    /// from which nobody answers, an unknown type, a priority that is too large.
+    /// Reads a candidate, with or without `candidate:` or `a=candidate:` before it. `None` if the board cannot use it,
+    /// which is not an error (RFC 8839, section 5.1: what is not understood is ignored): a transport other than UDP,
+    /// the RTCP component, a name instead of an address (a browser hides its own address that way, and checks ours
+    /// instead), an address with a zone or one from which nothing can answer, an unknown type, or a priority that is
+    /// too large.
     ///
     /// # Errors
     ///
-    /// Where it has not the form of a candidate; the error says what is wrong with it.
+    /// When the text does not have the form of a candidate; the error states what is wrong.
     pub fn read(text: &str) -> Result<Option<Self>, String> {
         let text = text.trim();
         let text = text.strip_prefix("a=").unwrap_or(text);
@@ -85,13 +86,13 @@ impl Candidate {
         Ok(Some(candidate).filter(|candidate| is_udp && candidate.port != 0 && can_answer(address)))
     }
 
-    /// All that can be used of an attribute's values.
+    /// All usable candidates among an attribute's values.
     pub(super) fn usable<'a>(values: impl Iterator<Item = &'a str>) -> impl Iterator<Item = Self> {
         values.filter_map(|value| Self::read(value).ok().flatten())
     }
 
-    /// The same with the priority of the `rank`-th best of its kind, counted from 0 (RFC 8445, section 5.1.2.1: among
-    /// candidates of one kind no two have the same).
+    /// A copy with the priority of the `rank`-th best of its type, counted from 0 (RFC 8445, section 5.1.2.1: no two
+    /// candidates of one type have the same priority).
     #[must_use]
     pub fn ranked(self, rank: usize) -> Self {
         let preference = u16::MAX - u16::try_from(rank).unwrap_or(u16::MAX);
@@ -100,13 +101,13 @@ impl Candidate {
     }
 }
 
-/// As in a description, without `candidate:`.
+/// The form used in a description, without `candidate:`.
 impl fmt::Display for Candidate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { foundation, priority, address, port, kind } = self;
         write!(f, "{foundation} 1 udp {priority} {address} {port} typ {}", kind.word())?;
-        // Where it was learnt tells a viewer nothing but addresses of networks that are none of its business; RFC 8839
-        // has the place be filled all the same.
+        // A related address would only reveal addresses of networks that do not concern the viewer; RFC 8839 requires
+        // the field to be present all the same.
         match (kind, address) {
             (Kind::Host, _) => Ok(()),
             (_, IpAddr::V4(_)) => f.write_str(" raddr 0.0.0.0 rport 0"),
@@ -115,11 +116,11 @@ impl fmt::Display for Candidate {
     }
 }
 
-/// Whether something could answer from there.
+/// Whether an endpoint can answer from this address.
 fn can_answer(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => !(address.is_unspecified() || address.is_multicast() || address.is_broadcast()),
-        // Of one link only, and which link it is a candidate cannot say.
+        // A link-local address needs its link, which a candidate cannot name.
         IpAddr::V6(address) => !(address.is_unspecified() || address.is_multicast() || address.is_unicast_link_local()),
     }
 }

@@ -1,8 +1,8 @@
-//! How a section lets us send: payload types, retransmission, feedback, header extensions.
+//! How media can be sent in a section: payload types, retransmission, feedback, header extensions.
 
 use sdp_types::{Direction, ExtMap, Fmtp, RtcpFb, RtcpFbCcm, RtcpFbNack, RtcpFbPt, RtcpFbVal, RtpMap};
 
-use super::line::Section;
+use super::attributes::Section;
 use crate::media::H264Profile;
 
 /// `http://www.webrtc.org/experiments/rtp-hdrext/playout-delay`: lets the sender bound the receiver's jitter buffer.
@@ -10,11 +10,11 @@ pub const PLAYOUT_DELAY: &str = "http://www.webrtc.org/experiments/rtp-hdrext/pl
 /// `http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time`: the wall-clock time a frame was captured.
 pub const ABS_CAPTURE_TIME: &str = "http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time";
 
-/// `urn:ietf:params:rtp-hdrext:sdes:mid` (RFC 9143, section 15): the tag of the section that a stream belongs to.
+/// `urn:ietf:params:rtp-hdrext:sdes:mid` (RFC 9143, section 15): the `a=mid` of the section that a stream belongs to.
 pub const MID: &str = "urn:ietf:params:rtp-hdrext:sdes:mid";
-/// The longest tag for which a packet has room beside the other extensions (RFC 9429, section 5.2.1 has three bytes for
-/// a long one; GStreamer's have six).
-const MOST_MID: usize = 6;
+/// The longest mid that fits into a packet beside the other extensions (RFC 9429, section 5.2.1 recommends at most
+/// three bytes; GStreamer's have six).
+const MAX_MID: usize = 6;
 
 /// One-byte header extensions end at 14 (RFC 8285, section 4.2).
 const LAST_ONE_BYTE_ID: u8 = 14;
@@ -24,33 +24,34 @@ const LAST_ONE_BYTE_ID: u8 = 14;
 pub struct Media {
     /// The viewer's payload type for the codec.
     pub payload_type: u8,
-    /// Ours for the format (RFC 6184, section 8.2.2), as far as the viewer's call for any; empty where they do not.
+    /// The board's format parameters (RFC 6184, section 8.2.2), as far as the offer's parameters require any; empty if
+    /// not.
     pub parameters: String,
-    /// The payload type of retransmissions of it (RFC 4588), where offered.
+    /// Payload type of its retransmissions (RFC 4588), if offered.
     pub retransmission: Option<u8>,
-    /// The feedback that we act on, where offered.
+    /// The RTCP feedback that the board acts on, if offered.
     pub feedback: Vec<Feedback>,
-    /// Id of the playout-delay extension, where offered.
+    /// Id of the playout-delay extension, if offered.
     pub playout_delay: Option<Extension>,
-    /// Id of the abs-capture-time extension, where offered.
+    /// Id of the abs-capture-time extension, if offered.
     pub abs_capture_time: Option<Extension>,
-    /// Id of the extension that names the section, where offered, and the section's tag.
+    /// Id of the mid extension, if offered, and the section's `a=mid`.
     pub mid: Option<(Extension, String)>,
 }
 
-/// What a viewer may ask for by RTCP (RFC 4585, section 4.2; RFC 5104, section 7.1).
+/// RTCP feedback with which a viewer requests something (RFC 4585, section 4.2; RFC 5104, section 7.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feedback {
-    /// Packets again.
+    /// Requests packets again.
     Nack,
-    /// A key frame, because a picture was lost.
+    /// Requests a key frame, because a frame was lost (PLI).
     PictureLoss,
-    /// A key frame.
+    /// Requests a key frame (FIR).
     FullIntra,
 }
 
 impl Feedback {
-    /// Those there are.
+    /// All kinds of feedback.
     pub const ALL: [Self; 3] = [Self::Nack, Self::PictureLoss, Self::FullIntra];
 
     /// Type and parameter in `a=rtcp-fb`.
@@ -77,19 +78,19 @@ impl Feedback {
 pub struct Extension {
     /// Its id in packets.
     pub id: u8,
-    /// Whether the offer restricts it to one direction, so that the answer has to (RFC 8285, section 6).
+    /// Whether the offer restricts it to one direction; then the answer has to as well (RFC 8285, section 6).
     pub is_one_way: bool,
 }
 
-/// The H.264 entry that suits a stream of `profile` best. Packetization mode 1 comes before an entry that says nothing,
-/// and that before one that says 0, which both mean mode 0 (RFC 6184, section 8.1). In mode 0 nothing may be divided that
-/// does not fit a packet, and all viewers share one encoder; yet receivers put fragments together without a look at the
-/// mode, as every WebRTC endpoint has to (RFC 7742, section 6.2). Mode 2 is another order of packets, which few know.
-/// A level is no reason to refuse: players name one by habit and decode more.
+/// Selects the H.264 entry that fits a stream of `profile` best. Packetization mode 1 is preferred to an entry without
+/// a mode, and that to one with mode 0; both of these mean mode 0 (RFC 6184, section 8.1). In mode 0 a NAL unit that
+/// does not fit a packet must not be fragmented, and all viewers share one encoder; but receivers reassemble fragments
+/// whatever the mode is, as every WebRTC endpoint has to (RFC 7742, section 6.2). Mode 2 sends packets in another
+/// order, which few receivers support. The level is never a reason to refuse: players name a usual one and decode more.
 ///
-/// `fixed` is the payload type that was agreed upon before, where one was.
+/// `fixed` is the payload type agreed before, if any.
 pub fn h264(section: Section<'_>, profile: H264Profile, fixed: Option<u8>) -> Option<Media> {
-    let entries = entries(section).filter(|entry| entry.is("H264", 90_000) && entry.may_be(fixed));
+    let entries = entries(section).filter(|entry| entry.is("H264", 90_000) && entry.has_payload_type(fixed));
     let entries = entries.filter_map(|entry| {
         let mode = match entry.parameter("packetization-mode") {
             Some(mode) if mode.parse() == Ok(1) => 0,
@@ -105,12 +106,13 @@ pub fn h264(section: Section<'_>, profile: H264Profile, fixed: Option<u8>) -> Op
     Some(Media::new(section, entry, parameters))
 }
 
-/// What an answer says of H.264 (RFC 6184, section 8.2.2): the entry's configuration, word for word, since GStreamer
-/// compares text. What else a viewer says of itself (`max-br`, `sprop-parameter-sets`) is not the board's to repeat.
+/// The H.264 parameters of an answer (RFC 6184, section 8.2.2): the entry's configuration, word for word, since
+/// GStreamer compares text. The board does not repeat what a viewer states about itself (`max-br`,
+/// `sprop-parameter-sets`).
 fn h264_parameters(entry: &Entry, sent: H264Profile) -> String {
     let level = entry.parameter("profile-level-id").map(|level| match has_six_digits(level) {
         true => level.to_owned(),
-        // What is sent, at the level that players name by habit.
+        // The profile that is sent, at the level that players usually name.
         false => format!("{:02x}{:02x}1f", sent.idc, sent.constraints),
     });
     let mode = entry.parameter("packetization-mode").and_then(|mode| mode.parse::<u8>().ok());
@@ -125,21 +127,21 @@ fn h264_parameters(entry: &Entry, sent: H264Profile) -> String {
     words.into_iter().flatten().collect::<Vec<_>>().join(";")
 }
 
-/// Whether it is the three bytes in hexadecimal that a `profile-level-id` has to be (RFC 6184, section 8.1).
+/// Whether it consists of three bytes in hexadecimal, as a `profile-level-id` has to (RFC 6184, section 8.1).
 fn has_six_digits(level: &str) -> bool {
     level.len() == 6 && level.bytes().all(|digit| digit.is_ascii_hexdigit())
 }
 
-/// The Opus entry, `fixed` as above. The `/2` is a must (RFC 7587, section 7) that GStreamer leaves out. All parameters
-/// of Opus say what their writer likes to receive or sends (RFC 7587, section 7.1): the board receives nothing, and sends
-/// what every decoder takes.
+/// Selects the Opus entry; `fixed` as in [`h264`]. The `/2` is mandatory (RFC 7587, section 7), but GStreamer leaves it
+/// out. All parameters of Opus state what their writer prefers to receive or sends (RFC 7587, section 7.1): the board
+/// receives nothing, and sends what every decoder supports.
 pub fn opus(section: Section<'_>, fixed: Option<u8>) -> Option<Media> {
-    let mut entries = entries(section).filter(|entry| entry.is("opus", 48_000) && entry.may_be(fixed));
+    let mut entries = entries(section).filter(|entry| entry.is("opus", 48_000) && entry.has_payload_type(fixed));
     let entry = entries.find(|entry| matches!(entry.map.encoding_params.as_deref(), None | Some("2")))?;
     Some(Media::new(section, entry, String::new()))
 }
 
-/// The names of what is offered, for who wonders why it is refused.
+/// The names of the offered codecs, for the text of a refusal.
 pub fn names(section: Section<'_>) -> Vec<String> {
     let mut names = Vec::new();
     let mut known: Vec<_> = entries(section).collect();
@@ -147,29 +149,29 @@ pub fn names(section: Section<'_>) -> Vec<String> {
         let payload_type = format.parse::<u8>().ok();
         let entry = known.iter().position(|entry| Some(entry.map.payload_type) == payload_type);
         let name = match entry.map(|at| known.swap_remove(at)) {
-            Some(entry) => entry.in_words(),
-            None => missing(section, format, payload_type),
+            Some(entry) => entry.describe(),
+            None => unusable_format(section, format, payload_type),
         };
         if !names.contains(&name) {
             names.push(name);
         }
-        // What a browser offers is less.
-        if names.len() == MOST_NAMES {
+        // A browser offers fewer.
+        if names.len() == MAX_NAMES {
             break;
         }
     }
     names
 }
 
-/// Names of codecs that a refusal lists.
-const MOST_NAMES: usize = 10;
+/// Maximum number of codec names in a refusal.
+const MAX_NAMES: usize = 10;
 
-/// Why a format of the section is none that could be sent.
-fn missing(section: Section<'_>, format: &str, payload_type: Option<u8>) -> String {
+/// Describes a format of the section that cannot be used.
+fn unusable_format(section: Section<'_>, format: &str, payload_type: Option<u8>) -> String {
     let format: String = format.chars().take(20).collect();
     let name = match payload_type {
         Some(128..) | None => return format!("payload type {format}, which has to be within 0 to 127"),
-        // Those that need no line to say so (RFC 3551, section 6).
+        // Static payload types, which need no `a=rtpmap` (RFC 3551, section 6).
         Some(0) => "PCMU".into(),
         Some(8) => "PCMA".into(),
         Some(9) => "G722".into(),
@@ -179,7 +181,7 @@ fn missing(section: Section<'_>, format: &str, payload_type: Option<u8>) -> Stri
             map.encoding_name.chars().take(20).collect::<String>()
         }
     };
-    if payload_type.is_some_and(is_like_rtcp) {
+    if payload_type.is_some_and(collides_with_rtcp) {
         return format!(
             "{name} at payload type {format}, which RTP and RTCP on one port exclude (RFC 5761, section 4)"
         );
@@ -188,7 +190,7 @@ fn missing(section: Section<'_>, format: &str, payload_type: Option<u8>) -> Stri
 }
 
 /// From 64 to 95 a payload type with its marker looks like RTCP on the same port (RFC 5761, section 4).
-fn is_like_rtcp(payload_type: u8) -> bool {
+fn collides_with_rtcp(payload_type: u8) -> bool {
     (64..96).contains(&payload_type)
 }
 
@@ -212,11 +214,11 @@ impl Media {
             playout_delay: extension(section, PLAYOUT_DELAY),
             abs_capture_time: extension(section, ABS_CAPTURE_TIME),
             mid: extension(section, MID)
-                .zip(section.first("mid").filter(|mid| mid.len() <= MOST_MID).map(str::to_owned)),
+                .zip(section.first("mid").filter(|mid| mid.len() <= MAX_MID).map(str::to_owned)),
         }
     }
 
-    /// The extensions that are sent, with their names.
+    /// The header extensions that are sent, with their URIs.
     pub fn extensions(&self) -> impl Iterator<Item = (Extension, &'static str)> {
         let mid = self.mid.as_ref().map(|(extension, _)| *extension);
         let all = [(self.playout_delay, PLAYOUT_DELAY), (self.abs_capture_time, ABS_CAPTURE_TIME), (mid, MID)];
@@ -235,17 +237,17 @@ impl Entry {
         self.map.encoding_name.eq_ignore_ascii_case(name) && self.map.clock_rate == rate
     }
 
-    fn may_be(&self, fixed: Option<u8>) -> bool {
+    fn has_payload_type(&self, fixed: Option<u8>) -> bool {
         fixed.is_none_or(|fixed| fixed == self.map.payload_type)
     }
 
-    /// For who wonders why it is refused.
-    fn in_words(&self) -> String {
+    /// A description for the text of a refusal.
+    fn describe(&self) -> String {
         let name: String = self.map.encoding_name.chars().take(20).collect();
-        let usual = if name.eq_ignore_ascii_case("opus") { 48_000 } else { 90_000 };
+        let expected = if name.eq_ignore_ascii_case("opus") { 48_000 } else { 90_000 };
         let is_ours = ["opus", "h264"].iter().any(|ours| name.eq_ignore_ascii_case(ours));
-        if is_ours && self.map.clock_rate != usual {
-            return format!("{name} at {} Hz instead of {usual}", self.map.clock_rate);
+        if is_ours && self.map.clock_rate != expected {
+            return format!("{name} at {} Hz instead of {expected}", self.map.clock_rate);
         }
         match self.parameter("packetization-mode") {
             Some(mode) => format!("{name} with packetization-mode {}", mode.chars().take(4).collect::<String>()),
@@ -261,10 +263,10 @@ impl Entry {
     }
 }
 
-/// What can be sent in a section, in the viewer's order of preference.
+/// The usable entries of a section, in the viewer's order of preference.
 fn entries<'a>(section: Section<'a>) -> impl Iterator<Item = Entry> + 'a {
     let formats = section.media.fmt.split_whitespace().filter_map(|format| format.parse::<u8>().ok());
-    formats.filter(|format| *format < 128 && !is_like_rtcp(*format)).filter_map(move |format| {
+    formats.filter(|format| *format < 128 && !collides_with_rtcp(*format)).filter_map(move |format| {
         let map = section.typed::<RtpMap>().find(|map| map.payload_type == format)?;
         let parameters = section.typed::<Fmtp>().filter(|parameters| parameters.fmt == format);
         let parameters = parameters.flat_map(|parameters| parameters.format_specific_params);
@@ -280,7 +282,7 @@ fn entries<'a>(section: Section<'a>) -> impl Iterator<Item = Entry> + 'a {
 fn extension(section: Section<'_>, name: &str) -> Option<Extension> {
     let mut maps = section.typed::<ExtMap>().filter(|map| map.uri == name);
     let map = maps.find(|map| (1..=LAST_ONE_BYTE_ID).contains(&map.id))?;
-    // An id that stands for two extensions stands for none (RFC 8285, section 6).
+    // An id used for two extensions is not valid for either (RFC 8285, section 6).
     if section.typed::<ExtMap>().any(|other| other.id == map.id && other.uri != map.uri) {
         return None;
     }
@@ -299,8 +301,9 @@ fn offered_profile(entry: &Entry) -> H264Profile {
     H264Profile { idc: (bytes >> 8) as u8, constraints: bytes as u8 }
 }
 
-/// How badly a decoder for `offered` suits a stream of `sent`: 0 the very profile, 1 one that contains it,
-/// 2 one that is not promised to decode it but in practice does (browsers' decoders are not split by profile).
+/// How far a decoder for `offered` is from a stream of `sent`: 0 if the profile is the same, 1 if it contains the
+/// stream's profile, 2 if it is not guaranteed to decode the stream but does in practice (browsers' decoders are not
+/// split by profile).
 fn distance(offered: H264Profile, sent: H264Profile) -> u8 {
     let (offered, sent) = (Family::of(offered), Family::of(sent));
     match () {
@@ -310,7 +313,8 @@ fn distance(offered: H264Profile, sent: H264Profile) -> u8 {
     }
 }
 
-/// Profiles by what they can decode (RFC 6184, table 5): each decodes the ones before it, near enough for WebRTC.
+/// Profiles, ordered by what they can decode (RFC 6184, table 5): each decodes the ones before it, which is accurate
+/// enough for WebRTC.
 #[derive(PartialEq, PartialOrd)]
 enum Family {
     ConstrainedBaseline,

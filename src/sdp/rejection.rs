@@ -1,16 +1,14 @@
-//! Why a section is rejected, for who reads the log of a board.
+//! Reasons for rejected sections, as text for the board's log.
 
+use super::attributes::Section;
 use super::bundle::{Bundle, Channel, Served};
 use super::codec;
-use super::line::Section;
-use super::offer::{Board, Offer, picture_of};
+use super::decision::{Board, video_media};
 
-/// Sections of which a reason is told: as many as a browser has, and few enough for one line.
-const MOST_REASONS: usize = 4;
-
-/// Why a section is rejected that the viewer does not reject itself. It completes the sentence "the section ..".
+/// The reason why a section is rejected that the offer does not reject. The text completes the sentence "the section
+/// ..".
 pub(super) fn reason(section: Section<'_>, served: &Served, bundles: &[Bundle], board: Board) -> String {
-    // Nothing is quoted, which would give strangers a say in the log.
+    // The offer is not quoted, because strangers could write into the log that way.
     if section.check().is_err() {
         return "cannot be carried as it is offered (its profile, or no a=rtcp-mux)".into();
     }
@@ -23,7 +21,7 @@ pub(super) fn reason(section: Section<'_>, served: &Served, bundles: &[Bundle], 
         }
     };
     match &*section.media.media {
-        "video" if picture_of(section, board, None).is_err() => "has no H.264 that this board sends".into(),
+        "video" if video_media(section, board, None).is_err() => "has no H.264 that this board sends".into(),
         "video" => another(served.video.is_some(), "picture"),
         "audio" if codec::opus(section, None).is_none() => "has no Opus".into(),
         "audio" => another(served.audio.is_some(), "sound"),
@@ -35,18 +33,5 @@ pub(super) fn reason(section: Section<'_>, served: &Served, bundles: &[Bundle], 
         }
         "application" => another(served.channel.is_some(), "data channel"),
         _ => "is of a kind that this board does not serve".into(),
-    }
-}
-
-impl Offer {
-    /// Which sections are rejected that the viewer does not reject itself, and why: in words for a log.
-    pub fn rejections(&self) -> Option<String> {
-        let rejected = self
-            .sections
-            .iter()
-            .enumerate()
-            .filter_map(|(index, section)| Some(format!("section {} {}", index + 1, section.reason.as_ref()?)));
-        let reasons: Vec<_> = rejected.take(MOST_REASONS).collect();
-        (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 }

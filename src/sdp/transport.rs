@@ -1,22 +1,22 @@
-//! What one transport of an offer needs: ICE (RFC 8839), the certificate's fingerprint and the part in DTLS (RFC 8842).
+//! The attributes of one transport of an offer: ICE (RFC 8839), certificate fingerprint and DTLS role (RFC 8842).
 
 use std::ops::RangeInclusive;
 
 use sdp_types::{Fingerprint, HashFunc, Setup};
 
+use super::attributes::{Lines, Section};
 use super::candidate::Candidate;
-use super::line::{Lines, Section};
 
-/// Candidates that are read of one offer. A phone or computer has four interfaces at most, each with candidates of two
-/// families and up to three kinds; each costs the board checks.
-const MOST_CANDIDATES: usize = 32;
+/// Maximum number of candidates that are read from one offer. A phone or computer has four interfaces at most, each
+/// with candidates of two families and up to three types; each costs the board checks.
+const MAX_CANDIDATES: usize = 32;
 
-/// Characters of a user name fragment (RFC 8839, section 5.4).
+/// Length of a user name fragment, in characters (RFC 8839, section 5.4).
 const FRAGMENT: RangeInclusive<usize> = 4..=256;
-/// Those of a password: 128 bits at least, with which all checks of this viewer are signed.
+/// Length of a password, in characters: 128 bits at least. It signs all checks of this viewer.
 const PASSWORD: RangeInclusive<usize> = 22..=256;
 
-/// ICE's user name fragment and password of one side, which are new with each restart.
+/// ICE user name fragment and password of one side. Each restart has new ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
     /// `ice-ufrag`
@@ -28,33 +28,33 @@ pub struct Credentials {
 /// One side of a transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transport {
-    /// ICE's credentials.
+    /// The ICE credentials.
     pub credentials: Credentials,
-    /// Candidates that are known already, the best first.
+    /// Candidates that are already known, the best first.
     pub candidates: Vec<Candidate>,
     /// SHA-256 of the certificate, as in `a=fingerprint` (RFC 8122, section 5).
     pub fingerprint: Fingerprint,
-    /// The board's part in DTLS.
+    /// The board's role in DTLS.
     pub role: Role,
-    /// Whether the viewer left that to the board.
+    /// Whether the viewer lets the board choose its role.
     may_choose: bool,
-    /// Whether the viewer only answers ICE's checks (RFC 8445, section 2.5).
+    /// Whether the viewer is ICE lite and only answers checks (RFC 8445, section 2.5).
     pub is_lite: bool,
-    /// Whether the viewer takes candidates after the answer (RFC 8838).
+    /// Whether the viewer accepts candidates after the answer (RFC 8838).
     pub is_trickling: bool,
 }
 
-/// The board's part in DTLS (RFC 5763, section 5).
+/// The board's role in DTLS (RFC 5763, section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// The board begins.
+    /// The board starts the handshake.
     Active,
-    /// The viewer begins.
+    /// The viewer starts the handshake.
     Passive,
 }
 
 impl Role {
-    /// In `a=setup` of an answer.
+    /// The value of `a=setup` in an answer.
     pub fn word(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -62,7 +62,7 @@ impl Role {
         }
     }
 
-    /// In `a=setup` of the viewer that takes the other part.
+    /// The role of the other side.
     pub fn other(self) -> Self {
         match self {
             Self::Active => Self::Passive,
@@ -72,8 +72,8 @@ impl Role {
 }
 
 impl Transport {
-    /// Reads the transport of `section`. Sections that share it may add candidates. The board takes the part of `choice`
-    /// where the viewer leaves it to the board. The error completes the sentence "the section ..".
+    /// Reads the transport of `section`. The sections in `sharing` may add candidates. The board's role is `choice` if
+    /// the viewer lets the board choose. The error completes the sentence "the section ..".
     pub fn read(section: Section<'_>, sharing: &[Section<'_>], choice: Role) -> Result<Self, String> {
         let credentials = credentials(section).ok_or("has no ICE credentials (a=ice-ufrag and a=ice-pwd)")?;
         check_credential("ice-ufrag", &credentials.ufrag, FRAGMENT)?;
@@ -83,8 +83,8 @@ impl Transport {
         if sharing.iter().filter(|other| other.has("fingerprint")).any(|other| differs(&other)) {
             return Err("shares its transport with one that has another fingerprint".into());
         }
-        // Those of other sections may be of transports that BUNDLE gives up (RFC 9143, section 7.3.1); but some clients
-        // write all into one section, whichever that is.
+        // Candidates of other sections may belong to transports that BUNDLE removes (RFC 9143, section 7.3.1); but some
+        // clients write all candidates into any one section.
         let same = |other: &&Section<'_>| self::credentials(**other).as_ref() == Some(&credentials);
         let own = candidates([section].iter());
         let candidates = if own.is_empty() { candidates(sharing.iter().filter(same)) } else { own };
@@ -101,8 +101,8 @@ impl Transport {
         })
     }
 
-    /// Goes on with the DTLS association of `earlier` (RFC 8842, section 5.1), which has its certificate and its parts.
-    /// The error says why it cannot.
+    /// Continues the DTLS association of `earlier` (RFC 8842, section 5.1), which has the same certificate and roles.
+    /// The error states why that is not possible.
     pub(super) fn follow(&mut self, earlier: &Self) -> Result<(), &'static str> {
         if self.fingerprint != earlier.fingerprint {
             return Err("the offer has another fingerprint than the first one; begin a new session");
@@ -115,23 +115,23 @@ impl Transport {
         Ok(())
     }
 
-    /// What the stack is told of it in each section.
-    pub(super) fn write_reduced(&self, lines: &mut Lines) {
+    /// Writes its attributes into a section of an offer for the stack.
+    pub(super) fn write_stack_lines(&self, lines: &mut Lines) {
         let Self { credentials: Credentials { ufrag, password }, fingerprint, role, .. } = self;
         lines.push(format_args!("c=IN IP4 0.0.0.0\r\na=ice-ufrag:{ufrag}\r\na=ice-pwd:{password}"));
         lines.push(format_args!("a=fingerprint:{fingerprint}\r\na=setup:{}", role.other().word()));
     }
 }
 
-/// ICE's credentials of a section.
+/// The ICE credentials of a section.
 pub fn credentials(section: Section<'_>) -> Option<Credentials> {
     let word = |name| section.first(name).map(str::to_owned);
     Some(Credentials { ufrag: word("ice-ufrag")?, password: word("ice-pwd")? })
 }
 
-/// Whether a fragment or password can be told to the stack and to logs, and is not too short to keep others out. Which
-/// characters it may have, clients differ in: libwebrtc takes `-=#_`, too. The error, which completes the sentence "the
-/// section ..", does not quote it.
+/// Checks that a fragment or password is safe to pass to the stack and to logs, and long enough to be secret. Clients
+/// differ in the characters they use: libwebrtc accepts `-=#_`, too. The error completes the sentence "the section .."
+/// and does not quote the value.
 fn check_credential(name: &str, word: &str, lengths: RangeInclusive<usize>) -> Result<(), String> {
     let (least, most) = lengths.clone().into_inner();
     if !word.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -157,11 +157,11 @@ fn candidates<'a>(sections: impl Iterator<Item = &'a Section<'a>>) -> Vec<Candid
         }
     }
     candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.priority));
-    candidates.truncate(MOST_CANDIDATES);
+    candidates.truncate(MAX_CANDIDATES);
     candidates
 }
 
-/// What can be checked (RFC 8122, section 5).
+/// The fingerprints that can be verified (RFC 8122, section 5).
 fn fingerprints(section: Section<'_>) -> impl Iterator<Item = Fingerprint> {
     section.typed::<Fingerprint>().filter(|one| one.hash_func == HashFunc::Sha256 && one.fingerprint.len() == 32)
 }
@@ -173,7 +173,7 @@ fn fingerprint(section: Section<'_>) -> Result<Fingerprint, String> {
         (false, false) => "has no fingerprint of its certificate (a=fingerprint); this board takes DTLS-SRTP",
     };
     let first = fingerprints(section).next().ok_or(fault)?;
-    // Any of them may be that of the certificate (RFC 8122, section 5), and the stack compares with one.
+    // Any of them may belong to the certificate (RFC 8122, section 5), but the stack compares only one.
     if fingerprints(section).any(|other| other != first) {
         return Err("has several sha-256 fingerprints; name the one of the certificate in use".into());
     }
@@ -184,7 +184,7 @@ fn role(section: Section<'_>, choice: Role) -> Result<Role, String> {
     match section.first("setup").map(|word| (word, word.parse())) {
         Some((_, Ok(Setup::ActPass))) => Ok(choice),
         Some((_, Ok(Setup::Passive))) => Ok(Role::Active),
-        // An offer that says nothing means active (RFC 4145, section 4.1).
+        // An offer without `a=setup` means active (RFC 4145, section 4.1).
         None | Some((_, Ok(Setup::Active))) => Ok(Role::Passive),
         Some((word, _)) => {
             let word: String = word.chars().take(20).collect();

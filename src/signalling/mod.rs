@@ -1,9 +1,9 @@
-//! How a browser reaches us: every way in becomes a stream of [`Call`]s, as a listener gives TCP streams.
+//! Signalling: every transport turns its viewers into a stream of [`Call`]s, as a listener yields TCP streams.
 //!
-//! A WebSocket, a WHEP resource and a pair of MQTT topics each carry one call. Who answers a call cannot
-//! tell which it was. SDP is an opaque string here but for the ICE lines that WHEP's PATCH needs.
+//! A WebSocket, a WHEP resource and a pair of MQTT topics each carry one call. The code that answers a call does not
+//! depend on its transport. SDP is an opaque string here, except for the ICE lines that WHEP's PATCH needs.
 
-mod manners;
+mod limits;
 mod mqtt;
 mod websocket;
 mod whep;
@@ -14,57 +14,58 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::command::Desk;
+use crate::access::Grant;
+use crate::command::CommandQueue;
 use crate::ice::IceServer;
 use crate::ice::Servers;
 use crate::tasks::Group;
 
 pub use mqtt::serve as serve_mqtt;
 pub use websocket::serve as serve_websocket;
-pub use websocket::{MOST_FRAME, Purpose};
+pub use websocket::{MAX_FRAME, Purpose};
 pub use whep::router as whep_router;
-pub use whep::{Admitted, Reached};
+pub use whep::{Authorized, Reached};
 
 /// The largest signalling message that is read. A Chromium offer with all its codecs is about 8 KiB;
 /// MQTT's usual packet limit is 256 KiB.
-pub const MOST_BYTES: usize = 256 * 1024;
+pub const MAX_BYTES: usize = 256 * 1024;
 
 /// How many signals may wait in each direction of a call. A browser trickles about ten candidates.
 const QUEUE: usize = 64;
 
-/// Names one viewer from its first message to its last. Unguessable, since WHEP puts it into a URL.
+/// Identifies one viewer from its first message to its last. Unguessable, since WHEP puts it into a URL.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct ViewerId(String);
 
 impl ViewerId {
-    /// A new name: 128 random bits in hexadecimal.
+    /// A new id: 128 random bits in hexadecimal.
     pub fn random() -> Self {
         Self(format!("{:032x}", rand::random::<u128>()))
     }
 
-    /// The name as text.
+    /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Only the beginning, which tells viewers apart in a log without giving away a WHEP session.
+/// Only the start, which distinguishes viewers in a log without revealing a WHEP session.
 impl fmt::Display for ViewerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0[..8])
     }
 }
 
-/// Where the ways in bring their calls, and what they need for it. A clone is the same.
+/// The channels and services that the transports of signalling use. A clone is the same context.
 #[derive(Clone, Debug)]
-pub struct Reception {
-    /// Takes the calls.
+pub struct SignallingContext {
+    /// The channel for calls.
     pub calls: mpsc::Sender<Call>,
-    /// Takes the commands of those who may give some.
-    pub desk: Desk,
-    /// What viewers are told of STUN and TURN servers.
+    /// Accepts the commands of clients.
+    pub commands: CommandQueue,
+    /// The STUN and TURN servers for viewers.
     pub servers: Servers,
-    /// In which the ways in run.
+    /// The task group in which the transports run.
     pub group: Group,
 }
 
@@ -73,79 +74,65 @@ pub struct Reception {
 /// It ends when either side drops its channel.
 #[derive(Debug)]
 pub struct Call {
-    /// Who calls.
+    /// The viewer that calls.
     pub viewer: ViewerId,
-    /// Which way the call came, for status and logs.
-    pub way: Way,
-    /// What the viewer may do besides watching.
-    pub rights: Rights,
-    /// The camera asked for by name; `None` is the first one.
+    /// The transport of the call, for status and logs.
+    pub transport: Transport,
+    /// What the viewer may do.
+    pub grant: Grant,
+    /// The requested camera; `None` is the first one.
     pub camera: Option<String>,
-    /// The address of the board at which the viewer has reached it, where the call came over no broker.
+    /// The board's address that the viewer connected to; `None` for a call through the broker.
     pub reached: Option<IpAddr>,
-    /// What the viewer sends.
+    /// The signals from the viewer.
     pub incoming: mpsc::Receiver<Signal>,
-    /// What the viewer gets.
+    /// The signals to the viewer.
     pub outgoing: mpsc::Sender<Signal>,
 }
 
-/// The other end of a [`Call`], held by the way in.
+/// The transport's end of a [`Call`].
 #[derive(Debug)]
-pub struct Line {
+pub struct SignallingChannel {
     /// The call's viewer.
     pub viewer: ViewerId,
-    /// Towards whoever answers.
+    /// To the board's session.
     pub to_device: mpsc::Sender<Signal>,
-    /// From whoever answers.
+    /// From the board's session.
     pub to_viewer: mpsc::Receiver<Signal>,
 }
 
 /// Opens a call and its other end.
-pub fn call(way: Way, camera: Option<String>, reached: Option<IpAddr>) -> (Call, Line) {
+pub fn call(
+    transport: Transport,
+    grant: Grant,
+    camera: Option<String>,
+    reached: Option<IpAddr>,
+) -> (Call, SignallingChannel) {
     let viewer = ViewerId::random();
     let (to_device, incoming) = mpsc::channel(QUEUE);
     let (outgoing, to_viewer) = mpsc::channel(QUEUE);
-    let rights = way.rights();
-    let call = Call { viewer: viewer.clone(), way, rights, camera, reached, incoming, outgoing };
-    (call, Line { viewer, to_device, to_viewer })
+    let call = Call { viewer: viewer.clone(), transport, grant, camera, reached, incoming, outgoing };
+    (call, SignallingChannel { viewer, to_device, to_viewer })
 }
 
-/// The ways in.
+/// The transports of signalling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Way {
+pub enum Transport {
     /// `/api/signal`
     WebSocket,
     /// `/whep`
     Whep,
-    /// The broker.
+    /// The MQTT broker.
     Mqtt,
 }
 
-impl Way {
+impl Transport {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::WebSocket, Self::Whep, Self::Mqtt];
-
-    /// Who comes over HTTP has passed its guard and holds the secret. The broker lets viewers pass whom it would not
-    /// let command: that is what its access control is for, and it knows topics only, not data channels.
-    fn rights(self) -> Rights {
-        match self {
-            Self::WebSocket | Self::Whep => Rights::Manage,
-            Self::Mqtt => Rights::Watch,
-        }
-    }
 }
 
-/// What a viewer may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rights {
-    /// Watch, and command.
-    Manage,
-    /// Watch only.
-    Watch,
-}
-
-/// A signalling message. The same JSON on every way in; unknown fields are ignored, unknown types refused.
+/// A signalling message. The same JSON on every transport; unknown fields are ignored, unknown types refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Signal {
@@ -153,7 +140,7 @@ pub enum Signal {
     Offer {
         /// RFC 8866 text.
         sdp: String,
-        /// The camera wanted, where the way in has no other place to say so: on MQTT. The first one without.
+        /// The requested camera, if the transport has no other place for it, as MQTT. The first one if absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         camera: Option<String>,
     },
@@ -167,22 +154,22 @@ pub enum Signal {
         /// As the browser's `RTCIceCandidate.toJSON()` gives it.
         candidate: Option<Candidate>,
     },
-    /// The viewer asks for STUN and TURN servers; the board tells them.
+    /// The viewer requests STUN and TURN servers; the board sends them.
     #[serde(rename = "ice-servers")]
     IceServers {
-        /// As RTCConfiguration.iceServers takes them. Empty in the question.
+        /// As RTCConfiguration.iceServers takes them. Empty in the request.
         #[serde(default)]
         servers: Vec<IceServer>,
-        /// Seconds for which credentials among them are good, where they end.
+        /// How long credentials among them are valid, in seconds, if they expire.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lifetime: Option<u64>,
     },
-    /// Something the other side said cannot be done.
+    /// A message of the other side cannot be processed.
     Error {
-        /// A stable word for programs.
+        /// A stable code for programs.
         #[serde(default)]
-        code: Refusal,
-        /// A sentence for people: what, where, and what to do.
+        code: ErrorCode,
+        /// A sentence for people: the fault, its place, and advice.
         reason: String,
     },
     /// The conversation ends.
@@ -190,23 +177,23 @@ pub enum Signal {
         /// Why.
         #[serde(default)]
         reason: String,
-        /// A stable word for programs, where they should know.
+        /// A stable code for programs, if they should act on it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        code: Option<Farewell>,
+        code: Option<CloseReason>,
     },
 }
 
-/// Why a conversation ends, where a program should act on it.
+/// The reason why a conversation ends, if a program should act on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Farewell {
-    /// An operator ended it: do not come back without being told to by a person.
+pub enum CloseReason {
+    /// An operator ended it: do not reconnect unless a person asks for it.
     Dismissed,
 }
 
 impl Signal {
     /// An error to the viewer.
-    pub fn error(code: Refusal, reason: impl Into<String>) -> Self {
+    pub fn error(code: ErrorCode, reason: impl Into<String>) -> Self {
         Self::Error { code, reason: reason.into() }
     }
 
@@ -225,7 +212,7 @@ impl Signal {
 
     /// As JSON text.
     fn text(&self) -> String {
-        serde_json::to_string(self).expect("signals hold nothing that JSON cannot")
+        serde_json::to_string(self).expect("every signal can be written as JSON")
     }
 }
 
@@ -246,14 +233,14 @@ pub struct Candidate {
     pub username_fragment: Option<String>,
 }
 
-/// Why something was refused, in a word that programs can rely on.
+/// The stable code of a refusal, for programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Refusal {
-    /// Not JSON, a wrong type, an unknown message, too long, or out of turn.
+pub enum ErrorCode {
+    /// Not JSON, a wrong type, an unknown message, too long, or at the wrong time.
     #[default]
     BadMessage,
-    /// The offer is not SDP, or nothing that can be answered.
+    /// The offer is not SDP, or cannot be answered.
     BadOffer,
     /// The offer is sound but has no codec that this board sends.
     NoCommonCodec,
@@ -263,19 +250,21 @@ pub enum Refusal {
     UnknownCamera,
     /// The camera gives no picture at the moment.
     NoPicture,
+    /// The viewer may not do this: its access does not include it, or has ended.
+    NotAllowed,
     /// As many viewers as the configuration admits are watching.
     TooManyViewers,
     /// The board itself failed.
     Internal,
 }
 
-/// Reads one message from text. The error says what is wrong with it, for the one who sent it.
+/// Parses one message. The error states the fault, for the sender.
 pub fn parse(text: &str) -> Result<Signal, String> {
-    if text.len() > MOST_BYTES {
-        return Err(format!("the message has {} bytes; at most {MOST_BYTES} are read", text.len()));
+    if text.len() > MAX_BYTES {
+        return Err(format!("the message has {} bytes; at most {MAX_BYTES} are read", text.len()));
     }
     const WANTED: &str = "send {\"type\":\"offer\"|\"candidate\"|\"ice-servers\"|\"bye\", ..}";
-    // The library's words for JSON that is no object name types of ours.
+    // For JSON that is not an object, the library's error would name types of ours.
     if !text.trim_start().starts_with('{') {
         return Err(format!("not a signalling message (no JSON object); {WANTED}"));
     }
@@ -287,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_read_and_write_as_documented() {
+    fn messages_have_the_documented_form() {
         let cases = [
             (r#"{"type":"offer","sdp":"v=0"}"#, Signal::Offer { sdp: "v=0".into(), camera: None }),
             (
@@ -316,9 +305,9 @@ mod tests {
             (r#"{"type":"bye","reason":"done"}"#, Signal::bye("done")),
             (
                 r#"{"type":"bye","reason":"done","code":"dismissed"}"#,
-                Signal::Bye { reason: "done".into(), code: Some(Farewell::Dismissed) },
+                Signal::Bye { reason: "done".into(), code: Some(CloseReason::Dismissed) },
             ),
-            (r#"{"type":"error","code":"bad-offer","reason":"r"}"#, Signal::error(Refusal::BadOffer, "r")),
+            (r#"{"type":"error","code":"bad-offer","reason":"r"}"#, Signal::error(ErrorCode::BadOffer, "r")),
         ];
         for (text, signal) in cases {
             assert_eq!(parse(text).unwrap(), signal);
@@ -333,12 +322,12 @@ mod tests {
         assert!(parse(r#"{"type":"dance"}"#).unwrap_err().contains("unknown variant `dance`"));
         assert!(parse(r#"{"type":"offer","sdp":5}"#).unwrap_err().contains("expected a string"));
         assert!(parse("[[[[").is_err());
-        assert!(parse(&" ".repeat(MOST_BYTES + 1)).unwrap_err().contains("bytes"));
+        assert!(parse(&" ".repeat(MAX_BYTES + 1)).unwrap_err().contains("bytes"));
     }
 
     /// The inputs that the fuzzer begins with.
     #[test]
-    fn the_fuzzer_s_inputs_are_read_or_refused_and_what_is_read_stays_the_same() {
+    fn the_fuzzer_s_inputs_are_refused_or_survive_writing() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/signal");
         let mut read = 0;
         for file in std::fs::read_dir(folder).unwrap() {
@@ -356,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_viewer_is_logged_by_the_beginning_of_its_name_only() {
+    fn the_log_shows_only_the_start_of_a_viewer_id() {
         let viewer = ViewerId::random();
         assert_eq!(viewer.to_string().len(), 8);
         assert_eq!(viewer.as_str().len(), 32);

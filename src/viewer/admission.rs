@@ -1,98 +1,102 @@
-//! Who gets a place where all are taken: calls that are not connected yet give way, people who watch never do.
+//! Decides which call is replaced when all places are taken. Only calls that are not connected yet are replaced;
+//! watching viewers keep their place.
 
 use std::time::Duration;
 
-use crate::signalling::Way;
+use crate::signalling::Transport;
 
-/// Within this time a call is left to finish, as most do in a tenth of it: else calls that come together would push
-/// each other out, and none of them would ever watch.
-const LEFT_ALONE: Duration = Duration::from_secs(2);
+/// A call younger than this keeps its place; most calls connect in a tenth of this time. Without this limit, calls that
+/// arrive together would push each other out and none would connect.
+const MIN_AGE: Duration = Duration::from_secs(2);
 
-/// A place that is taken.
+/// An occupied place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Taken {
-    /// How who has it reached us.
-    pub way: Way,
-    /// How long the call lasts, while it is not connected; `None` for who watches.
-    pub unfinished: Option<Duration>,
+pub struct OccupiedPlace {
+    /// The signalling transport of its viewer.
+    pub transport: Transport,
+    /// Age of the call while it is not connected; `None` once the viewer is watching.
+    pub connecting_for: Option<Duration>,
 }
 
-/// Where a call that comes can have its place.
+/// The place that a new call gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// One is free.
+    /// There is a free place.
     Free,
-    /// That of the call at this index, which gives way.
+    /// The place of the call at this index, which is replaced.
     Of(usize),
-    /// Nowhere.
+    /// No place.
     None,
 }
 
-/// Where a call by `way` can have its place, of `most` that there are.
+/// Finds a place for a call that arrives by `transport`, when `most` places exist.
 ///
-/// Each way has a third of the places that nobody watches from: a way that holds more gives one to a way that holds
-/// fewer, at once. Otherwise the oldest call gives way, once it had its time, and one of the same way before others.
-pub fn place(most: usize, taken: &[Taken], way: Way) -> Place {
-    if taken.len() < most {
+/// Each transport is entitled to a third of the places that watching viewers do not hold: one that holds more loses one
+/// at once to one that holds fewer. Otherwise the oldest call is replaced, once it is older than `MIN_AGE`; calls of
+/// the same transport are replaced first.
+pub fn place(most: usize, occupied: &[OccupiedPlace], transport: Transport) -> Place {
+    if occupied.len() < most {
         return Place::Free;
     }
-    let unfinished = || taken.iter().enumerate().filter_map(|(at, one)| Some((at, one.way, one.unfinished?)));
-    let held = |by: Way| unfinished().filter(|(_, way, _)| *way == by).count();
-    let oldest = |by: Way| unfinished().filter(|(_, way, _)| *way == by).max_by_key(|(_, _, age)| *age);
-    let share = (unfinished().count() / Way::ALL.len()).max(1);
-    let greediest = Way::ALL.into_iter().max_by_key(|way| held(*way)).unwrap_or(way);
-    if held(greediest) > share && held(greediest) > held(way) {
-        return oldest(greediest).map_or(Place::None, |(at, _, _)| Place::Of(at));
+    let connecting_for =
+        || occupied.iter().enumerate().filter_map(|(at, one)| Some((at, one.transport, one.connecting_for?)));
+    let held = |by: Transport| connecting_for().filter(|(_, transport, _)| *transport == by).count();
+    let oldest =
+        |by: Transport| connecting_for().filter(|(_, transport, _)| *transport == by).max_by_key(|(_, _, age)| *age);
+    let share = (connecting_for().count() / Transport::ALL.len()).max(1);
+    let largest = Transport::ALL.into_iter().max_by_key(|transport| held(*transport)).unwrap_or(transport);
+    if held(largest) > share && held(largest) > held(transport) {
+        return oldest(largest).map_or(Place::None, |(at, _, _)| Place::Of(at));
     }
-    let one = oldest(way).or_else(|| unfinished().max_by_key(|(_, _, age)| *age));
-    one.filter(|(_, _, age)| *age >= LEFT_ALONE).map_or(Place::None, |(at, _, _)| Place::Of(at))
+    let one = oldest(transport).or_else(|| connecting_for().max_by_key(|(_, _, age)| *age));
+    one.filter(|(_, _, age)| *age >= MIN_AGE).map_or(Place::None, |(at, _, _)| Place::Of(at))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn watching(number: usize) -> Vec<Taken> {
-        vec![Taken { way: Way::WebSocket, unfinished: None }; number]
+    fn watching(number: usize) -> Vec<OccupiedPlace> {
+        vec![OccupiedPlace { transport: Transport::WebSocket, connecting_for: None }; number]
     }
 
     /// Unfinished calls of these ages in milliseconds.
-    fn calls(way: Way, ages: &[u64]) -> Vec<Taken> {
-        ages.iter().map(|age| Taken { way, unfinished: Some(Duration::from_millis(*age)) }).collect()
+    fn calls(transport: Transport, ages: &[u64]) -> Vec<OccupiedPlace> {
+        ages.iter().map(|age| OccupiedPlace { transport, connecting_for: Some(Duration::from_millis(*age)) }).collect()
     }
 
     #[test]
-    fn people_who_watch_keep_their_places() {
-        assert_eq!(place(4, &watching(3), Way::Mqtt), Place::Free);
-        assert_eq!(place(4, &watching(4), Way::WebSocket), Place::None);
+    fn watching_viewers_keep_their_places() {
+        assert_eq!(place(4, &watching(3), Transport::Mqtt), Place::Free);
+        assert_eq!(place(4, &watching(4), Transport::WebSocket), Place::None);
     }
 
     #[test]
-    fn a_flood_of_calls_by_one_way_makes_room_for_those_of_the_others_at_once() {
-        let flood = calls(Way::Mqtt, &[30, 20, 40, 10]);
-        for way in [Way::WebSocket, Way::Whep] {
-            assert_eq!(place(4, &flood, way), Place::Of(2));
-            assert_eq!(place(5, &[watching(1), flood.clone()].concat(), way), Place::Of(3));
+    fn a_flood_of_calls_by_one_transport_gives_way_to_the_others_at_once() {
+        let flood = calls(Transport::Mqtt, &[30, 20, 40, 10]);
+        for transport in [Transport::WebSocket, Transport::Whep] {
+            assert_eq!(place(4, &flood, transport), Place::Of(2));
+            assert_eq!(place(5, &[watching(1), flood.clone()].concat(), transport), Place::Of(3));
         }
-        let shared = [flood, calls(Way::WebSocket, &[10])].concat();
-        assert_eq!(place(5, &shared, Way::Mqtt), Place::None, "the flood does not take the other way's place");
-        assert_eq!(place(5, &shared, Way::Whep), Place::Of(2));
+        let shared = [flood, calls(Transport::WebSocket, &[10])].concat();
+        assert_eq!(place(5, &shared, Transport::Mqtt), Place::None, "the flood does not take the other way's place");
+        assert_eq!(place(5, &shared, Transport::Whep), Place::Of(2));
     }
 
     #[test]
-    fn of_calls_by_the_same_way_the_oldest_gives_way_once_it_had_its_time() {
-        let young = calls(Way::WebSocket, &[1900, 100]);
-        assert_eq!(place(2, &young, Way::WebSocket), Place::None);
-        let old = calls(Way::WebSocket, &[2000, 2500, 100]);
-        assert_eq!(place(3, &old, Way::WebSocket), Place::Of(1));
+    fn the_oldest_call_of_the_same_transport_gives_way_after_its_minimum_age() {
+        let young = calls(Transport::WebSocket, &[1900, 100]);
+        assert_eq!(place(2, &young, Transport::WebSocket), Place::None);
+        let old = calls(Transport::WebSocket, &[2000, 2500, 100]);
+        assert_eq!(place(3, &old, Transport::WebSocket), Place::Of(1));
     }
 
     #[test]
-    fn the_last_place_is_not_taken_from_a_call_that_has_just_come() {
+    fn a_new_call_keeps_the_last_place() {
         for (age, expected) in [(100, Place::None), (2000, Place::Of(3))] {
-            let taken = [watching(3), calls(Way::Whep, &[age])].concat();
-            assert_eq!(place(4, &taken, Way::Mqtt), expected);
-            assert_eq!(place(4, &taken, Way::Whep), expected);
+            let occupied = [watching(3), calls(Transport::Whep, &[age])].concat();
+            assert_eq!(place(4, &occupied, Transport::Mqtt), expected);
+            assert_eq!(place(4, &occupied, Transport::Whep), expected);
         }
     }
 }

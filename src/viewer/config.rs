@@ -1,4 +1,4 @@
-//! The table `[viewers]`.
+//! The `[viewers]` table of the configuration.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default)]
 pub struct LimitsConfig {
-    /// How many may watch at once.
+    /// Maximum number of viewers at the same time.
     pub max: usize,
 }
 
@@ -17,11 +17,11 @@ impl Default for LimitsConfig {
 }
 
 impl LimitsConfig {
-    /// The most that can be asked for. With eight sockets each they need half of the open files that the unit permits
-    /// (`LimitNOFILE` of `systemd/peercam.service`).
+    /// Largest value of `max`. With eight sockets per viewer, 500 viewers need half of the open files that the unit
+    /// permits (`LimitNOFILE` of `systemd/peercam.service`).
     const MOST: usize = 500;
 
-    /// The keys whose values cannot be, each with what is wrong and what is allowed.
+    /// The keys with invalid values, each with what is wrong and what is allowed.
     pub fn check(&self) -> Vec<(&'static str, String)> {
         if (1..=Self::MOST).contains(&self.max) {
             return Vec::new();

@@ -1,63 +1,63 @@
-//! What is said on the data channel `control` of each viewer: clock comparison, events and commands, as JSON text.
+//! Messages on the data channel `control` of each viewer: clock comparison, events and commands, as JSON text.
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::Picture;
-use crate::command;
-use crate::command::Desk;
+use crate::access::Grant;
+use crate::command::CommandQueue;
 use crate::command::Origin;
 use crate::command::Outcome;
 use crate::command::Sender;
-use crate::signalling::{Farewell, Rights};
+use crate::signalling::CloseReason;
 
-/// Outcomes that wait for the channel: two of each command that may be under way, and a burst of refusals.
+/// Outcomes that may wait for the channel: two for each command that may be in progress, and a burst of refusals.
 const OUTCOMES: usize = 64;
 
-/// The longest message that every browser takes (RFC 8841, section 6.1: what is meant where nothing is said).
-const MOST_BYTES: usize = 64 * 1024;
+/// The longest message that every browser accepts (RFC 8841, section 6.1: the default if the SDP states no size).
+const MAX_BYTES: usize = 64 * 1024;
 
-/// What the words `"type":"outcome",` add.
+/// Bytes that `"type":"outcome",` adds to a message.
 const KIND: usize = 32;
 
-/// A message from the page.
+/// A message from the viewer's page.
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Request {
-    /// Asks what the board's clock shows.
+    /// Asks for the time of the board's clock.
     Ping {
-        /// The page's clock in milliseconds, returned as it is.
+        /// The page's clock in milliseconds; the reply returns it unchanged.
         sent: f64,
     },
     /// The page leaves.
     Bye {},
-    /// It wants something done; the whole text is for the desk.
+    /// A command; its whole text is passed to the command queue.
     Command {},
 }
 
-/// A message to the page.
+/// A message to the viewer's page.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Reply<'a> {
-    /// What the board's clock shows.
+    /// The time of the board's clock.
     Pong {
-        /// As in the ping.
+        /// The value from the ping.
         sent: f64,
         /// The board's monotonic clock in milliseconds.
         board: f64,
-        /// What the RTP timestamp of a picture captured at that moment would be, where the viewer has a place for pictures.
+        /// RTP timestamp that a frame captured at that moment would have; `None` if the offer has no section for video.
         #[serde(skip_serializing_if = "Option::is_none")]
         rtp: Option<u32>,
     },
     /// Something changed.
     Event(Event<'a>),
-    /// The board ends the conversation.
+    /// The board ends the session.
     Bye {
         /// Why.
         reason: &'a str,
-        /// A word for programs.
+        /// The reason as a code for programs.
         #[serde(skip_serializing_if = "Option::is_none")]
-        code: Option<Farewell>,
+        code: Option<CloseReason>,
     },
     /// A message was not understood.
     Error {
@@ -66,25 +66,25 @@ pub enum Reply<'a> {
     },
 }
 
-/// What pages are told as it changes.
+/// Changes that pages are notified of.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Event<'a> {
-    /// Whether there is a picture.
+    /// State of the camera's picture.
     Camera(&'a Picture),
-    /// Whether the board has sound. A viewer that gets it inactive makes another offer to hear it.
+    /// Whether the board has sound. A viewer whose audio is inactive in the answer sends another offer to get it.
     Sound {
-        /// Whether it has.
+        /// Whether it has sound.
         on: bool,
     },
-    /// How many are watching.
+    /// Number of viewers.
     Viewers {
-        /// This viewer included.
+        /// This viewer is included.
         viewers: usize,
     },
-    /// An operator seeks this board: the page shall be seen.
+    /// An operator identifies this board: the page makes itself noticeable.
     Identify {
-        /// For how long.
+        /// For this many seconds.
         seconds: u64,
     },
 }
@@ -93,47 +93,39 @@ pub enum Event<'a> {
 #[derive(Debug)]
 pub struct Commands {
     sender: Sender,
-    rights: Rights,
     outcomes: mpsc::Sender<Outcome>,
     coming: mpsc::Receiver<Outcome>,
 }
 
 impl Commands {
-    /// Of a viewer that has these rights.
-    pub fn new(desk: &Desk, rights: Rights) -> Self {
+    /// The commands of a viewer with this `grant`.
+    pub fn new(commands: &CommandQueue, grant: Grant) -> Self {
         let (outcomes, coming) = mpsc::channel(OUTCOMES);
-        Self { sender: desk.sender(Origin::DataChannel), rights, outcomes, coming }
+        Self { sender: commands.sender(Origin::DataChannel, grant), outcomes, coming }
     }
 
-    /// Takes the text of a command. Returns whether the viewer may stay: who floods is parted with.
+    /// Accepts the text of a command. Returns whether the session may continue: it ends if the viewer sends a flood of
+    /// commands.
     pub fn take(&mut self, text: &str) -> bool {
-        match self.rights {
-            Rights::Manage => self.sender.hand_in_among(text.as_bytes(), &self.outcomes),
-            Rights::Watch if self.sender.may_be_told() => {
-                let reason = "this viewer may watch only; send commands to the command topic";
-                // Who sends more than the channel takes loses the answers.
-                self.outcomes.try_send(Outcome::failed(command::id_of(text.as_bytes()), reason)).ok();
-            }
-            Rights::Watch => {}
-        }
+        self.sender.submit_to(text.as_bytes(), &self.outcomes);
         !self.sender.is_flooding()
     }
 
-    /// The next outcome of any of them.
+    /// Waits for the next outcome of any of the commands.
     pub async fn outcome(&mut self) -> Outcome {
-        self.coming.recv().await.expect("a sender is kept above")
+        self.coming.recv().await.expect("the channel is open: `self.outcomes` is a sender")
     }
 
-    /// An outcome as text for the channel.
+    /// The outcome as text for the channel.
     pub fn message(outcome: Outcome) -> String {
-        outcome.within(MOST_BYTES - KIND).message()
+        outcome.within(MAX_BYTES - KIND).message()
     }
 }
 
 impl Reply<'_> {
-    /// As text for the channel.
+    /// The message as text for the channel.
     pub fn text(&self) -> String {
-        serde_json::to_string(self).expect("these types hold nothing that JSON cannot")
+        serde_json::to_string(self).expect("every value of these types can be written as JSON")
     }
 }
 
@@ -154,7 +146,7 @@ mod tests {
             ),
             (Reply::Bye { reason: "r", code: None }, r#"{"type":"bye","reason":"r"}"#),
             (
-                Reply::Bye { reason: "r", code: Some(Farewell::Dismissed) },
+                Reply::Bye { reason: "r", code: Some(CloseReason::Dismissed) },
                 r#"{"type":"bye","reason":"r","code":"dismissed"}"#,
             ),
             (Reply::Event(Event::Identify { seconds: 5 }), r#"{"type":"event","event":"identify","seconds":5}"#),

@@ -1,8 +1,9 @@
-//! Calls that come to a board with few places. No call here gets as far as an offer.
+//! Tests of admission: calls to a board with few places. None of these calls sends an offer.
 
+use crate::access::Grant;
 use crate::ice::Servers;
-use crate::media::{Feed, H264Profile};
-use crate::signalling::Line;
+use crate::media::{Codec, Feed, Format, H264Profile};
+use crate::signalling::SignallingChannel;
 use crate::signalling::call;
 
 use super::*;
@@ -18,76 +19,75 @@ impl Board {
         let group = Group::new();
         let source = Source {
             name: "main".into(),
-            video: Feed::new(),
+            video: Feed::new(Format::of(Codec::H264(H264Profile::CONSTRAINED_BASELINE))),
             audio: None,
             has_sound: watch::channel(Some(false)).1,
-            profile: watch::channel(H264Profile::CONSTRAINED_BASELINE).1,
             picture: watch::channel(Picture::default()).1,
         };
         let config = Config { max, servers: Servers::default() };
         let (calls, incoming) = mpsc::channel(64);
-        let viewers = Viewers::open(&config, vec![source], incoming, Desk::new(1).0, &group).unwrap();
+        let viewers = Viewers::open(&config, vec![source], incoming, CommandQueue::new(1).0, &group).unwrap();
         Self { viewers, calls, group }
     }
 
-    async fn call(&self, way: Way) -> Line {
-        let (call, line) = call(way, None, None);
+    async fn call(&self, transport: Transport) -> SignallingChannel {
+        let (call, channel) = call(transport, Grant::secret(), None, None);
         self.calls.send(call).await.unwrap();
-        line
+        channel
     }
 
-    /// How many places each way has.
-    fn held(&self, way: Way) -> usize {
-        self.viewers.list().iter().filter(|viewer| viewer.way == way).count()
+    /// The number of places that viewers by `transport` hold.
+    fn held(&self, transport: Transport) -> usize {
+        self.viewers.list().iter().filter(|viewer| viewer.transport == transport).count()
     }
 }
 
-async fn reason(line: &mut Line) -> String {
-    match line.to_viewer.recv().await {
+async fn reason(channel: &mut SignallingChannel) -> String {
+    match channel.to_viewer.recv().await {
         Some(Signal::Bye { reason, .. } | Signal::Error { reason, .. }) => reason,
         other => panic!("{other:?}"),
     }
 }
 
 #[tokio::test]
-async fn calls_by_the_broker_that_never_finish_keep_nobody_out() {
+async fn unfinished_mqtt_calls_do_not_block_other_transports() {
     let board = Board::with_places(6);
     let mut flood = Vec::new();
     for _ in 0..60 {
-        flood.push(board.call(Way::Mqtt).await);
+        flood.push(board.call(Transport::Mqtt).await);
     }
     assert!(reason(&mut flood[59]).await.contains("all 6 places are taken"));
-    let mut guests = vec![board.call(Way::WebSocket).await, board.call(Way::Whep).await];
-    for (line, way) in guests.iter_mut().zip([Way::WebSocket, Way::Whep]) {
+    let mut guests = vec![board.call(Transport::WebSocket).await, board.call(Transport::Whep).await];
+    for (channel, transport) in guests.iter_mut().zip([Transport::WebSocket, Transport::Whep]) {
         for _ in 0..10 {
-            flood.push(board.call(Way::Mqtt).await);
+            flood.push(board.call(Transport::Mqtt).await);
         }
-        line.to_device.send(Signal::Candidate { candidate: None }).await.unwrap();
+        channel.to_device.send(Signal::Candidate { candidate: None }).await.unwrap();
         assert!(reason(&mut flood.pop().unwrap()).await.contains("all 6 places are taken"));
-        assert_eq!(board.held(way), 1);
+        assert_eq!(board.held(transport), 1);
     }
     assert!(reason(&mut flood[0]).await.contains("others wait"), "the oldest gives way, and is told so");
-    assert_eq!(board.held(Way::Mqtt), 4);
+    assert_eq!(board.held(Transport::Mqtt), 4);
     drop((guests, flood));
-    // Who gave its place away has ended too, and is counted once.
+    // The sessions that gave up their place have ended too, and are counted once.
     assert!(board.group.close(Duration::from_secs(5)).await);
     assert_eq!(board.viewers.shared.leaving.load(Ordering::Relaxed), 0);
     assert_eq!(*board.viewers.count().borrow(), 0);
 }
 
 #[tokio::test]
-async fn totals_count_who_is_watching_and_who_has_left() {
+async fn totals_include_present_and_former_viewers() {
     let board = Board::with_places(2);
-    let line = board.call(Way::WebSocket).await;
-    while board.held(Way::WebSocket) == 0 {
+    let channel = board.call(Transport::WebSocket).await;
+    while board.held(Transport::WebSocket) == 0 {
         tokio::task::yield_now().await;
     }
     for member in board.viewers.shared.sessions().values() {
-        member.progress.frames.store(7, Ordering::Relaxed);
+        member.stats.frames.store(7, Ordering::Relaxed);
     }
     assert_eq!(board.viewers.totals().frames, 7);
-    drop(line);
-    while board.held(Way::WebSocket) == 1 {
+    drop(channel);
+    while board.held(Transport::WebSocket) == 1 {
         tokio::task::yield_now().await;
     }
     assert_eq!((board.viewers.totals().frames, board.viewers.totals().admitted), (7, 1));
@@ -95,17 +95,56 @@ async fn totals_count_who_is_watching_and_who_has_left() {
 }
 
 #[tokio::test]
-async fn who_is_dismissed_goes_however_often_the_board_showed_itself() {
+async fn a_dismissed_viewer_ends_despite_queued_identify_notices() {
     let board = Board::with_places(2);
-    let mut line = board.call(Way::WebSocket).await;
-    while board.held(Way::WebSocket) == 0 {
+    let mut channel = board.call(Transport::WebSocket).await;
+    while board.held(Transport::WebSocket) == 0 {
         tokio::task::yield_now().await;
     }
-    // Not a moment in between in which the session could take them.
+    // Without an await in between, the session cannot take any of them.
     for _ in 0..100 {
         board.viewers.identify(Duration::from_secs(1));
     }
     let name = board.viewers.list()[0].viewer.clone();
     assert!(board.viewers.dismiss(&name, "enough"));
-    assert_eq!(reason(&mut line).await, "enough");
+    assert_eq!(reason(&mut channel).await, "enough");
+}
+
+#[tokio::test]
+async fn a_call_is_limited_by_its_grant() {
+    let board = Board::with_places(2);
+    let cases = [
+        (Grant::broker_operator(), None, ErrorCode::NotAllowed, "may not see pictures"),
+        (Grant::secret().until(Instant::now()), None, ErrorCode::NotAllowed, "has ended"),
+        (Grant::secret().of_camera("door"), Some("main"), ErrorCode::NotAllowed, "for the camera `door` only"),
+        // Without a camera name it asks for the grant's camera, which does not exist.
+        (Grant::secret().of_camera("door"), None, ErrorCode::UnknownCamera, "there is: main"),
+    ];
+    for (grant, camera, expected, words) in cases {
+        let (call, mut channel) = call(Transport::WebSocket, grant, camera.map(str::to_owned), None);
+        board.calls.send(call).await.unwrap();
+        match channel.to_viewer.recv().await {
+            Some(Signal::Error { code, reason }) => {
+                assert!(code == expected && reason.contains(words), "{code:?} {reason}")
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_ends_with_its_grant() {
+    let board = Board::with_places(2);
+    let grant = Grant::secret().until(Instant::now() + Duration::from_millis(50));
+    let (call, mut channel) = call(Transport::WebSocket, grant, None, None);
+    board.calls.send(call).await.unwrap();
+    match channel.to_viewer.recv().await {
+        Some(Signal::Bye { reason, code }) => {
+            assert_eq!(
+                (reason.as_str(), code),
+                ("this access has ended", Some(crate::signalling::CloseReason::Dismissed))
+            );
+        }
+        other => panic!("{other:?}"),
+    }
 }

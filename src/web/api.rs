@@ -1,6 +1,7 @@
-//! The paths, and what each answers.
+//! The HTTP routes and their handlers.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
@@ -17,23 +18,24 @@ use serde_json::json;
 use tokio::runtime::Handle;
 
 use super::assets;
-use super::guard::{Guard, Peer, admit, receive};
-use super::headers::dress;
+use super::authorizer::{Authorizer, ConnectionInfo, authorize, check_source, require_operation};
+use super::headers::add_security_headers;
 use super::refusal::Refusal;
-use crate::control;
-use crate::control::Control;
+use crate::access::{Grant, Operation};
+use crate::command;
 use crate::signalling;
-use crate::signalling::Reception;
+use crate::signalling::SignallingContext;
+use crate::status::{self, Monitor};
 
-/// Bytes of a request's body, but for WHEP, whose offers are larger: a login has less than a hundred.
-const MOST_BODY: usize = 16 * 1024;
+/// The most bytes of a request's body, except for WHEP, whose offers are larger: a login has less than a hundred.
+const MAX_BODY: usize = 16 * 1024;
 
 #[derive(Clone)]
-struct Rooms {
-    guard: Arc<Guard>,
-    control: Control,
-    reception: Reception,
-    /// Not the one that serves HTTP.
+struct AppState {
+    authorizer: Arc<Authorizer>,
+    monitor: Monitor,
+    signalling_context: SignallingContext,
+    /// The main runtime, not the one that serves HTTP.
     runtime: Handle,
 }
 
@@ -41,60 +43,67 @@ struct Rooms {
 struct Login {
     secret: String,
     #[serde(default)]
-    keep: Keep,
+    keep: KeepLogin,
 }
 
-/// How the login is kept.
+/// How the client keeps the login.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Keep {
-    /// By the browser.
+enum KeepLogin {
+    /// The browser keeps a cookie.
     #[default]
     Cookie,
-    /// By the page: in a frame of another site a browser keeps no cookie that came by http.
+    /// The page keeps a token: in a frame of another site a browser keeps no cookie that came over plain HTTP.
     Token,
 }
 
 #[derive(Deserialize)]
-struct Which {
+struct SignalQuery {
     camera: Option<String>,
     #[serde(default, rename = "for")]
     purpose: signalling::Purpose,
 }
 
-/// Everything that is served.
-pub fn router(guard: Arc<Guard>, control: Control, reception: Reception) -> Router {
-    let rooms = Rooms { guard: guard.clone(), control, reception: reception.clone(), runtime: Handle::current() };
-    let guarded = Router::new()
-        .route("/api/status", get(status))
-        .route("/api/command-schema", get(command_schema))
-        .route("/metrics", get(metrics))
-        .route("/snapshot.jpg", get(snapshot))
+/// The router for everything that is served.
+pub fn router(authorizer: Arc<Authorizer>, monitor: Monitor, signalling_context: SignallingContext) -> Router {
+    let app = AppState {
+        authorizer: authorizer.clone(),
+        monitor,
+        signalling_context: signalling_context.clone(),
+        runtime: Handle::current(),
+    };
+    let needs = |operation| from_fn_with_state(operation, require_operation);
+    let authorized = Router::new()
+        .route("/api/status", get(status).layer(needs(Operation::ReadStatus)))
+        .route("/api/command-schema", get(command_schema).layer(needs(Operation::ReadSchema)))
+        .route("/metrics", get(metrics).layer(needs(Operation::ReadMetrics)))
+        .route("/snapshot.jpg", get(snapshot).layer(needs(Operation::LoadSnapshot)))
+        // The operation depends on what the WebSocket is for.
         .route("/api/signal", get(signal).fallback(no_upgrade))
-        .with_state(rooms.clone())
-        .merge(signalling::whep_router(reception))
-        .layer(map_response(keep_nowhere))
-        .layer(from_fn_with_state(guard.clone(), admit));
+        .with_state(app.clone())
+        .merge(signalling::whep_router(signalling_context).layer(needs(Operation::UseWhep)))
+        .layer(map_response(forbid_caching))
+        .layer(from_fn_with_state(authorizer.clone(), authorize));
     Router::new()
         .route("/", get(page))
         .route("/healthz", get(health))
         .route("/api/login", post(login))
         .route("/api/logout", post(logout))
         .fallback(file)
-        .with_state(rooms)
-        .merge(guarded)
-        .layer(DefaultBodyLimit::max(MOST_BODY))
-        .layer(from_fn_with_state(guard.clone(), receive))
-        .layer(from_fn_with_state(guard, dress))
+        .with_state(app)
+        .merge(authorized)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn_with_state(authorizer.clone(), check_source))
+        .layer(from_fn_with_state(authorizer, add_security_headers))
 }
 
-/// Who is let in sees the viewer, anybody else the question for the secret.
-async fn page(State(rooms): State<Rooms>, request: Request) -> Response {
-    match rooms.guard.access(&request).await {
+/// An authorized client gets the viewer page, any other the login page.
+async fn page(State(app): State<AppState>, request: Request) -> Response {
+    match app.authorizer.grant(&request).await {
         Ok(_) => assets::viewer_page().respond(request.headers()),
         Err(refusal) => {
             let page = assets::login_page().respond(&HeaderMap::new());
-            let mut response = rooms.guard.refuse(&refusal, "/", request.headers());
+            let mut response = app.authorizer.refuse(&refusal, "/", request.headers());
             response.headers_mut().extend(page.headers().clone());
             *response.body_mut() = page.into_body();
             response
@@ -109,47 +118,47 @@ async fn file(uri: Uri, headers: HeaderMap) -> Response {
     }
 }
 
-async fn login(State(rooms): State<Rooms>, request: Request) -> Response {
+async fn login(State(app): State<AppState>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    // The head is looked at apart from the body, which is read by then.
+    // The head is examined separately from the body, which is consumed by then.
     let head = Request::from_parts(parts.clone(), Body::empty());
     let body: Result<Json<Login>, JsonRejection> = Request::from_parts(parts, body).extract().await;
     let Login { secret, keep } = match body {
         Ok(Json(login)) => login,
-        // Among them 413 for a body that is too long, which keeps its status.
+        // This includes 413 for a body that is too long, which keeps its status.
         Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => return rejection.into_response(),
         Err(JsonRejection::MissingJsonContentType(_)) => {
-            return rooms.guard.refuse(&Refusal::NotJson, "/api/login", head.headers());
+            return app.authorizer.refuse(&Refusal::NotJson, "/api/login", head.headers());
         }
-        Err(_) => return rooms.guard.refuse(&Refusal::BadBody, "/api/login", head.headers()),
+        Err(_) => return app.authorizer.refuse(&Refusal::BadBody, "/api/login", head.headers()),
     };
-    let guesser = rooms.guard.guesser(&head);
-    if let Err(refusal) = rooms.guard.unlock(&secret, guesser).await {
-        return rooms.guard.refuse(&refusal, "/api/login", head.headers());
+    let attempt_source = app.authorizer.attempt_source(&head);
+    if let Err(refusal) = app.authorizer.check_secret(&secret, attempt_source).await {
+        return app.authorizer.refuse(&refusal, "/api/login", head.headers());
     }
-    match (keep, rooms.guard.token(), rooms.guard.cookie(head.headers())) {
-        (Keep::Token, Some(token), _) => {
+    match (keep, app.authorizer.token(), app.authorizer.cookie(head.headers())) {
+        (KeepLogin::Token, Some(token), _) => {
             ([(CACHE_CONTROL, "no-store")], Json(json!({ "token": token }))).into_response()
         }
-        (Keep::Cookie, _, Some(cookie)) => (StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response(),
-        // No secret is needed.
+        (KeepLogin::Cookie, _, Some(cookie)) => (StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response(),
+        // This board needs no secret.
         _ => StatusCode::NO_CONTENT.into_response(),
     }
 }
 
-async fn logout(State(rooms): State<Rooms>, request: Request) -> Response {
-    let guard = rooms.guard.clone();
-    // The disk may take its time, which others do not wait for.
-    if tokio::task::spawn_blocking(move || guard.log_out(&request)).await.is_err() {
+async fn logout(State(app): State<AppState>, request: Request) -> Response {
+    let authorizer = app.authorizer.clone();
+    // The disk may be slow, and other requests must not wait for it.
+    if tokio::task::spawn_blocking(move || authorizer.log_out(&request)).await.is_err() {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     }
     let mut response = StatusCode::NO_CONTENT.into_response();
-    rooms.guard.forget_cookie(&mut response);
+    app.authorizer.forget_cookie(&mut response);
     response
 }
 
-async fn health(State(rooms): State<Rooms>) -> Response {
-    match rooms.control.health() {
+async fn health(State(app): State<AppState>) -> Response {
+    match app.monitor.health() {
         Ok(()) => (StatusCode::OK, Json(json!({ "status": "ok" }))).into_response(),
         Err(reason) => {
             let body = Json(json!({ "status": "failing", "reason": reason }));
@@ -158,26 +167,34 @@ async fn health(State(rooms): State<Rooms>) -> Response {
     }
 }
 
-async fn status(State(rooms): State<Rooms>) -> Response {
-    Json(rooms.control.status()).into_response()
+async fn status(State(app): State<AppState>) -> Response {
+    Json(app.monitor.status()).into_response()
 }
 
-async fn command_schema(State(rooms): State<Rooms>) -> Response {
-    Json(rooms.control.command_schema()).into_response()
+async fn command_schema() -> Response {
+    Json(command::schema()).into_response()
 }
 
-async fn metrics(State(rooms): State<Rooms>) -> Response {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], rooms.control.metrics()).into_response()
+async fn metrics(State(app): State<AppState>) -> Response {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.monitor.metrics()).into_response()
 }
 
-async fn snapshot(State(rooms): State<Rooms>, Query(which): Query<Which>) -> Response {
-    match rooms.control.snapshot(which.camera.as_deref()).await {
+async fn snapshot(
+    State(app): State<AppState>,
+    Extension(grant): Extension<Grant>,
+    Query(query): Query<SignalQuery>,
+) -> Response {
+    let camera = match grant.camera(query.camera.as_deref()) {
+        Ok(camera) => camera,
+        Err(denied) => return Refusal::NotAllowed(denied.to_string()).respond("/snapshot.jpg"),
+    };
+    match app.monitor.snapshot(camera.as_deref()).await {
         Ok(jpeg) => ([(CONTENT_TYPE, "image/jpeg")], jpeg).into_response(),
         Err(error) => {
             let reason = error.to_string();
             let refusal = match error {
-                control::Error::UnknownCamera { .. } => Refusal::UnknownCamera(reason),
-                control::Error::Camera(_) => Refusal::NoPicture(reason),
+                status::Error::UnknownCamera { .. } => Refusal::UnknownCamera(reason),
+                status::Error::Camera(_) => Refusal::NoPicture(reason),
             };
             refusal.respond("/snapshot.jpg")
         }
@@ -185,12 +202,16 @@ async fn snapshot(State(rooms): State<Rooms>, Query(which): Query<Which>) -> Res
 }
 
 async fn signal(
-    State(rooms): State<Rooms>,
-    Query(which): Query<Which>,
-    Extension(Peer { place, ours, .. }): Extension<Peer>,
+    State(app): State<AppState>,
+    Query(query): Query<SignalQuery>,
+    Extension(grant): Extension<Grant>,
+    Extension(ConnectionInfo { permit, ours, .. }): Extension<ConnectionInfo>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
     use WebSocketUpgradeRejection as Rejection;
+    if let Err(denied) = grant.allows(query.purpose.operation(), Instant::now()) {
+        return Refusal::NotAllowed(denied.to_string()).respond("/api/signal");
+    }
     let upgrade = match upgrade {
         Ok(upgrade) => upgrade,
         Err(
@@ -200,28 +221,30 @@ async fn signal(
         ) => return no_upgrade().await,
         Err(rejection) => return rejection.into_response(),
     };
-    upgrade.max_message_size(signalling::MOST_FRAME).max_frame_size(signalling::MOST_FRAME).on_upgrade(
+    upgrade.max_message_size(signalling::MAX_FRAME).max_frame_size(signalling::MAX_FRAME).on_upgrade(
         async move |socket| {
-            let group = rooms.reception.group.clone();
-            // What goes over it is waited for, by a picture or an owner, and comes from who was let in: it is served
-            // where the pictures are.
-            let _there = rooms.runtime.enter();
+            let group = app.signalling_context.group.clone();
+            // Pictures and owners wait for what goes over the socket, and its client is authorized: it is served on the
+            // runtime that the pictures use.
+            let _there = app.runtime.enter();
             group.spawn(async move {
                 let reached = Some(ours.ip().to_canonical());
-                signalling::serve_websocket(socket, which.purpose, which.camera, reached, rooms.reception).await;
-                drop(place);
+                let SignalQuery { camera, purpose } = query;
+                signalling::serve_websocket(socket, grant, purpose, camera, reached, app.signalling_context).await;
+                drop(permit);
             });
         },
     )
 }
 
-/// A page whose WebSocket did not open asks so for the reason; where this is the answer, it was lost on the way.
+/// A page whose WebSocket did not open sends this to learn the reason. If it gets this answer, the upgrade was lost on
+/// the way.
 async fn no_upgrade() -> Response {
     Refusal::NoUpgrade.respond("/api/signal")
 }
 
-/// What is only for some must not lie in caches for all.
-async fn keep_nowhere(mut response: Response) -> Response {
+/// Answers for authorized clients must not be stored in caches.
+async fn forbid_caching(mut response: Response) -> Response {
     response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }

@@ -23,7 +23,7 @@ macro_rules! embed {
     };
 }
 
-/// All files. A test holds the list against the directory.
+/// All files. A test compares the list with the directory.
 static ASSETS: [Asset; 28] = embed![
     "chevron.svg",
     "clock.js",
@@ -55,7 +55,7 @@ static ASSETS: [Asset; 28] = embed![
     "zoom.js",
 ];
 
-/// The file of that name, but for the two pages: which of them `/` shows is decided by who asks.
+/// The file of that name, except for the two pages, of which `/` serves one.
 pub fn find(name: &str) -> Option<&'static Asset> {
     ASSETS.iter().find(|asset| asset.name == name && asset.content_type() != HTML)
 }
@@ -77,42 +77,41 @@ fn page(name: &str) -> &'static Asset {
 const HTML: &str = "text/html; charset=utf-8";
 
 impl Asset {
-    /// The file, or 304 where the browser has this very one (RFC 9110, section 13.1.2).
+    /// The file, or 304 if the browser already has this version (RFC 9110, section 13.1.2).
     pub fn respond(&'static self, headers: &HeaderMap) -> Response {
         let shared = [
-            // Asked again each time, answered by 304: after an update no old script meets a new board.
+            // The browser revalidates each time and gets 304: after an update no old script runs with a new board.
             (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
             (ETAG, self.tag()),
             (CONTENT_TYPE, HeaderValue::from_static(self.content_type())),
         ];
-        let mut response = if self.is_had(headers) {
+        let mut response = if self.is_cached_by(headers) {
             (StatusCode::NOT_MODIFIED, shared).into_response()
         } else {
             (shared, Body::from(Bytes::from_static(self.bytes))).into_response()
         };
         if self.content_type() != HTML {
-            // The viewer component is there for other pages too, and modules load by CORS only.
+            // Pages of other origins use the viewer component too, and modules load with CORS only.
             response.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         }
         response
     }
 
-    fn is_had(&self, headers: &HeaderMap) -> bool {
+    fn is_cached_by(&self, headers: &HeaderMap) -> bool {
         let tag = self.tag();
-        let had = headers.get_all(IF_NONE_MATCH).iter().filter_map(|header| header.to_str().ok());
-        // A proxy that compresses makes our tag a weak one; for this comparison that is the same.
-        had.flat_map(|header| header.split(',')).any(|had| {
-            let had = had.trim();
-            had == "*" || had.strip_prefix("W/").unwrap_or(had).as_bytes() == tag.as_bytes()
+        let known_tag = headers.get_all(IF_NONE_MATCH).iter().filter_map(|header| header.to_str().ok());
+        // A proxy that compresses makes our tag weak; for this comparison that makes no difference.
+        known_tag.flat_map(|header| header.split(',')).any(|known_tag| {
+            let known_tag = known_tag.trim();
+            known_tag == "*" || known_tag.strip_prefix("W/").unwrap_or(known_tag).as_bytes() == tag.as_bytes()
         })
     }
 
-    /// A strong ETag: the beginning of the content's SHA-256. 64 bits, as only our own files must differ.
+    /// A strong ETag: the beginning of the content's SHA-256. 64 bits are enough, as only our own files must differ.
     fn tag(&self) -> HeaderValue {
         let make = || {
             let hash = digest::digest(&digest::SHA256, self.bytes);
-            let digits: String = hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-            HeaderValue::from_str(&format!("\"{digits}\"")).expect("digits and quotes only")
+            HeaderValue::from_str(&format!("\"{}\"", hex::encode(&hash.as_ref()[..8]))).expect("digits and quotes only")
         };
         self.tag.get_or_init(make).clone()
     }

@@ -1,11 +1,13 @@
-//! Slows down guessing: each wrong secret makes its sender wait longer, and all senders together have a limit.
+//! Slows down guessing of the secret: each wrong attempt makes its sender wait longer, and all senders together have
+//! a limit.
 //!
-//! The limit has two parts, since an owner who logs in from a new address cannot be told from a guesser there, but can
-//! be told from one who has guessed before: the first attempt of an address does not wait for the guesses of others.
+//! The limit has two parts. An owner who logs in from a new address cannot be distinguished from a guesser there, but
+//! can be from an address that has guessed before: the first attempt of an address does not wait for the guesses of
+//! others.
 //!
-//! Behind one address may be both a guesser and somebody who knows the secret: a network behind a router, or all who come
-//! by a proxy. The right secret of one cannot be let in at once there, or each request of the other would test one. So
-//! attempts from one address have their turn one after the other, and those whose turn comes soon wait for it.
+//! One address may stand for both a guesser and an owner of the secret: a network behind a router, or all
+//! clients of a proxy. A right secret cannot be accepted at once there, or the guesser could test one with each
+//! request. So attempts from one address are queued, and those whose turn comes soon wait for it.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -14,61 +16,63 @@ use std::time::{Duration, Instant};
 
 use tokio::time;
 
-/// Wrong attempts without a pause between them: a person who mistypes.
-const FREE: u32 = 3;
+use crate::rate_limit::{Rate, RateLimit, now};
+
+/// Wrong attempts without a pause between them, for a person who mistypes.
+const FREE_ATTEMPTS: u32 = 3;
 /// The pause after the last of them; it doubles from then on.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause: a first login behind one connection that guesses has its turn within 16 s, and a guesser gets
-/// 10,800 tries a day, an eighth of what a network of machines has at [`TOGETHER`].
-const LONGEST_PAUSE: Duration = Duration::from_secs(8);
-/// The pause at an address that has given the secret before: who guesses from there has as many tries as such a network.
+/// The longest pause: a first login beside one connection that guesses has its turn within 16 s, and a guesser gets
+/// 10,800 tries a day, an eighth of what a network of machines has at [`TOTAL_RATE`].
+const MAX_PAUSE: Duration = Duration::from_secs(8);
+/// The pause at an address that has given the secret before: a guesser there has as many tries as such a network.
 const KNOWN_PAUSE: Duration = Duration::from_secs(1);
-/// The longest that an attempt waits for its turn, within the time for a request (30 s); else it has to come again. At an
-/// address that has given the secret, 24 have their turn within it.
-const LONGEST_TURN: Duration = Duration::from_secs(24);
+/// The longest that an attempt waits for its turn, within the time for a request (30 s); beyond that the client has to
+/// try again. At an address that has given the secret, 24 have their turn within it.
+const MAX_QUEUE_WAIT: Duration = Duration::from_secs(24);
 /// How long an address is known to have given the secret: as long as a login lasts.
-const KNOWN: Duration = Duration::from_secs(30 * 24 * 3600);
-/// After this without a wrong attempt an address begins with a clean record.
-const FORGOTTEN: Duration = Duration::from_secs(15 * 60);
-/// Addresses of a crowd that are remembered: about 150 KiB. Beyond, the one that was quiet longest is forgotten, of those
-/// first that have not given the secret.
-const MOST_ADDRESSES: usize = 1024;
-/// Wrong attempts of a crowd's addresses together, after the first of each. Without it a guesser with a network of
+const KNOWN_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
+/// After this time without a wrong attempt the count of an address starts again at zero.
+const FORGET_AFTER: Duration = Duration::from_secs(15 * 60);
+/// The most addresses of a group that are remembered: about 150 KiB. Beyond that the least recently used one is
+/// forgotten; those that have not given the secret go first.
+const MAX_ADDRESSES: usize = 1024;
+/// Wrong attempts of a group's addresses together, after the first of each. Without it a guesser with a network of
 /// machines would have no limit.
-const TOGETHER: Bucket = Bucket { most: 60.0, pause: Duration::from_secs(1) };
-/// First attempts of a crowd's addresses together, as long as they are wrong. A network of up to 280 machines makes an
+const TOTAL_RATE: Rate = Rate { burst: 60.0, per_second: 1.0 };
+/// First attempts of a group's addresses together, as long as they are wrong. A network of up to 280 machines makes an
 /// owner at a new address wait for 10 s at most, and one of any size makes 4 more guesses a second: a random secret of
 /// 8 small letters, of which there are 2e11, holds for centuries.
-const FIRST: Bucket = Bucket { most: 256.0, pause: Duration::from_millis(250) };
+const FIRST_ATTEMPT_RATE: Rate = Rate { burst: 256.0, per_second: 4.0 };
 
-/// What became of an attempt.
+/// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It was right.
+    /// The secret was right.
     Right,
-    /// It was wrong, and noted.
+    /// The secret was wrong, and the attempt counts.
     Wrong,
-    /// It was not looked at, and will not be for this long.
+    /// The secret was not checked, and will not be for this long.
     Wait(Duration),
 }
 
-/// Those whose attempts are counted together, beside the count of each address.
+/// Senders whose attempts are counted together, besides the count of each address.
 ///
-/// Guessers in one crowd cannot keep another from logging in. So an owner whose board is guessed at by a network of
-/// machines logs in from the board's own network, and a page that guesses in its visitor's browser locks out only pages
-/// like itself.
+/// Guessers in one group cannot lock out another group. So an owner whose board is attacked by a network of machines
+/// logs in from the board's own network, and a page that guesses in its visitor's browser locks out only pages of that
+/// kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Crowd {
+pub enum SenderGroup {
     /// The board's own network.
-    Near,
-    /// Any other.
-    Far,
-    /// Pages of other sites, wherever their browser is.
-    Pages,
+    OwnNetwork,
+    /// Any other network.
+    OtherNetwork,
+    /// Pages of other sites, wherever the browser is.
+    ForeignPages,
 }
 
-impl Crowd {
-    /// That of `sender`, who has reached the board at `ours`.
+impl SenderGroup {
+    /// The group of `sender`, which has connected to the board's address `ours`.
     pub fn of(sender: IpAddr, ours: IpAddr) -> Self {
         let is_private = match sender.to_canonical() {
             IpAddr::V4(sender) => sender.is_private() || sender.is_link_local() || sender.is_loopback(),
@@ -77,161 +81,124 @@ impl Crowd {
                 sender.is_unique_local() || sender.is_unicast_link_local() || sender.is_loopback() || is_own_network
             }
         };
-        if is_private { Self::Near } else { Self::Far }
+        if is_private { Self::OwnNetwork } else { Self::OtherNetwork }
     }
 }
 
 /// Wrong attempts so far.
 #[derive(Debug)]
 pub struct Attempts {
-    near: Mutex<Ledger>,
-    far: Mutex<Ledger>,
-    pages: Mutex<Ledger>,
+    own_network: Mutex<AttemptTable>,
+    other_network: Mutex<AttemptTable>,
+    foreign_pages: Mutex<AttemptTable>,
 }
 
 #[derive(Debug)]
-struct Ledger {
+struct AttemptTable {
     addresses: HashMap<IpAddr, Record>,
-    first: Allowance,
-    together: Allowance,
-}
-
-/// How many attempts there may be at once, and how long each takes to be allowed again.
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    most: f64,
-    pause: Duration,
-}
-
-/// What is left in a bucket.
-#[derive(Debug)]
-struct Allowance {
-    bucket: Bucket,
-    left: f64,
-    since: Instant,
-}
-
-impl Allowance {
-    fn new(bucket: Bucket, now: Instant) -> Self {
-        Self { bucket, left: bucket.most, since: now }
-    }
-
-    /// How long until there is one.
-    fn wait(&mut self, now: Instant) -> Duration {
-        let earned = now.saturating_duration_since(self.since).as_secs_f64() / self.bucket.pause.as_secs_f64();
-        self.left = (self.left + earned).min(self.bucket.most);
-        self.since = now;
-        if self.left < 1.0 { self.bucket.pause } else { Duration::ZERO }
-    }
-
-    fn spend(&mut self) {
-        self.left = (self.left - 1.0).max(0.0);
-    }
+    first: RateLimit,
+    total: RateLimit,
 }
 
 #[derive(Debug)]
 struct Record {
     wrong: u32,
-    /// When it gave the secret last: the limit of all together does not lock it out.
+    /// When it last gave the secret: the total limit does not apply to it then.
     known_at: Option<Instant>,
     open_at: Instant,
     last_wrong: Instant,
     last: Instant,
-    /// Those who wait for their turn, in the order in which they came. Each has a clone.
-    line: Arc<tokio::sync::Mutex<()>>,
+    /// The attempts that wait for their turn, in order of arrival. Each has a clone.
+    queue: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Attempts {
-    /// None so far.
-    pub fn new(now: Instant) -> Self {
-        let ledger = || {
-            let (first, together) = (Allowance::new(FIRST, now), Allowance::new(TOGETHER, now));
-            Mutex::new(Ledger { addresses: HashMap::new(), first, together })
+    /// No attempts so far.
+    pub fn new() -> Self {
+        let table = || {
+            let (first, total) = (RateLimit::new(FIRST_ATTEMPT_RATE), RateLimit::new(TOTAL_RATE));
+            Mutex::new(AttemptTable { addresses: HashMap::new(), first, total })
         };
-        Self { near: ledger(), far: ledger(), pages: ledger() }
+        Self { own_network: table(), other_network: table(), foreign_pages: table() }
     }
 
-    /// Looks at one attempt from `sender`, once it is its turn, unless it has to come again.
-    pub async fn attempt(&self, crowd: Crowd, sender: IpAddr, is_right: impl Fn() -> bool) -> Verdict {
+    /// Checks one attempt from `sender` when it is its turn, or returns how long it has to wait.
+    pub async fn attempt(&self, group: SenderGroup, sender: IpAddr, is_right: impl Fn() -> bool) -> Verdict {
         let begun = now();
-        let Some((line, pause)) = self.ledger(crowd).line(network(sender), begun) else {
-            return self.look(crowd, sender, begun, is_right);
+        let Some((queue, pause)) = self.table(group).queue(network(sender), begun) else {
+            return self.check_now(group, sender, begun, is_right);
         };
         // The table has a clone too.
-        let in_line = Arc::strong_count(&line) as u32 - 1;
-        if pause * in_line > LONGEST_TURN {
+        let queued = Arc::strong_count(&queue) as u32 - 1;
+        if pause * queued > MAX_QUEUE_WAIT {
             return Verdict::Wait(pause);
         }
-        let _turn = line.lock().await;
+        let _turn = queue.lock().await;
         loop {
             let now = now();
-            match self.look(crowd, sender, now, &is_right) {
-                Verdict::Wait(pause) if now + pause <= begun + LONGEST_TURN => time::sleep(pause).await,
+            match self.check_now(group, sender, now, &is_right) {
+                Verdict::Wait(pause) if now + pause <= begun + MAX_QUEUE_WAIT => time::sleep(pause).await,
                 verdict => return verdict,
             }
         }
     }
 
-    /// Somebody at `sender` has shown in another way to know the secret.
-    pub fn is_known(&self, crowd: Crowd, sender: IpAddr) {
+    /// A client at `sender` has proved in another way that it knows the secret.
+    pub fn mark_known(&self, group: SenderGroup, sender: IpAddr) {
         let now = now();
-        self.ledger(crowd).record(network(sender), now).known_at = Some(now);
+        self.table(group).record(network(sender), now).known_at = Some(now);
     }
 
-    /// Looks at one attempt now, unless it has to wait.
+    /// Checks one attempt now, unless it has to wait.
     ///
-    /// Done under one lock, so that attempts in parallel are not looked at before the first is noted.
-    fn look(&self, crowd: Crowd, sender: IpAddr, now: Instant, is_right: impl FnOnce() -> bool) -> Verdict {
+    /// Done under one lock, so that parallel attempts are not checked before the first one counts.
+    fn check_now(&self, group: SenderGroup, sender: IpAddr, now: Instant, is_right: impl FnOnce() -> bool) -> Verdict {
         let sender = network(sender);
-        let mut ledger = self.ledger(crowd);
-        let ledger = &mut *ledger;
-        let record = ledger.addresses.get(&sender).filter(|record| !record.is_old(now));
+        let mut table = self.table(group);
+        let table = &mut *table;
+        let record = table.addresses.get(&sender).filter(|record| !record.is_old(now));
         let pause = record.map_or(Duration::ZERO, |record| record.open_at.saturating_duration_since(now));
         if !pause.is_zero() {
             return Verdict::Wait(pause);
         }
         let is_known = record.is_some_and(|record| record.is_known(now));
-        let is_first = record.is_none() && ledger.is_first(sender, now);
-        let allowance = if is_first { &mut ledger.first } else { &mut ledger.together };
-        let pause = allowance.wait(now);
+        let is_first = record.is_none() && table.is_first(sender, now);
+        let limit = if is_first { &mut table.first } else { &mut table.total };
+        let pause = limit.wait(now);
         if !is_known && !pause.is_zero() {
             return Verdict::Wait(pause);
         }
         if is_right() {
-            // The wrong ones before are not forgiven: behind one address may be a guesser and somebody who knows.
-            ledger.record(sender, now).known_at = Some(now);
+            // Earlier wrong ones still count: one address may stand for a guesser and somebody who knows the
+            // secret.
+            table.record(sender, now).known_at = Some(now);
             Verdict::Right
         } else {
-            allowance.spend();
-            ledger.note(sender, now);
+            limit.allows(now);
+            table.record_wrong(sender, now);
             Verdict::Wrong
         }
     }
 
-    fn ledger(&self, crowd: Crowd) -> MutexGuard<'_, Ledger> {
-        let ledger = match crowd {
-            Crowd::Near => &self.near,
-            Crowd::Far => &self.far,
-            Crowd::Pages => &self.pages,
+    fn table(&self, group: SenderGroup) -> MutexGuard<'_, AttemptTable> {
+        let table = match group {
+            SenderGroup::OwnNetwork => &self.own_network,
+            SenderGroup::OtherNetwork => &self.other_network,
+            SenderGroup::ForeignPages => &self.foreign_pages,
         };
-        ledger.lock().expect("lock is never poisoned: no panic while held")
+        table.lock().expect("lock is never poisoned: no panic while held")
     }
 }
 
-/// By the clock that tests can stop.
-fn now() -> Instant {
-    time::Instant::now().into_std()
-}
-
-impl Ledger {
-    /// Where attempts from `sender` wait, and for how long each; `None` where it is the first one.
-    fn line(&self, sender: IpAddr, now: Instant) -> Option<(Arc<tokio::sync::Mutex<()>>, Duration)> {
+impl AttemptTable {
+    /// The queue of attempts from `sender`, and the pause of each; `None` for its first attempt.
+    fn queue(&self, sender: IpAddr, now: Instant) -> Option<(Arc<tokio::sync::Mutex<()>>, Duration)> {
         let record = self.addresses.get(&sender).filter(|record| !record.is_old(now))?;
-        Some((record.line.clone(), record.pause(now)))
+        Some((record.queue.clone(), record.pause(now)))
     }
 
-    /// Whether nothing was tried from there lately. Who has one IPv6 network has its neighbours too: a /48 is what a
-    /// site is given (RFC 6177, section 2).
+    /// Whether there was no recent attempt from there. A client with one IPv6 network has its neighbours too: a site is
+    /// given a /48 (RFC 6177, section 2).
     fn is_first(&self, sender: IpAddr, now: Instant) -> bool {
         let site = |address: &IpAddr| match address {
             IpAddr::V4(address) => IpAddr::V4(*address),
@@ -241,29 +208,29 @@ impl Ledger {
         !lately.any(|(address, _)| site(address) == site(&sender))
     }
 
-    fn note(&mut self, sender: IpAddr, now: Instant) {
+    fn record_wrong(&mut self, sender: IpAddr, now: Instant) {
         let record = self.record(sender, now);
-        if now.saturating_duration_since(record.last_wrong) > FORGOTTEN {
+        if now.saturating_duration_since(record.last_wrong) > FORGET_AFTER {
             record.wrong = 0;
         }
         record.wrong += 1;
         record.last_wrong = now;
-        if record.wrong >= FREE {
+        if record.wrong >= FREE_ATTEMPTS {
             record.open_at = now + record.pause(now);
         }
     }
 
     fn record(&mut self, sender: IpAddr, now: Instant) -> &mut Record {
-        if self.addresses.len() >= MOST_ADDRESSES && !self.addresses.contains_key(&sender) {
+        if self.addresses.len() >= MAX_ADDRESSES && !self.addresses.contains_key(&sender) {
             self.addresses.retain(|_, record| !record.is_old(now));
-            let quietest = self.addresses.iter().min_by_key(|(_, record)| (record.is_known(now), record.last));
-            let quietest = quietest.map(|(address, _)| *address);
-            if let Some(quietest) = quietest.filter(|_| self.addresses.len() >= MOST_ADDRESSES) {
-                self.addresses.remove(&quietest);
+            let least_recent = self.addresses.iter().min_by_key(|(_, record)| (record.is_known(now), record.last));
+            let least_recent = least_recent.map(|(address, _)| *address);
+            if let Some(least_recent) = least_recent.filter(|_| self.addresses.len() >= MAX_ADDRESSES) {
+                self.addresses.remove(&least_recent);
             }
         }
         let fresh =
-            || Record { wrong: 0, known_at: None, open_at: now, last_wrong: now, last: now, line: Arc::default() };
+            || Record { wrong: 0, known_at: None, open_at: now, last_wrong: now, last: now, queue: Arc::default() };
         let record = self.addresses.entry(sender).or_insert_with(fresh);
         if record.is_old(now) {
             *record = fresh();
@@ -274,22 +241,22 @@ impl Ledger {
 }
 
 impl Record {
-    /// The pause after a wrong attempt that is not free any more.
+    /// The pause after a wrong attempt, when none is free any more.
     fn pause(&self, now: Instant) -> Duration {
         if self.is_known(now) {
             return KNOWN_PAUSE;
         }
         // 2^16 s is far beyond the longest pause already.
-        let doublings = self.wrong.saturating_sub(FREE).min(16);
-        (FIRST_PAUSE * 2u32.pow(doublings)).min(LONGEST_PAUSE)
+        let doublings = self.wrong.saturating_sub(FREE_ATTEMPTS).min(16);
+        (FIRST_PAUSE * 2u32.pow(doublings)).min(MAX_PAUSE)
     }
 
     fn is_known(&self, now: Instant) -> bool {
-        self.known_at.is_some_and(|at| now.saturating_duration_since(at) < KNOWN)
+        self.known_at.is_some_and(|at| now.saturating_duration_since(at) < KNOWN_FOR)
     }
 
     fn is_quiet(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.last) > FORGOTTEN
+        now.saturating_duration_since(self.last) > FORGET_AFTER
     }
 
     fn is_old(&self, now: Instant) -> bool {
@@ -297,7 +264,8 @@ impl Record {
     }
 }
 
-/// What counts as one sender or crowd of connections: an IPv6 host has a whole /64 to itself (RFC 4291, section 2.5.1).
+/// The network that counts as one sender of attempts or connections: an IPv6 host has a whole /64 to itself (RFC 4291,
+/// section 2.5.1).
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -312,34 +280,41 @@ pub fn network(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
+    /// The time until [`FIRST_ATTEMPT_RATE`] allows another attempt.
+    const NEXT: Duration = Duration::from_millis(250);
+
     const HOME: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
-    const AWAY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+    const GUESSER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
 
     fn wrong(attempts: &Attempts, sender: IpAddr, now: Instant) -> Verdict {
-        attempts.look(Crowd::Far, sender, now, || false)
+        attempts.check_now(SenderGroup::OtherNetwork, sender, now, || false)
     }
 
     #[test]
-    fn pauses_double_for_the_guesser_and_others_are_unhurt() {
+    fn pauses_double_for_the_guesser_and_not_for_others() {
         let mut now = Instant::now();
-        let attempts = Attempts::new(now);
+        let attempts = Attempts::new();
         for _ in 0..3 {
-            assert_eq!(wrong(&attempts, AWAY, now), Verdict::Wrong);
+            assert_eq!(wrong(&attempts, GUESSER, now), Verdict::Wrong);
         }
         for seconds in [1, 2, 4, 8, 8, 8] {
             let pause = Duration::from_secs(seconds);
-            assert_eq!(wrong(&attempts, AWAY, now), Verdict::Wait(pause));
-            assert_eq!(attempts.look(Crowd::Far, AWAY, now, || true), Verdict::Wait(pause), "the right one waits too");
-            assert_eq!(attempts.look(Crowd::Far, HOME, now, || true), Verdict::Right);
+            assert_eq!(wrong(&attempts, GUESSER, now), Verdict::Wait(pause));
+            assert_eq!(
+                attempts.check_now(SenderGroup::OtherNetwork, GUESSER, now, || true),
+                Verdict::Wait(pause),
+                "the right one waits too"
+            );
+            assert_eq!(attempts.check_now(SenderGroup::OtherNetwork, HOME, now, || true), Verdict::Right);
             now += pause;
-            assert_eq!(wrong(&attempts, AWAY, now), Verdict::Wrong);
+            assert_eq!(wrong(&attempts, GUESSER, now), Verdict::Wrong);
         }
-        now += LONGEST_PAUSE;
-        assert_eq!(attempts.look(Crowd::Far, AWAY, now, || true), Verdict::Right);
-        assert_eq!(wrong(&attempts, AWAY, now), Verdict::Wrong);
-        assert_eq!(wrong(&attempts, AWAY, now), Verdict::Wait(KNOWN_PAUSE), "a right one forgives nothing");
-        now += FORGOTTEN + KNOWN_PAUSE;
-        assert!((0..3).all(|_| wrong(&attempts, AWAY, now) == Verdict::Wrong), "time does");
+        now += MAX_PAUSE;
+        assert_eq!(attempts.check_now(SenderGroup::OtherNetwork, GUESSER, now, || true), Verdict::Right);
+        assert_eq!(wrong(&attempts, GUESSER, now), Verdict::Wrong);
+        assert_eq!(wrong(&attempts, GUESSER, now), Verdict::Wait(KNOWN_PAUSE), "a right one does not reset the count");
+        now += FORGET_AFTER + KNOWN_PAUSE;
+        assert!((0..3).all(|_| wrong(&attempts, GUESSER, now) == Verdict::Wrong), "time resets it");
     }
 
     /// An address of a network of machines, each at another site.
@@ -348,60 +323,62 @@ mod tests {
     }
 
     #[test]
-    fn many_addresses_together_are_slowed_too_but_not_who_knew_the_secret() {
+    fn many_addresses_together_are_limited_except_those_that_have_given_the_secret() {
         let now = Instant::now();
-        let attempts = Attempts::new(now);
-        assert_eq!(attempts.look(Crowd::Far, HOME, now, || true), Verdict::Right);
+        let attempts = Attempts::new();
+        assert_eq!(attempts.check_now(SenderGroup::OtherNetwork, HOME, now, || true), Verdict::Right);
         let guess = |number| wrong(&attempts, machine(number), now);
         let firsts = (0..400).filter(|number| guess(*number) == Verdict::Wrong).count();
-        assert_eq!(firsts, FIRST.most as usize);
+        assert_eq!(firsts, FIRST_ATTEMPT_RATE.burst as usize);
         let seconds = (0..400).filter(|number| guess(*number) == Verdict::Wrong).count();
-        assert_eq!(seconds, TOGETHER.most as usize);
-        assert_eq!(attempts.look(Crowd::Far, HOME, now, || true), Verdict::Right);
-        assert_eq!(attempts.look(Crowd::Far, AWAY, now, || true), Verdict::Wait(FIRST.pause));
-        assert_eq!(attempts.look(Crowd::Far, AWAY, now + FIRST.pause, || true), Verdict::Right);
+        assert_eq!(seconds, TOTAL_RATE.burst as usize);
+        assert_eq!(attempts.check_now(SenderGroup::OtherNetwork, HOME, now, || true), Verdict::Right);
+        assert_eq!(attempts.check_now(SenderGroup::OtherNetwork, GUESSER, now, || true), Verdict::Wait(NEXT));
+        assert_eq!(attempts.check_now(SenderGroup::OtherNetwork, GUESSER, now + NEXT, || true), Verdict::Right);
     }
 
-    /// Machines of many sites guess as fast as they can, and somebody logs in from an address that was never seen.
+    /// Machines of many sites guess as fast as they can, and an owner logs in from an address that is new to the board.
     #[test]
     fn a_first_login_beside_a_network_of_guessers_waits_for_ten_seconds_at_most() {
         for machines in [80, 280] {
             for begins in [0, 1, 30, 1000] {
                 let start = Instant::now();
-                let attempts = Attempts::new(start);
-                let mut looked_at = 0;
+                let attempts = Attempts::new();
+                let mut checked = 0;
                 for tick in 0..(begins + 20) * 4 {
-                    let now = start + FIRST.pause * tick;
-                    // The owner comes last in each tick, when all of them have taken what there is.
-                    looked_at += (0..machines).filter(|n| wrong(&attempts, machine(*n), now) == Verdict::Wrong).count();
-                    let Some(waited) = tick.checked_sub(begins * 4).map(|ticks| FIRST.pause * ticks) else { continue };
+                    let now = start + NEXT * tick;
+                    // The owner comes last in each tick, when the machines have used up the limits.
+                    checked += (0..machines).filter(|n| wrong(&attempts, machine(*n), now) == Verdict::Wrong).count();
+                    let Some(waited) = tick.checked_sub(begins * 4).map(|ticks| NEXT * ticks) else { continue };
                     assert!(waited <= Duration::from_secs(10), "{machines} machines, {begins} s: still waits");
-                    // As a page does that obeys `Retry-After`.
-                    if tick % 4 == 0 && attempts.look(Crowd::Far, AWAY, now, || true) == Verdict::Right {
+                    // As a page does that follows `Retry-After`.
+                    if tick % 4 == 0
+                        && attempts.check_now(SenderGroup::OtherNetwork, GUESSER, now, || true) == Verdict::Right
+                    {
                         break;
                     }
                 }
-                let most = FIRST.most as u32 + TOGETHER.most as u32 + 5 * (begins + 20);
-                assert!(looked_at as u32 <= most, "{looked_at} guesses in {begins} s");
+                let most = FIRST_ATTEMPT_RATE.burst as u32 + TOTAL_RATE.burst as u32 + 5 * (begins + 20);
+                assert!(checked as u32 <= most, "{checked} guesses in {begins} s");
             }
         }
     }
 
-    /// Guesses from `HOME` by `number` connections at once, each as fast as it is answered, for as long as `honest` takes.
-    /// Returns how many were looked at, and its output.
+    /// Guesses from `HOME` over `number` connections at once, each as fast as it is answered, for as long as `honest`
+    /// takes. Returns how many were checked, and the output of `honest`.
     async fn beside_guessers<T>(attempts: &Attempts, number: usize, honest: impl Future<Output = T>) -> (usize, T) {
-        let looked_at = std::sync::atomic::AtomicUsize::new(0);
+        let checked = std::sync::atomic::AtomicUsize::new(0);
         let guessers = (0..number).map(|_| async {
             loop {
-                if attempts.attempt(Crowd::Far, HOME, || false).await == Verdict::Wrong {
-                    looked_at.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                if attempts.attempt(SenderGroup::OtherNetwork, HOME, || false).await == Verdict::Wrong {
+                    checked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 }
                 time::sleep(Duration::from_millis(1)).await;
             }
         });
         let all = futures_util::future::join_all(guessers);
         let honest = async {
-            // The guessers are there first.
+            // The guessers start first.
             time::sleep(Duration::from_secs(30)).await;
             honest.await
         };
@@ -409,20 +386,20 @@ mod tests {
             given = honest => given,
             _ = all => unreachable!("they never end"),
         };
-        (looked_at.into_inner(), given)
+        (checked.into_inner(), given)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_knows_the_secret_has_a_turn_beside_guessers_at_the_same_address() {
+    async fn the_right_secret_has_its_turn_beside_guessers_at_the_same_address() {
         for number in [1, 16] {
-            let attempts = Attempts::new(now());
-            assert_eq!(attempts.attempt(Crowd::Far, HOME, || true).await, Verdict::Right);
+            let attempts = Attempts::new();
+            assert_eq!(attempts.attempt(SenderGroup::OtherNetwork, HOME, || true).await, Verdict::Right);
             let begun = now();
-            let (looked_at, longest) = beside_guessers(&attempts, number, async {
+            let (checked, longest) = beside_guessers(&attempts, number, async {
                 let mut longest = Duration::ZERO;
                 for _ in 0..20 {
                     let asked = now();
-                    assert_eq!(attempts.attempt(Crowd::Far, HOME, || true).await, Verdict::Right);
+                    assert_eq!(attempts.attempt(SenderGroup::OtherNetwork, HOME, || true).await, Verdict::Right);
                     longest = longest.max(now() - asked);
                     time::sleep(Duration::from_millis(500)).await;
                 }
@@ -430,96 +407,98 @@ mod tests {
             })
             .await;
             assert!(longest <= KNOWN_PAUSE * (number as u32 + 1), "{number} guessers: {longest:?}");
-            let most = FREE as u64 + (now() - begun).as_secs() + 1;
-            assert!(looked_at as u64 <= most, "{looked_at} guesses, {most} at most");
+            let most = FREE_ATTEMPTS as u64 + (now() - begun).as_secs() + 1;
+            assert!(checked as u64 <= most, "{checked} guesses, {most} at most");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_first_login_beside_a_guesser_at_the_same_address_waits_for_some_seconds_and_guesses_stay_slow() {
+    async fn a_first_login_beside_a_guesser_at_the_same_address_waits_seconds_and_guesses_stay_slow() {
         for (number, most) in [(1, 2), (2, 3)] {
-            let attempts = Attempts::new(now());
+            let attempts = Attempts::new();
             let begun = now();
-            let (looked_at, waited) = beside_guessers(&attempts, number, async {
+            let (checked, waited) = beside_guessers(&attempts, number, async {
                 let asked = now();
-                while attempts.attempt(Crowd::Far, HOME, || true).await != Verdict::Right {
+                while attempts.attempt(SenderGroup::OtherNetwork, HOME, || true).await != Verdict::Right {
                     time::sleep(Duration::from_secs(1)).await;
                 }
                 now() - asked
             })
             .await;
-            assert!(waited <= LONGEST_PAUSE * most, "{number} guessers: {waited:?}");
+            assert!(waited <= MAX_PAUSE * most, "{number} guessers: {waited:?}");
             // At 0, 0, 0, 1, 3, 7 and 15 s, and then each 8 s.
             let most = 7 + (now() - begun).as_secs().saturating_sub(15) / 8;
-            assert!(looked_at as u64 <= most, "{looked_at} guesses, {most} at most");
+            assert!(checked as u64 <= most, "{checked} guesses, {most} at most");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cookie_tells_that_the_secret_is_known_at_an_address() {
-        let attempts = Attempts::new(now());
-        let (_, first) = beside_guessers(&attempts, 16, attempts.attempt(Crowd::Far, HOME, || true)).await;
-        assert_eq!(first, Verdict::Wait(LONGEST_PAUSE), "too many wait already");
-        attempts.is_known(Crowd::Far, HOME);
-        let (_, known) = beside_guessers(&attempts, 16, attempts.attempt(Crowd::Far, HOME, || true)).await;
+    async fn a_valid_cookie_marks_its_address_as_known() {
+        let attempts = Attempts::new();
+        let (_, first) =
+            beside_guessers(&attempts, 16, attempts.attempt(SenderGroup::OtherNetwork, HOME, || true)).await;
+        assert_eq!(first, Verdict::Wait(MAX_PAUSE), "too many wait already");
+        attempts.mark_known(SenderGroup::OtherNetwork, HOME);
+        let (_, known) =
+            beside_guessers(&attempts, 16, attempts.attempt(SenderGroup::OtherNetwork, HOME, || true)).await;
         assert_eq!(known, Verdict::Right);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_flood_at_one_address_holds_few_attempts() {
-        let attempts = Attempts::new(now());
-        attempts.is_known(Crowd::Far, HOME);
+    async fn few_attempts_of_one_address_wait_in_the_queue() {
+        let attempts = Attempts::new();
+        attempts.mark_known(SenderGroup::OtherNetwork, HOME);
         let begun = now();
-        let flood = (0..200).map(|_| attempts.attempt(Crowd::Far, HOME, || false));
+        let flood = (0..200).map(|_| attempts.attempt(SenderGroup::OtherNetwork, HOME, || false));
         let verdicts = futures_util::future::join_all(flood).await;
-        let looked_at = verdicts.iter().filter(|verdict| **verdict == Verdict::Wrong).count();
-        // The free ones have their turn as they come.
-        assert_eq!(looked_at, 24 + FREE as usize);
-        assert!(now() - begun <= LONGEST_TURN);
+        let checked = verdicts.iter().filter(|verdict| **verdict == Verdict::Wrong).count();
+        // The free ones are checked as they come.
+        assert_eq!(checked, 24 + FREE_ATTEMPTS as usize);
+        assert!(now() - begun <= MAX_QUEUE_WAIT);
         for number in 0..3000 {
-            attempts.is_known(Crowd::Far, machine(number));
+            attempts.mark_known(SenderGroup::OtherNetwork, machine(number));
         }
-        assert!(attempts.far.lock().unwrap().addresses.len() <= MOST_ADDRESSES);
+        assert!(attempts.other_network.lock().unwrap().addresses.len() <= MAX_ADDRESSES);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_address_is_known_through_a_flood_of_others_and_a_quiet_month() {
-        let attempts = Attempts::new(now());
-        attempts.is_known(Crowd::Far, HOME);
+    async fn an_address_stays_known_through_a_flood_of_others_and_a_quiet_month() {
+        let attempts = Attempts::new();
+        attempts.mark_known(SenderGroup::OtherNetwork, HOME);
         for number in 0..1500 {
             time::advance(Duration::from_secs(1)).await;
-            attempts.attempt(Crowd::Far, machine(number), || false).await;
+            attempts.attempt(SenderGroup::OtherNetwork, machine(number), || false).await;
         }
-        let is_known = || attempts.ledger(Crowd::Far).record(HOME, now()).is_known(now());
+        let is_known = || attempts.table(SenderGroup::OtherNetwork).record(HOME, now()).is_known(now());
         assert!(is_known());
-        time::advance(KNOWN).await;
+        time::advance(KNOWN_FOR).await;
         assert!(!is_known());
     }
 
     #[test]
-    fn networks_of_one_site_have_one_first_attempt_together() {
+    fn networks_of_one_site_share_one_first_attempt() {
         let now = Instant::now();
-        let attempts = Attempts::new(now);
+        let attempts = Attempts::new();
         let guess = |n| wrong(&attempts, Ipv6Addr::new(0x2001, 0xdb8, 0, n, 0, 0, 0, 1).into(), now);
-        let looked_at = (0..400).filter(|network| guess(*network) == Verdict::Wrong).count();
-        assert_eq!(looked_at, 1 + TOGETHER.most as usize);
+        let checked = (0..400).filter(|network| guess(*network) == Verdict::Wrong).count();
+        assert_eq!(checked, 1 + TOTAL_RATE.burst as usize);
     }
 
     #[test]
-    fn a_network_of_addresses_cannot_fill_the_memory() {
+    fn the_number_of_remembered_addresses_is_limited() {
         let mut now = Instant::now();
-        let attempts = Attempts::new(now);
+        let attempts = Attempts::new();
         for n in 0..3000u16 {
             now += Duration::from_secs(1);
             wrong(&attempts, machine(n), now);
         }
-        assert!(attempts.far.lock().unwrap().addresses.len() <= MOST_ADDRESSES);
+        assert!(attempts.other_network.lock().unwrap().addresses.len() <= MAX_ADDRESSES);
     }
 
     #[test]
-    fn all_addresses_of_one_ipv6_network_are_one_sender() {
+    fn all_addresses_of_one_ipv6_network_count_as_one_sender() {
         let now = Instant::now();
-        let attempts = Attempts::new(now);
+        let attempts = Attempts::new();
         let last =
             (0..5u16).map(|n| wrong(&attempts, Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, n).into(), now)).last();
         assert_eq!(last, Some(Verdict::Wait(FIRST_PAUSE)));
@@ -527,30 +506,30 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_guessers_elsewhere_does_not_keep_the_owner_at_home_from_logging_in() {
+    fn remote_guessers_do_not_prevent_a_login_from_the_own_network() {
         let now = Instant::now();
-        let attempts = Attempts::new(now);
+        let attempts = Attempts::new();
         for number in 0..400 {
             wrong(&attempts, machine(number), now);
         }
-        assert_eq!(attempts.look(Crowd::Far, AWAY, now, || true), Verdict::Wait(FIRST.pause));
-        for crowd in [Crowd::Near, Crowd::Pages] {
-            assert_eq!(attempts.look(crowd, HOME, now, || true), Verdict::Right, "{crowd:?}");
+        assert_eq!(attempts.check_now(SenderGroup::OtherNetwork, GUESSER, now, || true), Verdict::Wait(NEXT));
+        for group in [SenderGroup::OwnNetwork, SenderGroup::ForeignPages] {
+            assert_eq!(attempts.check_now(group, HOME, now, || true), Verdict::Right, "{group:?}");
         }
     }
 
     #[test]
-    fn the_board_s_own_network_is_told_by_its_addresses() {
-        let of = |sender: &str, ours: &str| Crowd::of(sender.parse().unwrap(), ours.parse().unwrap());
+    fn the_board_s_own_network_is_recognised_by_address() {
+        let of = |sender: &str, ours: &str| SenderGroup::of(sender.parse().unwrap(), ours.parse().unwrap());
         for sender in ["192.168.1.7", "10.1.2.3", "172.20.0.1", "169.254.1.1", "127.0.0.1", "::1", "fe80::1", "fd00::1"]
         {
-            assert_eq!(of(sender, "192.168.1.2"), Crowd::Near, "{sender}");
+            assert_eq!(of(sender, "192.168.1.2"), SenderGroup::OwnNetwork, "{sender}");
         }
-        assert_eq!(of("::ffff:192.168.1.7", "::ffff:192.168.1.2"), Crowd::Near);
-        assert_eq!(of("2001:db8:1:2::7", "2001:db8:1:2::1"), Crowd::Near);
+        assert_eq!(of("::ffff:192.168.1.7", "::ffff:192.168.1.2"), SenderGroup::OwnNetwork);
+        assert_eq!(of("2001:db8:1:2::7", "2001:db8:1:2::1"), SenderGroup::OwnNetwork);
         for (sender, ours) in [("2001:db8:1:3::7", "2001:db8:1:2::1"), ("198.51.100.1", "192.168.1.2")] {
-            assert_eq!(of(sender, ours), Crowd::Far, "{sender}");
+            assert_eq!(of(sender, ours), SenderGroup::OtherNetwork, "{sender}");
         }
-        assert_eq!(of("::ffff:198.51.100.1", "::ffff:192.168.1.2"), Crowd::Far);
+        assert_eq!(of("::ffff:198.51.100.1", "::ffff:192.168.1.2"), SenderGroup::OtherNetwork);
     }
 }

@@ -1,4 +1,4 @@
-//! What a request brings to be let in, besides a cookie: the secret, or a session that the page keeps.
+//! The credential of a request, besides a cookie: the secret, or a session that the page keeps.
 
 use axum::extract::{Query, Request};
 use axum::http::header::{AUTHORIZATION, CONNECTION, UPGRADE};
@@ -9,23 +9,23 @@ use serde::Deserialize;
 
 use super::origin;
 
-/// The path whose upgrade gives a WebSocket; it alone takes a credential in its address.
+/// The path of the WebSocket; only this path accepts a credential in its URL.
 pub const SIGNAL: &str = "/api/signal";
 
-/// What programs and people open by an address with `user:password@` in it, and so know Basic only.
-const BY_BASIC: [&str; 3] = ["/snapshot.jpg", "/api/status", "/metrics"];
+/// Paths that programs and people open by a URL with `user:password@` in it, which works with Basic only.
+const BASIC_PATHS: [&str; 3] = ["/snapshot.jpg", "/api/status", "/metrics"];
 
-/// Scripts set it, by convention, where the browser is not to ask for user and password.
+/// By convention, scripts set it so that the browser does not ask for user and password.
 const REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
 
-/// A secret or session, by the way in which it came.
+/// A secret or session, by the way in which it was sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Credential {
     /// `Authorization: Bearer` (RFC 6750).
     Bearer(String),
-    /// `?token=` in the address of a WebSocket, to which a page cannot add a header.
+    /// `?token=` in the URL of a WebSocket, to which a page cannot add a header.
     Token(String),
-    /// `Authorization: Basic` (RFC 7617), which browsers add by themselves once somebody has typed it in.
+    /// `Authorization: Basic` (RFC 7617), which browsers add by themselves once a user has typed it in.
     Basic(String),
 }
 
@@ -35,7 +35,7 @@ struct Token {
 }
 
 impl Credential {
-    /// The one that `request` brings; `None` if there is none, or none that its path takes.
+    /// The credential of `request`; `None` if it has none that its path accepts.
     pub fn of(request: &Request) -> Option<Self> {
         let (headers, path) = (request.headers(), request.uri().path());
         if let Some((scheme, rest)) = authorization(headers) {
@@ -46,15 +46,15 @@ impl Credential {
                 return password(rest).map(Self::Basic);
             }
         }
-        // An image of any page can have this address, but it cannot ask for an upgrade.
+        // Any page can load an image from this URL, but an image cannot ask for an upgrade.
         if path != SIGNAL || !is_upgrade(headers) {
             return None;
         }
         Query::<Token>::try_from_uri(request.uri()).ok()?.0.token.map(Self::Token)
     }
 
-    /// Whether it does not matter whose page sends it to `path`: the page has put it there itself, and its browser has
-    /// asked beforehand whether it may.
+    /// Whether a page of any origin may send it to `path`: the page has added it itself, and its browser has asked in a
+    /// preflight whether it may.
     pub fn is_for_any_page(&self, path: &str) -> bool {
         matches!(self, Self::Bearer(_)) && is_for_programs(path)
     }
@@ -72,15 +72,15 @@ pub fn is_whep(path: &str) -> bool {
     path == "/whep" || path.starts_with("/whep/")
 }
 
-/// Whether `path` is for programs, and pages of any origin, that bring the secret with each request: as Bearer, or as
+/// Whether `path` is for programs, and pages of any origin, that send the secret with each request: as Bearer, or as
 /// the password of HTTP Basic.
 pub fn is_for_programs(path: &str) -> bool {
-    is_whep(path) || BY_BASIC.contains(&path)
+    is_whep(path) || BASIC_PATHS.contains(&path)
 }
 
-/// Whether to name Basic to who was refused `path`. A browser answers that with a dialog of its own before a script
-/// hears of the refusal; so only what is opened by an address, and programs, are told.
-pub fn names_basic(path: &str, headers: &HeaderMap) -> bool {
+/// Whether a refusal of `path` offers Basic. A browser answers that with its own dialog before a script sees the
+/// refusal, so it is offered only to programs and for URLs that a person opens.
+pub fn offers_basic(path: &str, headers: &HeaderMap) -> bool {
     is_for_programs(path) && !headers.contains_key(REQUESTED_WITH) && origin::is_opened(headers).unwrap_or(true)
 }
 
@@ -98,7 +98,7 @@ fn authorization(headers: &HeaderMap) -> Option<(&str, &str)> {
     Some((scheme, rest.trim()))
 }
 
-/// What follows the first colon of `user:password`; who the user is does not matter.
+/// The text after the first colon of `user:password`; the user does not matter.
 fn password(encoded: &str) -> Option<String> {
     let decoded = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
     decoded.split_once(':').map(|(_, password)| password.to_owned())
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_password_of_any_user_is_taken_where_addresses_carry_one() {
+    fn the_password_of_any_user_is_accepted_on_paths_for_basic_authentication() {
         let basic = |text: &str| format!("Basic {}", STANDARD.encode(text));
         for (text, password) in [("x:secret", "secret"), (":secret", "secret"), ("a:b:c ", "b:c "), ("user:", "")] {
             let sent = basic(text);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_in_the_address_counts_with_an_upgrade_only() {
+    fn a_token_in_the_url_counts_only_with_an_upgrade() {
         let upgrade = [("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")];
         let token = Some(Credential::Token("correct horse".into()));
         assert_eq!(of("/api/signal?token=correct%20horse", &upgrade), token);
@@ -149,10 +149,10 @@ mod tests {
     }
 
     #[test]
-    fn a_script_is_not_answered_with_a_dialog() {
+    fn basic_authentication_is_not_offered_to_scripts() {
         let names = |path, headers: &[(&'static str, &'static str)]| {
             let headers = headers.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
-            names_basic(path, &HeaderMap::from_iter(headers))
+            offers_basic(path, &HeaderMap::from_iter(headers))
         };
         assert!(names("/snapshot.jpg", &[]) && names("/whep/1", &[("sec-fetch-mode", "navigate")]));
         assert!(!names("/api/status", &[("sec-fetch-mode", "cors")]));

@@ -1,4 +1,4 @@
-//! The headers that all answers have: what the page may load, and which other pages may read the answers.
+//! The headers of all answers: the content security policy, and CORS.
 
 use std::sync::Arc;
 
@@ -13,65 +13,67 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::assets;
+use super::authorizer::Authorizer;
 use super::credential::{SIGNAL, is_for_programs};
-use super::guard::Guard;
 use super::origin::Sender;
 
-/// What a page of another origin may send along.
+/// The request headers that a page of another origin may send.
 const REQUEST_HEADERS: &str = "Authorization, Content-Type, If-Match";
-/// What it may see (draft-ietf-wish-whep, section 4; Retry-After so that it knows how long to wait).
+/// The response headers that it may read (draft-ietf-wish-whep, section 4; Retry-After so that it knows how long to
+/// wait).
 const RESPONSE_HEADERS: &str = "Location, ETag, Link, Accept-Post, Accept-Patch, Retry-After";
 
-/// Who may put an answer into a page without being able to read it, as an image, say (Fetch, section 3.7).
+/// Which pages may embed an answer without being able to read it, such as an image (Fetch, section 3.7).
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// Which pages of other origins may read an answer.
+/// The pages of other origins that may read an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Readers {
+enum CorsPolicy {
     /// None.
-    Nobody,
-    /// The one that asks, and with what its browser adds by itself.
+    Denied,
+    /// The page that sends the request, also with credentials.
     Allowed(HeaderValue),
-    /// Any, but without what its browser would add.
-    Anybody,
+    /// Any page, but without credentials.
+    AnyOrigin,
 }
 
-/// Adds the headers to every answer, and answers the question that a browser asks before a foreign page's request.
-pub async fn dress(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
-    let sender = guard.names().sender(request.headers());
-    let readers = readers(&guard, &request, sender);
+/// Adds the security headers to every answer, and answers preflight requests.
+pub async fn add_security_headers(State(authorizer): State<Arc<Authorizer>>, request: Request, next: Next) -> Response {
+    let sender = authorizer.known_hosts().sender(request.headers());
+    let cors_policy = cors_policy(&authorizer, &request, sender);
     let is_component = assets::find(request.uri().path().trim_start_matches('/')).is_some();
-    let is_question =
+    let is_preflight =
         request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-    let mut response = if is_question && readers != Readers::Nobody { preflight() } else { next.run(request).await };
+    let mut response =
+        if is_preflight && cors_policy != CorsPolicy::Denied { preflight() } else { next.run(request).await };
     let headers = response.headers_mut();
-    // Any page may show what the viewer component is made of, and nothing else.
+    // Any page may load the files of the viewer component, and nothing else.
     let is_shared = is_component || sender == Sender::Allowed;
     let policy = if is_shared { "cross-origin" } else { "same-origin" };
     headers.insert(RESOURCE_POLICY, HeaderValue::from_static(policy));
-    if let Readers::Allowed(page) = &readers {
+    if let CorsPolicy::Allowed(page) = &cors_policy {
         headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, page.clone());
-    } else if readers == Readers::Anybody {
+    } else if cors_policy == CorsPolicy::AnyOrigin {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     }
-    if readers != Readers::Nobody {
+    if cors_policy != CorsPolicy::Denied {
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(RESPONSE_HEADERS));
         headers.append(VARY, HeaderValue::from_static("Origin"));
     }
-    protect(headers, guard.names().origins());
+    add_protection(headers, authorizer.known_hosts().origins());
     response
 }
 
-/// What takes a Bearer is for any page where a secret protects it: the page has to send that itself, and no cookie
-/// comes along. Without a secret any page that the user of this machine opens could watch, so only allowed ones may.
-/// Why its WebSocket is refused any page may know.
-fn readers(guard: &Guard, request: &Request, sender: Sender) -> Readers {
+/// Paths that accept a Bearer are for any page if a secret protects them: the page has to send the secret itself, and
+/// no cookie is sent along. Without a secret any page that the user of this machine opens could watch, so only allowed
+/// ones may. Any page may learn why its WebSocket is refused.
+fn cors_policy(authorizer: &Authorizer, request: &Request, sender: Sender) -> CorsPolicy {
     let path = request.uri().path();
     match (sender, request.headers().get(ORIGIN)) {
-        (Sender::Allowed, Some(page)) => Readers::Allowed(page.clone()),
-        _ if path == SIGNAL || guard.is_locked() && is_for_programs(path) => Readers::Anybody,
-        _ => Readers::Nobody,
+        (Sender::Allowed, Some(page)) => CorsPolicy::Allowed(page.clone()),
+        _ if path == SIGNAL || authorizer.needs_secret() && is_for_programs(path) => CorsPolicy::AnyOrigin,
+        _ => CorsPolicy::Denied,
     }
 }
 
@@ -85,7 +87,7 @@ fn preflight() -> Response {
     (StatusCode::NO_CONTENT, headers).into_response()
 }
 
-fn protect(headers: &mut HeaderMap, allowed_origins: &[String]) {
+fn add_protection(headers: &mut HeaderMap, allowed_origins: &[String]) {
     // `ws:` and `wss:` because Safari before 15.4 does not count them to 'self'; data: and blob: for stills.
     let policy = format!(
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; \

@@ -1,8 +1,8 @@
 //! The board's own key: 32 random bytes in the state directory, made at the first start that needs them.
 //!
-//! Sessions are signed with it, so that what a browser sends says nothing about the secret (see [`super::session`]).
-//! A key that cannot be read is replaced, and one that cannot be kept lasts until the restart: people have to log in
-//! again then, but the service starts, and nothing is ever signed with a key that somebody could know.
+//! Sessions are signed with it, so that what a browser sends reveals nothing about the secret (see [`super::session`]).
+//! A key that cannot be read is replaced, and one that cannot be saved lasts until the restart: people have to log in
+//! again then, but the service starts, and nothing is ever signed with a predictable key.
 
 use std::fmt;
 use std::io;
@@ -14,10 +14,10 @@ use crate::durable;
 
 /// The file's name in the state directory.
 const FILE: &str = "session-key";
-/// As many as HMAC-SHA256 takes in full strength (RFC 2104, section 3).
+/// As many as HMAC-SHA256 uses at full strength (RFC 2104, section 3).
 const BYTES: usize = 32;
 
-/// A key that nobody but this board knows.
+/// A key that only this board knows.
 pub struct BoardKey([u8; BYTES]);
 
 impl fmt::Debug for BoardKey {
@@ -27,17 +27,17 @@ impl fmt::Debug for BoardKey {
 }
 
 impl BoardKey {
-    /// The one kept in `state`, or a new one, which is kept there if that is possible.
+    /// Loads the key from `state`, or makes a new one, which is saved there if that is possible.
     pub fn open(state: Option<&Path>) -> Self {
         let Some(file) = state.map(|directory| directory.join(FILE)) else {
-            tracing::warn!("there is no state directory: who logs in has to do so again after a restart");
+            tracing::warn!("there is no state directory: logins end with the next restart");
             return Self::random();
         };
         match durable::read(&file, BYTES).and_then(whole) {
             Ok(key) => return Self(key),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                tracing::warn!(%error, file = %file.display(), "cannot be read; a new key ends all logins");
+                tracing::warn!(%error, file = %file.display(), "the key cannot be read; a new one ends all logins");
                 // It may be a directory, which no file can replace.
                 if let Err(error) = durable::set_aside(&file) {
                     tracing::debug!(%error, "the unreadable key stays where it is");
@@ -47,22 +47,22 @@ impl BoardKey {
         Self::renew(state)
     }
 
-    /// A new one, which is kept in `state` if that is possible.
+    /// Makes a new key, which is saved in `state` if that is possible.
     pub fn renew(state: Option<&Path>) -> Self {
         let key = Self::random();
         let Some(file) = state.map(|directory| directory.join(FILE)) else { return key };
         if let Err(error) = durable::write(&file, &key.0) {
-            tracing::warn!(%error, file = %file.display(), "cannot be kept: logins end with the next restart");
+            tracing::warn!(%error, file = %file.display(), "the key cannot be saved: logins end with the next restart");
         }
         key
     }
 
-    /// A new one.
+    /// Makes a new random key.
     pub fn random() -> Self {
         Self(rand::random())
     }
 
-    /// The key for one purpose. Who knows it cannot tell the others.
+    /// The key for one purpose. It does not reveal the keys for others.
     pub fn derive(&self, purpose: &[u8]) -> hmac::Key {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &self.0);
         hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&key, purpose).as_ref())
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_made_once_and_only_the_owner_can_read_it() {
+    fn the_key_is_created_once_and_only_its_owner_can_read_it() {
         let root = tempfile::tempdir().unwrap();
         let state = root.path().join("state");
         let first = sample(&BoardKey::open(Some(&state)));
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_key_is_replaced_and_never_keeps_the_board_from_starting() {
+    fn an_unreadable_key_is_replaced_and_never_prevents_a_start() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join(FILE);
         for content in ["", "short", "longer than thirty-two bytes, by far"] {
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_cannot_be_kept_is_another_one_each_time() {
+    fn a_key_that_cannot_be_saved_differs_at_each_start() {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("state"), "a file where the directory should be").unwrap();
         let state = root.path().join("state");

@@ -1,24 +1,24 @@
-//! The HTTP front: page, secret, and the paths that lead to the other rooms.
+//! The HTTP server: the pages, authentication, and the routes to the other parts of the service.
 //!
 //! Every request passes, from outside to inside: limits of its connection (`listener`), the check of `Host` and
-//! `Origin` (`origin`), and, but for what is public, the check of what it may do (`guard`).
-//! TLS will come where `listener` accepts, links and rights where `guard` makes an [`Access`].
+//! `Origin` (`origin`), and, unless its path is public, authorization (`authorizer`).
+//! TLS will be added where `listener` accepts, links where `authorizer` makes a [`Grant`](crate::access::Grant).
 
 mod api;
 mod assets;
 mod attempts;
+mod authorizer;
+mod connection_limiter;
 mod credential;
-mod crowd;
-mod ended;
-mod guard;
 mod headers;
 mod key;
+mod lingering_close;
 mod listener;
 mod origin;
-mod parting;
 mod refusal;
+mod refusal_log;
+mod revoked_logins;
 mod session;
-mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -30,55 +30,53 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use tokio::net::TcpListener;
 
-use crate::control::Control;
 use crate::secret::Secret;
-use crate::signalling::Reception;
-use guard::Guard;
+use crate::signalling::SignallingContext;
+use crate::status::Monitor;
+use authorizer::Authorizer;
 
-pub use guard::Access;
+/// The shortest secret that is accepted. Wrong attempts are slowed down so far that a random one of this length is
+/// safe; a dictionary word is not.
+const MIN_SECRET: usize = 8;
 
-/// The shortest secret that is accepted. Wrong attempts are slowed down so far that a random one of this length
-/// holds; a word of a dictionary is the owner's own risk.
-const LEAST_SECRET: usize = 8;
+/// The longest secret: it fits into the body of a login, a header and a query, even if each of its characters is
+/// encoded as two or three.
+const MAX_SECRET: usize = 4096;
 
-/// The longest secret: it fits into the body of a login, a header and a query, also where each of its characters is
-/// written as two or three.
-const MOST_SECRET: usize = 4096;
+const DEFAULT_PORT: u16 = 8080;
 
-const USUAL_PORT: u16 = 8080;
-
-/// Characters of a wrong address that are repeated: more than any address has.
-const MOST_QUOTED: usize = 64;
+/// The most characters of an invalid address that are quoted: more than any address has.
+const MAX_QUOTED: usize = 64;
 
 /// The `[web]` table.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Config {
-    /// Address and port.
-    #[serde(deserialize_with = "place")]
+    /// The address and port to listen on.
+    #[serde(deserialize_with = "socket_address")]
     pub listen: SocketAddr,
-    /// What a viewer must know. Needed where `listen` is not loopback.
+    /// The secret that a viewer must know. Needed unless `listen` is loopback.
     pub secret: Option<Secret>,
-    /// Whether the board made it, by chance. One that somebody chose may be guessed.
+    /// Whether the board generated the secret at random. A chosen one may be guessed.
     #[serde(skip)]
-    pub is_secret_made: bool,
-    /// A file that holds it.
+    pub is_secret_generated: bool,
+    /// A file that holds the secret.
     pub secret_file: Option<PathBuf>,
     /// Other origins whose pages may use this board: `https://home.example`.
     pub allowed_origins: Vec<String>,
-    /// Names under which the board is reached where no secret is needed, besides loopback's.
+    /// Host names of the board if no secret is needed, besides those of loopback.
     pub allowed_hosts: Vec<String>,
 }
 
-/// Where to listen. Names are not looked up: what they stand for may change while the service runs.
-fn place<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+/// The address to listen on. Names are not looked up: their addresses may change while the service runs.
+fn socket_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(deserializer)?;
     let bare = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     text.parse().map_err(|_| match bare {
-        Ok(ip) => D::Error::custom(format!("`{text}` has no port; write \"{}\"", SocketAddr::new(ip, USUAL_PORT))),
+        Ok(ip) => D::Error::custom(format!("`{text}` has no port; write \"{}\"", SocketAddr::new(ip, DEFAULT_PORT))),
         Err(_) => D::Error::custom(format!(
             "`{}` is no address with a port, such as 127.0.0.1:8080 or [::]:8080",
-            text.chars().take(MOST_QUOTED).collect::<String>()
+            text.chars().take(MAX_QUOTED).collect::<String>()
         )),
     })
 }
@@ -86,9 +84,9 @@ fn place<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Er
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: (Ipv4Addr::LOCALHOST, USUAL_PORT).into(),
+            listen: (Ipv4Addr::LOCALHOST, DEFAULT_PORT).into(),
             secret: None,
-            is_secret_made: false,
+            is_secret_generated: false,
             secret_file: None,
             allowed_origins: Vec::new(),
             allowed_hosts: Vec::new(),
@@ -97,14 +95,14 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The keys whose values cannot be, each with what is wrong and what is allowed.
+    /// The keys with invalid values, each with what is wrong and what is allowed.
     pub fn check(&self) -> Vec<(&'static str, String)> {
         let mut wrong = Vec::new();
         if let Some(fault) = self.secret.as_ref().and_then(|secret| Self::secret_fault(secret.reveal())) {
             wrong.push(("secret", fault));
         }
         if self.secret.is_some() && self.secret_file.is_some() {
-            wrong.push(("secret_file", "stands beside `secret`; keep one of them".into()));
+            wrong.push(("secret_file", "is set as well as `secret`; keep one of them".into()));
         }
         for origin in self.allowed_origins.iter().filter(|origin| !origin::is_origin(origin)) {
             wrong.push((
@@ -118,25 +116,26 @@ impl Config {
         wrong
     }
 
-    /// Why `secret` cannot be one.
+    /// Why `secret` cannot be used.
     pub fn secret_fault(secret: &str) -> Option<String> {
-        if secret.trim().chars().count() < LEAST_SECRET {
-            return Some(format!("is empty or too short; it needs at least {LEAST_SECRET} characters"));
+        if secret.trim().chars().count() < MIN_SECRET {
+            return Some(format!("is empty or too short; it needs at least {MIN_SECRET} characters"));
         }
-        if secret.len() > MOST_SECRET {
-            return Some(format!("has {} characters; a login carries {MOST_SECRET} at most", secret.len()));
+        if secret.len() > MAX_SECRET {
+            return Some(format!("has {} characters; a login carries {MAX_SECRET} at most", secret.len()));
         }
-        // What Authorization can carry (RFC 9110, section 5.5): the secret must work there as in the page.
+        // The characters that Authorization can carry (RFC 9110, section 5.5): the secret must work there as in the
+        // page.
         let fault = "has characters that HTTP cannot carry; use ASCII letters, digits and signs in one line, without spaces at the ends";
-        let is_sound = secret.chars().all(|c| c.is_ascii_graphic() || c == ' ') && secret.trim() == secret;
-        (!is_sound).then(|| fault.into())
+        let is_valid = secret.chars().all(|c| c.is_ascii_graphic() || c == ' ') && secret.trim() == secret;
+        (!is_valid).then(|| fault.into())
     }
 }
 
-/// What the HTTP front cannot do.
+/// The errors of the HTTP server.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The address is not there to listen on.
+    /// The address cannot be listened on.
     #[error("cannot listen on {address} ({cause}); {}", advice(.cause))]
     Bind {
         /// As configured.
@@ -144,7 +143,7 @@ pub enum Error {
         /// Why.
         cause: std::io::Error,
     },
-    /// There is no thread to serve on.
+    /// The thread that serves HTTP cannot be started.
     #[error(
         "cannot serve HTTP ({0}); more threads or files have to be allowed (`ulimit -u`, `ulimit -n`; TasksMax, LimitNOFILE of the unit)"
     )]
@@ -172,19 +171,19 @@ fn advice(error: &std::io::Error) -> &'static str {
     }
 }
 
-/// A bound listener. Connections wait in the kernel until [`Front::serve`].
+/// A bound listener. Connections wait in the kernel until [`HttpServer::serve`].
 #[derive(Debug)]
-pub struct Front {
+pub struct HttpServer {
     listener: TcpListener,
     config: Config,
 }
 
-impl Front {
-    /// Takes the port, before slower things start.
+impl HttpServer {
+    /// Binds the port, before slower things start.
     ///
     /// # Errors
     ///
-    /// When the port cannot be had, or would be open to the network without a secret.
+    /// If the port is not available, or would be open to the network without a secret.
     pub async fn bind(config: Config) -> Result<Self, Error> {
         let address = config.listen;
         if !address.ip().is_loopback() && config.secret.is_none() {
@@ -194,22 +193,27 @@ impl Front {
         Ok(Self { listener, config })
     }
 
-    /// Where it listens; with port 0 configured, the port that the kernel chose.
+    /// The address it listens on; with port 0 configured, the port that the kernel chose.
     pub fn address(&self) -> SocketAddr {
         self.listener.local_addr().unwrap_or(self.config.listen)
     }
 
-    /// Serves in the reception's group, until that stops. What has to outlive a restart is kept in `state`.
+    /// Serves in the context's group until it stops. State that survives a restart is kept in `state`.
     ///
     /// # Errors
     ///
-    /// When the system gives no thread.
-    pub fn serve(self, control: Control, reception: Reception, state: Option<&Path>) -> Result<(), Error> {
-        let group = reception.group.clone();
-        let guard = Arc::new(Guard::new(&self.config, self.address().port(), state));
-        let (telling, stop) = (guard.clone(), group.clone());
-        group.spawn(async move { telling.tally().tell_each_minute(&stop).await });
-        let router = api::router(guard, control, reception);
+    /// If the system cannot start a thread.
+    pub fn serve(
+        self,
+        monitor: Monitor,
+        signalling_context: SignallingContext,
+        state: Option<&Path>,
+    ) -> Result<(), Error> {
+        let group = signalling_context.group.clone();
+        let authorizer = Arc::new(Authorizer::new(&self.config, self.address().port(), state));
+        let (logging, stop) = (authorizer.clone(), group.clone());
+        group.spawn(async move { logging.refusal_log().log_each_minute(&stop).await });
+        let router = api::router(authorizer, monitor, signalling_context);
         listener::start(self.listener, router, &group).map_err(Error::Thread)
     }
 }

@@ -1,14 +1,14 @@
-//! Which names this board answers to, and whose pages may use it.
+//! The host names of this board, and the origins whose pages may use it.
 //!
-//! Without a secret, a page from anywhere could be served under a name that it makes lead here (DNS rebinding),
-//! and then read everything: so `Host` has to be one of ours. With or without, a page from anywhere can send
-//! requests that carry the viewer's cookie: so the page that sends them has to be ours or an allowed one.
+//! Without a secret, a page from anywhere could make a name of its own resolve to this board (DNS rebinding), and then
+//! read everything: so `Host` has to be one of ours. With or without a secret, a page from anywhere can send requests
+//! that have the viewer's cookie: so the page that sends them has to be ours or an allowed one.
 //!
-//! Behind a reverse proxy the browser and the board know different names. What the proxy says of the browser's
-//! (`X-Forwarded-Host`, `Forwarded`) is taken to recognise our own page, no matter who says it: a page of another origin
-//! cannot set these fields, neither on a WebSocket nor without asking first (Fetch, section 4.8), and who is no browser
-//! has no cookie to misuse. It never stands in for `Host` against DNS rebinding, since a page can set it for its own
-//! origin.
+//! Behind a reverse proxy the browser and the board know different names. The browser's name as the proxy reports it
+//! (`X-Forwarded-Host`, `Forwarded`) is used to recognise our own page, whatever client sent it: a page of another
+//! origin cannot set these fields, neither on a WebSocket nor without a preflight (Fetch, section 4.8), and a client
+//! that is not a browser has no cookie to misuse. It never replaces `Host` in the check against DNS rebinding, since a
+//! page can set it for its own origin.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -18,20 +18,20 @@ use axum::http::{HeaderMap, HeaderName, Method, Uri, Version};
 
 use super::Config;
 
-/// How the page that sends a request relates to us, as its browser says (Fetch Metadata). Browsers say it to addresses
-/// by https and on loopback only.
+/// How the page that sends a request relates to us, as its browser reports it (Fetch Metadata). Browsers send it over
+/// https and to loopback only.
 const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// What the browser wants with the answer.
+/// The mode of the request: whether a person opens the URL, or a page or script uses it.
 const MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
-/// Where it will be shown or used.
+/// Where the answer will be shown or used.
 const DESTINATION: HeaderName = HeaderName::from_static("sec-fetch-dest");
-/// The `Host` that a proxy was asked for.
+/// The `Host` that a proxy received.
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {
-    /// No page, as far as can be told.
+    /// No page, as far as is known.
     NoPage,
     /// Our own page.
     Ours,
@@ -41,16 +41,16 @@ pub enum Sender {
     Foreign,
 }
 
-/// The names that the board goes by, and the origins that may use it.
+/// The host names of the board, and the origins that may use it.
 #[derive(Debug)]
-pub struct Names {
+pub struct KnownHosts {
     hosts: Vec<String>,
     origins: Vec<String>,
-    /// Whether browsers leave out the port when they ask the board itself.
+    /// Whether browsers leave out the port when they connect to the board directly.
     is_default_port: bool,
 }
 
-impl Names {
+impl KnownHosts {
     /// As configured, for a board that listens at `port`.
     pub fn new(config: &Config, port: u16) -> Self {
         Self {
@@ -65,7 +65,7 @@ impl Names {
         &self.origins
     }
 
-    /// Whether all names by which the request says that it reached us are of this very machine or allowed.
+    /// Whether all names by which the request claims to have reached us belong to this machine or are allowed.
     pub fn are_ours(&self, headers: &HeaderMap) -> bool {
         let host = headers.get(HOST).and_then(|host| host.to_str().ok());
         host.into_iter().chain(forwarded_hosts(headers)).all(|host| self.is_ours(host)) && host.is_some()
@@ -82,13 +82,13 @@ impl Names {
         is_loopback || self.hosts.iter().any(|host| host.eq_ignore_ascii_case(name))
     }
 
-    /// Whose page sent the request.
+    /// The kind of page that sent the request.
     pub fn sender(&self, headers: &HeaderMap) -> Sender {
         let site = word(headers, &SITE);
         let is_elsewhere = matches!(site, Some("cross-site" | "same-site"));
         let page = match headers.get(ORIGIN) {
             Some(origin) => origin.to_str().ok(),
-            // Links, images and frames bring no Origin. Their page can hide its address, but not take another one.
+            // Links, images and frames send no Origin. Their page can hide its address, but not forge another one.
             None if is_elsewhere => word(headers, &REFERER).and_then(origin_of),
             None => return Sender::NoPage,
         };
@@ -106,7 +106,7 @@ impl Names {
     fn is_own_page(&self, origin: &str, headers: &HeaderMap, is_elsewhere: bool) -> bool {
         let Some((_, page)) = origin.split_once("://") else { return false };
         let is_same = |host: &str, may_lack_port: bool| {
-            // nginx's `$host` has no port. Other ports of the name get its cookies anyway.
+            // nginx's `$host` has no port. Other ports of the same name get its cookies anyway.
             let lacks_port = may_lack_port && !is_elsewhere && split(host).is_some_and(|(_, port)| port.is_none());
             let page = if lacks_port { split(page).map(|(name, _)| name) } else { Some(page) };
             let host = if lacks_port { split(host).map(|(name, _)| name) } else { Some(host) };
@@ -117,8 +117,7 @@ impl Names {
     }
 }
 
-/// What is wrong with the names in the request's head, which nothing that counts on them could trust then
-/// (RFC 9112, section 3.2).
+/// What is wrong with the host names in the request's head; nothing could rely on them then (RFC 9112, section 3.2).
 pub fn host_fault(request: &Request) -> Option<&'static str> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let (host, another) = (hosts.next(), hosts.next());
@@ -130,7 +129,7 @@ pub fn host_fault(request: &Request) -> Option<&'static str> {
     }
     let target = request.uri().authority().map(|authority| authority.as_str());
     let contradicts = target.zip(host).is_some_and(|(target, host)| {
-        // The board itself speaks HTTP only, whose port a client may write or leave out.
+        // The board itself serves HTTP only, whose port a client may write or leave out.
         let port = |authority| split(authority).map(|(name, port)| (name, port.unwrap_or("80")));
         let host = host.to_str().ok().and_then(port);
         !port(target).zip(host).is_some_and(|((one, at), (other, to))| at == to && is_same_authority(one, other))
@@ -138,18 +137,18 @@ pub fn host_fault(request: &Request) -> Option<&'static str> {
     contradicts.then_some("the request's target names another host than its `Host`")
 }
 
-/// Whether a person opens the address in a window, tab or frame, rather than a page or script that uses it;
-/// `None` where the browser does not say, or none sent the request.
+/// Whether a person opens the URL in a window, tab or frame, rather than a page or script that uses it; `None` if the
+/// browser does not report it, or no browser sent the request.
 pub fn is_opened(headers: &HeaderMap) -> Option<bool> {
     word(headers, &MODE).map(|mode| mode == "navigate")
 }
 
-/// Whether the address is opened within another page.
+/// Whether the URL is opened within another page.
 pub fn is_frame(headers: &HeaderMap) -> bool {
     matches!(word(headers, &DESTINATION), Some("iframe" | "frame" | "embed" | "object"))
 }
 
-/// Whether the page that sends this was fetched by https, whatever lies between it and us.
+/// Whether the page that sends this was loaded over https, whatever is between it and us.
 pub fn is_over_https(headers: &HeaderMap) -> bool {
     word(headers, &ORIGIN).is_some_and(|origin| origin.starts_with("https://"))
 }
@@ -172,7 +171,7 @@ pub fn is_host(text: &str) -> bool {
     is_name || text.parse::<Ipv6Addr>().is_ok()
 }
 
-/// The name or address in `name:port`, without the brackets of IPv6, and the port; `None` where that is malformed.
+/// The name or address in `name:port`, without the brackets of IPv6, and the port; `None` if that is malformed.
 fn split(host: &str) -> Option<(&str, Option<&str>)> {
     let (name, port) = match host.strip_prefix('[') {
         Some(rest) => {
@@ -184,7 +183,7 @@ fn split(host: &str) -> Option<(&str, Option<&str>)> {
     (!name.is_empty()).then_some((name, port))
 }
 
-/// The hosts that proxies say they were asked for, from the outermost on (RFC 7239, section 5.3).
+/// The hosts that proxies report to have received, from the outermost on (RFC 7239, section 5.3).
 fn forwarded_hosts(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let lines = |name| headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
     let by_convention = lines(FORWARDED_HOST).flat_map(|line| line.split(',')).map(str::trim);
@@ -193,8 +192,8 @@ fn forwarded_hosts(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     by_convention.chain(by_standard.map(|(_, host)| host.trim().trim_matches('"')))
 }
 
-/// Whether two names are one, with the same port if they have one. The dot at the end of a name, which makes it absolute
-/// (RFC 1034, section 3.1), some proxies take away.
+/// Whether two names are the same, with the same port if they have one. Some proxies remove the dot at the end of a
+/// name, which makes it absolute (RFC 1034, section 3.1).
 fn is_same_authority(one: &str, other: &str) -> bool {
     let without_dot = |authority: &str| {
         let (name, port) = split(authority).unwrap_or((authority, None));
@@ -232,14 +231,14 @@ mod tests {
         pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
     }
 
-    fn names(port: u16) -> Names {
+    fn names(port: u16) -> KnownHosts {
         let allowed_origins = vec!["https://home.example".into(), "https://Odd.example:443".into()];
         let config = Config { allowed_hosts: vec!["camera.example".into()], allowed_origins, ..Config::default() };
-        Names::new(&config, port)
+        KnownHosts::new(&config, port)
     }
 
     #[test]
-    fn only_names_of_this_machine_and_allowed_ones_are_ours() {
+    fn only_loopback_names_and_allowed_names_are_ours() {
         let names = names(8080);
         for ours in [
             "localhost:8080",
@@ -268,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_a_proxy_or_a_page_adds_cannot_make_a_foreign_one_ours() {
+    fn a_forwarded_name_does_not_make_a_foreign_host_ours() {
         let names = names(8080);
         for name in ["x-forwarded-host", "forwarded"] {
             let add = |host: &str| if name == "forwarded" { format!("for=1;host=\"{host}\"") } else { host.to_owned() };
@@ -286,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_ours_by_host_and_port() {
+    fn our_own_page_has_the_same_host_and_port() {
         let cases = [
             (None, Sender::NoPage),
             (Some("http://127.0.0.1:8080"), Sender::Ours),
@@ -305,7 +304,7 @@ mod tests {
 
     /// What proxies make of a browser's request to http://cam.example:21000, and to https://cam.example.
     #[test]
-    fn behind_a_proxy_our_own_page_is_known_by_what_the_proxy_passes_on() {
+    fn behind_a_proxy_our_own_page_is_recognised_by_forwarded_headers() {
         let odd_port = ("origin", "http://cam.example:21000");
         let tls = ("origin", "https://cam.example");
         let upstream = ("host", "127.0.0.1:8080");
@@ -334,12 +333,12 @@ mod tests {
         ] {
             assert_eq!(names(8080).sender(&headers(sent)), Sender::Foreign, "{sent:?}");
         }
-        // A browser that asks the board itself says no port where that is the default: another one is another page.
+        // A browser that connects directly leaves out a default port: a page with another port is another page.
         assert_eq!(names(80).sender(&headers(&[odd_port, ("host", "cam.example")])), Sender::Foreign);
     }
 
     #[test]
-    fn without_an_origin_the_browser_s_word_for_the_page_counts() {
+    fn without_an_origin_fetch_metadata_counts() {
         let host = ("host", "127.0.0.1:8080");
         let referer = |address| ("referer", address);
         let cases = [
@@ -358,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_contradicts_itself_has_a_fault() {
+    fn a_contradictory_request_head_is_a_fault() {
         let request = |target: &str, hosts: &[&str]| {
             let request = Request::builder().uri(target);
             let request = hosts.iter().fold(request, |request, host| request.header("host", *host));

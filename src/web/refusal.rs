@@ -1,4 +1,4 @@
-//! How the front says no: problem details (RFC 9457) on WHEP's paths, plain JSON on the others.
+//! Refusals of the HTTP server: problem details (RFC 9457) on WHEP's paths, plain JSON on the others.
 
 use std::time::Duration;
 
@@ -11,34 +11,36 @@ use serde_json::json;
 
 use super::credential::{is_for_programs, is_whep};
 
-/// Characters of an origin that are quoted: a scheme, a name of DNS's greatest length, and a port.
-const MOST_QUOTED: usize = 270;
+/// The most characters of an origin that are quoted: a scheme, the longest DNS name, and a port.
+const MAX_QUOTED: usize = 270;
 
-/// Bytes of what the HTTP library says: its longest sentence names a field of the query.
-const MOST_TEXT: usize = 4096;
+/// The most bytes of the HTTP library's text: its longest sentence names a field of the query.
+const MAX_TEXT: usize = 4096;
 
 /// Why a request is not served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Neither cookie nor token.
     NoSecret,
-    /// A wrong one.
+    /// A wrong secret.
     WrongSecret,
-    /// Too many wrong ones; the time after which the next is looked at.
+    /// Too many wrong secrets; the time after which the next one is checked.
     Wait(Duration),
     /// `Host` is not one of this board's names.
     Host,
-    /// A page of another origin, which this is where it is known.
+    /// A page of another origin; the origin, if it is known.
     Origin(Option<String>),
-    /// The head of the request contradicts itself; how.
+    /// The request's grant does not allow it; the reason.
+    NotAllowed(String),
+    /// The head of the request contradicts itself; the contradiction.
     BadHead(&'static str),
     /// The request did not end in time.
     Slow,
     /// No such path.
     NotFound,
-    /// The body is not what the path takes.
+    /// The body is not what the path accepts.
     BadBody,
-    /// The body does not say that it is JSON.
+    /// The body is not declared as JSON.
     NotJson,
     /// There is no camera of that name.
     UnknownCamera(String),
@@ -46,7 +48,7 @@ pub enum Refusal {
     NoPicture(String),
     /// The path is a WebSocket, and the request asks for none.
     NoUpgrade,
-    /// What HTTP itself has no place for: with this status, for this reason.
+    /// A refusal of the HTTP library: its status and reason.
     Http(StatusCode, String),
 }
 
@@ -55,7 +57,7 @@ impl Refusal {
         match self {
             Self::NoSecret | Self::WrongSecret => StatusCode::UNAUTHORIZED,
             Self::Wait(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Host | Self::Origin(_) => StatusCode::FORBIDDEN,
+            Self::Host | Self::Origin(_) | Self::NotAllowed(_) => StatusCode::FORBIDDEN,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::NotFound | Self::UnknownCamera(_) => StatusCode::NOT_FOUND,
             Self::BadBody | Self::BadHead(_) => StatusCode::BAD_REQUEST,
@@ -74,6 +76,7 @@ impl Refusal {
             Self::Wait(_) => "too-many-attempts",
             Self::Host => "unknown-host",
             Self::Origin(_) => "foreign-origin",
+            Self::NotAllowed(_) => "not-allowed",
             Self::BadHead(_) => "bad-request",
             Self::Slow => "too-slow",
             Self::NotFound => "not-found",
@@ -102,7 +105,7 @@ impl Refusal {
             Self::Origin(Some(page)) => format!(
                 "a page of {} may not do this; add that to `web.allowed_origins`. If it is the camera's own page behind a \
                  reverse proxy, have the proxy pass on `Host` as it came, or `X-Forwarded-Host`",
-                page.chars().take(MOST_QUOTED).collect::<String>()
+                page.chars().take(MAX_QUOTED).collect::<String>()
             ),
             Self::BadHead(fault) => (*fault).into(),
             Self::Slow => "the request took too long to come".into(),
@@ -117,20 +120,21 @@ impl Refusal {
                                 `Connection`"
                     .into()
             }
-            Self::UnknownCamera(reason) | Self::NoPicture(reason) | Self::Http(_, reason) => reason.clone(),
+            Self::NotAllowed(reason) | Self::UnknownCamera(reason) | Self::NoPicture(reason) => reason.clone(),
+            Self::Http(_, reason) => reason.clone(),
         }
     }
 
-    /// The answer to a request for `path`, with a body as all refusals have where `response` is a refusal of the HTTP
-    /// library, which has none or text.
-    pub async fn explained(response: Response, method: &Method, path: &str) -> Response {
+    /// Gives a refusal of the HTTP library, which has no body or only text, the body of all refusals. Returns any other
+    /// `response` unchanged.
+    pub async fn with_body(response: Response, method: &Method, path: &str) -> Response {
         let kind = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
         let is_bare = kind.is_none_or(|kind| kind.starts_with(b"text/plain"));
         if !response.status().is_client_error() || !is_bare {
             return response;
         }
         let (parts, body) = response.into_parts();
-        let text = to_bytes(body, MOST_TEXT).await.unwrap_or_default();
+        let text = to_bytes(body, MAX_TEXT).await.unwrap_or_default();
         let reason = match parts.status {
             StatusCode::METHOD_NOT_ALLOWED => format!("this path does not take {method}; `Allow` names what it takes"),
             StatusCode::PAYLOAD_TOO_LARGE => "the body is longer than this path takes".into(),
@@ -175,7 +179,7 @@ impl Refusal {
     }
 }
 
-/// Rounded up: who waits as long as told is not refused again.
+/// Rounded up: a client that waits this long is not refused again.
 fn whole_seconds(pause: Duration) -> u64 {
     pause.as_millis().div_ceil(1000) as u64
 }

@@ -12,11 +12,11 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::agent::{Agent, Output};
-use crate::namespace::TAP;
-use crate::package;
-use crate::package::Repacked;
 use crate::provisioning;
+use testkit::agent::{Agent, Output};
+use testkit::package;
+use testkit::package::Repacked;
+use testkit::tap_network::TAP;
 
 /// The guest's end of the cable, as `board-network.service` sets it.
 pub const ADDRESS: &str = "192.168.77.2";
@@ -28,7 +28,7 @@ const CONFIG: &str = "/etc/peercam/peercam.toml";
 /// Power-on to the agent's first answer takes 12 s on a quiet machine of two cores; this is for one that is not quiet.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
-/// What a board has when it is powered on.
+/// Devices of a board at power-on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fitted {
     /// Cameras and a microphone.
@@ -51,7 +51,7 @@ impl Board {
         let directory = tempfile::tempdir()?;
         let layer = make_layer(directory.path(), config).await?;
         let card = provisioning::make_card(directory.path()).await?;
-        // Kept after the test, for whoever wants to know why it failed.
+        // Kept after the test, to find out why it failed.
         let console = Path::new(env!("CARGO_TARGET_TMPDIR")).join("board-console.log");
         let socket = directory.path().join("agent");
         let mut qemu =
@@ -67,18 +67,18 @@ impl Board {
         self.agent.run(script).await
     }
 
-    /// As [`run`](Self::run), for a script that has to succeed; gives what it wrote.
+    /// Like [`run`](Self::run), for a script that has to succeed; returns its output.
     pub async fn must(&mut self, script: &str) -> Result<String> {
         self.agent.must(script).await
     }
 
-    /// Replaces the configuration and restarts the service; returns when systemd was told that it is ready.
+    /// Replaces the configuration and restarts the service; returns when it has reported to systemd that it is ready.
     pub async fn configure(&mut self, config: &str) -> Result<()> {
         self.must(&format!("base64 -d <<<{} > {CONFIG} && systemctl restart peercam", BASE64.encode(config))).await?;
         Ok(())
     }
 
-    /// Waits until the board has switched itself off or, which is the same to QEMU here, begins to boot again.
+    /// Waits until the board is off or reboots, which is the same to QEMU with these options.
     pub async fn is_off(&mut self, limit: Duration) -> Result<()> {
         let status = timeout(limit, self.qemu.wait()).await.context("the board is still on")??;
         ensure!(status.success(), "QEMU: {status}");
@@ -97,8 +97,8 @@ impl Board {
     }
 }
 
-/// What this run lays over the Debian root: the package of the program under test, its configuration, and the board's
-/// own small services. It is made anew each time, so the root never is.
+/// Makes the layer over the Debian root: the package of the program under test, its configuration, and the board's own
+/// small services. It is made for each run, so that the root can stay the same.
 async fn make_layer(directory: &Path, config: &str) -> Result<PathBuf> {
     let tree = directory.join("layer");
     must_run(
@@ -140,7 +140,7 @@ async fn install(tree: &Path) -> Result<()> {
 }
 
 fn qemu(image: &Path, [layer, card]: [&Path; 2], console: &Path, socket: &Path, fitted: Fitted) -> Command {
-    // `mitigations=off` and the rest: an emulated processor has nothing to protect, and emulates that slowly.
+    // `mitigations=off` and the rest: an emulated processor has nothing to protect, and mitigations are slow on it.
     let kernel_arguments = [
         "console=ttyS0 quiet panic=1 mitigations=off tsc=reliable no_timer_check net.ifnames=0",
         "systemd.journald.forward_to_console=1 systemd.show_status=0 systemd.mask=getty.target",
@@ -150,7 +150,7 @@ fn qemu(image: &Path, [layer, card]: [&Path; 2], console: &Path, socket: &Path, 
             Fitted::Bare => "module_blacklist=vivid,snd_aloop",
         },
         "systemd.wants=peercam-reboot.path",
-        // Debian starts one for all radios, which is of use with D-Bus only.
+        // Debian starts one for all radios, which is useful with D-Bus only.
         "systemd.mask=wpa_supplicant.service systemd.mask=hostapd.service",
     ]
     .join(" ");
@@ -164,8 +164,10 @@ fn qemu(image: &Path, [layer, card]: [&Path; 2], console: &Path, socket: &Path, 
     };
     let mut qemu = Command::new("qemu-system-x86_64");
     // A processor without AVX: where QEMU emulates that, encoders that choose it are slower than with SSE, and the
-    // picture has 20 to 26 of 30 frames per second instead of all.
-    qemu.args("-machine q35 -accel tcg,thread=multi,tb-size=512 -cpu Nehalem -smp 2 -m 1536".split(' '))
+    // picture has 20 to 26 of 30 frames per second instead of all. And room for translated code (MB): once it is full
+    // all of it is translated again, which shows as a picture that stands still for 0.4 s. 512 are full after 50
+    // minutes.
+    qemu.args("-machine q35 -accel tcg,thread=multi,tb-size=1024 -cpu Nehalem -smp 2 -m 1536".split(' '))
         .args("-nodefaults -no-user-config -display none -no-reboot".split(' '))
         .arg("-kernel")
         .arg(image.join("kernel"))
@@ -186,7 +188,7 @@ fn qemu(image: &Path, [layer, card]: [&Path; 2], console: &Path, socket: &Path, 
     qemu
 }
 
-/// Runs what has to succeed, on this machine.
+/// Runs a command on this machine that has to succeed.
 pub async fn must_run(command: &mut Command) -> Result<()> {
     let status = command.status().await.with_context(|| format!("{command:?}"))?;
     if !status.success() {

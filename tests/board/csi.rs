@@ -1,5 +1,5 @@
-//! A CSI camera by libcamera: the kernel's `vimc` has a sensor, what makes pictures of its raw data, and the media graph
-//! between them, which libcamera sets up as it does that of a board.
+//! A CSI camera through libcamera: the kernel's `vimc` has a sensor, an image processor for its raw data, and the media
+//! graph between them, which libcamera sets up like that of a board.
 
 use std::fs;
 use std::time::Duration;
@@ -12,10 +12,11 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 use crate::board::{Board, must_run};
-use crate::watching::Viewer;
-use crate::{BAR_CENTRES, BAR_HEIGHT, BARE_CONFIG, ensure_bars, starvation};
+use crate::{BAR_CENTRES, BAR_HEIGHT, BARE_CONFIG, ensure_bars};
+use testkit::page_viewer::Viewer;
+use testkit::starvation;
 
-/// What libcamera calls it.
+/// Its name in libcamera.
 const NAME: &str = "platform/vimc.0 Sensor B";
 
 /// Its nodes: two bring what a sensor sees, one what is made of it, each only once the graph is set up.
@@ -24,17 +25,18 @@ const NODES: [&str; 3] = ["/dev/video0", "/dev/video1", "/dev/video2"];
 /// Both are multiples of six: libcamera's part for vimc has no others.
 const SIZE: (u32, u32) = (300, 180);
 
-/// What capture processes are started with. libcamera's part for vimc (up to 0.7.2 at least) asks a request for its number after
-/// it has given it back; where the other thread was faster, the request is gone: SIGSEGV. No other part of libcamera does
-/// so. The number is for its log and for a control algorithm that does nothing, so that one for all will do.
+/// What capture processes are started with. libcamera's part for vimc (up to 0.7.2 at least) asks a request for its
+/// number after it has given it back; where the other thread was faster, the request is gone: SIGSEGV. No other part of
+/// libcamera does so. The number is for its log and for a control algorithm that does nothing, so that one for all will
+/// do.
 const NUMBER: &str = "unsigned _ZNK9libcamera7Request8sequenceEv(const void *request) { (void)request; return 0; }";
 
 /// The sensor's test pattern that is all red, and that of colour bars.
 const RED: u32 = 7;
 const BARS: u32 = 0;
 
-/// Has the sensor show a test pattern: VIDIOC_S_CTRL (linux/videodev2.h) of VIMC_CID_TEST_PATTERN (vimc-common.h). `v4l2-ctl`
-/// of Debian 13 wants a later kernel for that.
+/// Sets the test pattern of the sensor: VIDIOC_S_CTRL (linux/videodev2.h) of VIMC_CID_TEST_PATTERN (vimc-common.h).
+/// `v4l2-ctl` of Debian 13 wants a later kernel for that.
 async fn set_pattern(board: &mut Board, pattern: u32) -> Result<()> {
     control(board, 0xc008_561c, 0x00f0_f000, pattern).await.map(drop)
 }
@@ -44,7 +46,7 @@ async fn brightness_of_sensor(board: &mut Board) -> Result<u32> {
     control(board, 0xc008_561b, 0x0098_0900, 0).await
 }
 
-/// Gives the value of the sensor's control after the call.
+/// Makes an ioctl; returns the value of the sensor's control after it.
 async fn control(board: &mut Board, call: u32, id: u32, value: u32) -> Result<u32> {
     let sensor = "$(grep -l 'Sensor B' /sys/class/video4linux/v4l-subdev*/name | cut -d/ -f5)";
     let program = format!(
@@ -73,7 +75,7 @@ pub async fn settle(board: &mut Board) -> Result<()> {
     Ok(())
 }
 
-pub async fn a_csi_camera_is_named_by_doctor_and_auto_leaves_its_nodes_alone(
+pub async fn doctor_names_a_csi_camera_and_auto_does_not_use_its_nodes(
     board: &mut Board,
     viewer: &Viewer<'_>,
 ) -> Result<()> {
@@ -97,7 +99,7 @@ pub async fn a_csi_camera_is_named_by_doctor_and_auto_leaves_its_nodes_alone(
     Ok(())
 }
 
-pub async fn a_csi_camera_is_watched_by_libcamera(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
+pub async fn a_csi_camera_is_shown_through_libcamera(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
     let (width, height) = SIZE;
     let config = BARE_CONFIG.replace("\"test\"", "\"libcamera\"").replace("640", "300").replace("368", "180");
     let config = config.replace("capture = \"auto\"", "capture = \"test\"");
@@ -130,7 +132,7 @@ pub async fn a_csi_camera_is_watched_by_libcamera(board: &mut Board, viewer: &Vi
     let (_, colours) = viewer.video_colours(&BAR_CENTRES, BAR_HEIGHT).await?;
     ensure_bars(&colours).context("the sensor's colour bars")?;
 
-    // What the sensor sees now is what the page shows now.
+    // The page shows the present picture of the sensor.
     set_pattern(board, RED).await?;
     let changed = Instant::now();
     loop {
@@ -169,7 +171,7 @@ pub async fn the_controls_of_a_csi_camera_are_listed_and_set(board: &mut Board, 
     Ok(())
 }
 
-/// How bright all of it is.
+/// The total brightness.
 fn sum(colours: &[[u8; 3]]) -> u32 {
     colours.iter().flatten().map(|part| u32::from(*part)).sum()
 }

@@ -6,10 +6,10 @@ use anyhow::{Context, Result, ensure};
 use tokio::time::sleep;
 
 use crate::board::Board;
-use crate::starvation;
-use crate::watching::Viewer;
+use testkit::page_viewer::Viewer;
+use testkit::starvation;
 
-/// A picture that costs little, so that the emulated processor has time for the sound. Once a minute the log has the drift.
+/// A cheap picture, so that the emulated processor has time for the sound. The log has the drift once a minute.
 pub const CONFIG: &str = r#"
     [web]
     listen = "0.0.0.0:8080"
@@ -29,28 +29,28 @@ pub const CONFIG: &str = r#"
     capture = "auto"
 "#;
 
-/// What the control is set to, and by how many millionths the card's samples last longer then.
+/// Values of the control, and by how many ppm the card's samples then last longer.
 const RATES: [(u32, f64); 2] = [(100_020, 200.0), (99_980, -200.0)];
 
 /// After so long the drift is known to a tenth.
 const MINUTES: Duration = Duration::from_secs(190);
 
-/// How far what is found may be from what was set, in millionths. The stamps of an emulated card waver by its ticks of 4 ms.
+/// Allowed error of the estimated drift, in ppm. The stamps of an emulated card jitter by its ticks of 4 ms.
 const NEAR: f64 = 50.0;
 
 /// How far sound may be from the card's stamps, in milliseconds.
 const MOST_OFF: f64 = 10.0;
 
-/// In so long no step is heard.
+/// For so long there must be no audible step.
 const LISTENED: Duration = Duration::from_secs(20);
 
 /// Some minutes with a card that is too slow.
-pub async fn sound_of_a_card_that_is_200_ppm_slow_is_followed(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
+pub async fn sound_of_a_card_that_is_200_ppm_slow_stays_in_step(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
     is_followed(board, viewer, RATES[0], MINUTES).await
 }
 
 /// An hour with one that is too slow, and one with one that is too fast.
-pub async fn sound_of_a_card_that_is_200_ppm_off_is_followed_for_an_hour(
+pub async fn sound_of_a_card_that_is_200_ppm_off_stays_in_step_for_an_hour(
     board: &mut Board,
     viewer: &Viewer<'_>,
 ) -> Result<()> {
@@ -67,7 +67,7 @@ async fn is_followed(board: &mut Board, viewer: &Viewer<'_>, (shift, slow): (u32
     board.must(&format!("{all} | while read id; do {set}; done && systemctl restart peercam")).await?;
     viewer.wait_for_picture(320, 180).await?;
     viewer.unmute().await?;
-    // An overrun, as of a board that is too busy, is a step too.
+    // An overrun of a busy board is a step too.
     starvation::unless_starved(async || {
         sleep(span).await;
         let log = journal(board).await?;
@@ -92,7 +92,7 @@ async fn is_followed(board: &mut Board, viewer: &Viewer<'_>, (shift, slow): (u32
     Ok(())
 }
 
-/// What the service has said since it was started.
+/// The log of the service since its start.
 async fn journal(board: &mut Board) -> Result<String> {
     let service = "_SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID peercam)";
     board.must(&format!("journalctl --output=cat --no-pager {service}")).await
@@ -100,10 +100,10 @@ async fn journal(board: &mut Board) -> Result<String> {
 
 /// How often samples were missing.
 fn steps(log: &str) -> usize {
-    log.lines().filter(|line| line.contains("are not of one line")).count()
+    log.lines().filter(|line| line.contains("do not match its time stamps")).count()
 }
 
-/// The drift in millionths and the error in milliseconds that a line of the log tells of.
+/// The drift in ppm and the error in milliseconds in a line of the log.
 fn told(line: &str) -> Option<(f64, f64)> {
     let number = |name| line.split(name).nth(1)?.split_whitespace().next()?.parse().ok();
     number("drift_ppm=").zip(number("error_ms="))

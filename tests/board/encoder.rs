@@ -1,4 +1,4 @@
-//! GStreamer's `v4l2h264enc` on an encoder driver of our own, which does what bcm2835-codec does, or one thing wrong.
+//! GStreamer's `v4l2h264enc` on an encoder driver of our own, which behaves like bcm2835-codec, or has one fault.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use tokio::time::{Instant, sleep};
 
 use crate::BARE_CONFIG;
 use crate::board::Board;
-use crate::breaks::median_and_95th;
-use crate::page::Page;
-use crate::watching::Viewer;
+use testkit::page::Page;
+use testkit::page_viewer::Viewer;
+use testkit::playback_gaps::median_and_95th;
 
-/// Where the driver is told what to do wrong, and where it counts.
+/// The driver's parameters: its faults and its counters.
 const PARAMETERS: &str = "/sys/module/board_encoder/parameters";
 
 /// The element.
 pub const NAME: &str = "v4l2h264enc";
 
-/// A key frame that was asked for comes within this time: two frames, and the way to the browser's counters.
+/// Time limit for a requested key frame: two frames, and the way to the browser's counters.
 const SOON: Duration = Duration::from_secs(1);
 
 /// Sets a parameter of the driver.
@@ -31,9 +31,9 @@ async fn count(board: &mut Board, parameter: &str) -> Result<u64> {
     Ok(board.must(&format!("cat {PARAMETERS}/{parameter}")).await?.trim().parse()?)
 }
 
-/// What `peercam doctor` says of the encoder, and whether a camera would use it.
+/// The line of `peercam doctor` about the encoder, and whether a camera would use it.
 async fn verdict(board: &mut Board) -> Result<(String, bool)> {
-    // The registry of plugins is read afresh, as the service does after a boot.
+    // The registry of plugins is read again, as by the service after a boot.
     let report = board.run("peercam doctor --json 2>/dev/null").await?.text;
     let parsed: Value = serde_json::from_str(&report).with_context(|| report.clone())?;
     let found = |topic: &str| {
@@ -45,7 +45,7 @@ async fn verdict(board: &mut Board) -> Result<(String, bool)> {
     Ok((line.with_context(|| report.clone())?, used.contains(NAME)))
 }
 
-pub async fn an_encoder_that_does_one_thing_wrong_is_passed_over_with_the_reason(board: &mut Board) -> Result<()> {
+pub async fn an_encoder_with_one_fault_is_skipped_with_the_reason(board: &mut Board) -> Result<()> {
     board.must("modprobe board_encoder").await?;
     let (good, is_used) = verdict(board).await?;
     ensure!(good.contains("works") && !good.contains("on demand") && is_used, "{good}");
@@ -94,11 +94,11 @@ pub async fn the_encoder_of_the_board_is_used_and_makes_key_frames_on_demand(
     Ok(())
 }
 
-/// How often somebody joins: the time that 95 of 100 do not exceed is the longest but one.
+/// Number of joins: the time that 95 of 100 do not exceed is the longest but one.
 const JOINS: usize = 20;
 
-/// What a join may take, in milliseconds, while key frames come each ten seconds. On an emulated processor the handshake
-/// alone takes longer.
+/// What a join may take, in milliseconds, while key frames come each ten seconds. On an emulated processor the
+/// handshake alone takes longer.
 const LONGEST_JOIN: f64 = 500.0;
 
 /// Milliseconds from `new RTCPeerConnection` to the connection, and from there to the first frame.
@@ -106,11 +106,11 @@ const STAGES: &str = "
     const mark = (name) => performance.getEntriesByName(`peercam:${name}`)[0].startTime;
     return [mark('connected') - mark('created'), mark('first-frame') - mark('connected')];";
 
-pub async fn who_joins_does_not_wait_for_the_next_key_frame_of_the_interval(
+pub async fn a_new_viewer_does_not_wait_for_the_next_regular_key_frame(
     board: &mut Board,
     viewer: &Viewer<'_>,
 ) -> Result<()> {
-    // The encoder runs on while nobody watches.
+    // The encoder keeps running without viewers.
     board.configure(&BARE_CONFIG.replace("source = \"test\"", "source = \"test\"\nkeep_warm = true")).await?;
     viewer.wait_for_picture(640, 368).await?;
     let page = Page::of(viewer.browser());
@@ -126,6 +126,7 @@ pub async fn who_joins_does_not_wait_for_the_next_key_frame_of_the_interval(
         joined.push(first + second);
     }
     let made = count(board, "key_frames").await? - made;
+    eprintln!("connected after {connected:.0?}, first frame after {joined:.0?}");
     let ((connected, _), (median, most)) = (median_and_95th(connected), median_and_95th(joined));
     eprint!(
         "connected after {connected:.0} ms, first frame after {median:.0} ms, 95th {most:.0} ms, {made} key frames ... "
@@ -134,7 +135,7 @@ pub async fn who_joins_does_not_wait_for_the_next_key_frame_of_the_interval(
     Ok(())
 }
 
-pub async fn an_encoder_without_key_frames_on_demand_makes_one_each_second_and_the_status_says_so(
+pub async fn an_encoder_without_key_frames_on_demand_makes_one_each_second_and_the_status_shows_it(
     board: &mut Board,
     viewer: &Viewer<'_>,
 ) -> Result<()> {

@@ -1,5 +1,5 @@
-//! Faults under a viewer whose page is neither reloaded nor clicked: an encoder that fails or hangs, memory that runs out,
-//! a clock that is set; and an hour without any.
+//! Faults under a viewer whose page is neither reloaded nor clicked: an encoder that fails or hangs, memory that runs
+//! out, a clock that is set; and an hour without any.
 
 use std::time::Duration;
 
@@ -7,24 +7,24 @@ use anyhow::{Context, Result, ensure};
 use tokio::time::{Instant, sleep};
 
 use crate::board::Board;
-use crate::breaks::{judge, median_and_95th, watch_on};
 use crate::encoder::{NAME, set};
 use crate::process;
-use crate::watching::Viewer;
 use crate::webcam::Cable;
+use testkit::page_viewer::Viewer;
+use testkit::playback_gaps::{judge, median_and_95th, watch_on};
 
-/// Milliseconds from the fault to the picture of the next encoder: what is to be reached by 95 of 100, and what an emulated
-/// processor may take at most.
+/// Milliseconds from the fault to the picture of the next encoder: what is to be reached by 95 of 100, and what an
+/// emulated processor may take at most.
 const CHANGE: f64 = 2000.0;
 const LONGEST_CHANGE: f64 = 3000.0;
 
-/// The encoder of the board fails or hangs under a viewer so often, each way in turn, and the next takes its place; gives
-/// how long the picture stood still each time, in milliseconds.
+/// The encoder of the board fails or hangs under a viewer so often, each way in turn, and the next takes its place;
+/// gives how long the picture stood still each time, in milliseconds.
 async fn changes(board: &mut Board, viewer: &Viewer<'_>, count: usize) -> Result<Vec<f64>> {
     let mut breaks = Vec::new();
     for number in 0..count {
         let parameter = ["fails_after", "hangs_after"][number % 2];
-        // What failed in use is passed over for ten minutes, or until the service starts.
+        // An encoder that failed in use is skipped for ten minutes, or until the service restarts.
         board.must("systemctl restart peercam").await?;
         let deadline = Instant::now() + Duration::from_secs(40);
         while encoder(viewer).await.ok().as_deref() != Some(NAME) {
@@ -46,12 +46,12 @@ async fn changes(board: &mut Board, viewer: &Viewer<'_>, count: usize) -> Result
     Ok(breaks)
 }
 
-/// What the status says of the camera's encoder.
+/// The camera's encoder in the status.
 async fn encoder(viewer: &Viewer<'_>) -> Result<String> {
     Ok(viewer.status().await?["cameras"][0]["encoder"].as_str().unwrap_or_default().to_owned())
 }
 
-pub async fn an_encoder_that_fails_or_hangs_while_it_is_watched_is_replaced_by_the_next(
+pub async fn an_encoder_that_fails_or_hangs_under_a_viewer_is_replaced(
     board: &mut Board,
     viewer: &Viewer<'_>,
 ) -> Result<()> {
@@ -62,7 +62,7 @@ pub async fn an_encoder_that_fails_or_hangs_while_it_is_watched_is_replaced_by_t
 }
 
 /// The long form.
-pub async fn twenty_times_an_encoder_that_fails_or_hangs_is_replaced_by_the_next(
+pub async fn an_encoder_that_fails_or_hangs_twenty_times_is_replaced_each_time(
     board: &mut Board,
     viewer: &Viewer<'_>,
 ) -> Result<()> {
@@ -72,7 +72,7 @@ pub async fn twenty_times_an_encoder_that_fails_or_hangs_is_replaced_by_the_next
     Ok(())
 }
 
-pub async fn an_encoder_that_hangs_at_its_start_is_passed_over(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
+pub async fn an_encoder_that_hangs_at_its_start_is_skipped(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
     set(board, "hangs_at_start", "Y").await?;
     board.must("systemctl restart peercam").await?;
     viewer.wait_for_picture(640, 368).await?;
@@ -88,7 +88,7 @@ pub async fn a_capture_process_that_runs_out_of_memory_is_replaced(
 ) -> Result<()> {
     let before = process(board).await?;
     watch_on(viewer.browser()).await?;
-    // The kernel counts what is there already, and ends the process for more.
+    // The kernel counts the memory in use already, and kills the process when it needs more.
     board
         .must(
             "for pid in $(pidof peercam-capture); do
@@ -108,7 +108,7 @@ pub async fn a_capture_process_that_runs_out_of_memory_is_replaced(
     Ok(())
 }
 
-pub async fn a_clock_that_is_set_years_ahead_and_back_disturbs_nothing(
+pub async fn setting_the_clock_years_ahead_and_back_disturbs_nothing(
     board: &mut Board,
     viewer: &Viewer<'_>,
 ) -> Result<()> {
@@ -126,7 +126,7 @@ pub async fn a_clock_that_is_set_years_ahead_and_back_disturbs_nothing(
     Ok(())
 }
 
-/// What the service and all capture processes hold, in KiB.
+/// Memory of the service and all capture processes, in KiB.
 async fn memory(board: &mut Board) -> Result<f64> {
     let sum = "ps -o rss= -C peercam,peercam-capture | awk '{ sum += $1 } END { print sum }'";
     Ok(board.must(sum).await?.trim().parse()?)
@@ -145,7 +145,7 @@ fn slope(values: &[f64]) -> f64 {
     60.0 * over / under
 }
 
-pub async fn a_webcam_is_watched_for_an_hour_without_a_freeze(
+pub async fn a_webcam_plays_for_an_hour_without_a_freeze(
     board: &mut Board,
     cable: &Cable,
     viewer: &Viewer<'_>,
@@ -161,7 +161,7 @@ pub async fn a_webcam_is_watched_for_an_hour_without_a_freeze(
         let (given, seen) = (cable.shown(), viewer.counters().await?.frames_decoded);
         sleep(Duration::from_secs(60)).await;
         let (given, seen) = (cable.shown() - given, viewer.counters().await?.frames_decoded - seen);
-        // A picture that is gone for longer is no freeze to the browser any more.
+        // The browser does not count a longer gap as a freeze.
         let judged = judge(viewer.browser()).await?;
         ensure!(judged.is_same && judged.is_live, "minute {minute}: {judged:?}");
         longest = longest.max(judged.longest());

@@ -1,43 +1,21 @@
 //! The product on its own virtual board: a Debian guest with a real V4L2 camera (vivid) and a real ALSA microphone
 //! (snd-aloop), the built binary under its systemd unit, and a browser at the other end of the board's network cable.
 //!
-//! One boot serves the tests of a board, in the order in which they stand; the first that fails ends the run, since what
-//! follows would start from a board in an unknown state. The other boots have no camera until one is plugged in. `README.md` here says more.
+//! One boot serves the tests of a board, in this order; the first failure ends the run, because the next tests would
+//! start from a board in an unknown state. The other boots have no camera until one is plugged in. `README.md` here has
+//! more.
 
-#[path = "../harness/agent.rs"]
-mod agent;
-#[path = "../harness/alone.rs"]
-mod alone;
 mod board;
-#[path = "../harness/breaks.rs"]
-#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
-mod breaks;
-#[path = "../harness/browser.rs"]
-#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
-mod browser;
 mod csi;
 mod drift;
 mod encoder;
 mod faults;
-#[path = "../harness/namespace.rs"]
-#[allow(dead_code, reason = "the suite of the image uses the rest")]
-mod namespace;
 mod nodes;
-#[path = "../harness/package.rs"]
-#[allow(dead_code, reason = "the suite of the package uses the rest")]
-mod package;
 mod packaged;
-#[path = "../harness/page.rs"]
-#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
-mod page;
 mod provisioning;
 mod sandboxes;
-#[path = "../harness/starvation.rs"]
-mod starvation;
 mod usb;
 mod variants;
-#[path = "../harness/watching.rs"]
-mod watching;
 mod webcam;
 
 use std::env;
@@ -49,50 +27,50 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::board::{ADDRESS, Board, Fitted};
-use crate::browser::Browser;
 use crate::csi::{
-    a_csi_camera_is_named_by_doctor_and_auto_leaves_its_nodes_alone, a_csi_camera_is_watched_by_libcamera,
+    a_csi_camera_is_shown_through_libcamera, doctor_names_a_csi_camera_and_auto_does_not_use_its_nodes,
     the_controls_of_a_csi_camera_are_listed_and_set,
 };
 use crate::drift::{
-    sound_of_a_card_that_is_200_ppm_off_is_followed_for_an_hour, sound_of_a_card_that_is_200_ppm_slow_is_followed,
+    sound_of_a_card_that_is_200_ppm_off_stays_in_step_for_an_hour, sound_of_a_card_that_is_200_ppm_slow_stays_in_step,
 };
 use crate::encoder::{
-    an_encoder_that_does_one_thing_wrong_is_passed_over_with_the_reason,
-    an_encoder_without_key_frames_on_demand_makes_one_each_second_and_the_status_says_so,
+    a_new_viewer_does_not_wait_for_the_next_regular_key_frame, an_encoder_with_one_fault_is_skipped_with_the_reason,
+    an_encoder_without_key_frames_on_demand_makes_one_each_second_and_the_status_shows_it,
     the_encoder_of_the_board_is_used_and_makes_key_frames_on_demand,
-    who_joins_does_not_wait_for_the_next_key_frame_of_the_interval,
 };
 use crate::faults::{
-    a_capture_process_that_runs_out_of_memory_is_replaced, a_clock_that_is_set_years_ahead_and_back_disturbs_nothing,
-    a_webcam_is_watched_for_an_hour_without_a_freeze,
-    an_encoder_that_fails_or_hangs_while_it_is_watched_is_replaced_by_the_next,
-    an_encoder_that_hangs_at_its_start_is_passed_over,
-    twenty_times_an_encoder_that_fails_or_hangs_is_replaced_by_the_next,
+    a_capture_process_that_runs_out_of_memory_is_replaced, a_webcam_plays_for_an_hour_without_a_freeze,
+    an_encoder_that_fails_or_hangs_twenty_times_is_replaced_each_time,
+    an_encoder_that_fails_or_hangs_under_a_viewer_is_replaced, an_encoder_that_hangs_at_its_start_is_skipped,
+    setting_the_clock_years_ahead_and_back_disturbs_nothing,
 };
 use crate::nodes::{
-    PLANES, a_camera_with_a_buffer_for_each_plane_brings_its_colours, ensure_told,
-    what_the_driver_refuses_or_drops_is_told_or_overcome,
+    PLANES, a_camera_with_a_buffer_for_each_plane_shows_its_colours, ensure_told,
+    errors_and_drops_of_the_driver_are_reported_or_recovered,
 };
 use crate::packaged::the_package_is_installed_upgraded_and_purged_while_the_board_runs;
 use crate::provisioning::{
     a_file_on_the_boot_partition_sets_the_board_up_before_the_service_starts,
-    a_file_with_a_mistake_changes_nothing_and_is_answered_beside_it, a_network_appears_with_another_password,
-    a_wifi_that_cannot_be_joined_is_told_until_it_is,
+    a_file_with_a_mistake_changes_nothing_and_an_error_file_appears_beside_it, a_network_appears_with_another_password,
+    a_wifi_that_cannot_be_joined_is_reported_until_it_is_joined,
 };
-use crate::sandboxes::the_service_has_the_network_and_what_captures_has_the_devices;
+use crate::sandboxes::the_service_has_the_network_and_the_capture_process_has_the_devices;
 use crate::variants::{
-    a_camera_that_encodes_is_shown_and_what_cannot_be_shown_of_it_is_told,
-    a_webcam_at_another_plug_under_another_number_comes_back_to_the_same_viewer, microphones_of_every_shape_are_heard,
-    the_size_and_rate_that_are_asked_for_are_taken,
+    a_webcam_replugged_at_another_port_comes_back_to_the_same_viewer,
+    h264_of_a_camera_is_shown_and_unusable_streams_are_reported, microphones_with_any_rate_channels_and_width_work,
+    the_requested_size_and_rate_are_used,
 };
-use crate::watching::Viewer;
 use crate::webcam::{
-    Cable, a_webcam_that_falls_silent_is_shown_again_when_it_brings_pictures,
-    a_webcam_that_is_plugged_in_shows_its_picture_and_its_own_microphone_is_heard,
-    a_webcam_that_is_unplugged_and_plugged_in_again_comes_back_to_the_same_viewer,
-    damaged_pictures_between_good_ones_disturb_nothing,
+    Cable, a_plugged_in_webcam_delivers_picture_and_sound, a_replugged_webcam_comes_back_to_the_same_viewer,
+    a_silent_webcam_is_shown_again_when_it_delivers_pictures, damaged_pictures_between_valid_ones_disturb_nothing,
 };
+use testkit::browser::Browser;
+use testkit::namespaces;
+use testkit::package;
+use testkit::page_viewer::Viewer;
+use testkit::starvation;
+use testkit::tap_network;
 
 const SECRET: &str = "a-secret-for-the-virtual-board";
 
@@ -136,11 +114,11 @@ fn main() -> ExitCode {
     // Made before the network is left, where something may be missing for it.
     let is_newer = env::args().any(|argument| argument == NEWER);
     let release: &[&str] = if is_newer { &[NEWER] } else { &[] };
-    let entered = package::of_this_build().and_then(|_| namespace::enter("tests/board/make", release));
-    alone::go_on(entered, |image| async move { run(&image).await })
+    let entered = package::of_this_build().and_then(|_| tap_network::enter("tests/board/make", release));
+    namespaces::run(entered, |image| async move { run(&image).await })
 }
 
-/// Runs one test and says how it went.
+/// Runs one test and prints its result.
 macro_rules! test {
     ($name:ident, $board:expr $(, $argument:expr)*) => {{
         let started = Instant::now();
@@ -165,7 +143,7 @@ async fn run(image: &Path) -> Result<()> {
     if is_wanted("bare") {
         bare(image, &browser).await?;
     }
-    // By name only: they want a machine that does nothing else, or take longer than all others together may.
+    // By name only: they need a machine that does nothing else, or take longer than all others together.
     let is_named = |group: &str| named.iter().any(|name| name == group);
     if is_named("drift") {
         drifting(image, &browser, Span::Minutes).await?;
@@ -185,6 +163,9 @@ async fn run(image: &Path) -> Result<()> {
     if is_named("encoders") {
         encoders(image, &browser).await?;
     }
+    if is_named("joins") {
+        joins(image, &browser).await?;
+    }
     if is_named("csi") {
         csi(image, &browser).await?;
     }
@@ -201,71 +182,71 @@ async fn fitted(image: &Path, browser: &Browser) -> Result<()> {
     test!(a_network_appears_with_another_password, board);
     test!(the_service_starts_under_its_unit, board);
     test!(a_file_on_the_boot_partition_sets_the_board_up_before_the_service_starts, board);
-    test!(the_units_expose_little, board);
-    test!(the_service_has_the_network_and_what_captures_has_the_devices, board);
-    test!(doctor_finds_the_cameras_and_the_microphone_and_says_what_is_no_camera, board);
+    test!(the_units_have_a_low_exposure_level, board);
+    test!(the_service_has_the_network_and_the_capture_process_has_the_devices, board);
+    test!(doctor_lists_the_cameras_the_microphone_and_the_other_nodes, board);
     let viewer = Viewer::log_in(browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
     test!(a_browser_shows_the_camera_and_plays_the_microphone_for_20_s_without_a_freeze, board, &viewer);
     test!(the_snapshot_shows_the_colour_bars, board, &viewer);
-    test!(a_camera_with_a_buffer_for_each_plane_brings_its_colours, board, &viewer);
-    test!(what_the_driver_refuses_or_drops_is_told_or_overcome, board, &viewer);
-    test!(the_status_under_the_unit_has_what_the_unit_lets_it_see, board, &viewer);
+    test!(a_camera_with_a_buffer_for_each_plane_shows_its_colours, board, &viewer);
+    test!(errors_and_drops_of_the_driver_are_reported_or_recovered, board, &viewer);
+    test!(the_status_under_the_unit_has_the_figures_that_the_unit_allows, board, &viewer);
     test!(the_cameras_controls_are_listed_and_set, board, &viewer);
     test!(another_size_reaches_the_viewer_on_the_same_connection, board, &viewer);
-    test!(privacy_closes_the_device_and_its_end_brings_the_picture_back, board, &viewer);
-    test!(another_mode_in_the_configuration_is_honoured, board, &viewer);
+    test!(privacy_closes_the_device_and_the_picture_returns_after_it, board, &viewer);
+    test!(another_mode_in_the_configuration_is_used, board, &viewer);
     test!(a_capture_process_that_runs_out_of_memory_is_replaced, board, &viewer);
-    test!(the_service_begins_anew_under_its_unit, board, &viewer);
-    test!(an_applied_configuration_is_in_effect_without_the_unit_being_restarted, board, &viewer);
+    test!(the_service_restarts_itself_under_its_unit, board, &viewer);
+    test!(an_applied_configuration_takes_effect_without_a_restart_of_the_unit, board, &viewer);
     // Before the next one, whose files have answers of their own in the same place.
-    test!(a_wifi_that_cannot_be_joined_is_told_until_it_is, board, &viewer);
-    test!(a_file_with_a_mistake_changes_nothing_and_is_answered_beside_it, board);
-    // Last of those with a camera: it comes back under another number than the configuration has.
-    test!(a_camera_that_is_unplugged_and_plugged_in_again_comes_back_to_the_same_viewer, board, &viewer);
+    test!(a_wifi_that_cannot_be_joined_is_reported_until_it_is_joined, board, &viewer);
+    test!(a_file_with_a_mistake_changes_nothing_and_an_error_file_appears_beside_it, board);
+    // Last of those with a camera: it comes back under another number than that in the configuration.
+    test!(a_replugged_camera_comes_back_to_the_same_viewer, board, &viewer);
     test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
     // Logins may be over by it; the page that follows has another.
-    test!(a_clock_that_is_set_years_ahead_and_back_disturbs_nothing, board, &viewer);
+    test!(setting_the_clock_years_ahead_and_back_disturbs_nothing, board, &viewer);
     test!(the_package_is_installed_upgraded_and_purged_while_the_board_runs, board);
     test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
-    // What the page had proved itself by went with the package.
+    // The page's login was removed with the package.
     let viewer = Viewer::log_in(browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
     // Last of all: the board is gone then.
-    test!(a_reboot_that_the_service_may_not_do_is_done_by_a_unit_of_its_own, board, &viewer);
+    test!(a_separate_unit_reboots_the_board_for_the_service, board, &viewer);
     Ok(())
 }
 
-/// One that has neither, until they are plugged in.
+/// A board without them, until they are plugged in.
 async fn bare(image: &Path, browser: &Browser) -> Result<()> {
     let mut board = Board::boot(image, BARE_CONFIG, Fitted::Bare).await?;
-    test!(an_encoder_that_does_one_thing_wrong_is_passed_over_with_the_reason, board);
+    test!(an_encoder_with_one_fault_is_skipped_with_the_reason, board);
     let cable = Cable::lay()?;
     let viewer = Viewer::log_in(browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
     test!(the_encoder_of_the_board_is_used_and_makes_key_frames_on_demand, board, &viewer);
-    test!(an_encoder_without_key_frames_on_demand_makes_one_each_second_and_the_status_says_so, board, &viewer);
-    test!(an_encoder_that_fails_or_hangs_while_it_is_watched_is_replaced_by_the_next, board, &viewer);
+    test!(an_encoder_without_key_frames_on_demand_makes_one_each_second_and_the_status_shows_it, board, &viewer);
+    test!(an_encoder_that_fails_or_hangs_under_a_viewer_is_replaced, board, &viewer);
     board.must("systemctl stop peercam && rmmod board_encoder").await?;
     board.configure(&BARE_CONFIG.replace("source = \"test\"", "source = \"auto\"").replace("368", "360")).await?;
-    test!(a_webcam_that_is_plugged_in_shows_its_picture_and_its_own_microphone_is_heard, board, &cable, &viewer);
-    test!(damaged_pictures_between_good_ones_disturb_nothing, board, &cable, &viewer);
-    test!(a_webcam_that_falls_silent_is_shown_again_when_it_brings_pictures, board, &cable, &viewer);
-    test!(a_webcam_that_is_unplugged_and_plugged_in_again_comes_back_to_the_same_viewer, board, &cable, &viewer);
+    test!(a_plugged_in_webcam_delivers_picture_and_sound, board, &cable, &viewer);
+    test!(damaged_pictures_between_valid_ones_disturb_nothing, board, &cable, &viewer);
+    test!(a_silent_webcam_is_shown_again_when_it_delivers_pictures, board, &cable, &viewer);
+    test!(a_replugged_webcam_comes_back_to_the_same_viewer, board, &cable, &viewer);
     test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
     Ok(())
 }
 
-/// A board of the release after the machine's, whose GStreamer (1.26) and libcamera (0.4) are others.
+/// A board with the Debian release after the machine's, with other versions of GStreamer (1.26) and libcamera (0.4).
 async fn newer(image: &Path, browser: &Browser) -> Result<()> {
     let mut board = Board::boot(image, BARE_CONFIG, Fitted::Bare).await?;
     board.must("modprobe board_encoder").await?;
-    test!(an_encoder_that_does_one_thing_wrong_is_passed_over_with_the_reason, board);
+    test!(an_encoder_with_one_fault_is_skipped_with_the_reason, board);
     let viewer = Viewer::log_in(browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
     test!(the_encoder_of_the_board_is_used_and_makes_key_frames_on_demand, board, &viewer);
-    test!(an_encoder_without_key_frames_on_demand_makes_one_each_second_and_the_status_says_so, board, &viewer);
-    test!(an_encoder_that_fails_or_hangs_while_it_is_watched_is_replaced_by_the_next, board, &viewer);
-    test!(who_joins_does_not_wait_for_the_next_key_frame_of_the_interval, board, &viewer);
+    test!(an_encoder_without_key_frames_on_demand_makes_one_each_second_and_the_status_shows_it, board, &viewer);
+    test!(an_encoder_that_fails_or_hangs_under_a_viewer_is_replaced, board, &viewer);
+    test!(a_new_viewer_does_not_wait_for_the_next_regular_key_frame, board, &viewer);
     board.must("systemctl stop peercam && rmmod board_encoder").await?;
     csi::settle(&mut board).await?;
-    test!(a_csi_camera_is_watched_by_libcamera, board, &viewer);
+    test!(a_csi_camera_is_shown_through_libcamera, board, &viewer);
     test!(the_controls_of_a_csi_camera_are_listed_and_set, board, &viewer);
     test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
     Ok(())
@@ -279,7 +260,7 @@ async fn hour(image: &Path, browser: &Browser) -> Result<()> {
     board.must("systemctl start peercam").await?;
     let cable = Cable::lay()?;
     let viewer = Viewer::log_in(browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
-    test!(a_webcam_is_watched_for_an_hour_without_a_freeze, board, &cable, &viewer);
+    test!(a_webcam_plays_for_an_hour_without_a_freeze, board, &cable, &viewer);
     test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
     Ok(())
 }
@@ -290,9 +271,18 @@ async fn encoders(image: &Path, browser: &Browser) -> Result<()> {
     // Returns when it serves.
     board.must("modprobe board_encoder && systemctl restart peercam").await?;
     let viewer = Viewer::log_in(browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
-    test!(an_encoder_that_hangs_at_its_start_is_passed_over, board, &viewer);
-    test!(twenty_times_an_encoder_that_fails_or_hangs_is_replaced_by_the_next, board, &viewer);
-    test!(who_joins_does_not_wait_for_the_next_key_frame_of_the_interval, board, &viewer);
+    test!(an_encoder_that_hangs_at_its_start_is_skipped, board, &viewer);
+    test!(an_encoder_that_fails_or_hangs_twenty_times_is_replaced_each_time, board, &viewer);
+    test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
+    Ok(())
+}
+
+/// One whose encoder makes key frames on demand only.
+async fn joins(image: &Path, browser: &Browser) -> Result<()> {
+    let mut board = Board::boot(image, BARE_CONFIG, Fitted::Bare).await?;
+    board.must("modprobe board_encoder && systemctl restart peercam").await?;
+    let viewer = Viewer::log_in(browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
+    test!(a_new_viewer_does_not_wait_for_the_next_regular_key_frame, board, &viewer);
     test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
     Ok(())
 }
@@ -310,8 +300,8 @@ async fn drifting(image: &Path, browser: &Browser, span: Span) -> Result<()> {
     board.must("systemctl restart peercam").await?;
     let viewer = Viewer::log_in(browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
     match span {
-        Span::Minutes => test!(sound_of_a_card_that_is_200_ppm_slow_is_followed, board, &viewer),
-        Span::Hour => test!(sound_of_a_card_that_is_200_ppm_off_is_followed_for_an_hour, board, &viewer),
+        Span::Minutes => test!(sound_of_a_card_that_is_200_ppm_slow_stays_in_step, board, &viewer),
+        Span::Hour => test!(sound_of_a_card_that_is_200_ppm_off_stays_in_step_for_an_hour, board, &viewer),
     }
     test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
     Ok(())
@@ -324,12 +314,12 @@ async fn webcams(image: &Path, browser: &Browser) -> Result<()> {
     let mut board = Board::boot(image, &auto, Fitted::Bare).await?;
     board.must("systemctl start peercam").await?;
     let viewer = Viewer::log_in(browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
-    test!(microphones_of_every_shape_are_heard, board, &viewer);
+    test!(microphones_with_any_rate_channels_and_width_work, board, &viewer);
     // The page's counters are those of picture and sound.
     board.configure(&toned).await?;
-    test!(a_camera_that_encodes_is_shown_and_what_cannot_be_shown_of_it_is_told, board, &viewer);
-    test!(the_size_and_rate_that_are_asked_for_are_taken, board, &viewer);
-    test!(a_webcam_at_another_plug_under_another_number_comes_back_to_the_same_viewer, board, &viewer);
+    test!(h264_of_a_camera_is_shown_and_unusable_streams_are_reported, board, &viewer);
+    test!(the_requested_size_and_rate_are_used, board, &viewer);
+    test!(a_webcam_replugged_at_another_port_comes_back_to_the_same_viewer, board, &viewer);
     test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
     Ok(())
 }
@@ -340,8 +330,8 @@ async fn csi(image: &Path, browser: &Browser) -> Result<()> {
         Board::boot(image, &BARE_CONFIG.replace("source = \"test\"", "source = \"auto\""), Fitted::Bare).await?;
     csi::settle(&mut board).await?;
     let viewer = Viewer::log_in(browser, &format!("http://{ADDRESS}:8080"), SECRET).await?;
-    test!(a_csi_camera_is_named_by_doctor_and_auto_leaves_its_nodes_alone, board, &viewer);
-    test!(a_csi_camera_is_watched_by_libcamera, board, &viewer);
+    test!(doctor_names_a_csi_camera_and_auto_does_not_use_its_nodes, board, &viewer);
+    test!(a_csi_camera_is_shown_through_libcamera, board, &viewer);
     test!(nothing_panicked_and_systemd_never_had_to_restart_the_service, board);
     Ok(())
 }
@@ -364,14 +354,14 @@ const BARE_CONFIG: &str = r#"
     "#;
 
 async fn the_service_starts_under_its_unit(board: &mut Board) -> Result<()> {
-    // `is-system-running --wait` ends when the boot does; a unit of type notify is active once it has said so.
+    // `is-system-running --wait` ends when the boot does; a unit of type notify is active once it has reported that.
     let state = board.run("systemctl is-system-running --wait").await?;
     ensure!(state.text.trim() == "running", "{}\n{}", state.text, board.must("systemctl --failed --no-legend").await?);
     board.must("systemctl is-active peercam").await?;
     Ok(())
 }
 
-async fn the_units_expose_little(board: &mut Board) -> Result<()> {
+async fn the_units_have_a_low_exposure_level(board: &mut Board) -> Result<()> {
     for unit in ["peercam.service", "peercam-capture@.service"] {
         let file = format!("/usr/lib/systemd/system/{unit}");
         // The threshold is ten times the exposure level: 1.5. Comparable daemons have 8 to 9.
@@ -381,10 +371,10 @@ async fn the_units_expose_little(board: &mut Board) -> Result<()> {
     Ok(())
 }
 
-async fn doctor_finds_the_cameras_and_the_microphone_and_says_what_is_no_camera(board: &mut Board) -> Result<()> {
+async fn doctor_lists_the_cameras_the_microphone_and_the_other_nodes(board: &mut Board) -> Result<()> {
     let report = board.must("peercam doctor --json 2>/dev/null").await?;
     let report: Value = serde_json::from_str(&report).with_context(|| report.clone())?;
-    // The driver's name for its device, and the card's name: what the kernel says, not what we configured.
+    // The driver's name for its device, and the card's name, both from the kernel.
     for found in ["vivid", "Loopback", "640x360"] {
         ensure!(report.to_string().contains(found), "no {found} in {report:#}");
     }
@@ -398,7 +388,7 @@ async fn a_browser_shows_the_camera_and_plays_the_microphone_for_20_s_without_a_
     viewer.wait_for_picture(640, 360).await?;
     viewer.unmute().await?;
     viewer.wait_for_sound().await?;
-    // The first second belongs to starting: the jitter buffer and the decoder find their pace.
+    // The first second is left out: the jitter buffer and the decoder settle.
     tokio::time::sleep(Duration::from_secs(1)).await;
     starvation::unless_starved(async || {
         let before = viewer.counters().await?;
@@ -445,7 +435,7 @@ const BARS: [(&str, [u8; 3]); 8] = [
     ("blue", [0, 0, 191]),
     ("black", [0, 0, 0]),
 ];
-/// Where they are looked at, as a share of the width.
+/// Where they are sampled, as a fraction of the width.
 const BAR_CENTRES: [f64; 8] = [0.0625, 0.1875, 0.3125, 0.4375, 0.5625, 0.6875, 0.8125, 0.9375];
 /// And of the height: vivid writes its clock and its controls over the upper half.
 const BAR_HEIGHT: f64 = 0.9;
@@ -460,7 +450,7 @@ fn ensure_bars(colours: &[[u8; 3]]) -> Result<()> {
     Ok(())
 }
 
-async fn the_status_under_the_unit_has_what_the_unit_lets_it_see(
+async fn the_status_under_the_unit_has_the_figures_that_the_unit_allows(
     _board: &mut Board,
     viewer: &Viewer<'_>,
 ) -> Result<()> {
@@ -470,7 +460,7 @@ async fn the_status_under_the_unit_has_what_the_unit_lets_it_see(
         ensure!(told(pointer) > 0.0, "no {pointer} in {status:#}");
     }
     ensure!(status["versions"]["kernel"].as_str().is_some_and(|kernel| kernel.starts_with("6.")), "{status:#}");
-    // Hidden by ProcSubset=pid; docs/protocol.md says so.
+    // Hidden by ProcSubset=pid, as docs/protocol.md states.
     ensure!(status["memory"].get("available").is_none(), "{status:#}");
     Ok(())
 }
@@ -497,7 +487,7 @@ async fn the_cameras_controls_are_listed_and_set(_board: &mut Board, viewer: &Vi
     Ok(())
 }
 
-/// Somewhat brighter than vivid's 128, and not so much that the colour bars are others.
+/// Slightly brighter than vivid's 128, so that the colour bars are still recognised.
 const BRIGHTNESS: i64 = 131;
 
 fn control<'l>(listed: &'l Value, name: &str) -> Option<&'l Value> {
@@ -533,7 +523,7 @@ async fn open_devices(board: &mut Board, program: &str) -> Result<String> {
         .await
 }
 
-async fn privacy_closes_the_device_and_its_end_brings_the_picture_back(
+async fn privacy_closes_the_device_and_the_picture_returns_after_it(
     board: &mut Board,
     viewer: &Viewer<'_>,
 ) -> Result<()> {
@@ -541,7 +531,7 @@ async fn privacy_closes_the_device_and_its_end_brings_the_picture_back(
         !open_devices(board, "peercam-capture").await?.is_empty(),
         "the camera should be open while somebody watches"
     );
-    // The service itself has none at any time, and may not.
+    // The service itself never has one open.
     ensure!(open_devices(board, "peercam").await?.is_empty());
     viewer.remember_connection().await?;
     let outcome = viewer.command("privacy", json!({ "on": true })).await?;
@@ -550,7 +540,7 @@ async fn privacy_closes_the_device_and_its_end_brings_the_picture_back(
     ensure!(left.is_empty(), "{left}");
     viewer.wait_for_reason("private").await?;
     viewer.wait_until_hidden().await?;
-    // Longer than a stall takes to be noticed and a watchdog to be asked: nothing of it is a fault.
+    // Longer than the time limits of a stall and of the watchdog: privacy is no fault.
     tokio::time::sleep(Duration::from_secs(6)).await;
     ensure!(viewer.status().await?["health"] == "ok", "{:#}", viewer.status().await?);
     let frames = viewer.counters().await?.frames_decoded;
@@ -560,23 +550,20 @@ async fn privacy_closes_the_device_and_its_end_brings_the_picture_back(
     Ok(())
 }
 
-async fn a_camera_that_is_unplugged_and_plugged_in_again_comes_back_to_the_same_viewer(
-    board: &mut Board,
-    viewer: &Viewer<'_>,
-) -> Result<()> {
-    // The configuration is another than that upon which it was set before, which has ended it.
+async fn a_replugged_camera_comes_back_to_the_same_viewer(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
+    // The configuration has changed since it was set, which has ended it.
     viewer.command("set-control", json!({ "control": "brightness", "value": BRIGHTNESS })).await?;
     viewer.remember_connection().await?;
-    // As on a pulled cable: the driver lets go of the device under who has it open, and its node is gone.
+    // As with a pulled cable: the driver releases the device although it is open, and its node disappears.
     board.must("echo vivid.0 > /sys/bus/platform/drivers/vivid/unbind; ! test -e /dev/video0").await?;
     viewer.wait_for_loss().await?;
     // Long enough for a page that would give up to have done so (it makes a new connection after 4 s).
     tokio::time::sleep(Duration::from_secs(6)).await;
 
     let frames = viewer.counters().await?.frames_decoded;
-    // Nobody holds the dead device, so that its module can go, and another version of it come.
+    // No process holds the dead device, so its module can be removed and loaded again.
     board.must("rmmod vivid").await?;
-    // The node is there when the command returns; udev's part (names, rights) is in what is measured.
+    // The node exists when the command returns; the measured time includes udev's work (names, permissions).
     board.must("modprobe vivid && ls /dev/video*").await?;
     let returned = Instant::now();
     viewer.wait_for_frames_after(frames).await?;
@@ -588,23 +575,23 @@ async fn a_camera_that_is_unplugged_and_plugged_in_again_comes_back_to_the_same_
     Ok(())
 }
 
-async fn another_mode_in_the_configuration_is_honoured(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
+async fn another_mode_in_the_configuration_is_used(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
     board.configure(&config(320, 180)).await?;
-    // The service is a new one, so the page connects anew, by itself.
+    // The service is a new one, so the page connects again by itself.
     viewer.wait_for_picture(320, 180).await
 }
 
-/// What systemd says of the service: its process, and how often it had to start one again.
+/// The process of the service according to systemd, and the number of its automatic restarts.
 async fn process(board: &mut Board) -> Result<String> {
     board.must("systemctl is-active peercam && systemctl show -P MainPID -P NRestarts peercam").await
 }
 
-async fn the_service_begins_anew_under_its_unit(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
+async fn the_service_restarts_itself_under_its_unit(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
     let before = process(board).await?;
     let arguments = json!({ "what": "service" });
-    ensure!(viewer.command_as("anew", "restart", arguments.clone()).await?.is_null(), "the connection stayed");
-    // Whoever asks again with the same words learns how it ended.
-    let outcome = viewer.answered("anew", "restart", arguments).await?;
+    ensure!(viewer.command_as("again", "restart", arguments.clone()).await?.is_null(), "the connection stayed");
+    // The same command sent again gets its last outcome.
+    let outcome = viewer.answered("again", "restart", arguments).await?;
     ensure!(outcome["status"] == "successful", "{outcome}");
     viewer.wait_for_picture(320, 180).await?;
     let after = process(board).await?;
@@ -612,7 +599,7 @@ async fn the_service_begins_anew_under_its_unit(board: &mut Board, viewer: &View
     Ok(())
 }
 
-async fn an_applied_configuration_is_in_effect_without_the_unit_being_restarted(
+async fn an_applied_configuration_takes_effect_without_a_restart_of_the_unit(
     board: &mut Board,
     viewer: &Viewer<'_>,
 ) -> Result<()> {
@@ -628,10 +615,7 @@ async fn an_applied_configuration_is_in_effect_without_the_unit_being_restarted(
     Ok(())
 }
 
-async fn a_reboot_that_the_service_may_not_do_is_done_by_a_unit_of_its_own(
-    board: &mut Board,
-    viewer: &Viewer<'_>,
-) -> Result<()> {
+async fn a_separate_unit_reboots_the_board_for_the_service(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
     let outcome = viewer.command_as("again", "restart", json!({ "what": "board" })).await?;
     ensure!(outcome.is_null(), "{outcome}");
     board.is_off(Duration::from_secs(60)).await
@@ -643,12 +627,12 @@ async fn nothing_panicked_and_systemd_never_had_to_restart_the_service(board: &m
         console.contains("Started peercam.service"),
         "the journal does not reach the console, so neither panics nor restarts would be seen"
     );
-    // NRestarts of the unit would not do: it begins anew with each restart that a test asks for.
+    // NRestarts of the unit would not do: it counts from 0 after each restart that a test asks for.
     let bad = ["panicked at", "peercam.service: Scheduled restart job", "peercam.service: Watchdog timeout"];
     let found: Vec<&str> = console.lines().filter(|line| bad.iter().any(|bad| line.contains(bad))).collect();
     ensure!(found.is_empty(), "{}", found.join("\n"));
-    // Bits 7 and 9: the kernel has died of something, or warned (Linux, admin-guide/tainted-kernels.rst). Drivers of the
-    // tests' own are in it.
+    // Bits 7 and 9: the kernel has died of something, or warned (Linux, admin-guide/tainted-kernels.rst). Drivers of
+    // the tests' own are in it.
     let tainted: u64 = board.must("cat /proc/sys/kernel/tainted").await?.trim().parse()?;
     let kernel = board.must("dmesg --level=emerg,alert,crit,err,warn | tail -n 40").await?;
     ensure!(tainted & (1 << 7 | 1 << 9) == 0 && !kernel.contains("blocked for more than"), "{tainted:#x}:\n{kernel}");

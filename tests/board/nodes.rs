@@ -1,5 +1,5 @@
-//! What the kernel's `vivid` has besides a simple camera: buffers for each plane, nodes that are no cameras, and errors
-//! on demand.
+//! Features of the kernel's `vivid` besides a simple camera: buffers for each plane, nodes that are not cameras, and
+//! injected errors.
 
 use std::time::Duration;
 
@@ -8,22 +8,22 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::board::Board;
-use crate::watching::Viewer;
 use crate::{BAR_CENTRES, BAR_HEIGHT, ensure_bars, process};
+use testkit::page_viewer::Viewer;
 
 /// The camera that has a buffer for each plane.
 pub const PLANES: &str = "/dev/video10";
 
-/// What an error may take until the picture is back, on an emulated machine.
+/// Time limit from an error to the next picture, on an emulated machine.
 const RECOVERY: Duration = Duration::from_secs(20);
 
-/// The doctor's report names the camera, and says of the second driver's other nodes why they are none.
+/// Checks that the doctor's report names the camera, and has the reasons for the second driver's other nodes.
 pub fn ensure_told(report: &Value) -> Result<()> {
     let mut texts = Vec::new();
     gather(report, &mut texts);
     for (node, said) in [
         (PLANES, ""),
-        ("/dev/video11", "it takes pictures and brings none"),
+        ("/dev/video11", "it accepts pictures and delivers none"),
         ("/dev/video12", "it has data about pictures, but no pictures"),
         ("/dev/video13", "it has data about pictures, but no pictures"),
     ] {
@@ -43,20 +43,20 @@ fn gather<'v>(value: &'v Value, texts: &mut Vec<&'v str>) {
     }
 }
 
-pub async fn a_camera_with_a_buffer_for_each_plane_brings_its_colours(
+pub async fn a_camera_with_a_buffer_for_each_plane_shows_its_colours(
     board: &mut Board,
     viewer: &Viewer<'_>,
 ) -> Result<()> {
     let capabilities = board.must(&format!("v4l2-ctl -d {PLANES} --info")).await?;
     ensure!(capabilities.contains("Video Capture Multiplanar"), "{capabilities}");
-    // An emulated board may take longer to start a second camera than a snapshot is waited for.
+    // An emulated board may need longer to start a second camera than the time limit of a snapshot.
     has_picture(viewer).await?;
     let (size, colours) = viewer.snapshot_colours("planes", &BAR_CENTRES, BAR_HEIGHT).await?;
     ensure!(size == (320, 180), "the snapshot is {size:?}");
     ensure_bars(&colours)
 }
 
-pub async fn what_the_driver_refuses_or_drops_is_told_or_overcome(
+pub async fn errors_and_drops_of_the_driver_are_reported_or_recovered(
     board: &mut Board,
     viewer: &Viewer<'_>,
 ) -> Result<()> {
@@ -103,7 +103,7 @@ async fn picture(viewer: &Viewer<'_>) -> Result<Value> {
     viewer.command("snapshot", json!({ "camera": "planes", "to": "result" })).await
 }
 
-/// A picture of the second camera comes in time, however many are asked for.
+/// Checks that a picture of the second camera comes in time, after any number of requests.
 async fn has_picture(viewer: &Viewer<'_>) -> Result<()> {
     let deadline = Instant::now() + RECOVERY;
     loop {

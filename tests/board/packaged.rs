@@ -1,6 +1,6 @@
-//! The package under a systemd that runs: tests/package has all that does not need one.
+//! The package under a running systemd: tests/package has the tests that do not need one.
 //!
-//! Until here the board has what the package contains, and dpkg knows of nothing.
+//! Before this, the board has the files of the package without an entry in dpkg's database.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use anyhow::{Result, ensure};
 use crate::board::{ADDRESS, Board};
 use crate::config;
 
-/// Finds what bears the name, on disk and in /run, but for what these tests have brought: packages, and a unit that the
-/// kernel's command line wants.
+/// Finds files with the product's name, on disk and in /run, except those of these tests: packages, and a unit that the
+/// kernel's command line requests.
 const REMAINS: &str =
     "find / /run -xdev -name '*peercam*' -not -path '/packages/*' -not -path '/run/systemd/generator.early/*'";
 /// Belongs to the board and not to the package: its Wi-Fi, which was set up at the first boot.
@@ -28,7 +28,7 @@ pub async fn the_package_is_installed_upgraded_and_purged_while_the_board_runs(b
     installing_starts_the_service_with_the_page_open_to_the_network(board).await?;
     upgrading_keeps_the_configuration_and_restarts_the_service(board).await?;
     purging_leaves_nothing_but_the_boards_network(board).await?;
-    // For those who come after.
+    // For the next tests.
     board.must("dpkg --install /packages/peercam.deb && systemctl enable --now peercam-reboot.path").await?;
     board.configure(&config(640, 360)).await
 }
@@ -41,7 +41,7 @@ async fn installing_starts_the_service_with_the_page_open_to_the_network(board: 
     // The board's kernel command line wants it, which systemd calls enabled-runtime.
     let reboot = board.run("systemctl is-active peercam-reboot.path; systemctl is-enabled peercam-reboot.path").await?;
     ensure!(reboot.text == "inactive\nenabled-runtime\n", "{}", reboot.text);
-    // Its secret is where it is told to be, and opens the page.
+    // Its secret is in the documented place, and opens the page.
     let secret = board.must("cat /var/lib/peercam/secret").await?;
     let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build()?;
     let page = format!("http://{ADDRESS}:8080/api/status");
@@ -63,7 +63,7 @@ async fn upgrading_keeps_the_configuration_and_restarts_the_service(board: &mut 
 }
 
 async fn purging_leaves_nothing_but_the_boards_network(board: &mut Board) -> Result<()> {
-    // In two steps, each within the time that a command has: Debian's helpers have systemd read all units anew a dozen
+    // In two steps, each within the time that a command has: Debian's helpers have systemd read all units again a dozen
     // times.
     board.must("dpkg --remove peercam").await?;
     board.must("dpkg --purge peercam").await?;

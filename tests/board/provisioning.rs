@@ -17,11 +17,11 @@ const SSID: &str = "upstairs";
 const PASSWORD: &str = "battery staple";
 const ERROR: &str = "/boot/firmware/peercam-error.txt";
 
-/// The radio gives up waiting after 90 s; by far the most of that has passed with other tests.
+/// The radio gives up after 90 s, most of which has passed during other tests.
 const PATIENCE: Duration = Duration::from_secs(150);
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Makes the disk that stands for a card's boot partition. FAT12 has at least 4085 clusters, 16 MiB has room for those.
+/// Makes the disk that simulates a card's boot partition. FAT16 has at least 4085 clusters, which need 16 MiB.
 pub async fn make_card(directory: &Path) -> Result<PathBuf> {
     let (file, card) = (directory.join("peercam.toml"), directory.join("card.img"));
     let text = format!(
@@ -40,7 +40,7 @@ pub async fn make_card(directory: &Path) -> Result<PathBuf> {
 pub async fn a_file_on_the_boot_partition_sets_the_board_up_before_the_service_starts(board: &mut Board) -> Result<()> {
     for unit in ["peercam-provision.service", "peercam-wifi.service"] {
         board.must(&format!("systemd-analyze verify {unit}")).await?;
-        // Ten times the exposure level. What is left is root's right to mount and to name the host.
+        // Ten times the exposure level. The rest is root's right to mount and to set the host name.
         board.must(&format!("systemd-analyze security --offline=yes --threshold=25 --no-pager {unit}")).await?;
     }
     board.must("systemctl is-active peercam-provision").await?;
@@ -73,7 +73,9 @@ pub async fn a_file_on_the_boot_partition_sets_the_board_up_before_the_service_s
     Ok(())
 }
 
-pub async fn a_file_with_a_mistake_changes_nothing_and_is_answered_beside_it(board: &mut Board) -> Result<()> {
+pub async fn a_file_with_a_mistake_changes_nothing_and_an_error_file_appears_beside_it(
+    board: &mut Board,
+) -> Result<()> {
     let state = "cat /etc/hostname /etc/peercam/peercam.toml | sha256sum";
     let before = board.must(state).await?;
     let output = board.run(&with_file("nmae = \"back-door\"\n[wifi]\nssid = \"x\"\n")).await?;
@@ -94,7 +96,7 @@ pub async fn a_file_with_a_mistake_changes_nothing_and_is_answered_beside_it(boa
     Ok(())
 }
 
-/// Puts a file onto the card and has it looked at as at a start.
+/// Puts a file onto the card and runs the provisioning as at a start.
 fn with_file(text: &str) -> String {
     format!(
         "mount -o remount,rw /boot/firmware && printf '%s' '{text}' > /boot/firmware/peercam.toml &&
@@ -135,8 +137,11 @@ pub async fn a_network_appears_with_another_password(board: &mut Board) -> Resul
     switch_on(board, "not battery staple").await
 }
 
-pub async fn a_wifi_that_cannot_be_joined_is_told_until_it_is(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
-    // The board is reached by its cable all the while.
+pub async fn a_wifi_that_cannot_be_joined_is_reported_until_it_is_joined(
+    board: &mut Board,
+    viewer: &Viewer<'_>,
+) -> Result<()> {
+    // The board stays reachable through its cable.
     viewer.status().await?;
     let wrong = "grep -q 'password is wrong'";
     for told in [ERROR, "/run/peercam-notices/wifi"] {

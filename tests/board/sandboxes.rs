@@ -1,12 +1,12 @@
-//! What can be done from within each of the two units: the service has the network and its files and no device, what captures
-//! has the devices and neither network nor files.
+//! The sandboxes of the two units, tested from inside: the service has the network and its files and no device, the
+//! capture process has the devices and neither network nor files.
 
 use anyhow::{Result, ensure};
 
 use crate::board::Board;
-use crate::namespace::HOST;
+use testkit::tap_network::HOST;
 
-/// Tries all of it and says what went well. `bash` connects by itself.
+/// Tries each access and prints the result. `bash` connects by itself.
 const PROBE: &str = r#"
     try() { name=$1; shift; if "$@" 2>/dev/null; then echo "$name: yes"; else echo "$name: no"; fi; }
     opens() { exec 9<"$1" && exec 9<&-; }
@@ -30,8 +30,8 @@ const INSTEAD: &str = "-e 's#^ExecStart=.*#ExecStart=/bin/bash /run/probe#' -e '
     -e 's/^StandardInput=.*/StandardInput=null/' -e 's/^StandardOutput=.*/StandardOutput=journal/' \
     -e '/^WatchdogSec\\|^Restart\\|^NotifyAccess\\|^Wants\\|^After/d'";
 
-pub async fn the_service_has_the_network_and_what_captures_has_the_devices(board: &mut Board) -> Result<()> {
-    // Somebody to connect to beyond the board: this machine.
+pub async fn the_service_has_the_network_and_the_capture_process_has_the_devices(board: &mut Board) -> Result<()> {
+    // A host outside of the board: this machine.
     let listener = tokio::net::TcpListener::bind((HOST, 0)).await?;
     let port = listener.local_addr()?.port().to_string();
     let probe = PROBE.replace("HOST", &HOST.to_string()).replace("PORT", &port);
@@ -66,7 +66,7 @@ pub async fn the_service_has_the_network_and_what_captures_has_the_devices(board
     Ok(())
 }
 
-/// What the probe says in the sandbox of `unit`.
+/// The output of the probe in the sandbox of `unit`.
 async fn within(board: &mut Board, unit: &str) -> Result<String> {
     let probe = format!("probe-{}", unit.replace('@', ""));
     board

@@ -1,5 +1,5 @@
-//! Webcams of other kinds, plugged in one after the other: microphones of every shape, cameras that encode by themselves,
-//! sizes and rates, and a webcam that comes back at another plug.
+//! Webcams of other kinds, plugged in one after the other: microphones of every shape, cameras that encode by
+//! themselves, sizes and rates, and a webcam that comes back at another plug.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use tokio::time::{Instant, sleep};
 
 use crate::BARE_CONFIG;
 use crate::board::Board;
-use crate::namespace::HOST;
 use crate::usb::{Camera, Format, Microphone, Size, TONE, Webcam};
-use crate::watching::Viewer;
+use testkit::page_viewer::Viewer;
+use testkit::tap_network::HOST;
 
-/// One cable's end each, from this one on; `usbip` has 3240, which webcam.rs uses.
+/// The port of the next cable; webcam.rs uses 3240, the default of `usbip`.
 static PORT: AtomicU16 = AtomicU16::new(3241);
 
-/// What can be waited for comes within this time.
+/// Time limit of each wait.
 const LIMIT: Duration = Duration::from_secs(40);
 
 /// Pictures of a recording; at 30 a second it lasts 2 s.
@@ -72,7 +72,7 @@ fn raw(size: &Size, number: u64) -> Vec<u8> {
     line.repeat(usize::from(size.height))
 }
 
-/// Waits until the status has a camera or a microphone that is live and is called so.
+/// Waits until the status has a live camera or microphone with this name.
 async fn live(viewer: &Viewer<'_>, which: &str, name: &str) -> Result<Value> {
     let deadline = Instant::now() + LIMIT;
     loop {
@@ -86,7 +86,7 @@ async fn live(viewer: &Viewer<'_>, which: &str, name: &str) -> Result<Value> {
     }
 }
 
-pub async fn microphones_of_every_shape_are_heard(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
+pub async fn microphones_with_any_rate_channels_and_width_work(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
     for (name, rate, channels, bytes) in [
         ("Stereo 44100", 44_100, 2, 2),
         ("Mono of 32 bits", 48_000, 1, 4),
@@ -109,11 +109,11 @@ pub async fn microphones_of_every_shape_are_heard(board: &mut Board, viewer: &Vi
     Ok(())
 }
 
-/// What a camera that encodes by itself sends.
+/// The stream of a camera that encodes by itself.
 struct Recording {
     /// Of the encoder.
     settings: &'static str,
-    /// The kinds of units that it leaves out: 7 and 8 are the parameter sets (H.264, table 7-1).
+    /// The types of units that it leaves out: 7 and 8 are the parameter sets (H.264, table 7-1).
     without: &'static [u8],
 }
 
@@ -161,15 +161,15 @@ fn encoding(name: &'static str, recording: &Recording) -> Result<Plugged> {
     Plugged::new(camera, None, move |_, _, number| units[number as usize % units.len()].clone())
 }
 
-pub async fn a_camera_that_encodes_is_shown_and_what_cannot_be_shown_of_it_is_told(
+pub async fn h264_of_a_camera_is_shown_and_unusable_streams_are_reported(
     board: &mut Board,
     viewer: &Viewer<'_>,
 ) -> Result<()> {
     let baseline = "tune=zerolatency speed-preset=ultrafast key-int-max=60";
     for (name, settings) in [
-        // A key frame each two seconds, and none when it is asked for one.
+        // A key frame each two seconds, and none on request.
         ("Encodes as it likes", baseline),
-        // With the delimiters and the type that some cameras have besides.
+        // With delimiters and another profile, as from some cameras.
         (
             "Encodes with delimiters",
             "aud=true cabac=false bframes=0 speed-preset=ultrafast tune=zerolatency key-int-max=30",
@@ -203,7 +203,7 @@ pub async fn a_camera_that_encodes_is_shown_and_what_cannot_be_shown_of_it_is_to
     Ok(())
 }
 
-pub async fn the_size_and_rate_that_are_asked_for_are_taken(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
+pub async fn the_requested_size_and_rate_are_used(board: &mut Board, viewer: &Viewer<'_>) -> Result<()> {
     let name = "Many sizes";
     let all = sizes(&[(640, 480, &[5]), (640, 360, &[10, 5]), (320, 240, &[15, 10]), (160, 120, &[30, 15])]);
     let camera = Camera { name, formats: vec![(Format::Yuyv, all)] };
@@ -220,7 +220,7 @@ pub async fn the_size_and_rate_that_are_asked_for_are_taken(board: &mut Board, v
     plugged.pull(board, name).await
 }
 
-pub async fn a_webcam_at_another_plug_under_another_number_comes_back_to_the_same_viewer(
+pub async fn a_webcam_replugged_at_another_port_comes_back_to_the_same_viewer(
     board: &mut Board,
     viewer: &Viewer<'_>,
 ) -> Result<()> {

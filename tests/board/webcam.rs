@@ -1,4 +1,4 @@
-//! A USB webcam with a microphone of its own, plugged into a board that has nothing else.
+//! A USB webcam with a microphone, plugged into a board without other devices.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -13,22 +13,22 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::board::Board;
-use crate::namespace::HOST;
 use crate::process;
 use crate::usb::{Camera, Format, Microphone, Size, TONE, Webcam};
-use crate::watching::Viewer;
+use testkit::page_viewer::Viewer;
+use testkit::tap_network::HOST;
 
 /// USB/IP's (Debian's `usbip`).
 const PORT: u16 = 3240;
 
-/// What the webcam is called.
+/// The name of the webcam.
 const NAME: &str = "Virtual webcam";
 
 /// How often the webcam is unplugged.
 const TIMES: usize = 5;
 
-/// What the picture may take from the return of the node, in seconds. On hardware it is to be 2; the emulated board needs
-/// up to 3 to read what the webcam has and to start the pipelines of picture and sound.
+/// Time limit from the return of the node to the picture, in seconds. The goal on hardware is 2; the emulated board
+/// needs up to 3 to read the webcam's descriptors and to start the pipelines of picture and sound.
 const LONGEST_RETURN: f64 = 5.0;
 
 /// Pictures of colour bars with something that moves.
@@ -77,12 +77,12 @@ impl Cable {
         Ok(Self { webcam, is_damaged })
     }
 
-    /// How many frames the webcam has given to hosts.
+    /// Number of frames that the webcam has delivered.
     pub fn shown(&self) -> u64 {
         self.webcam.shown()
     }
 
-    /// Plugs it in; returns when its nodes are there.
+    /// Plugs it in; returns when its nodes exist.
     pub async fn plug_in(&self, board: &mut Board) -> Result<()> {
         board.must("modprobe vhci-hcd").await?;
         board.must(&format!("usbip attach --remote={HOST} --busid=1-1 2>&1")).await?;
@@ -115,7 +115,7 @@ fn jpegs() -> Result<Vec<Vec<u8>>> {
     Ok(jpegs)
 }
 
-pub async fn a_webcam_that_is_plugged_in_shows_its_picture_and_its_own_microphone_is_heard(
+pub async fn a_plugged_in_webcam_delivers_picture_and_sound(
     board: &mut Board,
     cable: &Cable,
     viewer: &Viewer<'_>,
@@ -158,7 +158,7 @@ pub async fn a_webcam_that_is_plugged_in_shows_its_picture_and_its_own_microphon
     Ok(())
 }
 
-pub async fn damaged_pictures_between_good_ones_disturb_nothing(
+pub async fn damaged_pictures_between_valid_ones_disturb_nothing(
     board: &mut Board,
     cable: &Cable,
     viewer: &Viewer<'_>,
@@ -180,7 +180,7 @@ async fn encoder_starts(viewer: &Viewer<'_>) -> Result<Value> {
     Ok(viewer.status().await?["cameras"][0]["encoder_starts"].clone())
 }
 
-pub async fn a_webcam_that_falls_silent_is_shown_again_when_it_brings_pictures(
+pub async fn a_silent_webcam_is_shown_again_when_it_delivers_pictures(
     _board: &mut Board,
     cable: &Cable,
     viewer: &Viewer<'_>,
@@ -197,7 +197,7 @@ pub async fn a_webcam_that_falls_silent_is_shown_again_when_it_brings_pictures(
     Ok(())
 }
 
-pub async fn a_webcam_that_is_unplugged_and_plugged_in_again_comes_back_to_the_same_viewer(
+pub async fn a_replugged_webcam_comes_back_to_the_same_viewer(
     board: &mut Board,
     cable: &Cable,
     viewer: &Viewer<'_>,

@@ -1,4 +1,4 @@
-//! Cameras and sound cards in user space, the shipped binary before them, and what it says of them.
+//! Cameras and sound cards simulated in user space, and the shipped binary that uses them.
 
 use std::fs;
 use std::net::TcpListener;
@@ -18,19 +18,19 @@ use tokio::time::sleep;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::shipped::{PROGRAM, Shipped};
+use testkit::shipped::{Shipped, program};
 
 /// How long a start may take on a loaded machine.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// The tests measure times: one board runs at a time, but for those whose tests mostly wait.
+/// The tests measure times: one board runs at a time, except boards whose tests mostly wait.
 static TURN: RwLock<()> = RwLock::const_new(());
 
-/// Each command has an id of its own.
+/// The number of the next command, for a unique id.
 static COMMANDS: AtomicU64 = AtomicU64::new(1);
 
-/// For how long a board has the machine.
-#[allow(dead_code, reason = "held, and never looked at")]
+/// Exclusive or shared use of the machine by a board.
+#[expect(dead_code, reason = "held, never read")]
 enum Turn {
     Alone(RwLockWriteGuard<'static, ()>),
     Beside(RwLockReadGuard<'static, ()>),
@@ -43,13 +43,13 @@ const SOUND: &str = r#"
     pcm.hw { @args [ CARD DEV ] @args.CARD { type string } @args.DEV { type integer } type peercam card $CARD }
 "#;
 
-/// A folder of devices. What is not a camera of it is not there.
+/// A folder of devices. The binary sees no other cameras.
 pub struct Devices {
     folder: TempDir,
 }
 
 impl Devices {
-    /// Node after node, each as `v4l2.c` describes it, and sound cards as lines of ALSA's configuration.
+    /// Nodes in order, each in the notation of `v4l2.c`, and sound cards as lines of ALSA's configuration.
     pub fn new(nodes: &[impl AsRef<[u8]>], sound: &str) -> Result<Self> {
         let devices = Self { folder: tempfile::tempdir()? };
         for (number, node) in nodes.iter().enumerate() {
@@ -72,7 +72,7 @@ impl Devices {
         self.folder.path().join(format!("video{number}"))
     }
 
-    /// The cards that the system has, as `alsa.c` describes them; without this they are those of this machine.
+    /// Sets the cards of the system, in the notation of `alsa.c`; the default is those of this machine.
     pub fn cards(&self, cards: &str) -> Result<()> {
         self.file("cards", cards.as_bytes()).map(drop)
     }
@@ -85,7 +85,7 @@ impl Devices {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program());
         let libraries = ["v4l2", "alsa"].map(|name| library(name).display().to_string()).join(":");
         command.env("LD_PRELOAD", libraries).env("PEERCAM_CAMERAS", self.folder.path());
         let cards = self.folder.path().join("cards");
@@ -96,17 +96,17 @@ impl Devices {
         command
     }
 
-    /// What `peercam doctor` says of them, and how it ended.
+    /// Runs `peercam doctor` with them.
     pub fn doctor(&self, arguments: &[&str]) -> Result<Output> {
         Ok(self.command().arg("doctor").args(arguments).output()?)
     }
 
-    /// The binary before them, with these tables in its configuration, alone on the machine.
+    /// Starts the binary with them and these tables in its configuration, as the only board of the machine.
     pub async fn watch(&self, tables: &str) -> Result<Watched> {
         self.watch_in(Turn::Alone(TURN.write().await), tables).await
     }
 
-    /// The same beside others that are started in this way.
+    /// The same, beside other boards that are started in this way.
     pub async fn watch_beside(&self, tables: &str) -> Result<Watched> {
         self.watch_in(Turn::Beside(TURN.read().await), tables).await
     }
@@ -126,11 +126,10 @@ impl Devices {
     }
 }
 
-/// One of the two C files as a library, made once for all tests.
+/// One of the two C files as a library, compiled once for all tests.
 fn library(name: &str) -> &'static Path {
     static LIBRARIES: OnceLock<[PathBuf; 2]> = OnceLock::new();
-    let all =
-        LIBRARIES.get_or_init(|| ["v4l2", "alsa"].map(|name| compiled(name).expect("cc compiles what it is given")));
+    let all = LIBRARIES.get_or_init(|| ["v4l2", "alsa"].map(|name| compiled(name).expect("cc compiles the libraries")));
     &all[usize::from(name == "alsa")]
 }
 
@@ -149,7 +148,7 @@ fn compiled(name: &str) -> Result<PathBuf> {
     Ok(library)
 }
 
-/// The binary at work.
+/// The running binary.
 pub struct Watched {
     pub shipped: Shipped,
     pub url: String,
@@ -186,7 +185,7 @@ impl Watched {
         }
     }
 
-    /// Has a command carried out; gives its outcome.
+    /// Sends a command and returns its outcome.
     pub async fn command(&self, command: &str, arguments: Value) -> Result<Value> {
         let url = format!("{}/api/signal?for=commands", self.url.replace("http", "ws"));
         let (mut socket, _) = connect_async(url).await?;
@@ -209,7 +208,7 @@ impl Watched {
         Ok(request.send().await?.error_for_status()?.bytes().await?.to_vec())
     }
 
-    /// Ends it; fails if it had ended before, does not end well, or any task of it panicked.
+    /// Stops it and returns its log; fails if it had ended before, does not exit cleanly, or a task panicked.
     pub async fn end(mut self) -> Result<String> {
         ensure!(self.shipped.end()?.is_none(), "it ended before:\n{}", self.shipped.log()?);
         self.shipped.signal("TERM")?;

@@ -1,4 +1,4 @@
-//! What drivers do that no document foresees: layouts, sizes, errors, time stamps and controls as the field has them.
+//! Undocumented behaviour of drivers in use: layouts, sizes, errors, time stamps and controls.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::devices::Devices;
-use crate::player::{AUDIO, Bundling, Player, VIDEO};
 use crate::{AUTO, BESIDE, CARD, LIMIT, film, h264, is_live, one_each};
+use testkit::player::{AUDIO, Bundling, Player, VIDEO};
 
 const YUYV: &str = "format YUYV\nsize 320x240\nrate 15/1\nfps 15\n";
 const NV12: &str = "format NV12\nsize 320x240\nrate 15/1\nfps 15\n";
@@ -46,7 +46,7 @@ fn halves(jpeg: Vec<u8>) -> Result<(i32, i32, bool)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pictures_are_whole_whatever_their_stride_their_fields_and_the_size_that_is_set() -> Result<()> {
+async fn pictures_are_complete_with_any_stride_field_order_and_size() -> Result<()> {
     let nodes = [
         // Lines that end with padding, also where it is odd.
         (format!("{YUYV}halves\nstride 704"), (320, 240)),
@@ -57,10 +57,10 @@ async fn pictures_are_whole_whatever_their_stride_their_fields_and_the_size_that
         (format!("{YUYV}halves\nfield 4"), (320, 240)),
         (format!("{NV12}halves\nfield 8"), (320, 240)),
         (format!("{NV12}halves\nfield 9\nstride 352"), (320, 240)),
-        // Another size is set than was asked for.
+        // Another size is set than was requested.
         (format!("{YUYV}size 640x480\nhalves\nmoves 640x480"), (640, 480)),
         ("format YUYV\nrange 2 8192 2 2 8192 2\nrates 1/60 1/1 1/60\nfps 15\nhalves\nmoves 720x576".into(), (720, 576)),
-        // An HDMI receiver has no list of sizes, and its size is that of what it receives.
+        // An HDMI receiver has no list of sizes; its size is that of its input.
         ("format YUYV\nfps 15\nhalves\ntimings 0".into(), (1280, 720)),
     ];
     let devices = Devices::new(&nodes.each_ref().map(|(node, _)| node), "")?;
@@ -75,7 +75,7 @@ async fn pictures_are_whole_whatever_their_stride_their_fields_and_the_size_that
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn odd_time_stamps_flags_rates_and_numbers_of_buffers_are_lived_with() -> Result<()> {
+async fn odd_time_stamps_flags_rates_and_buffer_counts_do_no_harm() -> Result<()> {
     let odd = [
         "stamps zero",
         "stamps real",
@@ -108,9 +108,9 @@ async fn odd_time_stamps_flags_rates_and_numbers_of_buffers_are_lived_with() -> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_camera_that_cannot_be_used_says_why_and_what_to_do() -> Result<()> {
+async fn an_unusable_camera_is_reported_with_reason_and_advice() -> Result<()> {
     let devices = Devices::new(&[""; 0], "")?;
-    // A camera that sends SPS and PPS only when it is asked in its own way.
+    // A camera that sends SPS and PPS only on a vendor-specific request.
     let is_set = |unit: &&[u8]| matches!(unit.first().map(|first| first & 31), Some(7 | 8));
     let without_sets = |unit: Vec<u8>| {
         let units = split(&unit).into_iter().filter(|unit| !is_set(unit));
@@ -129,9 +129,9 @@ async fn a_camera_that_cannot_be_used_says_why_and_what_to_do() -> Result<()> {
         ("input 2\nfirst -1".to_owned(), "no signal"),
         ("timings 67\nfirst -1".to_owned(), "no signal"),
         ("timings 37\nfirst -1".to_owned(), "unstable"),
-        ("timings 34\nfirst -1".to_owned(), "more than it can take"),
+        ("timings 34\nfirst -1".to_owned(), "exceeds its limits"),
         ("input 0x2000000\nfirst -1".to_owned(), "protected from being copied"),
-        ("field 7".to_owned(), "have what it receives send whole pictures"),
+        ("field 7".to_owned(), "set the sending device to progressive pictures"),
         ("moves 640x480".to_owned(), "which is none of its sizes"),
     ];
     let mut nodes: Vec<String> = cases.iter().map(|(fault, _)| format!("{YUYV}{fault}")).collect();
@@ -163,7 +163,7 @@ fn split(unit: &[u8]) -> Vec<&[u8]> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_camera_that_another_program_feeds_is_one_as_soon_as_it_is_fed() -> Result<()> {
+async fn a_loopback_camera_is_used_as_soon_as_a_program_feeds_it() -> Result<()> {
     let fed = |caps: &str, name: &str| format!("driver v4l2 loopback\ncard {name}\ncaps {caps}\n{YUYV}");
     let nodes = [
         fed("05208001", "Dummy video device (0x0000)"),
@@ -186,7 +186,7 @@ async fn a_camera_that_another_program_feeds_is_one_as_soon_as_it_is_fed() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_control_has_a_name_of_its_own_and_each_menu_its_titles() -> Result<()> {
+async fn control_names_are_unique_and_menus_have_titles() -> Result<()> {
     let controls: &[u8] = b"card odd\n\
         control 0x980900 1 0 100 3 50 0 Off its grid\n\
         control 0x980901 3 0 3 1 0 0 Mode\nmenu 0x980901 0 Man\xe2\x82\nmenu 0x980901 1 Auto\n\
@@ -225,14 +225,14 @@ async fn each_control_has_a_name_of_its_own_and_each_menu_its_titles() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sound_card_that_is_late_overruns_sleeps_or_breaks_off_is_heard() -> Result<()> {
+async fn sound_continues_after_delays_overruns_and_interruptions_of_the_card() -> Result<()> {
     let cards = [
         "late 6",
         "fault xrun",
         "fault asleep",
         "fault breaks",
         "fault stalls",
-        // What has no other samples than those is heard through ALSA's own conversion.
+        // Cards with only these formats work through ALSA's own conversion.
         "format MU_LAW rate 8000",
         "format A_LAW rate 8000 channels 2",
         "format S20_3LE channels 2",
@@ -247,7 +247,7 @@ async fn a_sound_card_that_is_late_overruns_sleeps_or_breaks_off_is_heard() -> R
         let is_heard = |found: &[Value]| found[0]["state"] == "live";
         watched.are("microphone", LIMIT, is_heard).await.with_context(|| card.to_owned())?;
         if card.starts_with("fault") {
-            // Past its fault, which comes after half a second.
+            // After its fault, which comes after half a second.
             sleep(Duration::from_secs(2)).await;
             watched.are("microphone", LIMIT, is_heard).await.with_context(|| card.to_owned())?;
             listener.begin();
@@ -266,7 +266,7 @@ const TWINS: &str = "C920_1|HD Pro Webcam C920|HD Pro Webcam C920 at usb-0000:01
      PCH|HDA Intel PCH|HDA Intel PCH at 0xa1230000 irq 30|-\n\
      C920|HD Pro Webcam C920|HD Pro Webcam C920 at usb-0000:01:00.0-1.1, high speed\n";
 
-/// What stands for a microphone of them in the status.
+/// The microphone in the status with these cards.
 async fn heard_of(cards: &str, capture: &str) -> Result<String> {
     let twin = |plug: &str| format!("card HD Pro Webcam C920\nbus usb-0000:01:00.0-{plug}\n{YUYV}");
     let devices = Devices::new(&[twin("1.1"), twin("1.2")], "")?;
@@ -288,7 +288,7 @@ async fn heard_of(cards: &str, capture: &str) -> Result<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_cameras_of_one_kind_the_microphone_of_the_first_is_heard_whatever_the_order_of_cards() -> Result<()> {
+async fn with_two_equal_cameras_the_microphone_of_the_first_is_used_in_any_order_of_cards() -> Result<()> {
     let turned: Vec<&str> = TWINS.lines().rev().collect();
     let turned = turned.join("\n");
     for cards in [TWINS, &turned] {
@@ -298,18 +298,18 @@ async fn of_two_cameras_of_one_kind_the_microphone_of_the_first_is_heard_whateve
     let second = heard_of(TWINS, "usb-0000:01:00.0-1.2").await?;
     ensure!(second == "HD Pro Webcam C920 (hw:CARD=C920_1,DEV=0 at usb-0000:01:00.0-1.2)", "{second}");
     let other = heard_of("USB|USB Mic|Some USB Mic at usb-0000:01:00.0-1.4, full speed\n", "auto").await?;
-    ensure!(other.contains("USB Mic"), "where no camera has one, the first: {other}");
+    ensure!(other.contains("USB Mic"), "the first card, if no camera has one: {other}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_camera_that_comes_after_the_start_takes_the_place_of_the_test_picture() -> Result<()> {
+async fn a_camera_plugged_in_after_the_start_replaces_the_test_picture() -> Result<()> {
     let devices = Devices::new(&[""; 0], "")?;
     let watched = devices.watch_beside(AUTO).await?;
     watched
         .cameras_are(LIMIT, |cameras| cameras[0]["device"] == "test picture" && cameras[0]["state"] == "live")
         .await?;
-    // A node that may not be opened yet, and then may.
+    // A node that may be opened only after a while.
     devices.plug(0, format!("card Late\nopen 13\n{YUYV}"))?;
     sleep(Duration::from_millis(2500)).await;
     watched

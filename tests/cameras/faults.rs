@@ -1,14 +1,14 @@
-//! Faults of cameras, each judged in a browser page that is neither reloaded nor clicked.
+//! Faults of cameras, each measured in a browser page that is neither reloaded nor clicked.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tokio::time::{Instant, sleep};
 
-use crate::breaks::{Judged, judge, median_and_95th, watch, watch_on};
-use crate::browser::Browser;
 use crate::devices::Devices;
-use crate::page::Page;
+use testkit::browser::Browser;
+use testkit::page::Page;
+use testkit::playback_gaps::{Judged, judge, median_and_95th, watch, watch_on};
 
 /// A camera of 30 frames a second, to which faults are added.
 const NODE: &str = "card Odd camera\nformat YUYV\nsize 320x240\nrate 30/1\nfps 30\n";
@@ -18,7 +18,7 @@ const CAMERA: &str = "[audio]\ncapture = \"off\"\n[[camera]]\nname = \"main\"\ns
 
 const DAY: f64 = 86_400_000.0;
 
-/// When the log has lines with these words: milliseconds since midnight, UTC.
+/// Times of the log lines with these words, in milliseconds since midnight, UTC.
 fn logged(log: &str, words: &str) -> Vec<f64> {
     let time = |line: &str| {
         let mut parts = line.split_once('T')?.1.split_once('Z')?.0.split(':').map(|part| part.parse::<f64>().ok());
@@ -28,8 +28,8 @@ fn logged(log: &str, words: &str) -> Vec<f64> {
     log.lines().filter(|line| line.contains(words)).filter_map(time).collect()
 }
 
-/// Has a camera fall silent so often; gives after how long that was noticed, and how long the picture stood still, in
-/// milliseconds. Five seconds of frames, then none until it is opened again.
+/// Lets a camera fall silent so often: five seconds of frames, then none until it is reopened. Returns after how many
+/// milliseconds that was noticed, and for how many the picture was frozen.
 async fn silences(count: usize) -> Result<(Vec<f64>, Vec<f64>)> {
     let devices = Devices::new(&[format!("{NODE}silent 150")], "")?;
     let watched = devices.watch(CAMERA).await?;
@@ -42,7 +42,7 @@ async fn silences(count: usize) -> Result<(Vec<f64>, Vec<f64>)> {
         sleep(Duration::from_secs(1)).await;
         let judged = judge(&browser).await?;
         ensure!(judged.is_same, "the page made a new peer connection");
-        // The last one may still go on; it is seen whole next time.
+        // The last one may not have ended yet.
         let (_, whole) = judged.gaps.split_last().context("no frame")?;
         breaks.extend(whole.iter().filter(|(_, gap)| *gap > 500.0));
     }
@@ -69,7 +69,7 @@ async fn silences_are_short(count: usize) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_camera_that_falls_silent_is_noticed_within_a_second_and_seen_again_within_three() -> Result<()> {
+async fn a_silent_camera_is_noticed_within_a_second_and_restarted_within_three() -> Result<()> {
     silences_are_short(4).await
 }
 
@@ -79,7 +79,7 @@ async fn fifty_silences_are_noticed_within_a_second_and_over_within_three() -> R
     silences_are_short(50).await
 }
 
-/// Waits until the camera is seen live and gives what was seen meanwhile.
+/// Waits until the camera is live in the page and returns the measurements so far.
 async fn live_again(browser: &Browser, limit: Duration) -> Result<Judged> {
     let deadline = Instant::now() + limit;
     let mut seen = judge(browser).await?;
@@ -93,7 +93,7 @@ async fn live_again(browser: &Browser, limit: Duration) -> Result<Judged> {
     Ok(seen)
 }
 
-/// Unplugs the camera under a viewer and plugs it in again so often; gives the milliseconds from the plug to the picture.
+/// Unplugs and replugs the camera under a viewer so often; returns the milliseconds from the replug to the picture.
 async fn replugs(count: usize) -> Result<Vec<f64>> {
     let devices = Devices::new(&[NODE], "")?;
     let watched = devices.watch(CAMERA).await?;
@@ -102,8 +102,8 @@ async fn replugs(count: usize) -> Result<Vec<f64>> {
     let mut took = Vec::new();
     for number in 0..count {
         devices.unplug(0)?;
-        Page::of(&browser).wait_until("the loss to be told", "viewer.state === 'waiting'").await?;
-        // Not in step with what looks for the camera.
+        Page::of(&browser).wait_until("the loss to be shown", "viewer.state === 'waiting'").await?;
+        // At a random phase of the search for the camera.
         sleep(Duration::from_millis(700 + 130 * (number as u64 % 10))).await;
         judge(&browser).await?;
         devices.plug(0, NODE)?;
@@ -123,7 +123,7 @@ async fn replugs_are_short(count: usize) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_camera_that_is_plugged_in_again_is_seen_within_two_seconds() -> Result<()> {
+async fn a_replugged_camera_is_shown_within_two_seconds() -> Result<()> {
     replugs_are_short(3).await
 }
 
@@ -134,7 +134,7 @@ async fn a_camera_that_is_plugged_in_fifty_times_is_seen_within_two_seconds() ->
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_camera_that_another_program_holds_is_seen_once_it_is_let_go() -> Result<()> {
+async fn a_busy_camera_is_shown_once_the_other_program_releases_it() -> Result<()> {
     let devices = Devices::new(&[format!("{NODE}streamon 16")], "")?;
     let watched = devices.watch(CAMERA).await?;
     let browser = Browser::start().await?;
@@ -149,7 +149,7 @@ async fn a_camera_that_another_program_holds_is_seen_once_it_is_let_go() -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_camera_that_fails_each_second_is_shown_in_between_and_as_soon_as_it_works() -> Result<()> {
+async fn a_camera_that_fails_each_second_is_shown_between_failures_and_after_them() -> Result<()> {
     let devices = Devices::new(&[format!("{NODE}gone 30")], "")?;
     let watched = devices.watch(CAMERA).await?;
     let browser = Browser::start().await?;
@@ -158,7 +158,7 @@ async fn a_camera_that_fails_each_second_is_shown_in_between_and_as_soon_as_it_w
     let judged = judge(&browser).await?;
     let starts = watched.status().await?["cameras"][0]["encoder_starts"].as_u64().context("no count")?;
     ensure!(judged.is_same, "the page made a new peer connection");
-    // Neither given up nor tried without a pause.
+    // It is tried again, with pauses.
     ensure!((3..=15).contains(&starts) && judged.frames() > 60, "{starts} starts, {} frames", judged.frames());
     devices.plug(0, NODE)?;
     live_again(&browser, Duration::from_secs(10)).await?;

@@ -1,25 +1,9 @@
-//! The shipped binary before cameras and sound cards as the field has them, played in user space by two C files.
+//! The shipped binary with cameras and sound cards as users have them, simulated in user space by two C files.
 
-#[path = "../harness/breaks.rs"]
-mod breaks;
-#[path = "../harness/browser.rs"]
-#[allow(dead_code, reason = "a harness for several suites")]
-mod browser;
 mod devices;
 mod drift;
 mod drivers;
 mod faults;
-#[path = "../harness/page.rs"]
-#[allow(dead_code, reason = "a harness for several suites")]
-mod page;
-#[path = "../second_viewer/player.rs"]
-#[allow(dead_code, reason = "only its joining is used")]
-mod player;
-#[path = "../harness/shipped.rs"]
-#[allow(dead_code, reason = "a harness for several suites")]
-mod shipped;
-#[path = "../harness/starvation.rs"]
-mod starvation;
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -34,13 +18,13 @@ use tokio::task::block_in_place;
 use tokio::time::Instant;
 
 use devices::Devices;
-use player::{AUDIO, Bundling, Player, VIDEO};
-use starvation::unless_starved;
+use testkit::player::{AUDIO, Bundling, Player, VIDEO};
+use testkit::starvation::unless_starved;
 
-/// What can be waited for comes within this time, where nothing has to be given up first.
+/// Time limit of most waits: nothing has to time out first.
 const LIMIT: Duration = Duration::from_secs(25);
 
-/// How many boards run beside each other where they mostly wait.
+/// Number of boards that run in parallel if they mostly wait.
 const BESIDE: usize = 4;
 
 const SILENT: &str = "[audio]\ncapture = \"off\"\n";
@@ -61,7 +45,7 @@ fn one_each(count: usize) -> String {
             "[[camera]]\nname = \"c{number}\"\nsource = \"/dev/video{number}\"\nkeep_warm = true\n\
              width = 320\nheight = 240\nfps = 15\n"
         )
-        .expect("a string takes all");
+        .expect("writing to a string never fails");
         text
     })
 }
@@ -70,7 +54,7 @@ fn is_live(camera: &Value) -> bool {
     camera["state"] == "live" && camera["device"] != "test picture"
 }
 
-/// Width and height of a JPEG, by a decoder of its own.
+/// Width and height of a JPEG, from a separate decoder.
 fn size_of(jpeg: Vec<u8>) -> Result<(i32, i32)> {
     gst::init()?;
     let pipeline = gst::parse::launch("appsrc name=in ! jpegdec ! appsink name=out sync=false")?;
@@ -90,7 +74,7 @@ fn size_of(jpeg: Vec<u8>) -> Result<(i32, i32)> {
     Ok((structure.get("width")?, structure.get("height")?))
 }
 
-/// JPEGs of one size, as many as asked for.
+/// `count` JPEGs of one size.
 fn jpegs(width: u32, height: u32, count: u32) -> Result<Vec<Vec<u8>>> {
     encoded(&format!(
         "videotestsrc num-buffers={count} ! video/x-raw,format=I420,width={width},height={height} ! jpegenc ! \
@@ -98,7 +82,7 @@ fn jpegs(width: u32, height: u32, count: u32) -> Result<Vec<Vec<u8>>> {
     ))
 }
 
-/// What comes to the end of a pipeline, buffer after buffer.
+/// The buffers at the end of a pipeline.
 fn encoded(pipeline: &str) -> Result<Vec<Vec<u8>>> {
     gst::init()?;
     let pipeline = gst::parse::launch(pipeline)?.downcast::<gst::Pipeline>().ok().context("no pipeline")?;
@@ -119,7 +103,7 @@ fn film(jpegs: &[Vec<u8>]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cameras_of_every_raw_format_of_several_planes_and_of_odd_sizes_bring_pictures() -> Result<()> {
+async fn cameras_with_any_raw_format_several_planes_or_odd_sizes_deliver_pictures() -> Result<()> {
     let raw = ["UYVY", "YVYU", "NV21", "GREY", "BGR3", "RGB3", "BGR4", "YV12", "NV16", "Y16 ", "NV24", "422P", "XR24"];
     let mut nodes: Vec<String> =
         raw.iter().map(|code| format!("format {code}\nsize 320x240\nrate 15/1\nfps 15\n")).collect();
@@ -129,7 +113,7 @@ async fn cameras_of_every_raw_format_of_several_planes_and_of_odd_sizes_bring_pi
             "format YUYV\nsize 322x241\nrate 15/1\nfps 15",
             "format YUYV\nsize 641x481\nrate 15/1\nfps 15",
             "format NV12\nsize 81x63\nrate 15/1\nfps 15",
-            // Several planes, of a driver that has nothing else.
+            // Several planes, from a driver with no other formats.
             "caps 04201000\nformat NV12\nsize 320x240\nrate 15/1\nfps 15",
             // An HDMI receiver has no list of sizes or rates.
             "format UYVY\nfps 15",
@@ -166,7 +150,7 @@ async fn cameras_of_every_raw_format_of_several_planes_and_of_odd_sizes_bring_pi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn auto_goes_on_past_cameras_that_bring_nothing_or_refuse() -> Result<()> {
+async fn auto_skips_cameras_that_are_silent_or_refuse() -> Result<()> {
     let nodes = [
         "card Silent\nformat YUYV\nsize 320x240\nrate 15/1\nfirst -1",
         "card Refusing\nformat YUYV\nsize 320x240\nrate 15/1\nstreamon 5",
@@ -182,7 +166,7 @@ async fn auto_goes_on_past_cameras_that_bring_nothing_or_refuse() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn auto_shows_the_test_picture_before_nodes_that_are_no_cameras_and_says_why() -> Result<()> {
+async fn auto_shows_the_test_picture_if_no_node_is_a_camera_and_logs_the_reasons() -> Result<()> {
     let format = "format YUYV\nsize 640x480\nrate 30/1\nfirst -1";
     let nodes = [
         (format!("driver bcm2835-isp\ncard bcm2835-isp\n{format}"), "a part of the board's image processor"),
@@ -191,7 +175,7 @@ async fn auto_shows_the_test_picture_before_nodes_that_are_no_cameras_and_says_w
         (format!("driver rp1-cfe\ncard rp1-cfe\n{format}"), "the receiver of a camera"),
         (format!("driver pispbe\ncard pispbe\n{format}"), "a part of the board's image processor"),
         (format!("card codec\ncaps 04004000\n{format}"), "it converts"),
-        ("card screen\ncaps 04000002".into(), "it takes pictures and brings none"),
+        ("card screen\ncaps 04000002".into(), "it accepts pictures and delivers none"),
         ("card metadata\ncaps 04800000".into(), "it has data about pictures"),
         ("card teletext\ncaps 04000010".into(), "it has a TV signal's text only"),
         ("card radio\ncaps 00050000".into(), "it is a radio"),
@@ -210,14 +194,14 @@ async fn auto_shows_the_test_picture_before_nodes_that_are_no_cameras_and_says_w
     for (number, (_, why)) in nodes.iter().enumerate() {
         let node = format!("(/dev/video{number})");
         let said = |text: &str| text.lines().any(|line| line.contains(&node) && line.contains(why));
-        ensure!(said(&log), "the log does not say of {node}: {why}\n{log}");
-        ensure!(number == 12 || said(&doctor), "the doctor does not say of {node}: {why}\n{doctor}");
+        ensure!(said(&log), "not in the log: {node}: {why}\n{log}");
+        ensure!(number == 12 || said(&doctor), "not in the doctor's report: {node}: {why}\n{doctor}");
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_late_first_picture_and_one_every_ten_seconds_are_waited_for() -> Result<()> {
+async fn late_first_pictures_and_slow_rates_get_enough_time() -> Result<()> {
     let nodes = [
         "card Late\nformat YUYV\nsize 320x240\nrate 15/1\nfps 15\nfirst 6",
         "card Slow\nformat YUYV\nsize 320x240\nrate 1/10\nfps 0.1\nfirst 9",
@@ -233,8 +217,8 @@ async fn a_late_first_picture_and_one_every_ten_seconds_are_waited_for() -> Resu
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_in_any_bytes_are_shown_with_the_replacement_character() -> Result<()> {
-    // Cut within a character of three bytes, as the 32 bytes of the field do it; not UTF-8 at all; with what a terminal
-    // would obey; full to the last byte; none.
+    // Cut within a character of three bytes, as by the field of 32 bytes; not UTF-8; with a terminal's escape sequence;
+    // full to the last byte; none.
     let names: [(&[u8], &str); 5] = [
         (b"A camera with a name that en\xe2\x82", "A camera with a name that en\u{fffd}"),
         (b"\xff\xfe\x80 cam", "\u{fffd}\u{fffd}\u{fffd} cam"),
@@ -256,12 +240,12 @@ async fn names_in_any_bytes_are_shown_with_the_replacement_character() -> Result
     let watched = devices.watch(&one_each(names.len())).await?;
     watched.cameras_are(LIMIT, |cameras| cameras.iter().all(is_live)).await?;
     let log = watched.end().await?;
-    ensure!(!log.contains("panic"), "what is expected is no alarm: {log}");
+    ensure!(!log.contains("panic"), "an expected panic is logged: {log}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn jpegs_of_another_size_or_damaged_end_nothing() -> Result<()> {
+async fn jpegs_of_another_size_or_with_damage_do_no_harm() -> Result<()> {
     let devices = Devices::new(&[""; 0], "")?;
     let lower = devices.file("lower", &film(&jpegs(320, 232, 5)?))?;
     let whole = jpegs(320, 240, 4)?;
@@ -287,7 +271,7 @@ async fn jpegs_of_another_size_or_damaged_end_nothing() -> Result<()> {
         "{cameras:#?}"
     );
     ensure!(size_of(watched.snapshot("c0").await?)? == (320, 232));
-    // Damage is no reason to begin again.
+    // Damage causes no restart.
     ensure!(cameras[1]["encoder_starts"] == 1, "{cameras:#?}");
     ensure!(size_of(watched.snapshot("c1").await?)? == (320, 240));
     watched.end().await?;
@@ -304,7 +288,7 @@ fn h264(width: u32, height: u32, count: u32) -> Result<Vec<Vec<u8>>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_camera_whose_first_format_brings_nothing_is_used_in_its_next_and_the_log_says_why() -> Result<()> {
+async fn the_next_format_replaces_one_without_pictures_and_the_log_has_the_reason() -> Result<()> {
     let devices = Devices::new(&[""; 0], "")?;
     let rubbish = devices.file("rubbish", &film(&[vec![0x55; 4000]]))?;
     let film = devices.file("film", &film(&h264(320, 240, 30)?))?;
@@ -319,9 +303,9 @@ async fn a_camera_whose_first_format_brings_nothing_is_used_in_its_next_and_the_
             "format=\"YUYV\"",
             "no room",
         ),
-        // It begins and never brings anything.
+        // It starts and never delivers anything.
         (format!("format NV12\nsize 320x240\n{yuyv}\nfails NV12 0"), "YUYV", "format=\"NV12\"", "no frame within"),
-        // What the camera encodes itself comes last of all.
+        // The camera's own H.264 comes last.
         (
             format!(
                 "{yuyv}\nformat NV12\nsize 320x240\nformat H264\nsize 320x240\nfails YUYV 5\nfails NV12 5\nframes {}",
@@ -342,7 +326,7 @@ async fn a_camera_whose_first_format_brings_nothing_is_used_in_its_next_and_the_
     for (camera, (_, format, ..)) in cameras.iter().zip(&nodes) {
         ensure!(camera["mode"]["format"] == *format, "{camera:#}");
     }
-    ensure!(size_of(watched.snapshot("c3").await?)? == (320, 240), "a snapshot of what the camera encodes itself");
+    ensure!(size_of(watched.snapshot("c3").await?)? == (320, 240), "a snapshot from the camera's own H.264");
     let log = watched.end().await?;
     for (number, (_, instead, first, why)) in nodes.iter().enumerate() {
         let node = format!("(/dev/video{number})");
@@ -358,7 +342,7 @@ async fn a_camera_whose_first_format_brings_nothing_is_used_in_its_next_and_the_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_camera_that_is_unplugged_midway_comes_back() -> Result<()> {
+async fn a_camera_unplugged_while_capturing_comes_back() -> Result<()> {
     let node = "card Loose\nformat YUYV\nsize 320x240\nrate 15/1\nfps 15";
     let devices = Devices::new(&[format!("{node}\ngone 20")], "")?;
     let watched = devices.watch(AUTO).await?;
@@ -366,14 +350,14 @@ async fn a_camera_that_is_unplugged_midway_comes_back() -> Result<()> {
     devices.unplug(0)?;
     let waits = |cameras: &[Value]| cameras[0]["state"] == "waiting" && cameras[0]["reason"].is_string();
     let cameras = watched.cameras_are(LIMIT, waits).await?;
-    ensure!(cameras[0]["device"] != "test picture", "that would hide that it is gone: {cameras:#?}");
+    ensure!(cameras[0]["device"] != "test picture", "the test picture would hide that it is gone: {cameras:#?}");
     devices.plug(0, node)?;
     watched.cameras_are(LIMIT, |cameras| is_live(&cameras[0])).await?;
     watched.end().await?;
     Ok(())
 }
 
-/// Numbers that look as if by chance, the same each time.
+/// Pseudo-random numbers, the same each time.
 struct Chance(u64);
 
 impl Chance {
@@ -387,7 +371,7 @@ impl Chance {
     }
 }
 
-/// A node that says what no driver ought to say.
+/// A node with invalid answers.
 fn odd_node(chance: &mut Chance) -> Vec<u8> {
     let numbers = [
         "0",
@@ -477,17 +461,17 @@ fn odd_node(chance: &mut Chance) -> Vec<u8> {
     node
 }
 
-/// How many cameras a board has with such nodes, and how many of them bring pictures.
+/// The number of cameras of a board with such nodes, and of those that deliver pictures.
 async fn before_odd_nodes(nodes: &[Vec<u8>]) -> Result<(usize, usize)> {
     let devices = Devices::new(nodes, "")?;
     let doctor = block_in_place(|| devices.doctor(&[]))?;
     let complaints = String::from_utf8_lossy(&doctor.stderr);
     let described = || nodes.iter().map(|node| String::from_utf8_lossy(node)).collect::<Vec<_>>().join("---\n");
-    // A problem is found, of course; a signal has no code.
+    // The doctor reports a problem; an exit by a signal has no code.
     let is_well = doctor.status.code().is_some_and(|code| code < 3) && !complaints.contains("panicked");
     ensure!(is_well, "{}\n{complaints}\n{}", doctor.status, described());
     let watched = devices.watch_beside(&one_each(nodes.len())).await?;
-    // One that has less than a picture a second by its own account is waited for longer than this test takes.
+    // A camera that reports less than one picture a second gets more time than this test takes.
     let is_slow = |camera: &Value| camera["mode"]["fps"].as_f64().is_some_and(|fps| fps < 1.0);
     let is_settled = |camera: &Value| is_live(camera) || camera["reason"].is_string() || is_slow(camera);
     let settled = watched.cameras_are(LIMIT, |cameras| cameras.iter().all(is_settled)).await;
@@ -497,20 +481,20 @@ async fn before_odd_nodes(nodes: &[Vec<u8>]) -> Result<(usize, usize)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_hundred_odd_devices_end_nothing() -> Result<()> {
+async fn five_hundred_odd_devices_do_no_harm() -> Result<()> {
     let mut chance = Chance(7);
-    // As many nodes as a board has cameras at most. Silent ones are waited for, so that some boards fit beside each other.
+    // As many nodes as a board may have cameras. Silent ones cause waits, so several boards fit beside each other.
     let boards: Vec<Vec<Vec<u8>>> = (0..32).map(|_| (0..16).map(|_| odd_node(&mut chance)).collect()).collect();
     let outcomes = stream::iter(boards.iter().map(|nodes| before_odd_nodes(nodes))).buffer_unordered(BESIDE);
     let lived: Vec<(usize, usize)> = outcomes.try_collect().await?;
     let (seen, live) = lived.iter().fold((0, 0), |(seen, live), (more, alive)| (seen + more, live + alive));
     ensure!(seen >= 500);
-    println!("{seen} devices, of which {live} bring pictures");
+    println!("{seen} devices, of which {live} deliver pictures");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sound_cards_of_any_rate_format_and_number_of_channels_are_heard() -> Result<()> {
+async fn sound_cards_with_any_rate_format_and_channel_count_work() -> Result<()> {
     let cards = [
         "channels 3",
         "channels 5",
@@ -539,8 +523,8 @@ async fn sound_cards_of_any_rate_format_and_number_of_channels_are_heard() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sound_cards_that_are_busy_absent_or_mute_are_told_of_and_pictures_go_on() -> Result<()> {
-    let faults = [("busy", "busy"), ("absent", "card"), ("mute", "brought no frame")];
+async fn busy_missing_or_silent_sound_cards_are_reported_and_pictures_continue() -> Result<()> {
+    let faults = [("busy", "busy"), ("absent", "card"), ("mute", "delivered no frame")];
     let told = faults.map(async |(fault, why): (&str, &str)| {
         let devices = Devices::new(&[""; 0], &format!("pcm.card {{ type peercam fault {fault} }}"))?;
         let watched = devices.watch_beside(CARD).await?;
@@ -556,7 +540,7 @@ async fn sound_cards_that_are_busy_absent_or_mute_are_told_of_and_pictures_go_on
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sound_card_that_hangs_after_half_a_second_is_opened_again_and_again_and_pictures_go_on() -> Result<()> {
+async fn a_sound_card_that_hangs_is_reopened_repeatedly_and_pictures_continue() -> Result<()> {
     let devices = Devices::new(&[""; 0], "pcm.card { type peercam fault gone }")?;
     let watched = devices.watch(CARD).await?;
     let _listener = Player::join(&watched.url, &[VIDEO, AUDIO], Bundling::All).await?;

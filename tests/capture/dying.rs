@@ -1,18 +1,19 @@
-//! Capture processes that end, stop or stay behind.
+//! Capture processes that end, stop or are left behind.
 
+use peercam::media::Purpose;
 use std::path::Path;
 
 use rustix::process::{Pid, Signal};
 
-use super::captures::{capture_of, strike};
 use super::*;
+use testkit::capture_processes::{capture_of, strike};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_capture_process_that_is_ended_in_any_way_is_replaced_and_none_is_left_behind() {
+async fn an_ended_capture_process_is_replaced_and_none_is_left_behind() {
     let group = Group::new();
     let name = format!("dying-{}", std::process::id());
     let camera = Camera::open(Config { name: name.clone(), ..config(640, 360, 30) }, &launcher(), &group);
-    let mut viewer = camera.feed().subscribe();
+    let mut viewer = camera.feed().subscribe(Purpose::Viewer);
     frames(&mut viewer, 10).await;
     let limits = [
         (Signal::KILL, Duration::from_secs(1)),
@@ -37,13 +38,17 @@ async fn a_capture_process_that_is_ended_in_any_way_is_replaced_and_none_is_left
         println!("{signal:?}: picture again after {} ms", took.as_millis());
         assert!(took < limit, "{signal:?}: {took:?}");
         frames(&mut viewer, 10).await;
-        assert_eq!(camera.status().borrow().encoder.as_deref(), Some("x264enc"), "an accident is held against nobody");
+        assert_eq!(
+            camera.status().borrow().encoder.as_deref(),
+            Some("x264enc"),
+            "an accident is not blamed on an encoder"
+        );
         assert_ne!(capture_of(std::process::id(), &name), Some(pid), "the old process is still there");
         ended.push(pid);
     }
     close(group).await;
     assert_eq!(capture_of(std::process::id(), &name), None, "a process is left");
-    // Nor what the kernel keeps of one that nobody asks after.
+    // No zombie is left either.
     let is_there = |pid: &Pid| Path::new(&format!("/proc/{}", pid.as_raw_nonzero())).exists();
     assert!(!ended.iter().any(is_there), "of {ended:?}");
 }

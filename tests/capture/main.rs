@@ -1,9 +1,7 @@
-//! Cameras and the microphone with their real capture processes: GStreamer, its test picture and its test tone.
+//! Cameras and the microphone with real capture processes: GStreamer, test picture and test tone.
 
-#![allow(clippy::unwrap_used, reason = "of tests alone, as everywhere: its helpers are no tests to clippy")]
+#![allow(clippy::unwrap_used, reason = "allowed in tests; clippy does not count their helpers as tests")]
 
-#[path = "../harness/captures.rs"]
-mod captures;
 mod changing;
 mod dying;
 
@@ -15,10 +13,11 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use gstreamer_video as gst_video;
 use peercam::camera::{
-    AudioConfig, Camera, Config, Error, Launcher, Log, Microphone, Motion, Movement, Preset, Privacy, State,
+    AudioConfig, AxisMotion, Camera, Config, Error, Launcher, LogSettings, Microphone, Preset, Privacy, PtzMovement,
+    State,
 };
 use peercam::doctor;
-use peercam::media::{Frame, H264Profile, Resolution, Subscription, h264, time_code};
+use peercam::media::{Frame, H264Profile, Purpose, Resolution, Subscription, h264, time_code};
 use peercam::tasks::Group;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -28,13 +27,13 @@ fn config(width: u32, height: u32, fps: u32) -> Config {
 }
 
 async fn in_time<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("it takes far less than the patience")
+    tokio::time::timeout(PATIENCE, future).await.expect("done within PATIENCE")
 }
 
 /// Starts the program that was built with this test.
 fn launcher() -> Launcher {
-    let log = Log { filter: "warn".into(), ..Log::default() };
-    Launcher::of_program(env!("CARGO_BIN_EXE_peercam-capture").into(), log, Duration::from_secs(2))
+    let log = LogSettings { filter: "warn".into(), ..LogSettings::default() };
+    Launcher::with_program(env!("CARGO_BIN_EXE_peercam-capture").into(), log, Duration::from_secs(2))
 }
 
 /// The Unix time of a moment.
@@ -55,7 +54,7 @@ async fn frames(viewer: &mut Subscription, count: usize) -> Vec<std::sync::Arc<F
     frames
 }
 
-/// A raw picture that a decoder made of a frame.
+/// A raw picture, decoded from a frame.
 struct Decoded {
     info: gst_video::VideoInfo,
     bytes: Vec<u8>,
@@ -67,7 +66,7 @@ impl Decoded {
     }
 }
 
-/// Runs encoded bytes through `chain` of GStreamer elements and takes what comes out.
+/// Runs encoded bytes through a `chain` of GStreamer elements and returns the output.
 fn through(chain: &str, caps: &str, buffers: &[Bytes]) -> Vec<gst::Sample> {
     gst::init().unwrap();
     let pipeline = gst::parse::launch(&format!("appsrc name=in format=time ! {chain} ! appsink name=out sync=false"))
@@ -104,7 +103,7 @@ const H264: &str = "video/x-h264,stream-format=byte-stream,alignment=au";
 async fn frames_flow_and_begin_with_a_key_frame() {
     let group = Group::new();
     let camera = Camera::open(config(1280, 720, 30), &launcher(), &group);
-    let mut viewer = camera.feed().subscribe();
+    let mut viewer = camera.feed().subscribe(Purpose::Viewer);
     let frames = frames(&mut viewer, 30).await;
     assert!(frames[0].is_key);
     assert!(frames.windows(2).all(|pair| pair[0].captured < pair[1].captured), "captured goes forward only");
@@ -119,7 +118,7 @@ async fn the_stream_is_constrained_baseline_without_b_frames_or_delimiters() {
     for encoder in ["x264enc", "openh264enc"] {
         let group = Group::new();
         let camera = Camera::open(Config { encoder: encoder.into(), ..config(640, 360, 30) }, &launcher(), &group);
-        let mut viewer = camera.feed().subscribe();
+        let mut viewer = camera.feed().subscribe(Purpose::Viewer);
         for frame in frames(&mut viewer, 20).await {
             let starts = frame.data.windows(4).filter(|bytes| bytes[..3] == [0, 0, 1]);
             let types: Vec<u8> = starts.map(|bytes| bytes[3] & 0x1f).collect();
@@ -132,25 +131,27 @@ async fn the_stream_is_constrained_baseline_without_b_frames_or_delimiters() {
             }
         }
         assert_eq!(camera.status().borrow().encoder.as_deref(), Some(encoder));
-        assert_eq!(*camera.profile().borrow(), H264Profile::CONSTRAINED_BASELINE);
+        let format = camera.feed().format().borrow().clone();
+        assert_eq!(format.profile(), Some(H264Profile::CONSTRAINED_BASELINE));
+        assert!(!format.parameter_sets.is_empty() && format.size.is_some(), "{format:?}");
         close(group).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lone_wish_brings_a_key_frame_at_once_and_a_flood_two_a_second() {
+async fn a_single_request_brings_a_key_frame_at_once_and_a_flood_two_a_second() {
     let group = Group::new();
     let camera = Camera::open(config(320, 180, 30), &launcher(), &group);
-    let mut viewer = camera.feed().subscribe();
-    // Past the pause after the start.
+    let mut viewer = camera.feed().subscribe(Purpose::Viewer);
+    // After the pause that follows the start.
     frames(&mut viewer, 25).await;
-    viewer.want_key_frame();
+    viewer.request_key_frame();
     let after: Vec<bool> = frames(&mut viewer, 8).await.iter().map(|frame| frame.is_key).collect();
-    assert!(after.contains(&true), "no key frame within 8 frames of the wish: {after:?}");
+    assert!(after.contains(&true), "no key frame within 8 frames of the request: {after:?}");
     let begun = Instant::now();
     let mut forced = 0;
     while begun.elapsed() < Duration::from_secs(3) {
-        viewer.want_key_frame();
+        viewer.request_key_frame();
         forced += u32::from(in_time(viewer.next()).await.is_key);
     }
     assert!((4..=7).contains(&forced), "{forced} key frames in 3 s");
@@ -161,9 +162,9 @@ async fn a_lone_wish_brings_a_key_frame_at_once_and_a_flood_two_a_second() {
 async fn the_bitrate_changes_while_running() {
     let group = Group::new();
     let camera = Camera::open(Config { bitrate: 4000, ..config(1280, 720, 30) }, &launcher(), &group);
-    let mut viewer = camera.feed().subscribe();
+    let mut viewer = camera.feed().subscribe(Purpose::Viewer);
     let mut key_frame_size = async || {
-        viewer.want_key_frame();
+        viewer.request_key_frame();
         loop {
             let frame = in_time(viewer.next()).await;
             if frame.is_key {
@@ -185,18 +186,18 @@ async fn the_bitrate_changes_while_running() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_encoder_stops_after_the_last_viewer_and_starts_again_on_the_same_line_of_time() {
+async fn the_encoder_stops_after_the_last_viewer_and_restarts_on_the_same_time_line() {
     let group = Group::new();
     let camera = Camera::open(config(320, 180, 30), &launcher(), &group);
     let mut status = camera.status();
-    let (mut first, second) = (camera.feed().subscribe(), camera.feed().subscribe());
+    let (mut first, second) = (camera.feed().subscribe(Purpose::Viewer), camera.feed().subscribe(Purpose::Viewer));
     let last = frames(&mut first, 5).await[4].captured;
     drop(first);
     tokio::time::sleep(Duration::from_millis(2500)).await;
-    assert_eq!(status.borrow().encoders_running, 1, "one viewer is still there");
+    assert_eq!(status.borrow().encoders_running, 1, "one viewer is left");
     drop(second);
     in_time(status.wait_for(|status| status.state == State::Idle && status.encoders_running == 0)).await.unwrap();
-    let mut again = camera.feed().subscribe();
+    let mut again = camera.feed().subscribe(Purpose::Viewer);
     let frame = in_time(again.next()).await;
     assert!(frame.is_key && frame.captured > last + Duration::from_secs(2));
     in_time(status.wait_for(|status| status.state == State::Live)).await.unwrap();
@@ -205,11 +206,11 @@ async fn the_encoder_stops_after_the_last_viewer_and_starts_again_on_the_same_li
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_time_code_survives_the_encoder_and_tells_when_the_frame_was_captured() {
+async fn the_time_code_survives_the_encoder_and_matches_the_capture_time() {
     for (width, height) in [(1280, 720), (640, 360)] {
         let group = Group::new();
         let camera = Camera::open(config(width, height, 30), &launcher(), &group);
-        let mut viewer = camera.feed().subscribe();
+        let mut viewer = camera.feed().subscribe(Purpose::Viewer);
         let frames = frames(&mut viewer, 12).await;
         let bytes: Vec<Bytes> = frames.iter().map(|frame| frame.data.clone()).collect();
         let pictures = decoded("h264parse ! openh264dec", H264, &bytes);
@@ -233,7 +234,8 @@ async fn flash_and_beep_begin_together() {
     let camera = Camera::open(test.clone(), &launcher(), &group);
     let sound = AudioConfig { capture: "auto".into(), ..AudioConfig::default() };
     let microphone = Microphone::open(sound, &[test], &launcher(), &group).unwrap();
-    let (mut video, mut audio) = (camera.feed().subscribe(), microphone.feed().subscribe());
+    let (mut video, mut audio) =
+        (camera.feed().subscribe(Purpose::Viewer), microphone.feed().subscribe(Purpose::Viewer));
     let (pictures, packets) = tokio::join!(frames(&mut video, 75), frames(&mut audio, 125));
 
     let bytes: Vec<Bytes> = pictures.iter().map(|frame| frame.data.clone()).collect();
@@ -288,7 +290,7 @@ async fn a_snapshot_is_a_jpeg_of_the_right_size_and_colours() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_camera_that_does_not_exist_waits_with_the_reason_and_a_snapshot_tells_it() {
+async fn a_missing_camera_waits_with_the_reason_and_a_snapshot_returns_it() {
     let group = Group::new();
     let camera = Camera::open(Config { source: "/dev/video987".into(), ..Config::default() }, &launcher(), &group);
     let mut status = camera.status();
@@ -300,7 +302,7 @@ async fn a_camera_that_does_not_exist_waits_with_the_reason_and_a_snapshot_tells
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_is_told_with_what_to_do() {
+async fn impossible_configurations_are_reported_with_advice() {
     let cases = [
         (Config { source: "/dev/null".into(), ..Config::default() }, "/dev/null is no capture device"),
         (Config { source: "libcamera".into(), ..Config::default() }, "install gstreamer1.0-libcamera"),
@@ -310,7 +312,7 @@ async fn what_cannot_be_is_told_with_what_to_do() {
     for (config, reason) in cases {
         let group = Group::new();
         let camera = Camera::open(config, &launcher(), &group);
-        let _viewer = camera.feed().subscribe();
+        let _viewer = camera.feed().subscribe(Purpose::Viewer);
         let mut status = camera.status();
         let status = in_time(status.wait_for(|status| status.state == State::Waiting)).await.unwrap().clone();
         assert!(status.reason.as_deref().is_some_and(|why| why.contains(reason)), "{status:?}");
@@ -322,7 +324,7 @@ async fn what_cannot_be_is_told_with_what_to_do() {
 async fn a_configuration_that_cannot_work_is_a_problem_with_its_reason() {
     let absent = Config { source: "/dev/video987".into(), ..Config::default() };
     let report =
-        doctor::survey(&[absent], &AudioConfig { capture: "off".into(), ..AudioConfig::default() }, &launcher()).await;
+        doctor::check(&[absent], &AudioConfig { capture: "off".into(), ..AudioConfig::default() }, &launcher()).await;
     assert!(report.has_problem());
     assert!(report.to_string().contains("/dev/video987 does not exist"), "{report}");
     let json = serde_json::to_value(&report).unwrap();
@@ -333,14 +335,14 @@ async fn a_configuration_that_cannot_work_is_a_problem_with_its_reason() {
 async fn the_test_picture_has_an_encoder_that_was_tried() {
     let test = Config { source: "test".into(), ..Config::default() };
     let report =
-        doctor::survey(&[test], &AudioConfig { capture: "test".into(), ..AudioConfig::default() }, &launcher()).await;
+        doctor::check(&[test], &AudioConfig { capture: "test".into(), ..AudioConfig::default() }, &launcher()).await;
     let text = report.to_string();
     assert!(text.contains("x264enc works"), "{text}");
     assert!(text.contains("main: test picture, I420 1280x720 at 30 fps, "), "{text}");
 }
 
 #[test]
-fn the_defaults_have_no_mistakes_and_wrong_values_are_told_by_key() {
+fn the_defaults_are_valid_and_wrong_values_are_named_by_key() {
     assert_eq!(Config::default().check(), []);
     assert_eq!(AudioConfig::default().check(), []);
     let wrong = Config { width: 1281, fps: 0, bitrate: 1, encoder: "x265enc".into(), ..Config::default() };
@@ -369,7 +371,7 @@ async fn measure_first_frame_processor_and_memory() {
         let group = Group::new();
         let begun = Instant::now();
         let camera = Camera::open(config(1280, 720, 30), &launcher(), &group);
-        let mut viewer = camera.feed().subscribe();
+        let mut viewer = camera.feed().subscribe(Purpose::Viewer);
         let frame = in_time(viewer.next()).await;
         let (took, behind) = (begun.elapsed(), frame.captured.elapsed());
         println!("round {round}: first frame after {took:?}, {behind:?} after its capture");

@@ -1,15 +1,15 @@
-//! Viewers that send nonsense, too much, or nothing. Each is told what is wrong, and the one who watches notices nothing.
+//! Viewers that send invalid messages, too many, or none. Each gets an error, and a watching viewer is not affected.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::board::{Board, ENCODER_STARTS, ENCODERS, VIEWERS};
-use crate::browser::Browser;
-use crate::headless::Headless;
-use crate::page::Page;
 use crate::socket::{Socket, offer};
+use testkit::board::{Board, ENCODER_STARTS, ENCODERS, VIEWERS};
+use testkit::browser::Browser;
+use testkit::headless::Headless;
+use testkit::page::Page;
 
 /// Larger than any message may be.
 const MEGABYTE: usize = 1024 * 1024;
@@ -25,15 +25,15 @@ async fn bad_input_gets_a_clear_error_and_the_healthy_viewer_plays_on() -> Resul
     let () = page.ask("window.same = viewer.peerConnection").await?;
     let before = page.counters().await?;
 
-    offers_that_cannot_be_answered(&board).await.context("offers")?;
-    candidates_out_of_turn(&board).await.context("candidates")?;
-    messages_that_are_none(&board).await.context("messages")?;
+    unanswerable_offers(&board).await.context("offers")?;
+    candidates_at_the_wrong_time(&board).await.context("candidates")?;
+    invalid_messages(&board).await.context("messages")?;
     an_offer_sent_twice_gets_the_same_answer(&board).await.context("an offer sent twice")?;
     a_message_of_a_megabyte(&board).await.context("a message of a megabyte")?;
     a_flood(&board).await.context("a flood")?;
     a_silent_socket(&board).await.context("a silent socket")?;
 
-    // What was answered and never came has 15 s to find a path.
+    // An answered viewer without a path is given up after 15 s.
     board.wait_for_count(VIEWERS, 1).await?;
     let after = page.counters().await?;
     assert!(page.ask::<bool>("return viewer.state === 'live' && viewer.peerConnection === window.same").await?);
@@ -48,7 +48,7 @@ async fn bad_input_gets_a_clear_error_and_the_healthy_viewer_plays_on() -> Resul
     Ok(())
 }
 
-async fn offers_that_cannot_be_answered(board: &Board) -> Result<()> {
+async fn unanswerable_offers(board: &Board) -> Result<()> {
     let good = offer("H264");
     let without_video = good[..good.find("m=video").context("no video")?].to_owned();
     let not_receiving = good.replace("a=recvonly", "a=sendonly");
@@ -69,10 +69,10 @@ async fn offers_that_cannot_be_answered(board: &Board) -> Result<()> {
         let refused = socket.refusal().await.with_context(|| format!("{sdp:?}"))?;
         ensure!(refused == code, "{refused} instead of {code} for {sdp:?}");
     }
-    // The same viewer may still do better.
+    // The same viewer may still send a valid offer.
     socket.offer(&good).await?;
-    socket.hear(&["answer"]).await?;
-    socket.say(json!({ "type": "bye" })).await?;
+    socket.receive(&["answer"]).await?;
+    socket.send(json!({ "type": "bye" })).await?;
 
     let client = reqwest::Client::builder().no_proxy().build()?;
     for (sdp, status) in [("hello".to_owned(), 400), (offer("VP8"), 406), ("v".repeat(MEGABYTE), 413)] {
@@ -83,28 +83,28 @@ async fn offers_that_cannot_be_answered(board: &Board) -> Result<()> {
     Ok(())
 }
 
-async fn candidates_out_of_turn(board: &Board) -> Result<()> {
+async fn candidates_at_the_wrong_time(board: &Board) -> Result<()> {
     let candidate = |text: &str| json!({ "type": "candidate", "candidate": { "candidate": text, "sdpMid": "0" } });
     let sound = "candidate:1 1 udp 2122260223 192.0.2.7 40000 typ host";
     let mut socket = Socket::open(board).await?;
     // Before the offer: kept for it, which an error would belie.
-    socket.say(candidate(sound)).await?;
+    socket.send(candidate(sound)).await?;
     socket.offer(&offer("H264")).await?;
-    let answer = socket.hear(&["answer", "error"]).await?;
+    let answer = socket.receive(&["answer", "error"]).await?;
     ensure!(answer["type"] == "answer", "{answer}");
     for malformed in ["candidate:1 1 udp", "nonsense", "candidate:1 1 udp x 192.0.2.7 99999 typ host"] {
-        socket.say(candidate(malformed)).await?;
+        socket.send(candidate(malformed)).await?;
         let code = socket.refusal().await.with_context(|| malformed.to_owned())?;
         ensure!(code == "bad-candidate", "{code} for {malformed:?}");
     }
-    socket.say(json!({ "type": "candidate", "candidate": null })).await?;
-    socket.say(candidate(sound)).await?;
+    socket.send(json!({ "type": "candidate", "candidate": null })).await?;
+    socket.send(candidate(sound)).await?;
     let code = socket.refusal().await.context("after the end of candidates")?;
     ensure!(code == "bad-candidate", "{code} after the end of candidates");
-    socket.say(json!({ "type": "bye" })).await
+    socket.send(json!({ "type": "bye" })).await
 }
 
-async fn messages_that_are_none(board: &Board) -> Result<()> {
+async fn invalid_messages(board: &Board) -> Result<()> {
     let wrong = [
         r#"{"type":"offer","sdp":5}"#,
         r#"{"type":"offer"}"#,
@@ -117,16 +117,16 @@ async fn messages_that_are_none(board: &Board) -> Result<()> {
     ];
     let mut socket = Socket::open(board).await?;
     for text in wrong {
-        socket.say_raw(text).await?;
+        socket.send_raw(text).await?;
         let code = socket.refusal().await.with_context(|| text.to_owned())?;
         ensure!(code == "bad-message", "{code} for {text:?}");
     }
-    socket.say_raw(vec![0_u8, 159, 146, 150]).await?;
+    socket.send_raw(vec![0_u8, 159, 146, 150]).await?;
     let code = socket.refusal().await.context("binary")?;
     ensure!(code == "bad-message", "{code} for binary");
-    // Whoever goes on like this is not listened to for ever.
+    // A client that repeats this is disconnected.
     for _ in 0..20 {
-        if socket.say_raw("nonsense").await.is_err() {
+        if socket.send_raw("nonsense").await.is_err() {
             break;
         }
     }
@@ -139,10 +139,10 @@ async fn an_offer_sent_twice_gets_the_same_answer(board: &Board) -> Result<()> {
     let mut answers: Vec<Value> = vec![];
     for _ in 0..2 {
         socket.offer(&offer("H264")).await?;
-        answers.push(socket.hear(&["answer", "error"]).await?);
+        answers.push(socket.receive(&["answer", "error"]).await?);
     }
     ensure!(answers[0]["type"] == "answer" && answers[0] == answers[1], "{answers:?}");
-    socket.say(json!({ "type": "bye" })).await
+    socket.send(json!({ "type": "bye" })).await
 }
 
 async fn a_message_of_a_megabyte(board: &Board) -> Result<()> {
@@ -156,10 +156,10 @@ async fn a_message_of_a_megabyte(board: &Board) -> Result<()> {
 async fn a_flood(board: &Board) -> Result<()> {
     let mut socket = Socket::open(board).await?;
     socket.offer(&offer("H264")).await?;
-    socket.hear(&["answer"]).await?;
+    socket.receive(&["answer"]).await?;
     let candidate = json!({ "type": "candidate", "candidate": { "candidate": "", "sdpMid": "0" } });
     for _ in 0..5000 {
-        if socket.say(candidate.clone()).await.is_err() {
+        if socket.send(candidate.clone()).await.is_err() {
             break;
         }
     }
@@ -177,9 +177,9 @@ async fn a_silent_socket(board: &Board) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_viewer_too_many_is_refused_at_once_and_let_in_when_there_is_room() -> Result<()> {
+async fn a_viewer_beyond_the_limit_is_refused_at_once_and_admitted_when_a_place_is_free() -> Result<()> {
     let board = Board::start("[viewers]\nmax = 2").await?;
-    // Who watches keeps its place; a call that is not completed would give its own to one that comes by another way.
+    // A watching viewer keeps its place; an incomplete call would be replaced by one over another transport.
     let (first, _second) = (Headless::join(&board.url).await?, Headless::join(&board.url).await?);
     board.wait_for_count(VIEWERS, 2).await?;
     let began = Instant::now();
@@ -200,6 +200,6 @@ async fn one_viewer_too_many_is_refused_at_once_and_let_in_when_there_is_room() 
     board.wait_for_count(VIEWERS, 1).await?;
     let mut fourth = Socket::open(&board).await?;
     fourth.offer(&offer("H264")).await?;
-    fourth.hear(&["answer"]).await?;
+    fourth.receive(&["answer"]).await?;
     Ok(())
 }

@@ -1,5 +1,4 @@
-//! What a viewer sees when the process that captures is killed, crashes or hangs: a short break, on the connection that
-//! it has.
+//! A capture process that is killed, crashes or hangs: the viewer sees a short gap, on the same connection.
 
 use std::time::{Duration, Instant};
 
@@ -7,17 +6,17 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::sleep;
 
-use crate::board::{Board, ENCODER_STARTS};
-use crate::breaks::{judge, median_and_95th, watch};
-use crate::browser::Browser;
-use crate::captures::{capture_of, strike};
-use crate::headless::Headless;
+use testkit::board::{Board, ENCODER_STARTS};
+use testkit::browser::Browser;
+use testkit::capture_processes::{capture_of, strike};
+use testkit::headless::Headless;
+use testkit::playback_gaps::{judge, median_and_95th, watch};
 
 fn capture(board: &Board) -> Result<Pid> {
     capture_of(board.process(), "main").context("the camera has no capture process")
 }
 
-/// Kills the capture process under three viewers so often; gives the breaks that they saw, in milliseconds.
+/// Kills the capture process `count` times while three viewers watch; returns the gaps that they saw, in milliseconds.
 async fn kills(count: usize, pause: Duration) -> Result<Vec<f64>> {
     let board = Board::start("").await?;
     let browsers = [Browser::start().await?, Browser::start().await?, Browser::start().await?];
@@ -44,7 +43,7 @@ async fn kills(count: usize, pause: Duration) -> Result<Vec<f64>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_capture_process_that_is_killed_costs_three_viewers_less_than_a_second() -> Result<()> {
+async fn a_killed_capture_process_interrupts_three_viewers_for_less_than_a_second() -> Result<()> {
     let (median, most) = median_and_95th(kills(4, Duration::from_millis(500)).await?);
     println!("breaks of {median:.0} ms, {most:.0} ms at most");
     ensure!(most < 1000.0, "a break of {most:.0} ms");
@@ -53,7 +52,7 @@ async fn a_capture_process_that_is_killed_costs_three_viewers_less_than_a_second
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: cargo test --test e2e fifty_kills -- --ignored --nocapture"]
-async fn fifty_kills_cost_three_viewers_less_than_a_second_each() -> Result<()> {
+async fn fifty_kills_interrupt_three_viewers_for_less_than_a_second_each() -> Result<()> {
     let breaks = kills(50, Duration::from_millis(500)).await?;
     let count = breaks.len();
     let (median, most) = median_and_95th(breaks);
@@ -63,7 +62,7 @@ async fn fifty_kills_cost_three_viewers_less_than_a_second_each() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_calls_as_soon_as_the_service_answers_has_sound_too() -> Result<()> {
+async fn a_viewer_that_calls_right_after_the_start_has_sound() -> Result<()> {
     for _ in 0..3 {
         let board = Board::start("").await?;
         // By WHEP, where nothing is offered a second time.
@@ -79,7 +78,7 @@ async fn who_calls_as_soon_as_the_service_answers_has_sound_too() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crash_a_stop_and_a_board_that_stands_still_cost_a_break_and_no_connection() -> Result<()> {
+async fn a_crash_a_stopped_process_and_a_stopped_service_cause_a_gap_and_keep_the_connection() -> Result<()> {
     let (board, browser) = (Board::start("").await?, Browser::start().await?);
     watch(&browser, &board.url).await?;
     // How long the break may be, in milliseconds. A process that is stopped is noticed after 1.2 s at most.

@@ -3,17 +3,17 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::board::{Board, VIEWERS};
-use crate::browser::Browser;
-use crate::caller::Caller;
-use crate::page::Page;
 use crate::socket::Socket;
+use crate::whep_viewer::WhepViewer;
+use testkit::board::{Board, VIEWERS};
+use testkit::browser::Browser;
+use testkit::page::Page;
 
 /// The last outcome of a command on a WebSocket.
 async fn ask(socket: &mut Socket, id: &str, command: &str, arguments: Value) -> Result<Value> {
-    socket.say(json!({ "type": "command", "id": id, "command": command, "args": arguments })).await?;
+    socket.send(json!({ "type": "command", "id": id, "command": command, "args": arguments })).await?;
     loop {
-        let outcome = socket.hear(&["outcome"]).await?;
+        let outcome = socket.receive(&["outcome"]).await?;
         ensure!(outcome["id"] == id, "{outcome}");
         if outcome["status"] != "executing" {
             return Ok(outcome);
@@ -22,7 +22,7 @@ async fn ask(socket: &mut Socket, id: &str, command: &str, arguments: Value) -> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_socket_for_commands_takes_them_and_no_viewer_s_place() -> Result<()> {
+async fn a_socket_for_commands_occupies_no_viewer_s_place() -> Result<()> {
     let board = Board::start("[viewers]\nmax = 1").await?;
     let mut operator = Socket::open_at(&format!("{}?for=commands", board.signal_url()), None).await?;
     let status = ask(&mut operator, "1", "get-status", json!({})).await?;
@@ -33,10 +33,10 @@ async fn a_socket_for_commands_takes_them_and_no_viewer_s_place() -> Result<()> 
     assert!(nowhere["reason"].as_str().is_some_and(|reason| reason.contains("no broker")), "{nowhere}");
     let wrong = ask(&mut operator, "4", "set-video", json!({ "fps": 1000 })).await?;
     assert!(wrong["reason"].as_str().is_some_and(|reason| reason.contains("`args.fps`")), "{wrong}");
-    operator.say(json!({ "type": "command", "command": "get-status" })).await?;
-    let nameless = operator.hear(&["outcome"]).await?;
+    operator.send(json!({ "type": "command", "command": "get-status" })).await?;
+    let nameless = operator.receive(&["outcome"]).await?;
     assert_eq!((&nameless["id"], &nameless["status"]), (&json!(""), &json!("failed")));
-    operator.say(json!({ "type": "offer", "sdp": "v=0" })).await?;
+    operator.send(json!({ "type": "offer", "sdp": "v=0" })).await?;
     assert_eq!(operator.refusal().await?, "bad-message");
 
     // While somebody watches, and nobody else may.
@@ -53,11 +53,11 @@ async fn a_socket_for_commands_takes_them_and_no_viewer_s_place() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_viewer_s_data_channel_takes_commands() -> Result<()> {
+async fn a_viewer_s_data_channel_accepts_commands() -> Result<()> {
     let (board, browser) = (Board::start("").await?, Browser::start().await?);
-    let caller = Caller::new(&browser, &board).await?;
-    caller.join().await?;
-    caller.wait_until("the channel", "control.readyState === 'open'").await?;
+    let viewer_page = WhepViewer::new(&browser, &board).await?;
+    viewer_page.join().await?;
+    viewer_page.wait_until("the channel", "control.readyState === 'open'").await?;
     let command = |id: &str, command: &str, arguments: Value| {
         let text = json!({ "type": "command", "id": id, "command": command, "args": arguments });
         format!("control.send(JSON.stringify({text})); return true")
@@ -67,19 +67,21 @@ async fn a_viewer_s_data_channel_takes_commands() -> Result<()> {
             "heard.some(({{ type, id, status }}) => type === 'outcome' && id === '{id}' && status === 'successful')"
         )
     };
-    caller.ask::<bool>(&command("1", "set-video", json!({ "bitrate": 500 }))).await?;
-    caller.wait_until("the outcome of set-video", &ended("1")).await?;
+    viewer_page.ask::<bool>(&command("1", "set-video", json!({ "bitrate": 500 }))).await?;
+    viewer_page.wait_until("the outcome of set-video", &ended("1")).await?;
     assert_eq!(board.status().await?.pointer("/cameras/0/settings/bitrate"), Some(&json!(500)));
-    caller.ask::<bool>(&command("2", "identify", json!({ "seconds": 3 }))).await?;
-    caller.wait_until("the outcome of identify", &ended("2")).await?;
-    caller.wait_until("the event", "heard.some(({ event, seconds }) => event === 'identify' && seconds === 3)").await?;
-    caller.ask::<bool>("control.send('{\"type\":\"command\"}'); return true").await?;
+    viewer_page.ask::<bool>(&command("2", "identify", json!({ "seconds": 3 }))).await?;
+    viewer_page.wait_until("the outcome of identify", &ended("2")).await?;
+    viewer_page
+        .wait_until("the event", "heard.some(({ event, seconds }) => event === 'identify' && seconds === 3)")
+        .await?;
+    viewer_page.ask::<bool>("control.send('{\"type\":\"command\"}'); return true").await?;
     let failed = "heard.some(({ type, id, status }) => type === 'outcome' && id === '' && status === 'failed')";
-    caller.wait_until("the failure", failed).await
+    viewer_page.wait_until("the failure", failed).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dismissed_page_says_why_and_stays_away_until_a_person_wants_it_back() -> Result<()> {
+async fn a_dismissed_page_shows_the_reason_and_reconnects_only_on_request() -> Result<()> {
     let (board, browser) = (Board::start("").await?, Browser::start().await?);
     let page = Page::watch(&browser, &board.url).await?;
     let mut operator = Socket::open_at(&format!("{}?for=commands", board.signal_url()), None).await?;
@@ -106,7 +108,7 @@ async fn a_dismissed_page_says_why_and_stays_away_until_a_person_wants_it_back()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_status_tells_whether_there_is_sound() -> Result<()> {
+async fn the_status_reports_whether_there_is_sound() -> Result<()> {
     let board = Board::start("").await?;
     let comes_to = async |is_there: bool| {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::board::Board;
+use testkit::board::Board;
 
 /// sysexits.h's EX_CONFIG, on which the unit does not restart.
 const BAD_CONFIGURATION: i32 = 78;
@@ -20,7 +20,7 @@ fn peercam(arguments: &[&str], config: &str) -> Result<Output> {
 }
 
 #[test]
-fn mistakes_in_the_configuration_are_named_with_line_and_key_and_the_exit_status_is_78() -> Result<()> {
+fn mistakes_in_the_configuration_are_reported_with_line_and_key_and_exit_status_78() -> Result<()> {
     let cases: [(&str, &[&str]); 6] = [
         ("[web]\nlisten = \"127.0.0.1:0\"\nlissten = 1\n", &["lissten", "listen", "3"]),
         ("[[camera]]\nname = \"main\"\nwidth = \"wide\"\n", &["width", "3"]),
@@ -42,7 +42,7 @@ fn mistakes_in_the_configuration_are_named_with_line_and_key_and_the_exit_status
 }
 
 #[test]
-fn a_file_that_does_not_exist_is_named() -> Result<()> {
+fn a_missing_file_is_reported() -> Result<()> {
     let output =
         Command::new(env!("CARGO_BIN_EXE_peercam")).args(["run", "--config", "/nowhere/peercam.toml"]).output()?;
     let said = String::from_utf8_lossy(&output.stderr);
@@ -52,7 +52,7 @@ fn a_file_that_does_not_exist_is_named() -> Result<()> {
 }
 
 #[test]
-fn the_default_that_is_printed_has_no_mistakes() -> Result<()> {
+fn the_printed_default_configuration_is_valid() -> Result<()> {
     let default = Command::new(env!("CARGO_BIN_EXE_peercam")).args(["config", "--default"]).output()?;
     assert!(default.status.success());
     let output = peercam(&["config", "--check"], &String::from_utf8(default.stdout)?)?;
@@ -74,7 +74,7 @@ ca_file = \"/nowhere/ca.pem\"
 ";
 
 #[test]
-fn files_that_are_named_and_not_there_are_mistakes() -> Result<()> {
+fn missing_files_in_the_configuration_are_mistakes() -> Result<()> {
     let secret = "[web]\nsecret_file = \"/nowhere/secret\"\n";
     let output = peercam(&["config", "--check"], &format!("{secret}{WITHOUT_FILES}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
@@ -97,7 +97,7 @@ fn files_that_are_named_and_not_there_are_mistakes() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_file_of_a_relay_or_the_broker_does_not_keep_the_camera_from_being_served() -> Result<()> {
+async fn a_missing_file_of_a_relay_or_the_broker_does_not_prevent_serving() -> Result<()> {
     let board = Board::start(WITHOUT_FILES).await?;
     let status = board.status().await?;
     let notices = status["notices"].as_array().context("no notices")?;
@@ -111,7 +111,7 @@ async fn a_missing_file_of_a_relay_or_the_broker_does_not_keep_the_camera_from_b
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_secret_that_cannot_be_kept_holds_until_the_next_start_and_the_board_is_never_open() -> Result<()> {
+async fn a_secret_that_cannot_be_saved_is_valid_until_the_next_start_and_the_board_is_never_open() -> Result<()> {
     // Also root cannot make a directory there.
     let nowhere = vec![("STATE_DIRECTORY", "/proc/peercam".into())];
     let mut board = Board::start_at("0.0.0.0", "", nowhere, "").await?;

@@ -1,4 +1,4 @@
-//! The door for HTTP: how many get through it, and at whose expense.
+//! HTTP connections: their limit, and their priority.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tokio::time::sleep;
 
-use crate::board::Board;
 use crate::socket::Socket;
+use testkit::board::Board;
 
 /// Connections that a board has at once.
 const MOST: usize = 512;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn websockets_keep_their_places_among_the_connections_and_give_them_back() -> Result<()> {
+async fn websockets_count_as_connections_until_they_close() -> Result<()> {
     let board = Board::start("").await?;
     let url = format!("{}?for=commands", board.signal_url());
     let mut sockets = Vec::new();
@@ -32,9 +32,9 @@ async fn websockets_keep_their_places_among_the_connections_and_give_them_back()
     Ok(())
 }
 
-/// A burst of HTTP takes nothing from the pictures: its thread alone gives way where processors are short.
+/// A burst of HTTP takes no processor time from video: only the HTTP thread has a low priority.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn http_is_served_by_one_thread_that_gives_way_to_all_others() -> Result<()> {
+async fn http_is_served_by_one_thread_of_low_priority() -> Result<()> {
     let board = Board::start("").await?;
     board.status().await?;
     let mut http = Vec::new();

@@ -3,28 +3,28 @@
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::board::Board;
-use crate::browser::Browser;
-use crate::caller::Caller;
-use crate::headless::Headless;
+use crate::whep_viewer::WhepViewer;
+use testkit::board::Board;
+use testkit::browser::Browser;
+use testkit::headless::Headless;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_control_channel_tells_the_time_and_what_happens_and_objects_to_nonsense() -> Result<()> {
+async fn the_control_channel_answers_pings_sends_events_and_reports_invalid_messages() -> Result<()> {
     let (board, browser) = (Board::start("").await?, Browser::start().await?);
-    let caller = Caller::new(&browser, &board).await?;
-    caller.join().await?;
-    caller.wait_until("the channel", "control.readyState === 'open'").await?;
+    let viewer_page = WhepViewer::new(&browser, &board).await?;
+    viewer_page.join().await?;
+    viewer_page.wait_until("the channel", "control.readyState === 'open'").await?;
 
     let live = "heard.some(({ event, state }) => event === 'camera' && state === 'live')";
-    caller.wait_until("news of the camera", live).await?;
-    caller.wait_until("the number of viewers", "heard.some(({ event, viewers }) => viewers === 1)").await?;
+    viewer_page.wait_until("news of the camera", live).await?;
+    viewer_page.wait_until("the number of viewers", "heard.some(({ event, viewers }) => viewers === 1)").await?;
     let other = Headless::join(&board.url).await?;
-    caller.wait_until("news of another viewer", "heard.at(-1)?.viewers === 2").await?;
+    viewer_page.wait_until("news of another viewer", "heard.at(-1)?.viewers === 2").await?;
     other.leave().await?;
-    caller.wait_until("news of its end", "heard.at(-1)?.viewers === 1").await?;
+    viewer_page.wait_until("news of its end", "heard.at(-1)?.viewers === 1").await?;
 
     // The board's clock runs as fast as the page's; so does the video's, which has 90 ticks in a millisecond.
-    let pongs: Vec<Pong> = caller
+    let pongs: Vec<Pong> = viewer_page
         .ask(
             "const pongs = [];
              for (let ping = 0; ping < 5; ping++) {
@@ -51,7 +51,7 @@ async fn the_control_channel_tells_the_time_and_what_happens_and_objects_to_nons
     assert!((ticks - board_clock).abs() < 1.0, "video {ticks:.1} ms, board {board_clock:.1} ms");
 
     for nonsense in ["'hello'", "'{\"type\":\"dance\"}'", "'{\"type\":\"ping\",\"sent\":\"now\"}'", "'[[[['", "''"] {
-        let refused: Value = caller
+        let refused: Value = viewer_page
             .ask(&format!(
                 "heard.length = 0;
                  control.send({nonsense});
@@ -63,8 +63,8 @@ async fn the_control_channel_tells_the_time_and_what_happens_and_objects_to_nons
         assert!(refused.pointer("/0/type").is_some_and(|word| word == "error"), "{nonsense}: {refused}");
         assert!(reason.is_some_and(|reason| reason.len() > 10), "{nonsense}: {refused}");
     }
-    let frames = caller.counters().await?.frames_decoded;
-    caller.wait_for_frames_after(frames + 30.0).await
+    let frames = viewer_page.counters().await?.frames_decoded;
+    viewer_page.wait_for_frames_after(frames + 30.0).await
 }
 
 #[derive(Debug, serde::Deserialize)]

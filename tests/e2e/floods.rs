@@ -1,4 +1,4 @@
-//! An owner beside floods of commands, by a WebSocket and by a viewer's data channel.
+//! The owner's commands beside floods of commands, by a WebSocket and by a viewer's data channel.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,12 +9,12 @@ use peercam::tasks::Group;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::board::{Board, VIEWERS};
-use crate::browser::Browser;
-use crate::caller::Caller;
 use crate::socket::Socket;
+use crate::whep_viewer::WhepViewer;
+use testkit::board::{Board, VIEWERS};
+use testkit::browser::Browser;
 
-/// How soon the owner's command is carried out beside what others send.
+/// Time limit for the owner's command beside a flood.
 const SOON: Duration = Duration::from_secs(1);
 
 /// The owner, with a WebSocket for commands.
@@ -29,14 +29,14 @@ impl Owner {
         Ok(Self { socket, commands: 0 })
     }
 
-    /// What came of a command, and after how long.
+    /// The outcome of a command, and its duration.
     async fn asks(&mut self, command: &str, arguments: Value) -> Result<(Value, Duration)> {
         self.commands += 1;
         let id = format!("owner-{}", self.commands);
         let began = Instant::now();
-        self.socket.say(json!({ "type": "command", "id": id, "command": command, "args": arguments })).await?;
+        self.socket.send(json!({ "type": "command", "id": id, "command": command, "args": arguments })).await?;
         loop {
-            let outcome = self.socket.hear(&["outcome"]).await?;
+            let outcome = self.socket.receive(&["outcome"]).await?;
             ensure!(outcome["id"] == id, "{outcome}");
             if outcome["status"] != "executing" {
                 return Ok((outcome, began.elapsed()));
@@ -45,7 +45,7 @@ impl Owner {
     }
 
     /// Sixteen commands, each of which is carried out soon. Returns how long the slowest took.
-    async fn is_heard(&mut self) -> Result<Duration> {
+    async fn measure_commands(&mut self) -> Result<Duration> {
         let mut slowest = Duration::ZERO;
         for round in 0..8 {
             for (command, arguments) in [("privacy", json!({ "on": round % 2 == 0 })), ("get-config", json!({}))] {
@@ -68,7 +68,7 @@ async fn flood(url: String, sent: Arc<AtomicU64>) {
         loop {
             let id = format!("f{}", sent.fetch_add(1, Ordering::Relaxed));
             let command = json!({ "type": "command", "id": id, "command": "get-status" });
-            if socket.say(command).await.is_err() {
+            if socket.send(command).await.is_err() {
                 break;
             }
         }
@@ -76,7 +76,7 @@ async fn flood(url: String, sent: Arc<AtomicU64>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_owner_is_heard_beside_floods_on_other_websockets_which_are_closed() -> Result<()> {
+async fn the_owner_s_commands_succeed_beside_floods_on_other_websockets_which_are_closed() -> Result<()> {
     let board = Board::start("").await?;
     let mut owner = Owner::of(&board).await?;
     let url = format!("{}?for=commands", board.signal_url());
@@ -84,7 +84,7 @@ async fn the_owner_is_heard_beside_floods_on_other_websockets_which_are_closed()
     for _ in 0..4 {
         floods.spawn(flood(url.clone(), sent.clone()));
     }
-    let slowest = owner.is_heard().await?;
+    let slowest = owner.measure_commands().await?;
     ensure!(floods.close(Duration::from_secs(10)).await, "the floods do not end");
     let sent = sent.load(Ordering::Relaxed);
     println!("{sent} commands by four senders; 16 of 16 carried out, the slowest after {slowest:?}");
@@ -92,11 +92,11 @@ async fn the_owner_is_heard_beside_floods_on_other_websockets_which_are_closed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_viewer_whose_data_channel_floods_is_parted_with_and_the_owner_is_heard() -> Result<()> {
+async fn a_viewer_that_floods_its_data_channel_is_disconnected_and_the_owner_s_commands_succeed() -> Result<()> {
     let (board, browser) = (Board::start("").await?, Browser::start().await?);
-    let caller = Caller::new(&browser, &board).await?;
-    caller.join().await?;
-    caller.wait_until("the channel", "control.readyState === 'open'").await?;
+    let viewer_page = WhepViewer::new(&browser, &board).await?;
+    viewer_page.join().await?;
+    viewer_page.wait_until("the channel", "control.readyState === 'open'").await?;
     let mut owner = Owner::of(&board).await?;
     let begins = "window.sent = 0;
          window.flood = setInterval(() => {
@@ -105,17 +105,17 @@ async fn a_viewer_whose_data_channel_floods_is_parted_with_and_the_owner_is_hear
              }
          }, 10);
          return true;";
-    caller.ask::<bool>(begins).await?;
-    let slowest = owner.is_heard().await?;
+    viewer_page.ask::<bool>(begins).await?;
+    let slowest = owner.measure_commands().await?;
     board.wait_for_count(VIEWERS, 0).await?;
-    let sent: u64 = caller.ask("clearInterval(flood); return sent").await?;
+    let sent: u64 = viewer_page.ask("clearInterval(flood); return sent").await?;
     println!("{sent} commands by a data channel; 16 of 16 carried out, the slowest after {slowest:?}");
     ensure!(board.log()?.contains("commands came without end"), "the log does not say why the viewer is gone");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_page_may_apply_a_configuration_and_name_no_files_in_it() -> Result<()> {
+async fn a_page_may_apply_a_configuration_without_file_names() -> Result<()> {
     let board = Board::start("").await?;
     let mut owner = Owner::of(&board).await?;
     for (toml, fault) in [

@@ -1,4 +1,4 @@
-//! What is left of viewers that have left: nothing.
+//! Resources of viewers that have left are freed.
 
 use std::time::{Duration, Instant};
 
@@ -7,9 +7,9 @@ use futures_util::future::try_join_all;
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::board::{Board, Usage, VIEWERS};
-use crate::headless::Headless;
 use crate::socket::{Socket, offer};
+use testkit::board::{Board, Usage, VIEWERS};
+use testkit::headless::Headless;
 
 /// Viewers at once. The encoder stops between two such groups, so that it comes and goes as well.
 const GROUP: usize = 10;
@@ -18,28 +18,28 @@ const WARM_UP: usize = 20;
 /// Groups that are counted: 500 joins and leaves.
 const GROUPS: usize = 50;
 
-/// Memory per join and leave, in KiB. Over 1300 of them it was about 0.5, and 0.1 is the aim, which 500 cannot show: the
-/// allocator grows by steps of up to 3 MiB, 6 KiB for each of 500. A peer connection that is not freed has 1000.
+/// Memory per join and leave, in KiB. Over 1300 of them it was about 0.5, and 0.1 is the aim, which 500 cannot show:
+/// the allocator grows by steps of up to 3 MiB, 6 KiB for each of 500. A peer connection that is not freed has 1000.
 const MOST_MEMORY: f64 = 12.0;
 
 /// Groups at the beginning and at the end of the count whose highest memory is compared.
 const EDGE: usize = 10;
 
-/// tokio's pool keeps a thread for 10 s after its last task, GLib's, of which GStreamer's are, for 15 s and half a second
-/// (`g_thread_pool_set_max_idle_time`).
+/// tokio's pool keeps a thread for 10 s after its last task, GLib's, of which GStreamer's are, for 15 s and half a
+/// second (`g_thread_pool_set_max_idle_time`).
 const THREADS_END: Duration = Duration::from_secs(17);
 
 /// After this everything of a viewer that vanished has to be free, the encoder's time of grace included.
 const FREED_WITHIN: Duration = Duration::from_secs(12);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_left_after_five_hundred_viewers_have_come_and_gone() -> Result<()> {
+async fn all_resources_of_five_hundred_viewers_are_freed() -> Result<()> {
     let board = Board::start("").await?;
     vanish(&board).await?;
     for group in 0..WARM_UP {
         come_and_go(&board, group).await?;
     }
-    let before = settled(&board).await?;
+    let before = usage_when_idle(&board).await?;
     let began = Instant::now();
     vanish(&board).await?;
     let mut memory = vec![];
@@ -48,7 +48,7 @@ async fn nothing_is_left_after_five_hundred_viewers_have_come_and_gone() -> Resu
         memory.push(board.usage()?.memory);
     }
     let took = began.elapsed();
-    let after = settled(&board).await?;
+    let after = usage_when_idle(&board).await?;
 
     // Compared while it works: an idle process gives back more or less, by chance.
     let highest = |readings: &[i64]| readings.iter().copied().max().unwrap_or_default();
@@ -64,7 +64,7 @@ async fn nothing_is_left_after_five_hundred_viewers_have_come_and_gone() -> Resu
     Ok(())
 }
 
-/// One group of viewers who are gone without a word, as when a laptop is closed.
+/// One group of viewers that vanish, as when a laptop is closed.
 async fn vanish(board: &Board) -> Result<()> {
     try_join_all((0..GROUP).map(|_| async { Headless::join(&board.url).await?.vanish().await })).await?;
     let began = Instant::now();
@@ -73,12 +73,12 @@ async fn vanish(board: &Board) -> Result<()> {
     Ok(())
 }
 
-/// One group of viewers, each leaving in one of the ways there are.
+/// One group of viewers, which leave in different ways.
 async fn come_and_go(board: &Board, group: usize) -> Result<()> {
     let ways = (0..GROUP).map(|place| async move {
         match place {
             0 => Socket::open(board).await.map(drop),
-            1 => said_goodbye(board).await,
+            1 => leave_with_bye(board).await,
             2 => refused(board).await,
             _ => Headless::join(&board.url).await?.leave().await,
         }
@@ -88,11 +88,11 @@ async fn come_and_go(board: &Board, group: usize) -> Result<()> {
     if group % 5 == 4 { board.wait_until_idle().await } else { board.wait_for_count(VIEWERS, 0).await }
 }
 
-async fn said_goodbye(board: &Board) -> Result<()> {
+async fn leave_with_bye(board: &Board) -> Result<()> {
     let mut socket = Socket::open(board).await?;
     socket.offer(&offer("H264")).await?;
-    socket.hear(&["answer"]).await?;
-    socket.say(json!({ "type": "bye" })).await?;
+    socket.receive(&["answer"]).await?;
+    socket.send(json!({ "type": "bye" })).await?;
     socket.closed().await.map(drop)
 }
 
@@ -103,8 +103,8 @@ async fn refused(board: &Board) -> Result<()> {
     Ok(())
 }
 
-/// What the process holds when nobody has watched for a while.
-async fn settled(board: &Board) -> Result<Usage> {
+/// The resources of the process some time after the last viewer left.
+async fn usage_when_idle(board: &Board) -> Result<Usage> {
     board.wait_until_idle().await?;
     sleep(THREADS_END).await;
     board.usage()

@@ -8,9 +8,9 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use tempfile::TempDir;
 
-use crate::board::Board;
-use crate::browser::Browser;
-use crate::page::Page;
+use testkit::board::Board;
+use testkit::browser::Browser;
+use testkit::page::Page;
 
 /// Libraries of plugins that have no encoder of H.264 and nothing that needs one.
 const KEPT: [&str; 8] = [
@@ -25,7 +25,7 @@ const KEPT: [&str; 8] = [
 ];
 
 /// What there is to be read: the encoder that every board can have, and its package.
-const ADVICE: &str = "x264enc is not here; install gstreamer1.0-plugins-ugly";
+const ADVICE: &str = "x264enc is not installed; install gstreamer1.0-plugins-ugly";
 
 /// The surroundings of a process that finds these plugins alone, kept in `directory`.
 fn with(plugins: &[&str], directory: &TempDir) -> Result<Vec<(&'static str, PathBuf)>> {
@@ -41,7 +41,7 @@ fn with(plugins: &[&str], directory: &TempDir) -> Result<Vec<(&'static str, Path
 }
 
 #[tokio::test]
-async fn a_missing_package_is_named_on_the_page_in_the_status_in_the_log_and_by_the_doctor() -> Result<()> {
+async fn a_missing_package_is_reported_on_the_page_in_the_status_in_the_log_and_by_the_doctor() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let surroundings = with(&KEPT, &directory)?;
     let board = Board::start_among(surroundings.clone(), "").await?;

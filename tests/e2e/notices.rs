@@ -1,4 +1,4 @@
-//! What an operator should know: left by other programs, shown by the board and its page.
+//! Notices for operators: written by other programs, shown by the board and its page.
 
 use std::fs;
 use std::path::Path;
@@ -9,9 +9,9 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::board::Board;
-use crate::browser::Browser;
-use crate::page::Page;
+use testkit::board::Board;
+use testkit::browser::Browser;
+use testkit::page::Page;
 
 /// The board looks every 5 s.
 const NOTICED: Duration = Duration::from_secs(10);
@@ -25,7 +25,7 @@ fn leave(root: &Path, about: &str, text: &[u8]) -> Result<()> {
     Ok(fs::write(directory.join(about), text)?)
 }
 
-async fn until_noticed(board: &Board, expected: Value) -> Result<()> {
+async fn wait_for_notices(board: &Board, expected: Value) -> Result<()> {
     let deadline = Instant::now() + NOTICED;
     while board.status().await?.get("notices").cloned().unwrap_or_else(|| json!([])) != expected {
         ensure!(Instant::now() < deadline, "not {expected} but {:#}", board.status().await?);
@@ -35,15 +35,15 @@ async fn until_noticed(board: &Board, expected: Value) -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_notice_stands_above_the_picture_until_it_was_read_or_taken_back() -> Result<()> {
+async fn a_notice_is_shown_until_it_is_read_or_withdrawn() -> Result<()> {
     let root = tempfile::tempdir()?;
     let mistake = "peercam.toml on the boot partition, line 3: <b>no</b> such time zone.\nNothing was changed.";
     leave(root.path(), "provisioning", mistake.as_bytes())?;
     let board = Board::start_below(root.path(), "").await?;
-    until_noticed(&board, json!([{ "about": "provisioning", "text": mistake }])).await?;
+    wait_for_notices(&board, json!([{ "about": "provisioning", "text": mistake }])).await?;
     leave(root.path(), "data-partition", b"It is full.")?;
     let second = json!({ "about": "data-partition", "text": "It is full." });
-    until_noticed(&board, json!([second, { "about": "provisioning", "text": mistake }])).await?;
+    wait_for_notices(&board, json!([second, { "about": "provisioning", "text": mistake }])).await?;
 
     let browser = Browser::start().await?;
     let page = Page::watch(&browser, &board.url).await?;
@@ -78,7 +78,7 @@ async fn a_notice_stands_above_the_picture_until_it_was_read_or_taken_back() -> 
     // Read for this visit; what is new is shown.
     leave(root.path(), "data-partition", b"It is still full.")?;
     let second = json!({ "about": "data-partition", "text": "It is still full." });
-    until_noticed(&board, json!([second, { "about": "provisioning", "text": mistake }])).await?;
+    wait_for_notices(&board, json!([second, { "about": "provisioning", "text": mistake }])).await?;
     let page = Page::watch(&browser, &board.url).await?;
     page.wait_until("the new one alone", &format!("{SHOWN}.join() === 'data partition: It is still full.'")).await?;
     // The page asks every 30 s, and mostly hears the same.
@@ -101,15 +101,15 @@ async fn a_notice_stands_above_the_picture_until_it_was_read_or_taken_back() -> 
     ensure!(stays, "with the next status the focus fell out of the page");
 
     fs::remove_dir_all(root.path().join("run"))?;
-    until_noticed(&board, json!([])).await?;
+    wait_for_notices(&board, json!([])).await?;
     let log = board.log()?;
     ensure!(log.matches("WARN").count() == 3, "not one warning for each:\n{log}");
-    ensure!(log.matches("does not hold any more").count() == 2, "{log}");
+    ensure!(log.matches("no longer applies").count() == 2, "{log}");
     Ok(())
 }
 
 #[tokio::test]
-async fn the_doctor_tells_of_notices_too() -> Result<()> {
+async fn the_doctor_reports_notices() -> Result<()> {
     let root = tempfile::tempdir()?;
     leave(root.path(), "data-partition", b"It is full.\xff\x1b[2J")?;
     let output = Command::new(env!("CARGO_BIN_EXE_peercam")).arg("doctor").env("PEERCAM_ROOT", root.path()).output()?;

@@ -7,10 +7,10 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, ORIGIN};
 use reqwest::{Client, StatusCode, Url};
 use tokio_tungstenite::tungstenite;
 
-use crate::board::{Board, VIEWERS};
-use crate::browser::Browser;
-use crate::page::Page;
 use crate::socket::{Socket, offer};
+use testkit::board::{Board, VIEWERS};
+use testkit::browser::Browser;
+use testkit::page::Page;
 
 const SECRET: &str = "correct horse battery";
 
@@ -36,7 +36,7 @@ async fn the_page_asks_for_the_secret_and_plays_with_the_right_one() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_path_that_shows_something_wants_the_secret_and_guessing_is_slow() -> Result<()> {
+async fn every_private_path_requires_the_secret_and_guessing_is_slow() -> Result<()> {
     let board = locked_board().await?;
     let client = Client::builder().no_proxy().build()?;
     for path in ["/api/status", "/metrics", "/snapshot.jpg", "/api/signal"] {
@@ -74,10 +74,10 @@ async fn a_foreign_page_cannot_use_the_websocket() -> Result<()> {
     assert_eq!(refused(&with_token, Some("https://evil.example")).await?, 403);
     let mut socket = Socket::open_at(&with_token, Some(&board.url)).await?;
     socket.offer(&offer("H264")).await?;
-    socket.hear(&["answer"]).await?;
+    socket.receive(&["answer"]).await?;
     drop(board);
 
-    // Without a secret a foreign page is all there is to fear, under whatever name it reaches the board.
+    // Without a secret a foreign page is the only threat, under any host name.
     let board = Board::start("").await?;
     assert_eq!(refused(&board.signal_url(), Some("https://evil.example")).await?, 403);
     let client = Client::builder().no_proxy().build()?;
@@ -102,7 +102,7 @@ async fn refused(url: &str, origin: Option<&str>) -> Result<u16> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_secret_in_the_configuration_one_is_made_kept_and_shown_once() -> Result<()> {
+async fn without_a_configured_secret_one_is_generated_saved_and_shown_once() -> Result<()> {
     let mut board = Board::start_with("0.0.0.0", "", "").await?;
     let client = Client::builder().no_proxy().build()?;
     let status = format!("{}/api/status", board.url);

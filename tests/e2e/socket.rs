@@ -1,4 +1,4 @@
-//! A bare signalling connection, and offers written by hand.
+//! A signalling WebSocket without a page, and hand-written offers.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
-use crate::board::Board;
+use testkit::board::Board;
 
 /// An answer comes within this time, and a silent socket is closed after ten seconds.
 const LIMIT: Duration = Duration::from_secs(13);
@@ -39,22 +39,22 @@ impl Socket {
     }
 
     /// Sends a JSON message.
-    pub async fn say(&mut self, message: Value) -> Result<()> {
-        self.say_raw(message.to_string()).await
+    pub async fn send(&mut self, message: Value) -> Result<()> {
+        self.send_raw(message.to_string()).await
     }
 
     /// Sends a text, or bytes.
-    pub async fn say_raw(&mut self, message: impl Into<Message>) -> Result<()> {
+    pub async fn send_raw(&mut self, message: impl Into<Message>) -> Result<()> {
         Ok(self.stream.send(message.into()).await?)
     }
 
     /// Sends an offer.
     pub async fn offer(&mut self, sdp: &str) -> Result<()> {
-        self.say(json!({ "type": "offer", "sdp": sdp })).await
+        self.send(json!({ "type": "offer", "sdp": sdp })).await
     }
 
     /// The next message of one of these types.
-    pub async fn hear(&mut self, types: &[&str]) -> Result<Value> {
+    pub async fn receive(&mut self, types: &[&str]) -> Result<Value> {
         loop {
             let message = timeout(LIMIT, self.stream.next()).await.with_context(|| format!("no {types:?} came"))?;
             if let Message::Text(text) = message.context("the socket was closed")?? {
@@ -68,7 +68,7 @@ impl Socket {
 
     /// The code of the error that comes next, whose reason is a sentence.
     pub async fn refusal(&mut self) -> Result<String> {
-        let error = self.hear(&["error", "answer"]).await?;
+        let error = self.receive(&["error", "answer"]).await?;
         let reason = error["reason"].as_str().with_context(|| format!("no reason in {error}"))?;
         anyhow::ensure!(reason.len() > 10, "no sentence: {error}");
         Ok(error["code"].as_str().with_context(|| format!("no code in {error}"))?.to_owned())

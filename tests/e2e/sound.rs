@@ -5,17 +5,17 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use crate::board::Board;
-use crate::browser::Browser;
-use crate::page::Page;
 use crate::socket::Socket;
+use testkit::board::Board;
+use testkit::browser::Browser;
+use testkit::page::Page;
 
 async fn switch(operator: &mut Socket, on: bool) -> Result<()> {
     operator
-        .say(json!({ "type": "command", "id": on.to_string(), "command": "set-audio", "args": { "on": on } }))
+        .send(json!({ "type": "command", "id": on.to_string(), "command": "set-audio", "args": { "on": on } }))
         .await?;
     loop {
-        let outcome = operator.hear(&["outcome"]).await?;
+        let outcome = operator.receive(&["outcome"]).await?;
         if outcome["status"] != "executing" {
             ensure!(outcome["status"] == "successful", "{outcome}");
             return Ok(());
@@ -24,7 +24,7 @@ async fn switch(operator: &mut Socket, on: bool) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sound_that_is_switched_on_later_is_heard_on_the_same_connection() -> Result<()> {
+async fn sound_that_is_switched_on_later_plays_on_the_same_connection() -> Result<()> {
     let (board, browser) = (Board::start("").await?, Browser::start().await?);
     let mut operator = Socket::open_at(&format!("{}?for=commands", board.signal_url()), None).await?;
     switch(&mut operator, false).await?;

@@ -3,9 +3,9 @@
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::board::{Board, VIEWERS};
-use crate::browser::Browser;
-use crate::caller::{Answer, Caller};
+use crate::whep_viewer::{Answer, WhepViewer};
+use testkit::board::{Board, VIEWERS};
+use testkit::browser::Browser;
 
 const SDP: &str = "application/sdp";
 const FRAGMENT: &str = "application/trickle-ice-sdpfrag";
@@ -13,8 +13,8 @@ const FRAGMENT: &str = "application/trickle-ice-sdpfrag";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_whep_session_plays_trickles_restarts_ice_and_ends() -> Result<()> {
     let (board, browser) = (Board::start("").await?, Browser::start().await?);
-    let caller = Caller::new(&browser, &board).await?;
-    let created = caller.join().await?;
+    let viewer_page = WhepViewer::new(&browser, &board).await?;
+    let created = viewer_page.join().await?;
     assert_eq!((created.status, created.r#type.as_deref()), (201, Some(SDP)), "{created:?}");
     let sdp = &created.text;
     let mut streams: Vec<_> = sdp.lines().filter_map(|line| line.strip_prefix("a=msid:")?.split(' ').next()).collect();
@@ -25,9 +25,9 @@ async fn a_whep_session_plays_trickles_restarts_ice_and_ends() -> Result<()> {
     assert!(first_etag.starts_with('"'), "a strong tag: {first_etag}");
     let location = created.location.expect("a session has a place");
     assert!(location.len() > "whep/".len() + 20, "the place can be guessed: {location}");
-    caller.wait_for_frames_after(30.0).await?;
+    viewer_page.wait_for_frames_after(30.0).await?;
 
-    let trickled: Answer = caller
+    let trickled: Answer = viewer_page
         .ask(
             "await gathered();
              const headers = { 'Content-Type': FRAGMENT, 'If-Match': answer.etag };
@@ -36,7 +36,7 @@ async fn a_whep_session_plays_trickles_restarts_ice_and_ends() -> Result<()> {
         .await?;
     assert_eq!(trickled.status, 204, "{trickled:?}");
 
-    let restarted: Answer = caller
+    let restarted: Answer = viewer_page
         .ask(
             "const ufrag = () => /a=ice-ufrag:(\\S+)/.exec(connection.remoteDescription.sdp)[1];
              window.formerUfrag = ufrag();
@@ -64,29 +64,31 @@ async fn a_whep_session_plays_trickles_restarts_ice_and_ends() -> Result<()> {
     let selected = "[...(await connection.getStats()).values()].some(
         ({ type, iceLocalUsernameFragment, iceState }) => type === 'transport' && iceState === 'connected'
             && connection.localDescription.sdp.includes(`a=ice-ufrag:${iceLocalUsernameFragment}`))";
-    caller.wait_until("the new path", selected).await?;
-    let frames = caller.counters().await?.frames_decoded;
-    caller.wait_for_frames_after(frames + 60.0).await?;
+    viewer_page.wait_until("the new path", selected).await?;
+    let frames = viewer_page.counters().await?.frames_decoded;
+    viewer_page.wait_for_frames_after(frames + 60.0).await?;
     let stale = "const headers = { 'Content-Type': FRAGMENT, 'If-Match': answer.etag };
                  return request('PATCH', answer.location, headers, 'a=end-of-candidates\\r\\n');";
-    assert_eq!(caller.ask::<Answer>(stale).await?.status, 412, "candidates of an ICE session that is over");
+    assert_eq!(viewer_page.ask::<Answer>(stale).await?.status, 412, "candidates of an ICE session that is over");
 
     let elsewhere = "const headers = { 'Content-Type': FRAGMENT };
         const part = 'm=video 9 X 0\\r\\na=mid:nowhere\\r\\na=candidate:1 1 udp 5 192.0.2.7 4000 typ host\\r\\n';
         return request('PATCH', answer.location, headers, part);";
-    let refused: Answer = caller.ask(elsewhere).await?;
+    let refused: Answer = viewer_page.ask(elsewhere).await?;
     ensure_problem(&refused, 400);
     assert!(refused.text.contains("a=mid:nowhere"), "{refused:?}");
 
-    let deleted: Answer = caller.ask("return request('DELETE', answer.location)").await?;
+    let deleted: Answer = viewer_page.ask("return request('DELETE', answer.location)").await?;
     assert_eq!(deleted.status, 200);
     board.wait_for_count(VIEWERS, 0).await?;
-    caller.wait_until("the end", "['disconnected', 'failed', 'closed'].includes(connection.connectionState)").await?;
+    viewer_page
+        .wait_until("the end", "['disconnected', 'failed', 'closed'].includes(connection.connectionState)")
+        .await?;
     for (method, body) in [("PATCH", "a=end-of-candidates"), ("DELETE", "")] {
         let again = format!(
             "return request('{method}', answer.location, {{ 'Content-Type': FRAGMENT }}, '{body}' || undefined)"
         );
-        ensure_problem(&caller.ask(&again).await?, 404);
+        ensure_problem(&viewer_page.ask(&again).await?, 404);
     }
     Ok(())
 }
@@ -94,9 +96,9 @@ async fn a_whep_session_plays_trickles_restarts_ice_and_ends() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whep_says_what_it_takes_and_what_was_wrong() -> Result<()> {
     let (board, browser) = (Board::start("").await?, Browser::start().await?);
-    let caller = Caller::new(&browser, &board).await?;
+    let viewer_page = WhepViewer::new(&browser, &board).await?;
     for method in ["OPTIONS", "HEAD"] {
-        let answer: Answer = caller.ask(&format!("return request('{method}', '/whep')")).await?;
+        let answer: Answer = viewer_page.ask(&format!("return request('{method}', '/whep')")).await?;
         assert_eq!((answer.status, answer.accept.as_deref()), (200, Some(SDP)), "{method}: {answer:?}");
     }
     let wrong = [
@@ -112,7 +114,7 @@ async fn whep_says_what_it_takes_and_what_was_wrong() -> Result<()> {
             "const headers = '{content_type}' ? {{ 'Content-Type': '{content_type}' }} : {{}};
              return request('{method}', '{path}', headers, '{body}' || undefined);"
         );
-        let answer: Answer = caller.ask(&script).await?;
+        let answer: Answer = viewer_page.ask(&script).await?;
         ensure_problem(&answer, status);
         if status == 405 {
             assert!(answer.allow.is_some_and(|allowed| allowed.contains("POST")));
@@ -141,12 +143,12 @@ const HELD: &str = "
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_jitter_buffer_is_as_deep_as_a_viewer_asks_for() -> Result<()> {
     let (board, browser) = (Board::start("").await?, Browser::start().await?);
-    let caller = Caller::new(&browser, &board).await?;
-    caller.join().await?;
-    caller.wait_for_frames_after(30.0).await?;
-    let shallow: f64 = caller.ask(HELD).await?;
+    let viewer_page = WhepViewer::new(&browser, &board).await?;
+    viewer_page.join().await?;
+    viewer_page.wait_for_frames_after(30.0).await?;
+    let shallow: f64 = viewer_page.ask(HELD).await?;
     let target = "connection.getReceivers().find(({ track }) => track.kind === 'video').jitterBufferTarget = 250;";
-    let deep: f64 = caller.ask(&format!("{target} await pause(3000); {HELD}")).await?;
+    let deep: f64 = viewer_page.ask(&format!("{target} await pause(3000); {HELD}")).await?;
     println!("pictures waited {shallow:.0} ms, and {deep:.0} when asked for 250");
     assert!(shallow < 150.0 && deep > 180.0, "pictures waited {shallow:.0} ms, then {deep:.0}");
     Ok(())

@@ -14,14 +14,14 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::broker::{Broker, Client, Listener};
+use testkit::broker::{Broker, Client, Listener};
 
 /// How long a start may take: its own first start compiles what it imports.
 const START_LIMIT: Duration = Duration::from_secs(180);
-/// What can be waited for comes within this time.
+/// Time limit of each wait.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// What Home Assistant says when it is ready, as its users have it by default.
+/// The log line of Home Assistant when it is ready, with its default configuration.
 pub const STATUS: &str = "homeassistant/status";
 
 /// As whom it connects to the broker.
@@ -98,7 +98,7 @@ impl Assistant {
         Ok(assistant)
     }
 
-    /// What a person sees: the state of each entity that came by MQTT, by its name in Home Assistant.
+    /// The state of each MQTT entity, by its name in Home Assistant, as a person sees it.
     pub async fn states(&mut self) -> Result<BTreeMap<String, String>> {
         self.client.publish("test/look", "").await?;
         Ok(serde_json::from_value(self.client.next_on("test/seen").await?.json()?)?)
@@ -145,7 +145,7 @@ impl Assistant {
         }
     }
 
-    /// Lines of its log that complain about what came by MQTT.
+    /// Lines of its log with complaints about MQTT messages.
     pub fn complaints(&self) -> Result<Vec<String>> {
         let log = fs::read_to_string(self.directory.path().join("log"))?;
         let about_mqtt = |line: &&str| line.contains("mqtt") || line.contains("Template");

@@ -1,23 +1,13 @@
 //! The shipped binary in the real Home Assistant: the device that it announces, seen and used there.
 
 mod assistant;
-#[path = "../harness/board.rs"]
-#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
-mod board;
-#[path = "../harness/broker.rs"]
-#[allow(dead_code, reason = "a harness for several suites")]
-mod broker;
-#[path = "../harness/document.rs"]
-mod document;
-#[path = "../harness/shipped.rs"]
-#[allow(dead_code, reason = "a harness for several suites")]
-mod shipped;
 
 use anyhow::{Result, ensure};
 use assistant::Assistant;
-use board::Board;
-use broker::{Broker, Listener, Listeners};
 use serde_json::json;
+use testkit::board::Board;
+use testkit::broker::{Broker, Listener, Listeners};
+use testkit::document;
 
 /// The board's tables for a broker, with its device in Home Assistant or without.
 fn tables(broker: &Broker, is_enabled: bool) -> String {
@@ -25,8 +15,8 @@ fn tables(broker: &Broker, is_enabled: bool) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_board_is_seen_and_used_in_home_assistant_and_goes_when_it_is_switched_off() -> Result<()> {
-    // The test itself looks and acts as an operator who may talk with Home Assistant's automations.
+async fn the_board_works_in_home_assistant_and_disappears_when_disabled() -> Result<()> {
+    // The test acts as an operator with access to the topics of home automations.
     let acl = document::block("peercam.acl")?;
     let acl = format!(
         "{acl}\nuser operator\ntopic readwrite test/#\ntopic read homeassistant/#\nuser homeassistant\ntopic readwrite test/#\n"

@@ -1,5 +1,5 @@
-//! A card with the image on it, as it is put into a board: the image's own bytes are never changed, what a test or the
-//! board writes lies over them.
+//! A card with the image on it, as it is put into a board: the image file never changes, writes of a test or the board
+//! go to an overlay.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -9,9 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Larger than the image, so that the data partition has something to grow into; what is not written takes no space.
+/// Larger than the image, so that the data partition can grow; unwritten parts take no space.
 const SIZE: &str = "8G";
-/// The least that partitions are aligned to, and the unit in which the kernel and sfdisk count.
+/// The smallest alignment of partitions, and the unit of the kernel and sfdisk.
 const SECTOR: u64 = 512;
 /// The type of the boot partition in a GPT: an EFI system partition (UEFI specification 2.10, table 5.7).
 const EFI_SYSTEM: &str = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
@@ -26,19 +26,19 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// From what `/sys/class/block/*/{start,size}` say.
+    /// From the values of `/sys/class/block/*/{start,size}`.
     pub fn of_sectors(start: u64, size: u64) -> Self {
         Self { start: start * SECTOR, size: size * SECTOR }
     }
 
-    /// How QEMU is told of this part of a card: the options of a block device (qemu-block-drivers(7)).
+    /// This part of a card for QEMU: the options of a block device (qemu-block-drivers(7)).
     fn within(self, card: &Path) -> String {
         let Self { start, size } = self;
         format!("driver=raw,offset={start},size={size},file.driver=qcow2,file.file.filename={}", card.display())
     }
 }
 
-/// A card. It lies in the directory where it was made, and goes with that.
+/// A card. It is removed with the directory that contains it.
 #[derive(Clone, Debug)]
 pub struct Card {
     file: PathBuf,
@@ -58,7 +58,7 @@ impl Card {
         Ok(Self { file, boot: boot_partition(image)? })
     }
 
-    /// What is on this card, on another card. This one must not change any more.
+    /// Another card with the content of this one, which must not change any more.
     pub fn copy(&self, file: PathBuf) -> Result<Self> {
         must(
             Command::new("qemu-img")
@@ -69,7 +69,7 @@ impl Card {
         Ok(Self { file, boot: self.boot })
     }
 
-    /// A card of the same image, which is there already.
+    /// A handle to a card of the same image that exists already.
     pub fn beside(&self, file: PathBuf) -> Self {
         Self { file, boot: self.boot }
     }
@@ -79,7 +79,7 @@ impl Card {
         &self.file
     }
 
-    /// Puts a file on the boot partition, in place of one of that name, as a person does with the card in a reader.
+    /// Puts a file on the boot partition, replacing one of that name, as a user does with the card in a reader.
     pub fn put(&self, name: &str, content: &[u8]) -> Result<()> {
         let fat = self.take_out(self.boot)?;
         let source = self.file.with_extension("put");
@@ -104,7 +104,7 @@ impl Card {
         }
     }
 
-    /// Overwrites the beginning of a partition, and with it what a file system is known by.
+    /// Overwrites the beginning of a partition, including the signature of its file system.
     pub fn destroy(&self, partition: Extent) -> Result<()> {
         let command = format!("write -P 0xa5 {} 64k", partition.start);
         must(Command::new("qemu-io").args(["-f", "qcow2", "-c", &command]).arg(&self.file))?;
@@ -151,7 +151,7 @@ fn table(image: &Path) -> Result<Vec<Partition>> {
     Ok(serde_json::from_value(document["partitiontable"]["partitions"].take())?)
 }
 
-/// Runs a program of those that only root has in the path too; it has to succeed.
+/// Runs a program, also from root's search path; it has to succeed.
 pub fn must(command: &mut Command) -> Result<Output> {
     let output = run(command)?;
     let said = String::from_utf8_lossy(&output.stderr);
@@ -159,7 +159,7 @@ pub fn must(command: &mut Command) -> Result<Output> {
     Ok(output)
 }
 
-/// The same whose end is looked at by the caller.
+/// The same; the caller checks the exit status.
 pub fn run(command: &mut Command) -> Result<Output> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = [path.as_os_str(), OsStr::new(":/usr/sbin:/sbin")].join(OsStr::new(""));

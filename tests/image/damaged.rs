@@ -1,45 +1,42 @@
-//! A board that has nothing to rely on: its data partition is destroyed, and the file on its boot partition is none.
-//! Then it is given a good one, which is all that it has at each start.
+//! A board with a destroyed data partition and an invalid file on its boot partition. Then it gets a valid file, which
+//! is all that it has at each start.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
+use crate::api_client::ApiClient;
 use crate::card::{self, Card};
+use crate::environment::{Board, Environment};
 use crate::machine::{Firmware, Machine};
-use crate::place::{Board, Place};
-use crate::visitor::Visitor;
 
 const BOARD: Board = Board { name: "damaged", firmware: Firmware::Efi, mac: "52:54:00:77:00:03", clock: "utc" };
-/// What the good file gives it.
+/// The name in the valid file.
 const NAME: &str = "back-door";
 const SECRET: &str = "battery horse correct";
 
 /// The tests, in order.
-pub async fn run(place: &mut Place) -> Result<()> {
-    let card = place.card(BOARD.name)?;
+pub async fn run(environment: &mut Environment) -> Result<()> {
+    let card = environment.card(BOARD.name)?;
     card.put("peercam.toml", b"\x00\x01\x02 this is no file of a person \xff\xfe")?;
-    let data = card::partitions(&place.image)?.pop().context("the image has no partitions")?;
+    let data = card::partitions(&environment.image)?.pop().context("the image has no partitions")?;
     card.destroy(data)?;
-    let mut machine = place.power_on(&card, &BOARD).await?;
+    let mut machine = environment.power_on(&card, &BOARD).await?;
     let secret = machine.secret_on_console().await?;
-    let visitor = place.visitor(&BOARD, &secret).await?;
+    let api = environment.api(&BOARD, &secret).await?;
     machine.wait_until_up().await?;
-    test!(machine, without_a_data_partition_the_board_works_and_says_what_is_lost(&mut machine, &visitor));
-    test!(machine, a_file_that_is_no_text_at_the_first_start_leaves_the_board_reachable(&mut machine, &visitor));
+    test!(machine, without_a_data_partition_the_board_works_and_reports_the_loss(&mut machine, &api));
+    test!(machine, a_binary_file_at_the_first_start_leaves_the_board_reachable(&mut machine, &api));
     machine.must("sync").await?;
     machine.cut().await?;
     the_mistake_can_be_read_with_the_card_in_a_computer(&card)?;
     card.put("peercam.toml", format!("name = \"{NAME}\"\npassword = \"{SECRET}\"\n").as_bytes())?;
-    // It is a new one to the network each time, as it keeps nothing of what it told the network before.
+    // For the network it is a new board each time, because it stores nothing.
     for mac in ["52:54:00:77:00:04", "52:54:00:77:00:05"] {
         let board = Board { mac, ..BOARD };
-        let mut machine = place.power_on(&card, &board).await?;
-        let visitor = place.visitor(&board, SECRET).await?;
+        let mut machine = environment.power_on(&card, &board).await?;
+        let api = environment.api(&board, SECRET).await?;
         machine.wait_until_up().await?;
-        test!(
-            machine,
-            a_good_file_sets_up_a_board_that_keeps_nothing_and_stays_for_the_next_start(&mut machine, &visitor)
-        );
+        test!(machine, a_valid_file_sets_up_a_board_without_storage_and_stays_for_the_next_start(&mut machine, &api));
         machine.must("sync").await?;
         machine.cut().await?;
     }
@@ -47,39 +44,39 @@ pub async fn run(place: &mut Place) -> Result<()> {
     Ok(())
 }
 
-async fn without_a_data_partition_the_board_works_and_says_what_is_lost(
+async fn without_a_data_partition_the_board_works_and_reports_the_loss(
     machine: &mut Machine,
-    visitor: &Visitor,
+    api: &ApiClient,
 ) -> Result<()> {
-    visitor.picture().await?;
-    let notice = visitor.notice("data-partition").await?.context("there is no notice")?;
-    ensure!(machine.console()?.contains(&notice), "the console does not say: {notice}");
+    api.picture().await?;
+    let notice = api.notice("data-partition").await?.context("there is no notice")?;
+    ensure!(machine.console()?.contains(&notice), "not on the console: {notice}");
     // In memory, since there is nothing else.
-    let set = visitor.commands().await?.done("set", "set-video", json!({ "bitrate": 800 })).await?;
+    let set = api.commands().await?.done("set", "set-video", json!({ "bitrate": 800 })).await?;
     ensure!(set["bitrate"] == 800, "{set}");
     Ok(())
 }
 
-async fn a_file_that_is_no_text_at_the_first_start_leaves_the_board_reachable(
+async fn a_binary_file_at_the_first_start_leaves_the_board_reachable(
     machine: &mut Machine,
-    visitor: &Visitor,
+    api: &ApiClient,
 ) -> Result<()> {
-    let notice = visitor.notice("provisioning").await?.context("there is no notice")?;
+    let notice = api.notice("provisioning").await?.context("there is no notice")?;
     ensure!(notice.contains("text"), "{notice}");
-    ensure!(machine.console()?.contains("not text"), "the console says nothing of it");
+    ensure!(machine.console()?.contains("not text"), "it is not on the console");
     Ok(())
 }
 
-async fn a_good_file_sets_up_a_board_that_keeps_nothing_and_stays_for_the_next_start(
+async fn a_valid_file_sets_up_a_board_without_storage_and_stays_for_the_next_start(
     machine: &mut Machine,
-    visitor: &Visitor,
+    api: &ApiClient,
 ) -> Result<()> {
-    visitor.picture().await?;
-    ensure!(visitor.status().await?["device"] == NAME, "the name");
+    api.picture().await?;
+    ensure!(api.status().await?["device"] == NAME, "the name");
     machine.must("test -e /run/peercam-forgets && test -e /boot/firmware/peercam.toml").await?;
-    let notice = visitor.notice("provisioning").await?.context("there is no notice")?;
+    let notice = api.notice("provisioning").await?.context("there is no notice")?;
     ensure!(notice.contains("each start sets it up again"), "{notice}");
-    ensure!(machine.console()?.contains(&notice), "the console does not say: {notice}");
+    ensure!(machine.console()?.contains(&notice), "not on the console: {notice}");
     let unit = machine.must("systemctl is-active peercam-provision").await?;
     ensure!(unit.trim() == "active", "{unit}");
     Ok(())

@@ -1,4 +1,4 @@
-//! An arm64 board in QEMU: a card with the image in it, a network cable, a watchdog, and the test's own equipment.
+//! An arm64 board in QEMU: a card with the image, a network cable, a watchdog, and the disk of the test.
 //!
 //! The firmware is UEFI, as on many boards, and the boot loader is the image's. What the test needs besides comes from
 //! outside as well, without a byte of the image being another: by the SMBIOS strings that systemd-boot and systemd read
@@ -18,35 +18,35 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::agent::{Agent, Output};
 use crate::card::Card;
 use crate::monitor::Monitor;
-use crate::namespace::TAP;
+use testkit::agent::{Agent, Output};
+use testkit::tap_network::TAP;
 
-/// What the console says before the secret that the service has made.
+/// The console's text before the secret that the service has made.
 const SECRET_WORDS: &str = "it has a secret now:";
-/// What QEMU calls the board's network port.
+/// QEMU's name for the board's network port.
 const PORT: &str = "socket";
-/// What QEMU calls the card.
+/// QEMU's name for the card.
 const CARD: &str = "card";
-/// What the units of `guest/` are called. The last ones are asked for by the kernel's command line.
+/// The units of `guest/`. The kernel's command line requests the last ones.
 const UNITS: [&str; 4] = ["test-equipment.service", "test-agent.service", "test-journal.service", "test-tone@.service"];
 
 /// Power-on to the agent's first answer takes half a minute on a quiet machine of two cores; this is for one that is
 /// not quiet.
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
-/// What can be waited for comes within this time.
+/// Time limit of each wait.
 const LIMIT: Duration = Duration::from_secs(90);
-/// How often a state is looked at that is waited for.
+/// Polling interval.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// What a board starts with, before anything of the card.
+/// The firmware of a board.
 #[derive(Clone, Copy, Debug)]
 pub enum Firmware {
     /// UEFI, which starts the image's boot loader.
     Efi,
-    /// U-Boot, which starts the kernel by the image's `extlinux.conf`. It reads no SMBIOS strings: what runs is the image
-    /// alone, without the test's camera and without its agent.
+    /// U-Boot, which starts the kernel by the image's `extlinux.conf`. It reads no SMBIOS strings: what runs is the
+    /// image alone, without the test's camera and without its agent.
     UBoot,
 }
 
@@ -76,24 +76,24 @@ pub enum Cable {
     },
 }
 
-/// How a board is put together.
+/// The hardware of a board.
 #[derive(Debug)]
 pub struct Plan<'a> {
-    /// What looks for something to boot.
+    /// Its firmware.
     pub firmware: Firmware,
-    /// What it boots from.
+    /// Its card.
     pub card: &'a Card,
-    /// The disk that [`equipment`](crate::equipment) made.
+    /// The disk that [`equipment`](crate::test_disk) made.
     pub equipment: &'a Path,
     /// Where its cable leads.
     pub cable: Cable,
-    /// Its network port's address. Boards that are switched on one after the other have one each.
+    /// Its MAC address. Each board has its own.
     pub mac: &'a str,
-    /// What its clock shows at power-on, as QEMU's `-rtc base=` takes it.
+    /// Its clock at power-on, in the notation of QEMU's `-rtc base=`.
     pub clock: &'a str,
-    /// A state that [`Monitor::save`] wrote, to go on from instead of booting.
+    /// A state that [`Monitor::save`] wrote, to continue from instead of booting.
     pub state: Option<&'a Path>,
-    /// What its logs are called.
+    /// Name of its logs.
     pub name: &'a str,
 }
 
@@ -110,10 +110,10 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Switches the power on, and does not wait for anything that the board does then.
+    /// Switches the power on, and does not wait for the board.
     pub async fn power_on(plan: &Plan<'_>) -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        // Kept after the test, for whoever wants to know why it failed.
+        // Kept after the test, to find out why it failed.
         let kept = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let console = kept.join(format!("image-{}-console.log", plan.name));
         let journal = kept.join(format!("image-{}-journal.log", plan.name));
@@ -124,7 +124,7 @@ impl Machine {
         Ok(Self { agent, monitor, qemu, console, journal, _directory: directory })
     }
 
-    /// Waits until the board takes the test's commands.
+    /// Waits until the board executes the test's commands.
     pub async fn wait_until_up(&mut self) -> Result<()> {
         self.agent.wait_for_answer(BOOT_LIMIT).await.with_context(|| self.last_words())
     }
@@ -134,12 +134,12 @@ impl Machine {
         self.agent.run(script).await
     }
 
-    /// As [`run`](Self::run), for a script that has to succeed; gives what it wrote.
+    /// Like [`run`](Self::run), for a script that has to succeed; returns its output.
     pub async fn must(&mut self, script: &str) -> Result<String> {
         self.agent.must(script).await
     }
 
-    /// Runs a script until it succeeds, and gives what it wrote then.
+    /// Runs a script until it succeeds, and returns its output.
     pub async fn wait_for(&mut self, script: &str) -> Result<String> {
         let deadline = Instant::now() + LIMIT;
         loop {
@@ -164,7 +164,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Waits until the board begins to boot anew.
+    /// Waits until the board begins to boot again.
     pub async fn wait_for_reset(&mut self, limit: Duration) -> Result<()> {
         self.monitor.wait_for_event("RESET", limit).await.with_context(|| self.last_words())
     }
@@ -180,13 +180,13 @@ impl Machine {
         Ok(())
     }
 
-    /// Cuts the power: nothing of the board runs any longer when this returns.
+    /// Cuts the power: the board has stopped when this returns.
     pub async fn cut(mut self) -> Result<()> {
         // SIGKILL.
         self.qemu.kill().await.context("QEMU")
     }
 
-    /// What came out of the serial console since power-on. The journal is not sent there.
+    /// Output of the serial console since power-on. The journal is not sent there.
     pub fn console(&self) -> Result<String> {
         let written = fs::read(&self.console).with_context(|| self.console.display().to_string())?;
         Ok(String::from_utf8_lossy(&written).into_owned())
@@ -223,20 +223,20 @@ impl Machine {
     }
 }
 
-/// The secret stands alone on its line, a little way in. Whoever else speaks there begins at the margin.
+/// The secret is alone on its line and indented. Other output is not indented.
 fn secret_in(console: &str) -> Option<String> {
     let (_, rest) = console.split_once(SECRET_WORDS)?;
-    // Whole lines only: the last may be half written yet.
+    // Complete lines only: the last may not be complete yet.
     let (lines, _) = rest.rsplit_once('\n')?;
     lines.lines().find_map(|line| line.strip_prefix("    ")).map(|secret| secret.trim().to_owned())
 }
 
-/// What the kernel is told besides the image's own command line: the camera (a webcam with a list of fixed sizes), the
-/// sound card, and that the equipment's units shall run.
+/// Kernel arguments in addition to the image's own command line: the camera (a webcam with a list of fixed sizes), the
+/// sound card, and that the equipment's units are to run.
 fn kernel_arguments() -> String {
     [
-        // Keeping the kernel's pages apart from the programs' makes an emulated processor forget its translations at each
-        // system call; no program on this board means the kernel harm.
+        // Keeping the kernel's pages apart from the programs' makes an emulated processor forget its translations at
+        // each system call; no program on this board means the kernel harm.
         "mitigations=off kpti=off modules_load=vivid,snd-aloop",
         "vivid.n_devs=1 vivid.node_types=0x1 vivid.num_inputs=1 vivid.input_types=0x0",
         "snd_aloop.id=Loopback snd_aloop.pcm_substreams=1",

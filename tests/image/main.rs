@@ -1,39 +1,19 @@
-//! The image as it is flashed, on virtual arm64 boards: from the file that a person puts on the card's boot partition
-//! to a picture in the browser, and what becomes of it when the power fails.
+//! The image as it is flashed, on virtual arm64 boards: from the file that a user puts on the card's boot partition to
+//! a picture in the browser, and power cuts.
 //!
-//! The boards are switched on one after the other, and the tests of each run in the order in which they stand; the
-//! first that fails ends the run. `README.md` here says more.
+//! The boards boot one after the other, and the tests of each run in order; the first failure ends the run. `README.md`
+//! here has more.
 
-#[path = "../harness/agent.rs"]
-mod agent;
-#[path = "../harness/alone.rs"]
-mod alone;
-#[path = "../harness/avahi.rs"]
-#[allow(dead_code, reason = "the suite of mDNS uses the rest")]
-mod avahi;
-#[path = "../harness/broker.rs"]
-#[allow(dead_code, reason = "a harness for several suites")]
-mod broker;
-#[path = "../harness/browser.rs"]
-#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
-mod browser;
+mod api_client;
 mod card;
-mod equipment;
-mod household;
+mod environment;
+mod lan;
 mod machine;
 mod monitor;
-#[path = "../harness/namespace.rs"]
-mod namespace;
-mod place;
 mod power_cuts;
-#[path = "../harness/starvation.rs"]
-mod starvation;
-mod visitor;
-#[path = "../harness/watching.rs"]
-#[allow(dead_code, reason = "the virtual board uses the rest")]
-mod watching;
+mod test_disk;
 
-/// Runs one test of a board and says how it went. Two may run beside each other, so that nothing is said before.
+/// Runs one test of a board and prints its result at the end, because two may run at the same time.
 macro_rules! test {
     ($machine:ident, $name:ident($($argument:expr),*)) => {{
         let started = std::time::Instant::now();
@@ -59,14 +39,16 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use crate::place::Place;
+use crate::environment::Environment;
+use testkit::namespaces;
+use testkit::tap_network;
 
 fn main() -> ExitCode {
     // Returns on the other side only.
-    alone::go_on(namespace::enter("tests/image/make", &[]), |made| async move { run(made).await })
+    namespaces::run(tap_network::enter("tests/image/make", &[]), |made| async move { run(made).await })
 }
 
-/// The boards, in the order in which they are switched on. Named as arguments, only those are.
+/// The boards, in the order in which they boot. Arguments select some of them.
 const BOARDS: [&str; 4] = ["provisioned", "unprovisioned", "damaged", "u_boot"];
 
 async fn run(made: PathBuf) -> Result<()> {
@@ -75,14 +57,14 @@ async fn run(made: PathBuf) -> Result<()> {
     if let Some(unknown) = named.iter().find(|name| !BOARDS.contains(&name.as_str())) {
         bail!("there is no board {unknown}; there are {}", BOARDS.join(", "));
     }
-    let mut place = Place::set_up(&made).await?;
+    let mut environment = Environment::set_up(&made).await?;
     for board in BOARDS.into_iter().filter(|board| named.is_empty() || named.iter().any(|name| name == board)) {
         eprintln!("-- the board {board}");
         match board {
-            "provisioned" => provisioned::run(&mut place).await?,
-            "unprovisioned" => unprovisioned::run(&mut place).await?,
-            "damaged" => damaged::run(&mut place).await?,
-            _ => u_boot::run(&mut place).await?,
+            "provisioned" => provisioned::run(&mut environment).await?,
+            "unprovisioned" => unprovisioned::run(&mut environment).await?,
+            "damaged" => damaged::run(&mut environment).await?,
+            _ => u_boot::run(&mut environment).await?,
         }
     }
     eprintln!("the image passed, {:.0} s in all", started.elapsed().as_secs_f64());

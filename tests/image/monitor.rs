@@ -11,9 +11,9 @@ use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout};
 
-/// What the monitor is told takes effect within this time: the longest is to write the whole of a machine's memory.
+/// Time limit of a command: the longest is to write the whole memory of a machine.
 const LIMIT: Duration = Duration::from_secs(60);
-/// How often a state is looked at that is waited for.
+/// Polling interval.
 const INTERVAL: Duration = Duration::from_millis(20);
 
 /// A connection to the monitor of one QEMU.
@@ -37,13 +37,13 @@ impl Monitor {
             sleep(INTERVAL).await;
         };
         let mut monitor = Self { stream: BufReader::new(stream), events: Vec::new() };
-        let greeting = timeout(LIMIT, monitor.line()).await.context("QEMU's monitor says nothing")??;
+        let greeting = timeout(LIMIT, monitor.line()).await.context("QEMU's monitor does not answer")??;
         ensure!(greeting.get("QMP").is_some(), "QEMU's monitor greets with {greeting}");
         monitor.execute("qmp_capabilities", json!({})).await?;
         Ok(monitor)
     }
 
-    /// Carries out a command and gives what it returns.
+    /// Executes a command and returns its result.
     pub async fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let request = json!({ "execute": command, "arguments": arguments });
         self.stream.write_all(format!("{request}\n").as_bytes()).await?;
@@ -63,7 +63,7 @@ impl Monitor {
         }
     }
 
-    /// Waits until QEMU tells of this event, which may have been some time ago, and forgets the events so far.
+    /// Waits until QEMU reports this event, or has reported it already; drops the events so far.
     pub async fn wait_for_event(&mut self, name: &str, limit: Duration) -> Result<()> {
         let found = timeout(limit, async {
             while !self.events.iter().any(|event| event == name) {
@@ -77,15 +77,15 @@ impl Monitor {
         Ok(())
     }
 
-    /// Writes memory and devices of a machine that stands still to a file.
+    /// Writes memory and devices of a stopped machine to a file.
     pub async fn save(&mut self, file: &Path) -> Result<()> {
-        // Without a limit, since there is no network in between that others might want to use.
+        // Without a rate limit: there is no network to share.
         self.execute("migrate-set-parameters", json!({ "max-bandwidth": 0 })).await?;
         self.execute("migrate", json!({ "uri": format!("exec:cat > {}", file.display()) })).await?;
         self.wait_for_migration().await
     }
 
-    /// Waits until what QEMU was started to take in is there, and lets the machine run.
+    /// Waits until QEMU has loaded the saved state, and lets the machine run.
     pub async fn go_on(&mut self) -> Result<()> {
         self.wait_for_migration().await?;
         self.execute("cont", json!({})).await?;
@@ -108,6 +108,6 @@ impl Monitor {
     async fn line(&mut self) -> Result<Value> {
         let mut line = String::new();
         ensure!(self.stream.read_line(&mut line).await? > 0, "QEMU has ended");
-        serde_json::from_str(&line).with_context(|| format!("QEMU's monitor says {line:?}"))
+        serde_json::from_str(&line).with_context(|| format!("QEMU's monitor sends {line:?}"))
     }
 }

@@ -1,8 +1,8 @@
-//! The power is cut while settings are written: what is on the card afterwards is the old settings or the new ones.
+//! Power cuts while settings are written: afterwards the card has either the old settings or the new ones.
 //!
 //! Each cut begins from the same running board, whose memory and card were saved: it is told to change a setting again
-//! and again, each time as soon as it has confirmed the one before, and its QEMU is killed (SIGKILL) at a random moment.
-//! What was confirmed last must be on the card, or the change that was under way.
+//! and again, each time as soon as it has confirmed the one before, and its QEMU is killed (SIGKILL) at a random
+//! moment. What was confirmed last must be on the card, or the change that was under way.
 //!
 //! What this loses is what a power cut loses: the board's memory with all that was not written yet, at any point
 //! between two writes to the card, whatever the kernel had put in which order. What it does not do: a real card may
@@ -19,9 +19,9 @@ use rand::RngExt;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use crate::api_client::{ApiClient, Commands};
 use crate::card::{self, Card, Extent};
 use crate::machine::{Cable, Firmware, Machine, Plan};
-use crate::visitor::{Commands, Visitor};
 
 /// How many cuts a run makes, unless this variable says otherwise. 50 were made for docs/measurements.md.
 const CUTS: &str = "PEERCAM_POWER_CUTS";
@@ -35,7 +35,7 @@ const SETTINGS: &str = "/private/peercam/settings.json";
 const FIRST: u64 = 900;
 /// The moments of the cuts are spread evenly at random over the first change and the time of so many more.
 const CHANGES: f64 = 4.0;
-/// A state of 1 GB is read, and the page served, well within this time.
+/// Time limit for reading a state of 1 GB and serving the page.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A running board, saved.
@@ -58,18 +58,18 @@ pub struct Saved {
     pub old: u64,
 }
 
-/// What was found after the cuts.
+/// Results after the cuts.
 #[derive(Debug, Default)]
 struct Count {
     /// The change under way was not on the card.
     old: usize,
-    /// It was, though nobody had been told yet.
+    /// It was on the card, but not confirmed yet.
     new: usize,
     /// Changes that were confirmed, over all cuts.
     confirmed: u64,
 }
 
-/// Cuts the power as often as wanted, and looks at the card each time.
+/// Cuts the power repeatedly, and checks the card each time.
 pub async fn settings_are_old_or_new_after_a_power_cut_at_any_moment(saved: &Saved) -> Result<()> {
     let cuts = match std::env::var(CUTS) {
         Ok(cuts) => cuts.parse().with_context(|| format!("{CUTS}={cuts}: a number is wanted"))?,
@@ -102,18 +102,18 @@ pub async fn settings_are_old_or_new_after_a_power_cut_at_any_moment(saved: &Sav
     );
     ensure!(count.confirmed > 0, "nothing was ever written before a cut, so nothing was tried");
     ensure!(cuts < MANY_CUTS || count.new > 0, "no cut fell between a write and its confirmation");
-    boots_with_what_the_card_holds(saved, &directory.path().join("cut.qcow2")).await
+    boots_with_the_settings_of_the_card(saved, &directory.path().join("cut.qcow2")).await
 }
 
-/// How long changes take if nobody disturbs them.
+/// Durations of changes without a power cut.
 struct Uncut {
-    /// With the caches as they are when a saved board goes on: cold.
+    /// The first one after a saved board continues, with cold caches.
     first: Duration,
     /// Each one after that.
     usual: Duration,
 }
 
-/// Changes settings and lets it be; also finds that they are on the card once that is confirmed.
+/// Changes settings without a cut; also checks that confirmed settings are on the card.
 async fn uncut(saved: &Saved, directory: &Path) -> Result<Uncut> {
     let card = saved.card.copy(directory.join("uncut.qcow2"))?;
     let (machine, mut commands) = go_on(saved, &card).await?;
@@ -142,7 +142,7 @@ async fn cut_after(saved: &Saved, card: &Card, moment: Duration) -> Result<u64> 
     };
     let ended: Result<Result<()>, _> = timeout(moment, changing).await;
     machine.cut().await?;
-    // It goes on until it is cut off, or else has failed.
+    // It continues until the power is cut; an earlier end is a failure.
     ended.unwrap_or(Ok(()))?;
     Ok(confirmed)
 }
@@ -162,9 +162,9 @@ async fn go_on(saved: &Saved, card: &Card) -> Result<(Machine, Commands)> {
     };
     let mut machine = Machine::power_on(&plan).await?;
     machine.monitor.go_on().await?;
-    let visitor = Visitor::new((Ipv4Addr::LOCALHOST, port), &saved.secret)?;
-    visitor.status().await?;
-    let commands = timeout(LIMIT, visitor.commands()).await.context("the board does not go on")??;
+    let api = ApiClient::new((Ipv4Addr::LOCALHOST, port), &saved.secret)?;
+    api.status().await?;
+    let commands = timeout(LIMIT, api.commands()).await.context("the board does not continue")??;
     Ok((machine, commands))
 }
 
@@ -173,7 +173,7 @@ fn settings(card: &Card, data: Extent) -> Result<u64> {
     let partition = card.take_out(data)?;
     let check = card::run(Command::new("e2fsck").arg("-p").arg(&partition))?;
     let said = String::from_utf8_lossy(&check.stdout).into_owned();
-    // 0: nothing to mend; 1: mended (e2fsck(8)). All else needs a person to decide.
+    // 0: no errors; 1: errors corrected (e2fsck(8)). Other codes need a decision by the user.
     ensure!(matches!(check.status.code(), Some(0 | 1)), "e2fsck: {}\n{said}", check.status);
     let shown = card::must(Command::new("debugfs").args(["-R", &format!("cat {SETTINGS}")]).arg(&partition))?;
     let text = String::from_utf8_lossy(&shown.stdout).into_owned();
@@ -182,8 +182,8 @@ fn settings(card: &Card, data: Extent) -> Result<u64> {
     bitrate.with_context(|| format!("no bitrate in {settings}"))
 }
 
-/// The board itself, switched on again with the last card, makes the same of it.
-async fn boots_with_what_the_card_holds(saved: &Saved, last: &Path) -> Result<()> {
+/// Checks that the board boots with the last card and reads the same settings from it.
+async fn boots_with_the_settings_of_the_card(saved: &Saved, last: &Path) -> Result<()> {
     let card = saved.card.beside(last.to_owned());
     let kept = settings(&card, saved.data)?;
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
@@ -198,7 +198,7 @@ async fn boots_with_what_the_card_holds(saved: &Saved, last: &Path) -> Result<()
         name: "after-cut",
     };
     let machine = Machine::power_on(&plan).await?;
-    let status = Visitor::new((Ipv4Addr::LOCALHOST, port), &saved.secret)?.status().await?;
+    let status = ApiClient::new((Ipv4Addr::LOCALHOST, port), &saved.secret)?.status().await?;
     let bitrate = status["cameras"][0]["settings"]["bitrate"].as_u64();
     ensure!(bitrate == Some(kept), "the card has {kept} kbit/s, the board {bitrate:?}");
     machine.cut().await

@@ -1,4 +1,4 @@
-//! The board of somebody who put a file on the card: from the first boot on, through reboots and power cuts.
+//! A board with a provisioning file on the card: from the first boot on, through reboots and power cuts.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,84 +7,84 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::broker::{Client, Listener};
-use crate::browser::Browser;
+use crate::api_client::ApiClient;
 use crate::card::{self, Extent};
-use crate::equipment::TONE;
+use crate::environment::{self, Board, Environment};
 use crate::machine::{Firmware, Machine};
-use crate::place::{self, Board, Place};
 use crate::power_cuts::{Saved, settings_are_old_or_new_after_a_power_cut_at_any_moment};
-use crate::starvation;
-use crate::visitor::Visitor;
-use crate::watching::Viewer;
+use crate::test_disk::TONE;
+use testkit::broker::{Client, Listener};
+use testkit::browser::Browser;
+use testkit::page_viewer::Viewer;
+use testkit::starvation;
 
-const NAME: &str = place::DEVICE.0;
+const NAME: &str = environment::DEVICE.0;
 const SECRET: &str = "correct horse battery";
 const TIME_ZONE: &str = "Europe/Berlin";
 const BOARD: Board = Board { name: "provisioned", firmware: Firmware::Efi, mac: "52:54:00:77:00:01", clock: "utc" };
 
-/// What the bitrate is set to before the reboots, in kbit/s.
+/// The bitrate that is set before the reboots, in kbit/s.
 const BITRATE: u64 = 700;
 /// For how many minutes nothing may be written, unless the suite's own time is enough.
 const IDLE_MINUTES: &str = "PEERCAM_IDLE_MINUTES";
 /// Of what may be written in an idle day (100 KB), this is 139 bytes: less than the least that can be written.
 const IDLE: Duration = Duration::from_secs(120);
-/// What follows upon the last write is over by then: ext4 closes a transaction after 5 s (`commit=` in
+/// Time after which the last write is complete: ext4 closes a transaction after 5 s (`commit=` in
 /// Documentation/admin-guide/ext4.rst).
 const SETTLING: Duration = Duration::from_secs(12);
-/// An order to reboot is carried out after the viewers and the broker were told.
+/// The board reboots after it has notified the viewers and the broker.
 const REBOOT_LIMIT: Duration = Duration::from_secs(60);
 /// systemd feeds the watchdog twice in the 15 s that it was set to; QEMU's has two stages of that time.
 const WATCHDOG_LIMIT: Duration = Duration::from_secs(60);
 
 /// The tests, in order.
-pub async fn run(place: &mut Place) -> Result<()> {
-    let card = place.card(BOARD.name)?;
-    card.put("peercam.toml", file(place).as_bytes())?;
+pub async fn run(environment: &mut Environment) -> Result<()> {
+    let card = environment.card(BOARD.name)?;
+    card.put("peercam.toml", file(environment).as_bytes())?;
     let begun = Instant::now();
-    let mut machine = place.power_on(&card, &BOARD).await?;
-    let visitor = place.visitor(&BOARD, SECRET).await?;
-    visitor.picture().await.with_context(|| machine.logs())?;
+    let mut machine = environment.power_on(&card, &BOARD).await?;
+    let api = environment.api(&BOARD, SECRET).await?;
+    api.picture().await.with_context(|| machine.logs())?;
     eprintln!(
         "figure: {:.1} s from power on to the first picture, a first boot with a file",
         begun.elapsed().as_secs_f64()
     );
     machine.wait_until_up().await?;
 
-    test!(machine, the_file_is_applied_and_gone(&mut machine, &visitor));
-    let address = format!("http://{NAME}.local:{}", place::PORT);
-    let browser = Browser::start_at(&place.household.browsers_place()).await?;
+    test!(machine, the_file_is_applied_and_removed(&mut machine, &api));
+    let address = format!("http://{NAME}.local:{}", environment::PORT);
+    let browser = Browser::start_at(&environment.lan.browsers_place()).await?;
     let viewer = Viewer::log_in(&browser, &address, SECRET).await.with_context(|| machine.logs())?;
     test!(machine, the_page_at_the_boards_name_has_20_s_of_picture_and_sound_without_a_freeze(&mut machine, &viewer));
-    test!(machine, one_viewer_takes_no_more_memory_than_a_small_board_has(&mut machine));
-    let mut operator = operator(place).await?;
+    test!(machine, one_viewer_fits_into_the_memory_of_a_small_board(&mut machine));
+    let mut operator = operator(environment).await?;
     test!(machine, a_command_over_mqtt_is_answered(&mut operator));
     drop(browser);
-    test!(machine, the_root_is_read_only_and_what_is_kept_lies_on_the_data_partition(&mut machine));
-    test!(machine, the_firmware_of_the_usual_wifi_chips_is_there_with_its_licences(&mut machine));
-    test!(machine, a_reboot_by_command_keeps_settings_name_secret_and_identity(&mut machine, &mut operator, &visitor));
+    test!(machine, the_root_is_read_only_and_state_is_on_the_data_partition(&mut machine));
+    test!(machine, the_firmware_of_common_wifi_chips_is_installed_with_its_licences(&mut machine));
+    test!(machine, a_reboot_by_command_keeps_settings_name_secret_and_identity(&mut machine, &mut operator, &api));
 
-    let saved = save(place, &mut machine, &card).await?;
+    let saved = save(environment, &mut machine, &card).await?;
     let quiet = async {
-        test!(machine, nothing_is_written_to_the_card_when_nobody_does_anything(&mut machine));
+        test!(machine, an_idle_board_does_not_write_to_the_card(&mut machine));
         anyhow::Ok(())
     };
     let cuts = async {
         test!(Cuts, settings_are_old_or_new_after_a_power_cut_at_any_moment(&saved));
         anyhow::Ok(())
     };
-    // Beside each other, since the former is mostly waiting.
+    // In parallel, because the former mostly waits.
     tokio::try_join!(quiet, cuts)?;
 
-    test!(machine, on_a_full_data_partition_the_board_works_and_says_what_is_lost(&mut machine, &visitor));
-    test!(machine, a_board_whose_systemd_stands_still_is_restarted_by_its_watchdog(&mut machine, &visitor));
+    test!(machine, on_a_full_data_partition_the_board_works_and_reports_the_loss(&mut machine, &api));
+    test!(machine, a_board_with_a_frozen_systemd_is_restarted_by_its_watchdog(&mut machine, &api));
     test!(machine, nothing_panicked_and_systemd_never_had_to_restart_the_service(&machine));
     test!(machine, no_password_is_in_the_journal_or_on_the_console(&machine));
     machine.cut().await
 }
 
-/// What a person writes.
-fn file(place: &Place) -> String {
+/// The provisioning file.
+fn file(environment: &Environment) -> String {
     format!(
         r#"
         name = "{NAME}"
@@ -103,20 +103,20 @@ fn file(place: &Place) -> String {
         height = 360
         fps = 15
         "#,
-        place.broker.url(Listener::Plain),
-        place::DEVICE.0,
-        place::DEVICE.1,
+        environment.broker.url(Listener::Plain),
+        environment::DEVICE.0,
+        environment::DEVICE.1,
     )
 }
 
-/// Somebody at the broker who listens to what becomes of commands.
-async fn operator(place: &Place) -> Result<Client> {
-    let mut client = place.broker.client().await?;
+/// A client at the broker that receives the outcomes of commands.
+async fn operator(environment: &Environment) -> Result<Client> {
+    let mut client = environment.broker.client().await?;
     client.subscribe(&format!("peercam/{NAME}/outcome")).await?;
     Ok(client)
 }
 
-/// Carries out a command that has to succeed, and gives its result.
+/// Sends a command that has to succeed, and returns its result.
 async fn done(operator: &mut Client, id: &str, command: &str, arguments: Value) -> Result<Value> {
     let text = json!({ "id": id, "command": command, "args": arguments }).to_string();
     operator.publish(&format!("peercam/{NAME}/command"), text).await?;
@@ -133,7 +133,7 @@ async fn last(operator: &mut Client, id: &str) -> Result<Value> {
     Ok(outcome["result"].clone())
 }
 
-async fn the_file_is_applied_and_gone(machine: &mut Machine, visitor: &Visitor) -> Result<()> {
+async fn the_file_is_applied_and_removed(machine: &mut Machine, api: &ApiClient) -> Result<()> {
     let state = machine.run("systemctl is-system-running --wait").await?;
     let failed = machine.must("systemctl --failed --no-legend").await?;
     ensure!(state.text.trim() == "running", "{}: {failed}", state.text.trim());
@@ -146,10 +146,10 @@ async fn the_file_is_applied_and_gone(machine: &mut Machine, visitor: &Visitor) 
     ensure!(machine.must("hostname").await?.trim() == NAME, "the host name");
     let zone = machine.must("readlink -f /etc/localtime").await?;
     ensure!(zone.trim().ends_with(TIME_ZONE), "{zone}");
-    let status = visitor.status().await?;
+    let status = api.status().await?;
     ensure!(status["device"] == NAME && status["cameras"][0]["settings"]["width"] == 640, "{status:#}");
-    // Whoever does not know the password that was in the file is not let in.
-    ensure!(visitor.without_secret("/api/status").await? == 401, "the page is open to everybody");
+    // The page requires the password of the file.
+    ensure!(api.without_secret("/api/status").await? == 401, "the page is open to everybody");
     Ok(())
 }
 
@@ -157,11 +157,11 @@ async fn the_page_at_the_boards_name_has_20_s_of_picture_and_sound_without_a_fre
     machine: &mut Machine,
     viewer: &Viewer<'_>,
 ) -> Result<()> {
-    // Without the devices it would be the test picture and tone that are seen and heard.
+    // Without the devices the test picture and tone would be sent.
     machine.must("test -e /dev/video0 && grep -q Loopback /proc/asound/cards").await?;
     viewer.wait_for_picture(640, 360).await?;
     viewer.unmute().await?;
-    // The first second belongs to starting: the jitter buffer and the decoder find their pace.
+    // The first second is left out: the jitter buffer and the decoder settle.
     sleep(Duration::from_secs(1)).await;
     starvation::unless_starved(async || {
         let before = viewer.counters().await?;
@@ -184,7 +184,7 @@ async fn the_page_at_the_boards_name_has_20_s_of_picture_and_sound_without_a_fre
     Ok(())
 }
 
-async fn one_viewer_takes_no_more_memory_than_a_small_board_has(machine: &mut Machine) -> Result<()> {
+async fn one_viewer_fits_into_the_memory_of_a_small_board(machine: &mut Machine) -> Result<()> {
     let script =
         "sed -n 's/^VmRSS:[[:space:]]*\\([0-9]*\\) kB/\\1/p' /proc/$(systemctl show -P MainPID peercam)/status";
     // The kernel's kB are 1024 bytes.
@@ -201,7 +201,7 @@ async fn a_command_over_mqtt_is_answered(operator: &mut Client) -> Result<()> {
     Ok(())
 }
 
-async fn the_root_is_read_only_and_what_is_kept_lies_on_the_data_partition(machine: &mut Machine) -> Result<()> {
+async fn the_root_is_read_only_and_state_is_on_the_data_partition(machine: &mut Machine) -> Result<()> {
     let attempt = machine.run("LC_ALL=C touch /usr/attempt").await?;
     ensure!(attempt.code != 0 && attempt.text.contains("Read-only file system"), "{}", attempt.text);
     let root = machine.must("findmnt -n -o FSTYPE,OPTIONS --target /usr").await?;
@@ -211,9 +211,9 @@ async fn the_root_is_read_only_and_what_is_kept_lies_on_the_data_partition(machi
     );
     let boot = machine.must("findmnt -n -o FSTYPE,OPTIONS --target /boot/firmware").await?;
     ensure!(boot.starts_with("vfat ro,"), "{boot}");
-    for place in ["/data", "/var/lib/private/peercam"] {
-        let kind = machine.must(&format!("findmnt -n -o FSTYPE --target {place}")).await?;
-        ensure!(kind.trim() == "ext4", "{place} is on {kind}");
+    for directory in ["/data", "/var/lib/private/peercam"] {
+        let kind = machine.must(&format!("findmnt -n -o FSTYPE --target {directory}")).await?;
+        ensure!(kind.trim() == "ext4", "{directory} is on {kind}");
     }
     // The card has 8 GB, of which the image takes less than one.
     let size: u64 = machine.must("df --block-size=1M --output=size /data | tail -n 1").await?.trim().parse()?;
@@ -239,7 +239,7 @@ const WIFI_FIRMWARE: [&str; 11] = [
     "ath10k/QCA6174/hw3.0/firmware-6.bin",
 ];
 
-async fn the_firmware_of_the_usual_wifi_chips_is_there_with_its_licences(machine: &mut Machine) -> Result<()> {
+async fn the_firmware_of_common_wifi_chips_is_installed_with_its_licences(machine: &mut Machine) -> Result<()> {
     for file in WIFI_FIRMWARE {
         let size: u64 = machine.must(&format!("stat -L -c %s '/usr/lib/firmware/{file}'")).await?.trim().parse()?;
         ensure!(size > 0, "{file} is empty");
@@ -254,7 +254,7 @@ async fn the_firmware_of_the_usual_wifi_chips_is_there_with_its_licences(machine
 async fn a_reboot_by_command_keeps_settings_name_secret_and_identity(
     machine: &mut Machine,
     operator: &mut Client,
-    visitor: &Visitor,
+    api: &ApiClient,
 ) -> Result<()> {
     let identity = "cat /etc/machine-id; hostname; readlink /etc/localtime";
     let boot = "cat /proc/sys/kernel/random/boot_id";
@@ -265,8 +265,8 @@ async fn a_reboot_by_command_keeps_settings_name_secret_and_identity(
     operator.publish(&format!("peercam/{NAME}/command"), restart.to_string()).await?;
     machine.wait_for_reset(REBOOT_LIMIT).await?;
     let begun = Instant::now();
-    // By somebody who still has the secret and the address of before.
-    let status = visitor.status().await?;
+    // With the secret and the address from before.
+    let status = api.status().await?;
     eprintln!("figure: {:.1} s from the board's reset to its page", begun.elapsed().as_secs_f64());
     ensure!(status["device"] == NAME && status["cameras"][0]["settings"]["bitrate"] == BITRATE, "{status:#}");
     machine.wait_until_up().await?;
@@ -278,21 +278,21 @@ async fn a_reboot_by_command_keeps_settings_name_secret_and_identity(
 }
 
 /// Saves the board as it is now, with no viewer, for the power cuts.
-async fn save(place: &Place, machine: &mut Machine, card: &card::Card) -> Result<Saved> {
+async fn save(environment: &Environment, machine: &mut Machine, card: &card::Card) -> Result<Saved> {
     let script = "cd /sys/class/block/$(basename $(findmnt -n -o SOURCE /data)) && cat start size";
     let sectors = machine.must(script).await?;
     let mut numbers = sectors.split_whitespace().map(str::parse);
     let (Some(start), Some(size)) = (numbers.next(), numbers.next()) else { anyhow::bail!("{sectors}") };
     let data = Extent::of_sectors(start?, size?);
-    // What was done so far is on the card before.
+    // All writes so far are on the card first.
     machine.must("sync").await?;
-    let state = place.file("state");
-    machine.save(&state, &place.file("later.qcow2")).await?;
+    let state = environment.file("state");
+    machine.save(&state, &environment.file("later.qcow2")).await?;
     Ok(Saved {
         card: card.clone(),
         state,
-        equipment: place.equipment.clone(),
-        address: place.household.known(BOARD.mac)?,
+        equipment: environment.equipment.clone(),
+        address: environment.lan.known(BOARD.mac)?,
         mac: BOARD.mac.into(),
         secret: SECRET.into(),
         data,
@@ -306,7 +306,7 @@ async fn written(machine: &mut Machine) -> Result<u64> {
     machine.must(script).await?.trim().parse().context("sectors written")
 }
 
-async fn nothing_is_written_to_the_card_when_nobody_does_anything(machine: &mut Machine) -> Result<()> {
+async fn an_idle_board_does_not_write_to_the_card(machine: &mut Machine) -> Result<()> {
     let time = match std::env::var(IDLE_MINUTES) {
         Ok(minutes) => Duration::from_secs(60 * minutes.parse::<u64>().with_context(|| IDLE_MINUTES)?),
         Err(_) => IDLE,
@@ -322,42 +322,42 @@ async fn nothing_is_written_to_the_card_when_nobody_does_anything(machine: &mut 
     Ok(())
 }
 
-async fn on_a_full_data_partition_the_board_works_and_says_what_is_lost(
+async fn on_a_full_data_partition_the_board_works_and_reports_the_loss(
     machine: &mut Machine,
-    visitor: &Visitor,
+    api: &ApiClient,
 ) -> Result<()> {
-    // First nearly all at once, then what the file system keeps for itself and rounds.
+    // First most of the space at once, then the rest that the file system reserves and rounds.
     let fill = "fallocate -l $(( ($(stat -f -c %f /data) - 2048) * $(stat -f -c %S /data) )) /data/full
                 cat /dev/zero > /data/fuller
                 sync";
     machine.run(fill).await?;
     let room = machine.run("LC_ALL=C dd if=/dev/zero of=/data/more bs=4096 count=2 conv=fsync; rm /data/more").await?;
     ensure!(room.text.contains("No space left"), "there is room left: {}", room.text);
-    let mut commands = visitor.commands().await?;
+    let mut commands = api.commands().await?;
     let set = commands.done("full", "set-video", json!({ "bitrate": BITRATE + 1 })).await?;
-    ensure!(set["warning"].is_string(), "nothing says that the change will be lost: {set}");
-    let notice = visitor.notice("settings").await?.context("the page does not say that something will be lost")?;
+    ensure!(set["warning"].is_string(), "no warning of the loss: {set}");
+    let notice = api.notice("settings").await?.context("no notice of the loss")?;
     ensure!(notice.contains("lost at the next restart"), "{notice}");
-    visitor.picture().await
+    api.picture().await
 }
 
-async fn a_board_whose_systemd_stands_still_is_restarted_by_its_watchdog(
+async fn a_board_with_a_frozen_systemd_is_restarted_by_its_watchdog(
     machine: &mut Machine,
-    visitor: &Visitor,
+    api: &ApiClient,
 ) -> Result<()> {
     let armed = machine.must("cat /sys/class/watchdog/watchdog0/state").await?;
     ensure!(armed.trim() == "active", "the watchdog is {armed}");
-    // Everything else goes on: only its watchdog can tell.
+    // Everything else continues: only the watchdog can detect this.
     machine.must("echo 1 > /sys/fs/cgroup/init.scope/cgroup.freeze").await?;
     machine.monitor.wait_for_event("WATCHDOG", WATCHDOG_LIMIT).await?;
     machine.wait_until_up().await?;
-    // The data partition is still full. What was set before that holds.
-    let status = visitor.status().await?;
+    // The data partition is still full. The settings from before remain.
+    let status = api.status().await?;
     ensure!(status["device"] == NAME && status["cameras"][0]["settings"]["bitrate"] == BITRATE, "{status:#}");
     machine.must("rm /data/full /data/fuller && sync").await?;
-    let set = visitor.commands().await?.done("room", "set-video", json!({ "bitrate": BITRATE })).await?;
+    let set = api.commands().await?.done("room", "set-video", json!({ "bitrate": BITRATE })).await?;
     ensure!(set["warning"].is_null(), "{set}");
-    ensure!(visitor.notice("settings").await?.is_none(), "nothing is lost any more");
+    ensure!(api.notice("settings").await?.is_none(), "nothing is lost any more");
     Ok(())
 }
 
@@ -371,14 +371,14 @@ async fn nothing_panicked_and_systemd_never_had_to_restart_the_service(machine: 
 }
 
 async fn no_password_is_in_the_journal_or_on_the_console(machine: &Machine) -> Result<()> {
-    for secret in [SECRET, place::DEVICE.1] {
+    for secret in [SECRET, environment::DEVICE.1] {
         ensure!(!machine.journal()?.contains(secret), "{secret:?} is in the journal");
         ensure!(!machine.console()?.contains(secret), "{secret:?} is on the console");
     }
     Ok(())
 }
 
-/// For a test that has several boards, none of which is the one to look at.
+/// The logs of a test with several boards.
 struct Cuts;
 
 impl Cuts {

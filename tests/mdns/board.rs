@@ -8,13 +8,13 @@ use anyhow::Result;
 use serde_json::Value;
 
 use crate::network::Machine;
-use crate::shipped::{PROGRAM, Shipped};
 use crate::until;
+use testkit::shipped::{Shipped, program};
 
-/// Where it serves, which is what it has to announce.
+/// The port that it serves on and announces.
 pub const PORT: u16 = 8077;
 
-/// What its viewers must know.
+/// The secret of the board.
 const SECRET: &str = "a-secret-for-the-name";
 
 /// How long it may take to start on a loaded machine.
@@ -34,7 +34,7 @@ impl Board {
             "[device]\nid = \"Front_Door\"\n[web]\nlisten = \"{listens}:{PORT}\"\nsecret = \"{SECRET}\"\n[[camera]]\n\
              source = \"test\"\n[audio]\ncapture = \"off\"\n{tables}"
         );
-        let board = Self(Shipped::start(Machine::Board.command(PROGRAM), &text)?);
+        let board = Self(Shipped::start(Machine::Board.command(program()), &text)?);
         until("the board serves", LIMIT, async || Ok(board.log()?.contains(" serving "))).await?;
         Ok(board)
     }
@@ -44,7 +44,7 @@ impl Board {
         self.0.status(&format!("http://{at}:{PORT}"), SECRET).await
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub fn log(&self) -> Result<String> {
         self.0.log()
     }
@@ -66,7 +66,7 @@ impl Board {
         Ok(count)
     }
 
-    /// Tells it to stop, and waits for its end.
+    /// Sends SIGTERM, and waits for its end.
     pub async fn stop(self) -> Result<()> {
         self.0.stop().await
     }

@@ -1,4 +1,4 @@
-//! Another device on the network that announces names without end.
+//! Another device on the network that announces names endlessly.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
@@ -16,17 +16,17 @@ const HEADER: [u8; 12] = [0, 0, 0x84, 0, 0, 0, 0, ANSWERS, 0, 0, 0, 0];
 const ANSWERS: u8 = 40;
 /// Packets that are sent at once: a socket's buffer takes them all.
 const BURST: u32 = 10;
-/// Then it is the turn of whoever reads them.
+/// Then their reader has its turn.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Who makes names up.
+/// The device that invents names.
 pub struct Flood {
     socket: UdpSocket,
     next: u32,
 }
 
 impl Flood {
-    /// Against the machine at this address only: others on the network keep their caches.
+    /// Sends to the machine at this address only: other caches are not affected.
     pub fn at(address: IpAddr) -> Result<Self> {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
         socket.set_nonblocking(true)?;
@@ -34,7 +34,7 @@ impl Flood {
         Ok(Self { socket: UdpSocket::from_std(socket)?, next: 0 })
     }
 
-    /// Announces at least so many further names, each with an address that holds for more than an hour.
+    /// Announces at least that many further names, each with an address that holds for more than an hour.
     pub async fn send(&mut self, names: u32) -> Result<()> {
         for packet in 0..names.div_ceil(ANSWERS.into()) {
             let mut message = HEADER.to_vec();

@@ -1,17 +1,10 @@
-//! The binary on a network of its own, looked for by name by a machine that runs a real avahi.
+//! The binary on its own network, resolved by name on a machine that runs a real avahi.
 //!
 //! The tests stand in [`main`] and run in order, since they share the network; the first that fails ends the run.
 
-#[path = "../harness/alone.rs"]
-mod alone;
-#[path = "../harness/avahi.rs"]
-mod avahi;
 mod board;
 mod flood;
 mod network;
-#[path = "../harness/shipped.rs"]
-#[allow(dead_code, reason = "a harness for several suites")]
-mod shipped;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -19,21 +12,22 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use serde_json::json;
 
-use crate::avahi::{Avahi, Family};
 use crate::board::{Board, PORT};
 use crate::flood::Flood;
 use crate::network::{BOARD, BOARD_V6, MOVED, Machine, OTHER, Plug};
+use testkit::avahi::{Avahi, Family};
+use testkit::namespaces;
 
-/// What the board asks for.
+/// The name that the board requests.
 const NAME: &str = "front-door.local";
-/// What it gets where another device has that.
+/// The name that it gets if another device has that.
 const SECOND_NAME: &str = "front-door-2.local";
 
 /// "Within a few seconds": the board looks at its addresses every 3 s and asks for its name for 1 s; avahi takes a second
 /// for a question without an answer, and the machine may be loaded.
 const SOON: Duration = Duration::from_secs(12);
-/// What the log says when others fill the memory.
-const ANEW: &str = "announces itself anew";
+/// The log line when other devices fill the memory.
+const AGAIN: &str = "announces itself again";
 /// How many names another device makes up at a time, and how often: kept, they would take 10 MB each time.
 const NAMES: u32 = 16_000;
 /// See [`NAMES`].
@@ -47,10 +41,10 @@ const TAKEN_BACK: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     // Returns on the other side only.
-    alone::go_on(network::enter(), |()| run())
+    namespaces::run(network::enter(), |()| run())
 }
 
-/// Runs one test, and says how it went.
+/// Runs one test, and prints the result.
 macro_rules! test {
     ($name:ident, $viewer:expr) => {{
         let started = Instant::now();
@@ -65,16 +59,16 @@ macro_rules! test {
 
 async fn run() -> Result<()> {
     let viewer = Avahi::start(&Machine::Viewer.through(), "viewer")?;
-    test!(a_board_that_starts_without_a_network_is_found_soon_after_it_gets_one_or_another, viewer);
-    test!(services_say_what_an_app_has_to_know_and_go_when_the_board_stops, viewer);
-    test!(avahi_on_the_board_itself_and_the_board_share_one_name, viewer);
-    test!(a_name_that_another_device_has_is_left_to_it_and_the_operator_is_told, viewer);
-    test!(another_device_that_makes_up_names_does_not_fill_the_memory, viewer);
-    test!(nothing_but_where_the_page_is_gets_announced, viewer);
+    test!(a_board_is_found_soon_after_it_gets_a_network_or_another_one, viewer);
+    test!(services_have_the_needed_properties_and_are_withdrawn_when_the_board_stops, viewer);
+    test!(avahi_on_the_board_and_the_board_share_one_name, viewer);
+    test!(a_name_conflict_is_resolved_and_reported_to_the_operator, viewer);
+    test!(a_device_that_invents_names_does_not_fill_the_memory, viewer);
+    test!(only_reachable_addresses_are_announced, viewer);
     Ok(())
 }
 
-/// Waits for something that is to become true.
+/// Waits for a condition.
 async fn until(what: &str, limit: Duration, mut is_so: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + limit;
     while !is_so().await? {
@@ -91,9 +85,7 @@ async fn until_found(viewer: &Avahi, name: &str, family: Family, at: &str) -> Re
     until(&what, SOON, async || Ok(viewer.addresses(family, name)? == [at])).await
 }
 
-async fn a_board_that_starts_without_a_network_is_found_soon_after_it_gets_one_or_another(
-    viewer: &Avahi,
-) -> Result<()> {
+async fn a_board_is_found_soon_after_it_gets_a_network_or_another_one(viewer: &Avahi) -> Result<()> {
     let board = Board::start("[::]", "").await?;
     Machine::Board.plug(Plug::In)?;
     Machine::Board.add(&format!("{BOARD}/24"))?;
@@ -119,7 +111,7 @@ async fn a_board_that_starts_without_a_network_is_found_soon_after_it_gets_one_o
     board.stop().await
 }
 
-async fn services_say_what_an_app_has_to_know_and_go_when_the_board_stops(viewer: &Avahi) -> Result<()> {
+async fn services_have_the_needed_properties_and_are_withdrawn_when_the_board_stops(viewer: &Avahi) -> Result<()> {
     let board = Board::start("[::]", "").await?;
     until_found(viewer, NAME, Family::V4, &BOARD.to_string()).await?;
     for (kind, facts) in [
@@ -151,7 +143,7 @@ async fn services_say_what_an_app_has_to_know_and_go_when_the_board_stops(viewer
     until("the name is gone", TAKEN_BACK, async || Ok(viewer.addresses(Family::V4, NAME)?.is_empty())).await
 }
 
-async fn avahi_on_the_board_itself_and_the_board_share_one_name(viewer: &Avahi) -> Result<()> {
+async fn avahi_on_the_board_and_the_board_share_one_name(viewer: &Avahi) -> Result<()> {
     let beside = Avahi::start(&Machine::Board.through(), "front-door")?;
     until_found(viewer, NAME, Family::V4, &BOARD.to_string()).await?;
     let board = Board::start("[::]", "").await?;
@@ -168,7 +160,7 @@ async fn avahi_on_the_board_itself_and_the_board_share_one_name(viewer: &Avahi) 
     Ok(())
 }
 
-async fn a_name_that_another_device_has_is_left_to_it_and_the_operator_is_told(viewer: &Avahi) -> Result<()> {
+async fn a_name_conflict_is_resolved_and_reported_to_the_operator(viewer: &Avahi) -> Result<()> {
     let _other = Avahi::start(&Machine::Other.through(), "front-door")?;
     until_found(viewer, NAME, Family::V4, OTHER).await?;
     let board = Board::start("[::]", "").await?;
@@ -186,14 +178,14 @@ async fn a_name_that_another_device_has_is_left_to_it_and_the_operator_is_told(v
     board.stop().await
 }
 
-async fn another_device_that_makes_up_names_does_not_fill_the_memory(viewer: &Avahi) -> Result<()> {
+async fn a_device_that_invents_names_does_not_fill_the_memory(viewer: &Avahi) -> Result<()> {
     let board = Board::start("[::]", "").await?;
     until_found(viewer, NAME, Family::V4, &BOARD.to_string()).await?;
     let (before, mut flood) = (board.memory()?, Flood::at(BOARD)?);
     for _ in 0..FLOODS {
-        let earlier = board.log()?.matches(ANEW).count();
+        let earlier = board.log()?.matches(AGAIN).count();
         flood.send(NAMES).await?;
-        until("it is noticed", SOON, async || Ok(board.log()?.matches(ANEW).count() > earlier)).await?;
+        until("it is noticed", SOON, async || Ok(board.log()?.matches(AGAIN).count() > earlier)).await?;
     }
     let growth = board.memory()? - before;
     eprint!("{growth} KiB more after {FLOODS} floods ... ");
@@ -204,7 +196,7 @@ async fn another_device_that_makes_up_names_does_not_fill_the_memory(viewer: &Av
     board.stop().await
 }
 
-async fn nothing_but_where_the_page_is_gets_announced(viewer: &Avahi) -> Result<()> {
+async fn only_reachable_addresses_are_announced(viewer: &Avahi) -> Result<()> {
     let board = Board::start(&BOARD.to_string(), "").await?;
     until_found(viewer, NAME, Family::V4, &BOARD.to_string()).await?;
     // What an earlier board has taken back is forgotten a second later (RFC 6762, section 10.1); what this one announced

@@ -1,11 +1,11 @@
-//! One network, as in a home: a bridge, and a cable from it to each machine. The test itself stands at the bridge.
+//! One network, as in a home: a bridge, and a cable from it to each machine. The test itself is at the bridge.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::alone;
+use testkit::namespaces;
 
 /// Set inside the namespaces.
 const INSIDE: &str = "PEERCAM_MDNS_INSIDE";
@@ -26,7 +26,7 @@ pub const OTHER: &str = "10.77.0.9";
 pub enum Machine {
     /// The board.
     Board,
-    /// Whoever looks for it.
+    /// The machine that looks for it.
     Viewer,
     /// Another device.
     Other,
@@ -41,7 +41,7 @@ impl Machine {
         }
     }
 
-    /// What takes a command to this machine, in front of it.
+    /// The prefix of commands that run on this machine.
     pub fn through(self) -> Vec<String> {
         vec!["nsenter".into(), format!("--net=/run/netns/{}", self.name()), "--".into()]
     }
@@ -76,7 +76,7 @@ impl Machine {
     }
 }
 
-/// What is done with a cable.
+/// The state of a cable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plug {
     /// It is plugged in.
@@ -85,9 +85,9 @@ pub enum Plug {
     Out,
 }
 
-/// Goes on in namespaces of its own. Returns inside, with the network laid and the board not yet on it.
+/// Enters its own namespaces. Returns inside, with the network set up and the board not yet connected.
 pub fn enter() -> Result<()> {
-    alone::enter(INSIDE)?;
+    namespaces::enter(INSIDE)?;
     run("ip link set lo up")?;
     run("ip link add lan type bridge")?;
     run(&format!("ip address add {BRIDGE} dev lan"))?;

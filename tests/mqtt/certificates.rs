@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tokio::time::sleep;
 
-use crate::broker::{Broker, Listener, Listeners};
 use crate::connection::Device;
-use crate::document::block;
+use testkit::broker::{Broker, Listener, Listeners};
+use testkit::document::block;
 
 /// Signs itself, as most guides have it; `-x509` makes it an authority (CA:TRUE).
 const ALONE: &str = "openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -keyout server.key -out server.crt";
@@ -47,7 +47,7 @@ async fn shown(lines: &str, ca: &str, host: &str, version: &str) -> Result<(Brok
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_is_in_the_ca_file_itself_is_taken_however_it_was_made() -> Result<()> {
+async fn any_certificate_in_the_ca_file_itself_is_accepted() -> Result<()> {
     let alone = |more: &str| format!("{ALONE} {more}");
     for (lines, host) in [
         (alone("-subj /CN=localhost -addext subjectAltName=DNS:localhost"), "localhost"),
@@ -72,7 +72,7 @@ async fn a_certificate_that_is_in_the_ca_file_itself_is_taken_however_it_was_mad
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_is_not_good_is_refused_in_words_that_say_how_to_make_one() -> Result<()> {
+async fn an_invalid_certificate_is_refused_with_instructions() -> Result<()> {
     let alone = |more: &str| format!("{ALONE} {more}");
     let signed =
         |extensions: &str| format!("{AUTHORITY}\nprintf '{extensions}\\n' > names.txt\n{SIGN} -extfile names.txt");
@@ -118,7 +118,7 @@ async fn one_that_is_not_good_is_refused_in_words_that_say_how_to_make_one() -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_of_1024_bits_is_said_to_be_too_short() -> Result<()> {
+async fn a_key_of_1024_bits_is_reported_as_too_short() -> Result<()> {
     let directory = tempfile::tempdir()?;
     run(
         &format!(
@@ -150,7 +150,7 @@ async fn a_key_of_1024_bits_is_said_to_be_too_short() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn certificates_by_the_documented_lines_are_taken() -> Result<()> {
+async fn certificates_made_as_documented_are_accepted() -> Result<()> {
     for (name, ca) in [("certificate-alone", "server.crt"), ("certificate-signed", "ca.crt")] {
         let lines = block(name)?.replace("broker.example", "localhost");
         let (_broker, device) = shown(&lines, ca, "localhost", "5").await?;

@@ -1,4 +1,4 @@
-//! Commands through a real broker to the shipped binary: each of them, again, wrong, too many, and their answers.
+//! Commands through a real broker to the shipped binary: valid, repeated, invalid, too many, and their outcomes.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,16 +7,16 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::board::Board;
-use crate::broker::{Broker, Listener, Listeners};
-use crate::browser::Browser;
-use crate::operator::{COMMAND, Ended, OUTCOME, Operator};
-use crate::page::Page;
 use crate::viewer::Viewer;
+use testkit::board::Board;
+use testkit::broker::{Broker, Listener, Listeners};
+use testkit::browser::Browser;
+use testkit::operator::{COMMAND, Ended, OUTCOME, Operator};
+use testkit::page::Page;
 
 const DEVICE: &str = "[device]\nid = \"door\"\n";
 
-/// What a quiet topic has not had by then does not come.
+/// A topic without a message for this long stays quiet.
 const SILENCE: Duration = Duration::from_millis(700);
 
 async fn started(tables: &str) -> Result<(Broker, Board)> {
@@ -55,7 +55,7 @@ async fn every_command_has_its_outcome_and_its_effect() -> Result<()> {
     let mut other = broker.client().await?;
     other.subscribe("peercam/door/snapshot/+").await?;
     let kept = other.next_on("peercam/door/snapshot/main").await?;
-    assert!(kept.is_retained && kept.payload.starts_with(&[0xff, 0xd8]), "no JPEG is kept");
+    assert!(kept.is_retained && kept.payload.starts_with(&[0xff, 0xd8]), "no JPEG is retained");
     assert_eq!(taken["bytes"], kept.payload.len());
 
     let sound = operator.gets("set-audio", json!({ "on": false, "bitrate": 32 })).await?;
@@ -75,7 +75,7 @@ async fn every_command_has_its_outcome_and_its_effect() -> Result<()> {
     operator.gets("privacy", json!({ "on": false })).await?;
     assert_eq!(board.status().await?["cameras"][0]["state"], "idle");
 
-    // The test picture has nothing to adjust and nothing that moves.
+    // The test source has no controls and cannot move.
     for (command, arguments) in [
         ("list-controls", json!({})),
         ("set-control", json!({ "control": "brightness", "value": 1 })),
@@ -108,7 +108,7 @@ async fn every_command_has_its_outcome_and_its_effect() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_set_is_in_effect_after_a_restart() -> Result<()> {
+async fn settings_are_in_effect_after_a_restart() -> Result<()> {
     let (broker, mut board) = started("").await?;
     let mut operator = Operator::of(&broker).await?;
     operator.gets("set-video", json!({ "bitrate": 700, "fps": 20 })).await?;
@@ -126,7 +126,7 @@ async fn what_was_set_is_in_effect_after_a_restart() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_goes_to_the_response_topic_with_its_correlation_data() -> Result<()> {
+async fn an_outcome_goes_to_the_response_topic_with_its_correlation_data() -> Result<()> {
     let (broker, _board) = started("").await?;
     let mut operator = Operator::of(&broker).await?;
     let mut asker = broker.client().await?;
@@ -139,24 +139,24 @@ async fn an_answer_goes_to_the_response_topic_with_its_correlation_data() -> Res
         assert_eq!(answer.correlation.as_deref(), Some(&b"\x00\xff17"[..]));
         assert!(!answer.is_retained);
     }
-    let heard = operator.client.until_silence(SILENCE).await?;
-    assert!(heard.iter().all(|message| message.topic != OUTCOME), "it was answered twice: {heard:?}");
+    let received = operator.client.until_silence(SILENCE).await?;
+    assert!(received.iter().all(|message| message.topic != OUTCOME), "it was answered twice: {received:?}");
 
-    // Where an answer would be taken for something else, it goes where outcomes usually go, and says why.
+    // With a response topic on which it would be mistaken for another message, the outcome goes to the usual topic.
     for wrong in ["$SYS/broker", "peercam/door/status", "peercam/door/command"] {
         asker.request(COMMAND, command("2"), wrong, b"2").await?;
         let outcome = operator.outcome("2").await.with_context(|| wrong.to_owned())?.outcome;
         assert!(outcome["reason"].as_str().is_some_and(|reason| reason.contains("response topic")), "{outcome}");
     }
-    // Kept by the broker for each connection to come, it would be carried out at each.
+    // A retained command would be executed at each connection.
     asker.retain(COMMAND, json!({ "id": "3", "command": "key-frame" }).to_string()).await?;
     let outcome = operator.outcome("3").await?.outcome;
-    assert_eq!(outcome["status"], "successful", "published just now it is a command: {outcome}");
+    assert_eq!(outcome["status"], "successful", "it is a command when it is published: {outcome}");
     asker.retain(COMMAND, "").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_retained_command_is_refused_when_the_board_comes_and_finds_it() -> Result<()> {
+async fn a_retained_command_is_refused_when_the_board_connects() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
     let mut early = broker.client().await?;
     early.subscribe(OUTCOME).await?;
@@ -170,19 +170,20 @@ async fn a_retained_command_is_refused_when_the_board_comes_and_finds_it() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_command_that_comes_twice_is_carried_out_once() -> Result<()> {
+async fn a_command_that_is_received_twice_is_executed_once() -> Result<()> {
     let (broker, _board) = started("").await?;
     let mut operator = Operator::of(&broker).await?;
     let command = json!({ "id": "x", "command": "snapshot", "args": { "to": "topic" } }).to_string();
     operator.client.publish(COMMAND, command.clone()).await?;
     let first = operator.outcome("x").await?.outcome;
-    // The picture came before its outcome. Every picture of the test source is another, so another one would be seen.
+    // The picture is published before its outcome. All pictures of the test source differ, so a second one would be
+    // seen.
     operator.client.publish(COMMAND, command).await?;
     let Ended { outcome: second, has_begun, .. } = operator.outcome("x").await?;
     assert_eq!(first, second);
     assert!(!has_begun, "the outcome was there");
-    let heard = operator.client.until_silence(SILENCE).await?;
-    assert!(heard.iter().all(|message| !message.topic.contains("snapshot")), "a second picture was taken");
+    let received = operator.client.until_silence(SILENCE).await?;
+    assert!(received.iter().all(|message| !message.topic.contains("snapshot")), "a second picture was taken");
 
     let other = json!({ "id": "x", "command": "key-frame" }).to_string();
     operator.client.publish(COMMAND, other).await?;
@@ -192,7 +193,7 @@ async fn a_command_that_comes_twice_is_carried_out_once() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_command_fails_with_a_reason_and_nothing_else_happens() -> Result<()> {
+async fn an_invalid_command_fails_with_a_reason_and_has_no_effect() -> Result<()> {
     let listeners = Listeners::default().setting("max_packet_size 20971520");
     let broker = Broker::start(listeners).await?;
     let board = Board::start(&format!("{DEVICE}{}", broker.table(Listener::Plain))).await?;
@@ -208,7 +209,7 @@ async fn what_is_no_command_fails_with_a_reason_and_nothing_else_happens() -> Re
         (br#"{"id":5,"command":"get-status"}"#.to_vec(), "`id` is not a text"),
         (long.to_string().into_bytes(), "at most 65536 are read"),
     ];
-    // Nothing is said of it: the doctor tries the topic so.
+    // It gets no answer: the doctor probes the topic with it.
     operator.client.publish(COMMAND, "").await?;
     for (text, reason) in cases {
         let found = operator.nameless(text).await?;
@@ -230,7 +231,7 @@ async fn what_is_no_command_fails_with_a_reason_and_nothing_else_happens() -> Re
         let found = operator.fails(command, arguments).await?;
         assert!(found.contains(reason), "{found:?} instead of {reason:?}");
     }
-    // More than a device takes in one packet: the broker keeps it to itself, and the connection stays.
+    // More than a device accepts in one packet: the broker drops it, and the connection stays.
     let large = tempfile::NamedTempFile::new()?;
     std::fs::write(large.path(), vec![b'x'; 10 * 1024 * 1024])?;
     let address = broker.address(Listener::Plain);
@@ -247,7 +248,7 @@ async fn what_is_no_command_fails_with_a_reason_and_nothing_else_happens() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_viewer_that_came_through_the_broker_may_watch_and_not_command() -> Result<()> {
+async fn a_viewer_over_mqtt_may_watch_but_not_send_commands() -> Result<()> {
     let (broker, board) = started("").await?;
     Operator::of(&broker).await?;
     let browser = Browser::start().await?;
@@ -279,7 +280,7 @@ async fn a_viewer_that_came_through_the_broker_may_watch_and_not_command() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_a_thousand_commands_in_a_burst_each_is_answered_and_the_picture_plays_on() -> Result<()> {
+async fn each_of_a_thousand_commands_in_a_burst_is_answered_without_a_freeze() -> Result<()> {
     let (broker, board) = started("").await?;
     let mut operator = Operator::of(&broker).await?;
     let browser = Browser::start().await?;
@@ -298,11 +299,11 @@ async fn of_a_thousand_commands_in_a_burst_each_is_answered_and_the_picture_play
         let outcome = outcome.json()?;
         let id = outcome["id"].as_str().context("no id")?.to_owned();
         let before = ends.insert(id, outcome["status"].as_str().context("no status")?.to_owned());
-        ensure!(before.is_none(), "told twice: {outcome}");
+        ensure!(before.is_none(), "a second outcome: {outcome}");
     }
     let done = ends.values().filter(|status| *status == "successful").count();
     println!("of 1000 commands in a burst {done} were carried out");
-    assert!((8..200).contains(&done), "{done} were carried out");
+    assert!((8..200).contains(&done), "{done} were executed");
     sleep(Duration::from_secs(2)).await;
     let after = page.counters().await?;
     assert_eq!(after.freezes, before.freezes, "the picture froze");

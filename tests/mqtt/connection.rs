@@ -1,4 +1,4 @@
-//! The connection itself: every way in, every way to lose it, and how it comes back.
+//! The connection to the broker: all ways to establish it, to lose it, and to recover.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use peercam::config::Config;
 use peercam::mqtt;
-use peercam::mqtt::{MOST_BYTES, State};
+use peercam::mqtt::{MAX_BYTES, State};
 use peercam::tasks::Group;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -18,11 +18,11 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
-use crate::board::Board;
-use crate::broker::{ALL, Authority, Broker, Listener, Listeners};
-use crate::relay::{Relay, Weather};
+use crate::tcp_proxy::{TcpProxy, Weather};
+use testkit::board::Board;
+use testkit::broker::{ALL, Authority, Broker, Listener, Listeners};
 
-/// What can be waited for comes within this time.
+/// Time limit of each wait.
 const LIMIT: Duration = Duration::from_secs(20);
 
 const AVAILABILITY: &str = "peercam/door/availability";
@@ -98,7 +98,7 @@ fn warnings(board: &Board) -> Result<Vec<String>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_kind_of_url_and_both_versions_lead_to_the_broker() -> Result<()> {
+async fn the_board_connects_with_every_kind_of_url_and_both_protocol_versions() -> Result<()> {
     let broker = Broker::start(Listeners::of(&ALL).user("door", "pass word").user("operator", "operator's")).await?;
     for version in ["5", "3.1.1"] {
         for listener in ALL {
@@ -121,7 +121,7 @@ async fn every_kind_of_url_and_both_versions_lead_to_the_broker() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_board_that_is_killed_is_offline_by_its_last_will() -> Result<()> {
+async fn the_last_will_of_a_killed_board_reports_it_offline() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
     let mut client = broker.client().await?;
     client.subscribe(AVAILABILITY).await?;
@@ -129,7 +129,7 @@ async fn a_board_that_is_killed_is_offline_by_its_last_will() -> Result<()> {
     client.next_where(AVAILABILITY, |message| message.text() == "online").await?;
     board.kill()?;
     client.next_where(AVAILABILITY, |message| message.text() == "offline").await?;
-    // Retained, for those who come later.
+    // Retained, for clients that subscribe later.
     let mut later = broker.client().await?;
     later.subscribe(AVAILABILITY).await?;
     let message = later.next_on(AVAILABILITY).await?;
@@ -138,7 +138,7 @@ async fn a_board_that_is_killed_is_offline_by_its_last_will() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_password_is_one_warning_and_the_right_one_is_taken_without_a_restart() -> Result<()> {
+async fn a_wrong_password_is_one_warning_and_the_right_one_is_used_without_a_restart() -> Result<()> {
     let broker = Broker::start(Listeners::default().user("door", "wrong").user("operator", "o")).await?;
     broker.set_password("door", "right")?;
     for version in ["5", "3.1.1"] {
@@ -148,8 +148,8 @@ async fn a_wrong_password_is_one_warning_and_the_right_one_is_taken_without_a_re
         while broker.log()?.matches("Sending CONNACK to").count() < before + 3 {
             sleep(Duration::from_millis(50)).await;
         }
-        let said = warnings(&board)?;
-        assert!(said.len() == 1 && said[0].contains("mqtt.user and mqtt.password_file"), "{said:#?}");
+        let logged = warnings(&board)?;
+        assert!(logged.len() == 1 && logged[0].contains("mqtt.user and mqtt.password_file"), "{logged:#?}");
         assert!(!board.log()?.contains("wrong"), "the password is in the log");
         assert_eq!(board.status().await?["cameras"].as_array().map(Vec::len), Some(1), "the rest works");
         broker.set_password("door", "wrong")?;
@@ -161,7 +161,7 @@ async fn a_wrong_password_is_one_warning_and_the_right_one_is_taken_without_a_re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_untrusted_certificate_is_one_warning_and_the_right_authority_is_taken_without_a_restart() -> Result<()> {
+async fn an_untrusted_certificate_is_one_warning_and_the_right_authority_is_used_without_a_restart() -> Result<()> {
     let broker = Broker::start(Listeners::of(&[Listener::Plain, Listener::Tls, Listener::WebSocketTls])).await?;
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("ca.pem");
@@ -169,8 +169,8 @@ async fn an_untrusted_certificate_is_one_warning_and_the_right_authority_is_take
         fs::write(&file, Authority::new()?.certificate())?;
         let url = broker.url(listener);
         let board = Board::start_beside_others(&format!("{DEVICE}[mqtt]\nurl = \"{url}\"\nca_file = {file:?}")).await?;
-        let said = lines(&board, &["WARN"], 1).await?;
-        assert!(said[0].contains("set mqtt.ca_file"), "{said:?}");
+        let logged = lines(&board, &["WARN"], 1).await?;
+        assert!(logged[0].contains("set mqtt.ca_file"), "{logged:?}");
         fs::copy(broker.file("ca.pem"), &file)?;
         lines(&board, &["INFO", "connected to the broker"], 1).await?;
         assert_eq!(warnings(&board)?.len(), 1);
@@ -179,7 +179,7 @@ async fn an_untrusted_certificate_is_one_warning_and_the_right_authority_is_take
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_for_another_name_or_by_nobody_known_is_refused() -> Result<()> {
+async fn a_certificate_for_another_name_or_from_an_unknown_authority_is_refused() -> Result<()> {
     let listeners = Listeners::of(&[Listener::Tls, Listener::ClientCertificate]).at("0.0.0.0".parse()?);
     let broker = Broker::start(listeners).await?;
     let port = broker.address(Listener::Tls).port();
@@ -196,7 +196,7 @@ async fn a_certificate_for_another_name_or_by_nobody_known_is_refused() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_comes_and_goes_is_one_warning_each_time_and_knows_all_again() -> Result<()> {
+async fn each_broker_outage_is_one_warning_and_all_state_is_published_again() -> Result<()> {
     let mut broker = Broker::start(Listeners::default()).await?;
     let device = Device::open("door", &broker.table(Listener::Plain))?;
     device.broker.retain("peercam/door/status".into(), "state".into());
@@ -223,13 +223,13 @@ async fn a_broker_that_comes_and_goes_is_one_warning_each_time_and_knows_all_aga
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_is_one_warning_however_many_attempts_it_has() -> Result<()> {
+async fn an_outage_is_one_warning_for_any_number_of_attempts() -> Result<()> {
     let mut broker = Broker::start(Listeners::default()).await?;
     let board = Board::start_beside_others(&format!("{DEVICE}{}", broker.table(Listener::Plain))).await?;
     lines(&board, &["INFO", "connected to the broker"], 1).await?;
     broker.kill()?;
     lines(&board, &["WARN", "no connection to the broker"], 1).await?;
-    // With pauses of 2 s at most this is time for several attempts; that none of them is told of has no event.
+    // With pauses of at most 2 s this is time for several attempts. No event shows that none of them is logged.
     sleep(Duration::from_secs(7)).await;
     broker.start_again().await?;
     lines(&board, &["INFO", "connected to the broker"], 2).await?;
@@ -237,13 +237,14 @@ async fn an_outage_is_one_warning_however_many_attempts_it_has() -> Result<()> {
 
     drop(board);
     let nowhere = Board::start_beside_others(&format!("{DEVICE}[mqtt]\nurl = \"mqtt://broker.invalid\"")).await?;
-    let said = lines(&nowhere, &["WARN"], 1).await?;
-    assert!(said[0].contains("mqtt://broker.invalid:1883"), "{said:?}");
+    let logged = lines(&nowhere, &["WARN"], 1).await?;
+    assert!(logged[0].contains("mqtt://broker.invalid:1883"), "{logged:?}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_is_deaf_is_noticed_and_an_access_list_without_the_check_is_told_of_once() -> Result<()> {
+async fn a_connection_that_delivers_nothing_is_detected_and_an_access_list_without_the_check_is_reported_once()
+-> Result<()> {
     let open = "topic readwrite #\n";
     let broker = Broker::start(Listeners::default().acl(open)).await?;
     let board = Board::start_beside_others(&format!("{DEVICE}{}keep_alive = 5", broker.table(Listener::Plain))).await?;
@@ -259,14 +260,14 @@ async fn a_connection_that_is_deaf_is_noticed_and_an_access_list_without_the_che
         }
     };
     self_check(1).await?;
-    // What it publishes is taken, what it pings is answered, and nothing that it subscribed to comes.
+    // Publications are accepted and pings answered, but no message of a subscription arrives.
     broker.set_acl("topic write #\n")?;
     let deaf = lines(&board, &["WARN", "no connection to the broker"], 1).await?;
-    assert!(deaf[0].contains("deaf"), "{deaf:?}");
-    let told = lines(&board, &["WARN", "does the broker's access list"], 1).await?;
-    assert!(told[0].contains("peercam/door/self-check"), "{told:?}");
+    assert!(deaf[0].contains("no longer delivers"), "{deaf:?}");
+    let logged = lines(&board, &["WARN", "does the broker's access list"], 1).await?;
+    assert!(logged[0].contains("peercam/door/self-check"), "{logged:?}");
     assert_eq!(lines(&board, &["INFO", "connected to the broker"], 2).await?.len(), 2);
-    // Longer than the next check takes: it goes on as it is, and says nothing more.
+    // Longer than the next check takes: the state stays, and nothing more is logged.
     sleep(Duration::from_secs(11)).await;
     assert_eq!(warnings(&board)?.len(), 2, "{:#?}", warnings(&board)?);
     let before = broker.log()?.matches("Sending PUBLISH to peercam-door (d0, q1, r0").count();
@@ -277,7 +278,7 @@ async fn a_connection_that_is_deaf_is_noticed_and_an_access_list_without_the_che
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_stands_still_is_noticed_and_found_again() -> Result<()> {
+async fn a_hanging_broker_is_detected_and_reconnected() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
     let device = Device::open("door", &format!("{}keep_alive = 5", broker.table(Listener::Plain)))?;
     device.online().await?;
@@ -289,24 +290,24 @@ async fn a_broker_that_stands_still_is_noticed_and_found_again() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_ends_anywhere_within_a_packet_is_made_anew() -> Result<()> {
+async fn the_board_reconnects_after_an_end_anywhere_within_a_packet() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
     let address = broker.address(Listener::Plain);
     for more in ["", "version = \"3.1.1\""] {
         let mut devices = Vec::new();
         // Acceptance, subscription, check, and three publications are within these.
         for bytes in (1..=60).chain((64..400).step_by(16)) {
-            let relay = Relay::open(address, vec![Weather::CutDown(bytes), Weather::CutUp(bytes)]).await?;
-            let device = Device::open_at(&format!("cut-{bytes}"), relay.address, more)?;
+            let proxy = TcpProxy::open(address, vec![Weather::CutDown(bytes), Weather::CutUp(bytes)]).await?;
+            let device = Device::open_at(&format!("cut-{bytes}"), proxy.address, more)?;
             device.broker.retain(device.broker.topics().status(), "state".into());
             device.broker.publish(device.broker.topics().event(), "once".into());
-            devices.push((device, relay));
+            devices.push((device, proxy));
         }
         // One for all: those that neither send nor get enough to be cut stay at their first connection.
         let deadline = Instant::now() + LIMIT;
-        for (device, relay) in &devices {
-            // The third connection is the first that nobody cuts.
-            while relay.accepted() < 2 && Instant::now() < deadline {
+        for (device, proxy) in &devices {
+            // The third connection is the first that is not cut.
+            while proxy.accepted() < 2 && Instant::now() < deadline {
                 sleep(Duration::from_millis(20)).await;
             }
             device.online().await?;
@@ -325,21 +326,21 @@ async fn a_connection_that_ends_anywhere_within_a_packet_is_made_anew() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_a_broker_says_the_connection_is_made_anew() -> Result<()> {
+async fn the_board_reconnects_after_any_bytes_from_a_broker() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
     let address = broker.address(Listener::Plain);
     let mut random = SmallRng::seed_from_u64(7);
     for more in ["", "version = \"3.1.1\""] {
-        let said: Vec<_> = (0..150).map(|_| nonsense(&mut random)).collect();
-        try_join_all(said.into_iter().enumerate().map(async |(number, bytes)| {
-            let relay = Relay::open(address, vec![Weather::Nonsense(bytes)]).await?;
-            let device = Device::open_at(&format!("told-{number}"), relay.address, more)?;
+        let payloads: Vec<_> = (0..150).map(|_| nonsense(&mut random)).collect();
+        try_join_all(payloads.into_iter().enumerate().map(async |(number, bytes)| {
+            let proxy = TcpProxy::open(address, vec![Weather::Nonsense(bytes)]).await?;
+            let device = Device::open_at(&format!("told-{number}"), proxy.address, more)?;
             device.online().await?;
             // Where it made sense by chance, or waits for the rest of it, nothing has ended; then this ends it.
-            relay.set(Weather::Closed);
+            proxy.set(Weather::Closed);
             let reason = device.offline().await?;
-            ensure!(!reason.contains("could not bear"), "the client panicked: {reason}");
-            relay.set(Weather::Fair);
+            ensure!(!reason.contains("the MQTT client failed on"), "the client panicked: {reason}");
+            proxy.set(Weather::Fair);
             device.online().await?;
             device.close().await
         }))
@@ -364,7 +365,7 @@ fn nonsense(random: &mut SmallRng) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_becomes_valid_is_taken_within_ten_seconds() -> Result<()> {
+async fn a_certificate_that_becomes_valid_is_accepted_within_ten_seconds() -> Result<()> {
     // Whole seconds: a certificate's times have no finer ones. To the board it is as if its clock were behind.
     let valid = SystemTime::UNIX_EPOCH
         + Duration::from_secs(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs() + 9);
@@ -402,11 +403,11 @@ async fn the_largest_session_description_fits_and_a_flood_of_bytes_is_survived()
         assert_eq!(timeout(LIMIT, commands.recv()).await?.context("it ended")?.payload, large);
         device.broker.publish("peercam/door/outcome".into(), large.clone());
         client.next_where("peercam/door/outcome", |message| message.payload == large).await?;
-        // It says so, keeps the connection, and goes on.
-        device.broker.publish("peercam/door/outcome".into(), Bytes::from(vec![b'x'; MOST_BYTES]));
+        // It logs that, keeps the connection, and continues.
+        device.broker.publish("peercam/door/outcome".into(), Bytes::from(vec![b'x'; MAX_BYTES]));
         device.broker.publish("peercam/door/outcome".into(), "next".into());
         client.next_where("peercam/door/outcome", |message| message.text() == "next").await?;
-        // To a client of MQTT 5 the broker does not pass it on; one of 3.1.1 ends the connection and comes again.
+        // The broker does not forward it to an MQTT 5 client; a 3.1.1 client disconnects and reconnects.
         client.publish("peercam/door/command", vec![b'x'; 10_000_000]).await?;
         timeout(LIMIT, async {
             loop {
@@ -424,20 +425,20 @@ async fn the_largest_session_description_fits_and_a_flood_of_bytes_is_survived()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_happens_during_a_short_outage_is_published_once_after_it_and_after_a_long_one_not_at_all() -> Result<()> {
+async fn events_of_a_short_outage_are_published_once_after_it_and_those_of_a_long_one_are_dropped() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
-    let relay = Relay::open(broker.address(Listener::Plain), Vec::new()).await?;
-    let device = Device::open_at("door", relay.address, "")?;
+    let proxy = TcpProxy::open(broker.address(Listener::Plain), Vec::new()).await?;
+    let device = Device::open_at("door", proxy.address, "")?;
     device.online().await?;
     let mut client = broker.client().await?;
     client.subscribe("peercam/door/event").await?;
     for (outage, expected) in [(Duration::from_millis(500), vec!["a", "b"]), (Duration::from_secs(11), vec![])] {
-        relay.set(Weather::Closed);
+        proxy.set(Weather::Closed);
         device.offline().await?;
         device.broker.publish("peercam/door/event".into(), "a".into());
         device.broker.publish("peercam/door/event".into(), "b".into());
         sleep(outage).await;
-        relay.set(Weather::Fair);
+        proxy.set(Weather::Fair);
         device.online().await?;
         let came = client.until_silence(Duration::from_secs(1)).await?;
         assert_eq!(came.iter().map(|message| message.text()).collect::<Vec<_>>(), expected, "{outage:?}");

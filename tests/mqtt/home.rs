@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use crate::board::Board;
-use crate::broker::{Broker, Client, Listener, Listeners};
+use testkit::board::Board;
+use testkit::broker::{Broker, Client, Listener, Listeners};
 
 const CONFIG: &str = "homeassistant/device/peercam-porch/config";
 const STATUS: &str = "peercam/porch/status";
@@ -34,7 +34,7 @@ async fn status_where(home: &mut Client, is_wanted: impl Fn(&Value) -> bool) -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_announced_shows_the_board_and_does_what_it_says() -> Result<()> {
+async fn announced_entities_show_the_board_and_work() -> Result<()> {
     let (broker, _board, mut home) = start("enabled = true").await?;
     let config = home.next_on(CONFIG).await?.json()?;
     ensure!(config["device"]["name"] == "porch" && config["state_topic"] == STATUS, "{config:#}");
@@ -60,7 +60,7 @@ async fn what_is_announced_shows_the_board_and_does_what_it_says() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_that_an_entity_does_not_have_fails_where_operators_look_and_changes_nothing() -> Result<()> {
+async fn an_invalid_value_is_reported_on_the_outcome_topic_and_has_no_effect() -> Result<()> {
     let (_broker, board, mut home) = start("enabled = true").await?;
     home.next_on(CONFIG).await?;
     let cases: [(&str, &[u8], &str); 6] = [
@@ -75,8 +75,8 @@ async fn a_value_that_an_entity_does_not_have_fails_where_operators_look_and_cha
         home.publish(&format!("peercam/porch/set/{entity}"), payload.to_vec()).await?;
         let outcome = home.next_where("peercam/porch/outcome", |message| message.text().contains("failed")).await?;
         let outcome = outcome.json()?;
-        let told = outcome["reason"].as_str().unwrap_or_default();
-        ensure!(outcome["status"] == "failed" && told.contains(reason), "{entity}: {outcome:#}");
+        let found = outcome["reason"].as_str().unwrap_or_default();
+        ensure!(outcome["status"] == "failed" && found.contains(reason), "{entity}: {outcome:#}");
     }
     // One that the broker keeps would come again at each connection.
     home.retain("peercam/porch/set/privacy", "ON").await?;
@@ -89,7 +89,7 @@ async fn a_value_that_an_entity_does_not_have_fails_where_operators_look_and_cha
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn home_assistants_start_has_the_board_announced_again() -> Result<()> {
+async fn the_board_is_announced_again_when_home_assistant_starts() -> Result<()> {
     let (_broker, _board, mut home) = start("enabled = true\ndiscovery_prefix = \"house/discovery\"").await?;
     let topic = "house/discovery/device/peercam-porch/config";
     let first = home.next_on(topic).await?.json()?;
@@ -103,7 +103,7 @@ async fn home_assistants_start_has_the_board_announced_again() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn switched_off_it_is_taken_back_and_a_board_that_never_was_there_says_nothing() -> Result<()> {
+async fn the_announcement_is_removed_when_disabled_and_never_sent_without_one() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
     let mut home = broker.client().await?;
     home.subscribe("homeassistant/#").await?;
@@ -123,7 +123,7 @@ async fn switched_off_it_is_taken_back_and_a_board_that_never_was_there_says_not
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_entity_that_was_announced_before_and_is_no_more_is_taken_back() -> Result<()> {
+async fn an_announced_entity_that_no_longer_exists_is_removed() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
     let mut home = broker.client().await?;
     // As an earlier start has left it, under another prefix, with a control that its camera had.

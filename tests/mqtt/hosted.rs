@@ -1,16 +1,16 @@
-//! The page that can be hosted anywhere: a browser that knows nothing but the broker finds a camera and watches it.
+//! The hosted page: a browser that knows only the broker finds a camera and watches it.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use tokio::time::sleep;
 
-use crate::board::Board;
-use crate::broker::{Broker, Listener, Listeners};
-use crate::browser::Browser;
-use crate::document::block;
-use crate::page::Page;
-use crate::site::Site;
+use testkit::board::Board;
+use testkit::broker::{Broker, Listener, Listeners};
+use testkit::browser::Browser;
+use testkit::document::block;
+use testkit::page::Page;
+use testkit::site::Site;
 
 /// How long frames are counted.
 const SPAN: Duration = Duration::from_secs(3);
@@ -19,11 +19,11 @@ const DEVICE: &str = "[device]\nid = \"front-door\"\n";
 
 const PASSWORD: &str = "of the viewer";
 
-/// The entry of the device, and what the page says of it.
+/// The entry of the device, and its state on the page.
 const ENTRY: &str = "document.querySelector('nav button[data-device=front-door]')";
 const SAID: &str = "document.querySelector('nav button[data-device=front-door] .state')?.textContent";
 
-/// A board and a viewer, who may do what `docs/operating.md` gives them.
+/// A board and a viewer, with the permissions of `docs/operating.md`.
 fn listeners() -> Result<Listeners> {
     Ok(users().acl(block("peercam.acl")?))
 }
@@ -92,7 +92,7 @@ async fn frames_come(page: &Page<'_>) -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_camera_is_found_and_watched_and_shown_again_after_it_was_away() -> Result<()> {
+async fn a_camera_is_found_and_watched_and_shown_again_after_an_outage() -> Result<()> {
     let mut scene = Scene::set(listeners()?).await?;
     {
         let page = scene.watching().await?;
@@ -117,7 +117,7 @@ async fn a_camera_is_found_and_watched_and_shown_again_after_it_was_away() -> Re
 }
 
 #[tokio::test]
-async fn the_picture_goes_on_while_the_broker_is_dead_and_signalling_comes_back_with_it() -> Result<()> {
+async fn the_picture_continues_during_a_broker_outage_and_signalling_recovers() -> Result<()> {
     let mut scene = Scene::set(listeners()?).await?;
     let before = scene.watching().await?.counters().await?;
     scene.broker.kill()?;
@@ -138,13 +138,13 @@ async fn the_picture_goes_on_while_the_broker_is_dead_and_signalling_comes_back_
     page.wait_until("the camera in the list", &format!("{ENTRY}.dataset.tone === 'good'")).await?;
     let after = page.counters().await?;
     ensure!(after.ssrc == before.ssrc && after.freezes == before.freezes, "another connection, or a freeze: {after:?}");
-    // A new connection, over the broker that came back.
+    // A new connection, over the restarted broker.
     page.ask::<()>("viewer.play(); return null").await?;
     page.wait_for_picture().await
 }
 
 #[tokio::test]
-async fn a_broker_that_is_back_is_enough_for_a_page_that_waits_for_it() -> Result<()> {
+async fn a_waiting_page_reconnects_when_the_broker_is_back() -> Result<()> {
     let mut scene = Scene::set(listeners()?).await?;
     scene.connected().await?;
     scene.broker.kill()?;
@@ -171,7 +171,7 @@ async fn a_link_to_a_camera_shows_it_at_once_and_again_after_a_reload() -> Resul
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_said_in_words() -> Result<()> {
+async fn connection_errors_are_explained() -> Result<()> {
     let scene = Scene::set(listeners()?).await?;
     let broker = scene.broker.url(Listener::WebSocket);
     let page = scene.open().await?;
@@ -201,7 +201,7 @@ async fn what_is_wrong_is_said_in_words() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_the_broker_does_not_permit_is_said_in_words() -> Result<()> {
+async fn missing_permissions_at_the_broker_are_explained() -> Result<()> {
     let board = "user front-door\ntopic readwrite #\n";
     let scene = Scene::set(users().acl(&format!("{board}user viewer\ntopic read peercam/+/availability\n"))).await?;
     let page = scene.connected().await?;
@@ -209,7 +209,7 @@ async fn what_the_broker_does_not_permit_is_said_in_words() -> Result<()> {
     page.wait_until("the refusal", "viewer.state === 'refused' && viewer.situation.code === 'not-authorised'").await?;
 
     scene.broker.set_acl(board)?;
-    // The broker reads its list when it gets to it; a page that comes later sees no camera.
+    // The broker reloads its list asynchronously; a page that connects later sees no camera.
     sleep(Duration::from_millis(500)).await;
     page.ask::<()>("document.querySelector('.leave').click(); return null").await?;
     scene.connect(&page, &scene.broker.url(Listener::WebSocket), PASSWORD).await?;

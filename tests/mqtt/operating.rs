@@ -1,4 +1,4 @@
-//! What `docs/operating.md` tells operators to write and to type, written and typed.
+//! The files and command lines of `docs/operating.md` work.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -11,18 +11,18 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::board::Board;
-use crate::broker::{Broker, Listener, Listeners};
-use crate::document::block;
+use testkit::board::Board;
+use testkit::broker::{Broker, Listener, Listeners};
+use testkit::document::block;
 
 const ROOT: &str = "peercam/front-door";
 
-/// What cannot succeed on this board, and a word of what it says instead: the test picture has nothing to adjust and
-/// nothing that moves, no viewer has the name of the example, and no service manager offers a reboot.
+/// Commands that cannot succeed on this board, and a word of the error: the test source has no controls and cannot
+/// move, no viewer has the name of the example, and no service manager offers a reboot.
 const REFUSED: [(&str, &str); 5] =
     [("d1", "control"), ("d2", "control"), ("d3", "pan"), ("e2", "viewer"), ("h3", "reboot")];
 
-/// mosquitto with the documented access list, a board and an operator; each is known by what it may not do, too.
+/// mosquitto with the documented access list, a board and an operator.
 async fn documented() -> Result<(Broker, Board)> {
     let listeners = Listeners::of(&[Listener::Plain])
         .user("front-door", "board's own")
@@ -48,7 +48,7 @@ async fn typed(line: &str, home: &Path) -> Result<Output> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_documented_line_does_what_it_says() -> Result<()> {
+async fn every_documented_command_line_works() -> Result<()> {
     let (broker, board) = documented().await?;
     let home = tempfile::tempdir()?;
     fs::create_dir(home.path().join(".config"))?;
@@ -64,7 +64,7 @@ async fn every_documented_line_does_what_it_says() -> Result<()> {
     operator.next_where(&format!("{ROOT}/availability"), |message| message.text() == "online").await?;
     let mut commands = 0;
     for line in block("lines")?.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        // Those without a count go on until they are stopped; what they would show is read below.
+        // Subscriptions without a count run until they are stopped; their messages are read below.
         if line.starts_with("mosquitto_sub") && !line.contains("-C 1") {
             continue;
         }
@@ -104,7 +104,7 @@ fn id_of(line: &str) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_documented_access_list_keeps_each_to_its_own() -> Result<()> {
+async fn the_documented_access_list_isolates_users() -> Result<()> {
     let (broker, _board) = documented().await?;
     let mut operator = broker.client().await?;
     operator.subscribe("peercam/#").await?;
@@ -115,9 +115,9 @@ async fn the_documented_access_list_keeps_each_to_its_own() -> Result<()> {
     viewer.subscribe(&format!("{ROOT}/#")).await?;
     let command = r#"{"id":"x","command":"get-status"}"#;
     viewer.publish(&format!("{ROOT}/command"), command).await?;
-    // The operator's own, sent after it, is answered; had the viewer's been let through, its answer would come first.
+    // The operator's command, sent later, is answered; an answer to the viewer's would be received first.
     operator.publish(&format!("{ROOT}/command"), r#"{"id":"y","command":"get-status"}"#).await?;
-    let answered = |message: &crate::broker::Received| {
+    let answered = |message: &testkit::broker::Received| {
         message.json().is_ok_and(|outcome| outcome["id"].is_string() && outcome["status"] != "executing")
     };
     let first: Value = operator.next_where(&format!("{ROOT}/outcome"), answered).await?.json()?;
@@ -127,19 +127,19 @@ async fn the_documented_access_list_keeps_each_to_its_own() -> Result<()> {
         ensure!(is_public, "the viewer was sent {}", message.topic);
     }
 
-    // A board cannot speak for another one.
+    // A board cannot publish on topics of another one.
     let mut board = broker.client_as("front-door").await?;
     board.publish("peercam/back-door/availability", "online").await?;
     board.publish(&format!("{ROOT}/event"), r#"{"event":"said by a board about itself"}"#).await?;
-    let said = operator.until_silence(Duration::from_millis(500)).await?;
-    ensure!(said.iter().any(|message| message.text().contains("about itself")), "{said:?}");
-    ensure!(said.iter().all(|message| message.topic.starts_with(ROOT)), "{said:?}");
+    let received = operator.until_silence(Duration::from_millis(500)).await?;
+    ensure!(received.iter().any(|message| message.text().contains("about itself")), "{received:?}");
+    ensure!(received.iter().all(|message| message.topic.starts_with(ROOT)), "{received:?}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_documented_configuration_starts_a_broker_that_takes_boards_and_pages() -> Result<()> {
-    // For its certificate, which the documented one is given.
+async fn the_documented_broker_configuration_accepts_boards_and_pages() -> Result<()> {
+    // For its certificate, which the documented broker uses.
     let other = Broker::start(Listeners::of(&[Listener::Tls])).await?;
     let directory = tempfile::tempdir()?;
     let place = directory.path();
@@ -159,7 +159,7 @@ async fn the_documented_configuration_starts_a_broker_that_takes_boards_and_page
         .replace("/etc/mosquitto", &place.display().to_string())
         .replace("listener 8883", &format!("listener {} 127.0.0.1", ports[0]))
         .replace("listener 8884", &format!("listener {} 127.0.0.1", ports[1]));
-    // It would give up root for a user who cannot read this directory; the usual file of Debian says the same.
+    // It would drop root for a user that cannot read this directory; the default file of Debian has the same line.
     fs::write(place.join("mosquitto.conf"), format!("user root\n{text}"))?;
     let mut broker = Command::new("mosquitto")
         .env("PATH", format!("/usr/sbin:{}", std::env::var("PATH")?))

@@ -10,11 +10,11 @@ use futures_util::future::try_join_all;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
-use crate::broker::{ALL, Broker, Listener, Listeners};
 use crate::connection::Device;
-use crate::relay::Relay;
 use crate::scripted::Scripted;
-use crate::shipped::{PROGRAM, Shipped};
+use crate::tcp_proxy::TcpProxy;
+use testkit::broker::{ALL, Broker, Listener, Listeners};
+use testkit::shipped::{self, Shipped};
 
 /// The first attempt is given up after 5 s, and the next one has an answer: with what a loaded machine adds.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -43,7 +43,7 @@ fn program(name: &str) -> Result<Command> {
         command.args(["--user", "--map-root-user"]);
     }
     let script = "mount --bind \"$HOSTS\" /etc/hosts; rm -f \"$HOSTS\"; exec \"$0\" \"$@\"";
-    command.args(["--mount", "sh", "-ec", script, PROGRAM]).env("HOSTS", hosts);
+    command.args(["--mount", "sh", "-ec", script, shipped::program()]).env("HOSTS", hosts);
     Ok(command)
 }
 
@@ -63,14 +63,14 @@ async fn wait_for(board: &Shipped, words: &str) -> Result<()> {
 }
 
 /// A path to the broker at an address, and silence at the one before it.
-async fn behind_silence(broker: &Broker, way: Listener) -> Result<(Relay, (TcpListener, Vec<TcpStream>))> {
-    let path = Relay::open_at("127.0.0.3", broker.address(way), Vec::new()).await?;
+async fn behind_silence(broker: &Broker, way: Listener) -> Result<(TcpProxy, (TcpListener, Vec<TcpStream>))> {
+    let path = TcpProxy::open_at("127.0.0.3", broker.address(way), Vec::new()).await?;
     let silence = keep_silent(([127, 0, 0, 2], path.address.port()).into()).await?;
     Ok((path, silence))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_is_found_whose_name_has_a_first_address_that_keeps_silent() -> Result<()> {
+async fn a_broker_is_reached_although_its_first_address_does_not_answer() -> Result<()> {
     let broker = Broker::start(Listeners::of(&ALL).user("door", "pass word")).await?;
     let older = [("3.1.1", Listener::Tls), ("3.1.1", Listener::WebSocketTls)];
     let each = ALL.map(|way| ("5", way)).into_iter().chain(older).map(async |(version, way)| {
@@ -86,22 +86,22 @@ async fn a_broker_is_found_whose_name_has_a_first_address_that_keeps_silent() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_doctor_finds_it_too() -> Result<()> {
+async fn the_doctor_reaches_it_too() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
     let (path, _silence) = behind_silence(&broker, Listener::Plain).await?;
     let file = tempfile::NamedTempFile::new()?;
     fs::write(file.path(), format!("[mqtt]\nurl = \"mqtt://localhost:{}\"\n", path.address.port()))?;
     let mut command = program("localhost")?;
     command.arg("doctor").arg("--config").arg(file.path());
-    let said = tokio::task::spawn_blocking(move || command.output()).await??;
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    ensure!(said.contains("a message to itself took"), "{said}");
+    let output = tokio::task::spawn_blocking(move || command.output()).await??;
+    let report = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(report.contains("a message to itself took"), "{report}");
     Ok(())
 }
 
 /// The name is compared although the address was connected to.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_is_found_so_has_to_have_a_certificate_for_its_name() -> Result<()> {
+async fn a_broker_that_is_reached_so_needs_a_certificate_for_its_name() -> Result<()> {
     let broker = Broker::start(Listeners::of(&[Listener::Tls])).await?;
     let (path, _silence) = behind_silence(&broker, Listener::Tls).await?;
     let (name, port, ca) = ("broker.example", path.address.port(), broker.file("ca.pem"));
@@ -112,7 +112,7 @@ async fn a_broker_that_is_found_so_has_to_have_a_certificate_for_its_name() -> R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_takes_long_to_accept_a_board_is_waited_for() -> Result<()> {
+async fn a_slow_broker_is_given_time_to_accept_the_board() -> Result<()> {
     let slow = Scripted::start(|_| None).await?;
     slow.accept_after(Duration::from_secs(7));
     let devices =

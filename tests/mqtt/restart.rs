@@ -1,4 +1,4 @@
-//! What survives a restart, and restarts themselves: seen by an operator behind the broker.
+//! Restarts, and the state that survives them, as an operator behind the broker sees it.
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
@@ -13,25 +13,25 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
-use crate::board::Board;
-use crate::broker::{Broker, Client, Listener, Listeners, Received};
-use crate::browser::Browser;
-use crate::page::Page;
-use crate::starvation;
+use testkit::board::Board;
+use testkit::broker::{Broker, Client, Listener, Listeners, Received};
+use testkit::browser::Browser;
+use testkit::page::Page;
+use testkit::starvation;
 
 const COMMAND: &str = "peercam/door/command";
 const OUTCOME: &str = "peercam/door/outcome";
 const ANSWERS: &str = "operators/anna/answers";
 
-/// The shortest that can be asked for, in seconds.
+/// The shortest trial, in seconds.
 const SHORTEST: u64 = 10;
 
-/// What a board's configuration has besides the camera.
+/// The tables of a board's configuration besides the camera.
 fn tables(broker: &Broker) -> String {
     format!("[device]\nid = \"door\"\n{}", broker.table(Listener::Plain))
 }
 
-/// An operator, who listens to everything that concerns commands.
+/// An operator that subscribes to all topics about commands.
 struct Operator(Client);
 
 impl Operator {
@@ -45,7 +45,7 @@ impl Operator {
         Ok(operator)
     }
 
-    /// Waits until the board has come to the broker, where nobody keeps commands for it.
+    /// Waits until the board is online: the broker queues no commands for it.
     async fn online(&mut self) -> Result<()> {
         self.0.next_where("peercam/door/availability", |message| message.text() == "online").await?;
         Ok(())
@@ -56,7 +56,7 @@ impl Operator {
         self.0.publish(COMMAND, text).await
     }
 
-    /// The last outcome of a command, which came on this topic.
+    /// The last outcome of a command, from this topic.
     async fn last(&mut self, topic: &str, id: &str) -> Result<(Value, Received)> {
         let is_last = |message: &Received| {
             message.json().is_ok_and(|outcome| outcome["id"] == id && outcome["status"] != "executing")
@@ -117,8 +117,7 @@ async fn lines(board: &Board, words: &str, count: usize) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_applied_configuration_is_in_effect_in_the_same_process_and_confirmed_with_id_and_correlation() -> Result<()>
-{
+async fn an_applied_configuration_is_in_effect_in_the_same_process_and_confirmed_with_correlation_data() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
     let mut board = Board::start_beside_others(&tables(&broker)).await?;
     let mut operator = Operator::at(&broker).await?;
@@ -137,7 +136,7 @@ async fn an_applied_configuration_is_in_effect_in_the_same_process_and_confirmed
 
     let after = board.usage()?;
     assert!(after.descriptors.len() <= before.descriptors.len() + 2, "{before:?}\n{after:?}");
-    // Nobody acknowledged the command before the restart, so a broker that keeps sessions sends it again.
+    // The command was not acknowledged before the restart, so a broker that keeps sessions sends it again.
     operator.0.request(COMMAND, command.to_string(), ANSWERS, &[8]).await?;
     let (outcome, message) = operator.last(ANSWERS, "a").await?;
     assert_eq!((outcome["status"].as_str(), message.correlation.as_deref()), (Some("successful"), Some(&[8][..])));
@@ -147,19 +146,19 @@ async fn an_applied_configuration_is_in_effect_in_the_same_process_and_confirmed
     board.start_again().await?;
     operator.online().await?;
     assert_eq!(operator.bitrate("c").await?, (json!("applied"), json!(600)));
-    // Somebody who edits the file means it.
+    // An edited file takes precedence.
     board.kill()?;
     fs::write(board.configuration(), with_bitrate(&board, 700)?)?;
     board.start_again().await?;
     operator.online().await?;
     assert_eq!(operator.bitrate("d").await?, (json!("file"), json!(700)));
     assert_eq!(fs::read_to_string(board.kept("applied-before.toml"))?, toml);
-    assert_eq!(board.log()?.matches("beginning anew").count(), 1);
+    assert_eq!(board.log()?.matches("restarting the service").count(), 1);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_configuration_with_which_the_board_does_not_come_back_is_rolled_back_within_the_time() -> Result<()> {
+async fn a_configuration_without_a_reachable_broker_is_rolled_back_in_time() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
     let mut board = Board::start_beside_others(&tables(&broker)).await?;
     let mut operator = Operator::at(&broker).await?;
@@ -215,18 +214,18 @@ async fn a_configuration_with_mistakes_is_refused_with_its_lines_and_nothing_is_
         let reason = operator.failed(&number.to_string(), "apply-config", json!({ "toml": toml })).await?;
         assert!(words.iter().all(|word| reason.contains(word)), "{reason}");
     }
-    assert!(!board.kept("upkeep.json").exists() && !board.log()?.contains("beginning anew") && board.runs()?);
+    assert!(!board.kept("upkeep.json").exists() && !board.log()?.contains("restarting the service") && board.runs()?);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crash_during_the_trial_brings_the_earlier_configuration_back() -> Result<()> {
+async fn a_crash_during_the_trial_restores_the_earlier_configuration() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
     let mut board = Board::start_beside_others(&tables(&broker)).await?;
     let mut operator = Operator::at(&broker).await?;
     let toml = with_broken_broker(&board, &broker).await?;
     operator.command("a", "apply-config", json!({ "toml": toml, "confirm_within": 600 })).await?;
-    // The second start serves, and waits in vain for its broker.
+    // The second start serves, and waits for a broker that does not exist.
     lines(&board, " serving ", 2).await?;
     board.kill()?;
     board.start_again().await?;
@@ -237,7 +236,7 @@ async fn a_crash_during_the_trial_brings_the_earlier_configuration_back() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn viewers_and_settings_come_through_a_restart_of_the_service() -> Result<()> {
+async fn viewers_and_settings_survive_a_restart_of_the_service() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
     let mut board = Board::start(&tables(&broker)).await?;
     let mut operator = Operator::at(&broker).await?;
@@ -247,22 +246,22 @@ async fn viewers_and_settings_come_through_a_restart_of_the_service() -> Result<
 
     operator.done("b", "restart", json!({ "what": "service" })).await?;
     assert!(board.runs()?);
-    assert_eq!(board.log()?.matches("beginning anew").count(), 1);
+    assert_eq!(board.log()?.matches("restarting the service").count(), 1);
     assert_eq!(operator.bitrate("c").await?, (json!("file"), json!(500)));
     board.wait_for_count("/viewers/count", 1).await?;
     page.wait_for_picture().await?;
 
-    // Delivered once more, it is not done once more.
+    // Delivered again, it is not executed again.
     operator.command("b", "restart", json!({ "what": "service" })).await?;
     assert_eq!(operator.last(OUTCOME, "b").await?.0["status"], "successful");
-    assert_eq!(board.log()?.matches("beginning anew").count(), 1);
+    assert_eq!(board.log()?.matches("restarting the service").count(), 1);
     let reason = operator.failed("d", "restart", json!({ "what": "board" })).await?;
     assert!(reason.contains("peercam-reboot.path"), "{reason}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_manager_sees_a_reload_and_a_reboot_is_asked_for_by_a_file() -> Result<()> {
+async fn a_service_manager_sees_a_reload_and_a_reboot_is_requested_by_a_file() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
     let directory = tempfile::tempdir()?;
     let (runtime, socket) = (directory.path().join("run"), directory.path().join("notify"));
@@ -279,7 +278,7 @@ async fn a_service_manager_sees_a_reload_and_a_reboot_is_asked_for_by_a_file() -
         told += &String::from_utf8_lossy(&message[..length]);
     }
     let states: Vec<_> = told.lines().filter(|line| !line.starts_with("STATUS") && !line.starts_with("MONO")).collect();
-    assert_eq!(states, ["READY=1", "RELOADING=1", "READY=1"], "told to stop, systemd would end what comes after");
+    assert_eq!(states, ["READY=1", "RELOADING=1", "READY=1"], "STOPPING=1 would make systemd end the new process");
 
     operator.command("b", "restart", json!({ "what": "board" })).await?;
     let deadline = Instant::now() + Duration::from_secs(5);
@@ -296,9 +295,9 @@ async fn a_service_manager_sees_a_reload_and_a_reboot_is_asked_for_by_a_file() -
     Ok(())
 }
 
-/// 50 deaths at random moments of a row of changes: the next start finds one of the states that there were.
+/// 50 kills at random moments of a series of changes: the next start finds one of the written states.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn settings_are_never_torn_by_a_crash() -> Result<()> {
+async fn settings_are_never_damaged_by_a_crash() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
     let mut board = Board::start(&tables(&broker)).await?;
     let mut operator = Operator::at(&broker).await?;
@@ -306,7 +305,7 @@ async fn settings_are_never_torn_by_a_crash() -> Result<()> {
     let mut kept = 800;
     let mut deaths_in_between = 0;
     for round in 0..50_u32 {
-        // Fewer than come through at once.
+        // Fewer than the rate limit accepts at once.
         let wanted: Vec<u32> = (0..15).map(|step| 1000 + 20 * round + step).collect();
         for bitrate in &wanted {
             let id = format!("{round}-{bitrate}");
@@ -334,7 +333,7 @@ async fn settings_are_never_torn_by_a_crash() -> Result<()> {
     Ok(())
 }
 
-/// A small file system of its own, which goes with the test.
+/// A small file system, unmounted after the test.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
@@ -359,15 +358,15 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: a board that is still there keeps its directory open.
+        // Lazily: a running board keeps its directory open.
         if let Err(error) = self.run("umount", &["--lazy"]) {
             eprintln!("{error}");
         }
     }
 }
 
-/// Sends commands whose effect cannot be kept, and looks at what they say and leave behind.
-async fn what_cannot_be_kept_is_said(
+/// Sends commands whose effect cannot be saved, and checks their outcomes and files.
+async fn check_unwritable(
     disk: &SmallDisk,
     board: &Board,
     operator: &mut Operator,
@@ -395,7 +394,7 @@ async fn what_cannot_be_kept_is_said(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_a_full_or_read_only_disk_commands_say_so_and_streaming_and_files_are_untouched() -> Result<()> {
+async fn on_a_full_or_read_only_disk_commands_report_it_and_streaming_continues() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
     let disk = SmallDisk::mount()?;
     let mut board = Board::start_among(vec![("STATE_DIRECTORY", disk.path().to_owned())], &tables(&broker)).await?;
@@ -410,7 +409,7 @@ async fn on_a_full_or_read_only_disk_commands_say_so_and_streaming_and_files_are
         number += 1;
         let before = page.counters().await?;
         for obstacle in ["full", "read-only"] {
-            what_cannot_be_kept_is_said(&disk, &board, &mut operator, obstacle, number).await?;
+            check_unwritable(&disk, &board, &mut operator, obstacle, number).await?;
             assert_eq!(fs::read(board.kept("settings.json"))?, settings, "{obstacle}");
         }
         let after = page.counters().await?;

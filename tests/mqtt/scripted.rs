@@ -1,5 +1,5 @@
-//! A broker of a few lines, for what mosquitto cannot be told to do: it hangs up on a topic without a word, as AWS IoT
-//! does, answers a connection with given bytes, or has wishes of its own.
+//! A minimal broker for behaviour that mosquitto cannot be configured for: it disconnects on a topic without a reason,
+//! as AWS IoT does, answers a connection with given bytes, or sends given properties.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -15,15 +15,15 @@ use tokio::time::sleep;
 pub mod packet {
     /// A message.
     pub const PUBLISH: u8 = 3;
-    /// A client asks for messages.
+    /// A client subscribes.
     pub const SUBSCRIBE: u8 = 8;
-    /// A client asks for a sign of life.
+    /// A client pings.
     pub const PINGREQ: u8 = 12;
-    /// A client says goodbye.
+    /// A client disconnects.
     pub const DISCONNECT: u8 = 14;
 }
 
-/// What a type of packet must not name.
+/// The end of topics that a packet of this type must not name.
 type Forbids = dyn Fn(u8) -> Option<&'static str> + Send + Sync;
 
 /// The broker.
@@ -41,12 +41,12 @@ struct Seen {
     published: Vec<(u8, String, usize)>,
     /// Properties of its CONNACK.
     wishes: Vec<u8>,
-    /// How long it takes to answer a CONNECT.
+    /// The delay of its answer to a CONNECT.
     pause: Duration,
 }
 
 impl Scripted {
-    /// Takes every client, and closes its connection at a packet whose topic or filter ends with what `forbids` names.
+    /// Accepts every client, and closes its connection at a packet whose topic or filter ends as `forbids` returns.
     pub async fn start(forbids: impl Fn(u8) -> Option<&'static str> + Send + Sync + 'static) -> Result<Self> {
         let forbids: Arc<Forbids> = Arc::new(forbids);
         Self::listen(move |stream, seen| {
@@ -65,7 +65,8 @@ impl Scripted {
                 read(&mut stream).await?;
                 stream.write_all(&bytes).await?;
                 if !bytes.is_empty() {
-                    // Unread bytes of the client would make the system throw these away before it has read them.
+                    // With unread bytes of the client, the kernel would reset the connection before the client has read
+                    // these.
                     sleep(Duration::from_millis(200)).await;
                 }
                 Ok(())
@@ -91,7 +92,7 @@ impl Scripted {
                 inner.spawn(async move {
                     tokio::select! {
                         () = stop.stopped() => {}
-                        // How it ends is the client's affair.
+                        // The client may end it at any time.
                         _ = client => {}
                     }
                 });
@@ -102,30 +103,30 @@ impl Scripted {
 
     /// The properties of its CONNACK from now on (MQTT 5, section 3.2.2.3).
     pub fn accept_with(&self, properties: &[u8]) {
-        self.seen.lock().expect("nobody panics with it").wishes = properties.to_vec();
+        self.seen.lock().expect("lock is never poisoned: no panic while held").wishes = properties.to_vec();
     }
 
-    /// How long it takes to accept a client from now on.
+    /// Sets the delay of its answer to a CONNECT.
     pub fn accept_after(&self, pause: Duration) {
-        self.seen.lock().expect("nobody panics with it").pause = pause;
+        self.seen.lock().expect("lock is never poisoned: no panic while held").pause = pause;
     }
 
-    /// How many clients it has taken.
+    /// Number of clients that it has accepted.
     pub fn accepted(&self) -> usize {
-        self.seen.lock().expect("nobody panics with it").accepted
+        self.seen.lock().expect("lock is never poisoned: no panic while held").accepted
     }
 
     /// Their client ids.
     pub fn client_ids(&self) -> Vec<String> {
-        self.seen.lock().expect("nobody panics with it").client_ids.clone()
+        self.seen.lock().expect("lock is never poisoned: no panic while held").client_ids.clone()
     }
 
     /// Flags, topic and size of each publication.
     pub fn published(&self) -> Vec<(u8, String, usize)> {
-        self.seen.lock().expect("nobody panics with it").published.clone()
+        self.seen.lock().expect("lock is never poisoned: no panic while held").published.clone()
     }
 
-    /// Waits for a publication on a topic that ends so.
+    /// Waits for a publication on a topic with this end.
     pub async fn wait_for(&self, topic: &str) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !self.published().iter().any(|(_, published, _)| published.ends_with(topic)) {
@@ -142,7 +143,7 @@ impl Drop for Scripted {
     }
 }
 
-/// One packet: its first byte and what follows its length.
+/// One packet: its first byte and its body.
 async fn read(stream: &mut TcpStream) -> Result<(u8, Vec<u8>)> {
     let first = stream.read_u8().await?;
     let (mut length, mut shift) = (0, 0);
@@ -159,7 +160,7 @@ async fn read(stream: &mut TcpStream) -> Result<(u8, Vec<u8>)> {
     Ok((first, body))
 }
 
-/// The text that begins at `at`, behind its length of two bytes; and where it ends.
+/// The text at `at`, after its length of two bytes; and its end.
 fn text(body: &[u8], at: usize) -> Result<(String, usize)> {
     let [high, low] = body[at..at + 2] else { bail!("no text at {at}") };
     let end = at + 2 + usize::from(u16::from_be_bytes([high, low]));
@@ -173,7 +174,7 @@ async fn serve(mut stream: TcpStream, forbids: &Forbids, seen: &Mutex<Seen>) -> 
     let at = if is_five { 11 + usize::from(connect[10]) } else { 10 };
     let client_id = text(&connect, at)?.0;
     let (wishes, pause) = {
-        let mut seen = seen.lock().expect("nobody panics with it");
+        let mut seen = seen.lock().expect("lock is never poisoned: no panic while held");
         seen.accepted += 1;
         seen.client_ids.push(client_id);
         (seen.wishes.clone(), seen.pause)
@@ -210,7 +211,7 @@ async fn serve(mut stream: TcpStream, forbids: &Forbids, seen: &Mutex<Seen>) -> 
                     return Ok(());
                 }
                 let entry = (first & 0xf, topic.clone(), body.len() + 2);
-                seen.lock().expect("nobody panics with it").published.push(entry);
+                seen.lock().expect("lock is never poisoned: no panic while held").published.push(entry);
                 let is_acknowledged = first & 0b110 != 0;
                 if is_acknowledged {
                     write(&mut stream, 0x40, &body[end..end + 2]).await?;

@@ -1,4 +1,4 @@
-//! Signalling over MQTT: Chromium watches, and everything it says and hears goes through the broker.
+//! Signalling over MQTT: Chromium watches, and all its messages go through the broker.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
-use crate::board::{Board, VIEWERS};
-use crate::broker::{Broker, Listener, Listeners};
-use crate::browser::Browser;
-use crate::relay::{Relay, Weather};
+use crate::tcp_proxy::{TcpProxy, Weather};
 use crate::viewer::Viewer;
+use testkit::board::{Board, VIEWERS};
+use testkit::broker::{Broker, Listener, Listeners};
+use testkit::browser::Browser;
 
 /// Long enough for an answer that must not come: answers take a few milliseconds.
 const SILENCE: Duration = Duration::from_millis(700);
@@ -32,12 +32,12 @@ async fn wait_until_online(broker: &Broker) -> Result<()> {
     client.next_where("peercam/door/availability", |message| message.payload == "online").await.map(drop)
 }
 
-fn kinds(said: &[Value]) -> Vec<&str> {
-    said.iter().filter_map(|message| message["type"].as_str()).filter(|kind| *kind != "candidate").collect()
+fn kinds(messages: &[Value]) -> Vec<&str> {
+    messages.iter().filter_map(|message| message["type"].as_str()).filter(|kind| *kind != "candidate").collect()
 }
 
 #[tokio::test]
-async fn a_viewer_finds_servers_and_a_picture_through_the_broker_and_says_goodbye() -> Result<()> {
+async fn a_viewer_gets_servers_and_a_picture_through_the_broker_and_leaves() -> Result<()> {
     let (broker, board, browser) = start("[ice]\nservers = [{ urls = \"stun:127.0.0.1:9\" }]").await?;
     let mut viewer = Viewer::new(&browser, &board, &broker, "anna").await?;
     viewer.say(&json!({ "type": "ice-servers" })).await?;
@@ -56,7 +56,7 @@ async fn a_viewer_finds_servers_and_a_picture_through_the_broker_and_says_goodby
 }
 
 #[tokio::test]
-async fn candidates_that_come_before_their_offer_are_kept_and_take_no_place() -> Result<()> {
+async fn candidates_before_their_offer_are_kept_and_count_as_no_viewer() -> Result<()> {
     let (broker, board, browser) = start("[viewers]\nmax = 1").await?;
     let mut viewer = Viewer::new(&browser, &board, &broker, "anna").await?;
     let offer = viewer.offer().await?;
@@ -79,14 +79,14 @@ async fn an_offer_that_is_repeated_is_answered_once_and_makes_one_viewer() -> Re
     for _ in 0..5 {
         viewer.say(&offer).await?;
     }
-    let said = viewer.until_silence(SILENCE).await?;
-    ensure!(kinds(&said) == ["answer"], "{said:?}");
+    let messages = viewer.until_silence(SILENCE).await?;
+    ensure!(kinds(&messages) == ["answer"], "{messages:?}");
     ensure!(board.count("/viewers/totals/admitted").await? == 1);
     Ok(())
 }
 
 #[tokio::test]
-async fn a_page_that_is_loaded_again_under_its_old_name_watches_again_at_once() -> Result<()> {
+async fn a_reloaded_page_with_the_same_name_watches_again_at_once() -> Result<()> {
     let (broker, board, browser) = start("[viewers]\nmax = 2").await?;
     let mut viewer = Viewer::new(&browser, &board, &broker, "anna").await?;
     viewer.join().await?;
@@ -101,7 +101,7 @@ async fn a_page_that_is_loaded_again_under_its_old_name_watches_again_at_once() 
 }
 
 #[tokio::test]
-async fn what_makes_no_sense_gets_an_error_and_nothing_else_changes() -> Result<()> {
+async fn invalid_messages_get_an_error_and_have_no_effect() -> Result<()> {
     let (broker, board, browser) = start("").await?;
     let mut watching = Viewer::new(&browser, &board, &broker, "watching").await?;
     watching.join().await?;
@@ -136,11 +136,11 @@ async fn what_makes_no_sense_gets_an_error_and_nothing_else_changes() -> Result<
     }
     let mut viewer = Viewer::silent(&browser, &broker, "kept").await?;
     viewer.retain(&json!({ "type": "dance" })).await?;
-    // Those who are there when it is published get it as any other message.
+    // Current subscribers receive it like any other message.
     viewer.hear("error").await?;
     let mut viewer = Viewer::silent(&browser, &broker, "long").await?;
     viewer.say_raw(vec![b' '; 600 * 1024]).await?;
-    ensure!(viewer.until_silence(SILENCE / 4).await?.is_empty(), "who would have read that?");
+    ensure!(viewer.until_silence(SILENCE / 4).await?.is_empty(), "it gets no answer");
 
     // Offers that cannot be answered leave a viewer some time for a better one.
     let frames = watching.counters().await?.frames;
@@ -149,7 +149,7 @@ async fn what_makes_no_sense_gets_an_error_and_nothing_else_changes() -> Result<
 }
 
 #[tokio::test]
-async fn what_the_broker_kept_from_earlier_calls_for_nobody() -> Result<()> {
+async fn retained_messages_open_no_call() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
     let browser = Browser::start().await?;
     let mut viewer = Viewer::silent(&browser, &broker, "anna").await?;
@@ -157,14 +157,14 @@ async fn what_the_broker_kept_from_earlier_calls_for_nobody() -> Result<()> {
     viewer.retain(&offer).await?;
     let board = start_board(&broker.table(Listener::Plain), "").await?;
     wait_until_online(&broker).await?;
-    let said = viewer.until_silence(SILENCE).await?;
-    ensure!(said.iter().all(|message| message == &offer), "{said:?}");
+    let messages = viewer.until_silence(SILENCE).await?;
+    ensure!(messages.iter().all(|message| message == &offer), "{messages:?}");
     ensure!(board.count("/viewers/totals/admitted").await? == 0);
     Ok(())
 }
 
 #[tokio::test]
-async fn a_viewer_that_vanishes_is_freed_and_its_name_may_come_again() -> Result<()> {
+async fn a_vanished_viewer_is_removed_and_its_name_can_be_used_again() -> Result<()> {
     let (broker, board, browser) = start("[viewers]\nmax = 1").await?;
     let mut viewer = Viewer::new(&browser, &board, &broker, "anna").await?;
     viewer.join().await?;
@@ -176,7 +176,7 @@ async fn a_viewer_that_vanishes_is_freed_and_its_name_may_come_again() -> Result
 }
 
 #[tokio::test]
-async fn viewers_do_not_notice_when_the_broker_is_killed_and_signalling_goes_on_when_it_is_back() -> Result<()> {
+async fn viewers_keep_watching_during_a_broker_outage_and_signalling_recovers() -> Result<()> {
     let (mut broker, board, browser) = start("").await?;
     let mut viewer = Viewer::new(&browser, &board, &broker, "anna").await?;
     viewer.join().await?;
@@ -202,10 +202,10 @@ async fn viewers_do_not_notice_when_the_broker_is_killed_and_signalling_goes_on_
 }
 
 #[tokio::test]
-async fn an_offer_that_is_cut_off_on_its_way_is_answered_when_it_is_repeated() -> Result<()> {
+async fn an_interrupted_offer_is_answered_when_it_is_repeated() -> Result<()> {
     let broker = Broker::start(Listeners::default()).await?;
-    // An offer of Chromium has several kilobytes; what comes before it has a few hundred bytes.
-    let relay = Relay::open(broker.address(Listener::Plain), vec![Weather::CutDown(1500)]).await?;
+    // An offer of Chromium has several kilobytes; the packets before it have a few hundred bytes.
+    let relay = TcpProxy::open(broker.address(Listener::Plain), vec![Weather::CutDown(1500)]).await?;
     let board = start_board(&format!("[mqtt]\nurl = \"mqtt://{}\"\n", relay.address), "").await?;
     wait_until_online(&broker).await?;
     let browser = Browser::start().await?;

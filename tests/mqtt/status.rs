@@ -1,4 +1,4 @@
-//! What the board says of itself through the broker: the status that is kept there, figures, and events.
+//! Publications of the board: the retained status, figures, and events.
 
 use std::fs;
 use std::path::Path;
@@ -8,9 +8,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::board::Board;
-use crate::broker::{Broker, Client, Listener, Listeners, Received};
-use crate::headless::Headless;
+use testkit::board::Board;
+use testkit::broker::{Broker, Client, Listener, Listeners, Received};
+use testkit::headless::Headless;
 
 const STATUS: &str = "peercam/porch/status";
 const EVENT: &str = "peercam/porch/event";
@@ -26,7 +26,7 @@ const TABLES: &str = "
     interval = 5
 ";
 
-/// What the kernel of a Raspberry Pi would tell.
+/// The files of a Raspberry Pi's kernel.
 struct Kernel {
     root: TempDir,
 }
@@ -85,7 +85,7 @@ async fn event(operator: &mut Client, name: &str) -> Result<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_status_is_kept_by_the_broker_and_says_what_the_board_is_and_has() -> Result<()> {
+async fn the_status_is_retained_and_complete() -> Result<()> {
     let (broker, board, mut operator, _kernel) = start().await?;
     let first = status_where(&mut operator, |_| true).await?;
     ensure!(first["device"] == "porch" && first["health"] == "ok" && first["privacy"] == false, "{first:#}");
@@ -99,7 +99,7 @@ async fn the_status_is_kept_by_the_broker_and_says_what_the_board_is_and_has() -
     let mut late = broker.client().await?;
     late.subscribe(STATUS).await?;
     let kept = late.next_on(STATUS).await?;
-    ensure!(kept.is_retained, "who comes later gets it at once");
+    ensure!(kept.is_retained, "later subscribers get it at once");
     let (kept, asked) = (kept.json()?, board.status().await?);
     let keys = |status: &Value| status.as_object().map(|fields| fields.keys().cloned().collect::<Vec<_>>());
     ensure!(keys(&kept) == keys(&asked), "{kept:#}\n{asked:#}");
@@ -108,7 +108,7 @@ async fn the_status_is_kept_by_the_broker_and_says_what_the_board_is_and_has() -
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_comes_and_goes_is_told_at_once_and_seen_in_the_status() -> Result<()> {
+async fn viewers_that_join_or_leave_are_reported_at_once_and_in_the_status() -> Result<()> {
     let (_broker, board, mut operator, _kernel) = start().await?;
     status_where(&mut operator, |status| status["viewers"]["count"] == 0).await?;
     let viewer = Headless::join(&board.url).await?;
@@ -125,7 +125,7 @@ async fn who_comes_and_goes_is_told_at_once_and_seen_in_the_status() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_camera_that_is_wanted_and_not_there_is_an_event_and_so_is_too_little_voltage() -> Result<()> {
+async fn a_missing_camera_and_under_voltage_are_events() -> Result<()> {
     let (_broker, board, mut operator, kernel) = start().await?;
     let answer = reqwest::get(format!("{}/snapshot.jpg?camera=yard", board.url)).await?;
     ensure!(answer.status() == 409 || answer.status() == 503, "{}", answer.status());
@@ -149,7 +149,7 @@ async fn a_camera_that_is_wanted_and_not_there_is_an_event_and_so_is_too_little_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_nothing_changes_the_status_comes_at_its_interval_only() -> Result<()> {
+async fn without_changes_the_status_is_published_at_its_interval() -> Result<()> {
     let (_broker, _board, mut operator, _kernel) = start().await?;
     status_where(&mut operator, |_| true).await?;
     // What belongs to the start.

@@ -1,4 +1,4 @@
-//! A viewer in the browser whose signalling this test carries to and from the broker, message by message.
+//! A viewer in the browser. The test forwards its signalling to and from the broker, message by message.
 
 use std::time::{Duration, Instant};
 
@@ -7,16 +7,16 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, from_value, json};
 use tokio::time::sleep;
 
-use crate::board::Board;
-use crate::broker::{Broker, Client};
-use crate::browser::Browser;
+use testkit::board::Board;
+use testkit::broker::{Broker, Client};
+use testkit::browser::Browser;
 
-/// What can be waited for comes within this time.
+/// Time limit of each wait.
 const LIMIT: Duration = Duration::from_secs(15);
-/// How often the browser is asked.
+/// The interval of queries to the browser.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// What every script may use.
+/// Functions for all scripts.
 const PRELUDE: &str = "
     const prepare = () => {
         window.candidates = [];
@@ -39,12 +39,12 @@ const PRELUDE: &str = "
         [...(await connection.getStats()).values()].find(({ type, kind }) => type === 'inbound-rtp' && kind === 'video');
 ";
 
-/// What the browser counts.
+/// Counters of the browser.
 #[derive(Debug, serde::Deserialize)]
 pub struct Counters {
     /// Pictures decoded.
     pub frames: u64,
-    /// Times that the picture stood still.
+    /// Number of freezes.
     pub freezes: u64,
 }
 
@@ -52,14 +52,14 @@ pub struct Counters {
 pub struct Viewer<'a> {
     browser: &'a Browser,
     client: Client,
-    /// Where it speaks.
+    /// The topic on which it publishes.
     pub to_device: String,
-    /// Where it is spoken to.
+    /// The topic that it receives.
     pub to_viewer: String,
 }
 
 impl<'a> Viewer<'a> {
-    /// A viewer called `name` of the device `door`, which listens but has said nothing yet.
+    /// A viewer called `name` of the device `door`, which has subscribed and published nothing yet.
     pub async fn new(browser: &'a Browser, board: &Board, broker: &Broker, name: &str) -> Result<Self> {
         browser.open(&format!("{}/healthz", board.url)).await?;
         Self::silent(browser, broker, name).await
@@ -73,7 +73,7 @@ impl<'a> Viewer<'a> {
         Ok(Self { browser, client, to_device: format!("peercam/door/viewer/{name}/to-device"), to_viewer })
     }
 
-    /// Takes another connection to the broker, as after its end.
+    /// Opens another connection to the broker, as after its end.
     pub async fn reconnect(&mut self, broker: &Broker) -> Result<()> {
         self.client = broker.client().await?;
         self.client.subscribe(&self.to_viewer).await
@@ -96,22 +96,22 @@ impl<'a> Viewer<'a> {
         Ok(candidates.into_iter().map(|candidate| json!({ "type": "candidate", "candidate": candidate })).collect())
     }
 
-    /// Says something to the device.
+    /// Publishes a message to the device.
     pub async fn say(&mut self, message: &Value) -> Result<()> {
         self.say_raw(message.to_string()).await
     }
 
-    /// Says something that need not make sense.
+    /// Publishes a payload that may be invalid.
     pub async fn say_raw(&mut self, payload: impl Into<bytes::Bytes>) -> Result<()> {
         self.client.publish(&self.to_device, payload).await
     }
 
-    /// Keeps something at the broker where it speaks.
+    /// Publishes a retained message to the device.
     pub async fn retain(&mut self, message: &Value) -> Result<()> {
         self.client.retain(&self.to_device, message.to_string()).await
     }
 
-    /// The next message of this type; candidates and what else comes before are given to the page or passed over.
+    /// The next message of this type. Earlier candidates are passed to the page, other messages are skipped.
     pub async fn hear(&mut self, wanted: &str) -> Result<Value> {
         loop {
             let message = self.client.next_on(&self.to_viewer).await?;
@@ -125,7 +125,7 @@ impl<'a> Viewer<'a> {
         }
     }
 
-    /// All that is said until nothing has been for this long.
+    /// All messages until none arrives for this long.
     pub async fn until_silence(&mut self, silence: Duration) -> Result<Vec<Value>> {
         self.client.until_silence(silence).await?.iter().map(|message| message.json()).collect()
     }
@@ -137,7 +137,7 @@ impl<'a> Viewer<'a> {
         self.accept().await
     }
 
-    /// Takes the answer that comes, trickles the page's candidates, and waits for a picture.
+    /// Applies the answer, trickles the page's candidates, and waits for a picture.
     pub async fn accept(&mut self) -> Result<()> {
         let answer = self.hear("answer").await?;
         let _: Value = self.ask(&format!("await connection.setRemoteDescription({answer}); return null")).await?;

@@ -1,9 +1,9 @@
-//! Offers of other people's programs, and offers that differ from them in one thing: what the board answers.
+//! The board's answers to offers of other programs, and to offers that differ from those in one detail.
 //!
-//! Each file of `cases/` says in its first lines whose offer it is, then has the offer, then, after `=>`, the answer, or
-//! `refused` with the code and the words. `real-` was recorded of the program itself, `doc-` is what is known of a program
-//! that was not run, `derived-` differs from one of those. Each answer is checked against its offer by a reader that is
-//! not ours, GStreamer's, too. With `WRITE_ANSWERS=1` the answers are written instead of compared: look at the difference.
+//! Each file of `cases/` states in its first lines the origin of its offer, then has the offer, then, after `=>`, the answer, or
+//! `refused` with the code and the words. `real-` was recorded from the program itself, `doc-` follows the documentation of
+//! a program that was not run, `derived-` differs from one of those. Each answer is also checked against its offer by another parser,
+//! GStreamer's. With `WRITE_ANSWERS=1` the answers are written instead of compared: look at the difference.
 
 mod mutations;
 mod rules;
@@ -13,9 +13,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use peercam::media::H264Profile;
-use peercam::sdp::{Board, Error, Offer, Ours, Sources};
+use peercam::sdp::{Board, Error, LocalTransport, Offer, Sources};
 
-/// What the stack would answer to the reduced offer.
+/// The stack's answer to its offer.
 const OURS: &str = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=fingerprint:sha-256 \
     00:01:02:03:04:05:06:07:08:09:0A:0B:0C:0D:0E:0F:10:11:12:13:14:15:16:17:18:19:1A:1B:1C:1D:1E:1F\r\n\
     m=video 9 UDP/TLS/RTP/SAVPF 109\r\nc=IN IP4 0.0.0.0\r\na=ice-ufrag:board\r\n\
@@ -33,7 +33,7 @@ struct Case {
     file: PathBuf,
     /// All lines before [`ANSWERED`].
     head: String,
-    /// As it is sent.
+    /// The text as sent.
     offer: String,
     board: Board,
     answer: String,
@@ -53,8 +53,11 @@ impl Case {
         let (head, answer) = text.split_once(ANSWERED).unwrap_or((&text, ""));
         let offer: String =
             head.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\r\n")).collect();
-        let board =
-            Board { profile: H264Profile::CONSTRAINED_BASELINE, has_sound: !head.contains(SILENT), takes_more: false };
+        let board = Board {
+            profile: H264Profile::CONSTRAINED_BASELINE,
+            has_sound: !head.contains(SILENT),
+            can_renegotiate: false,
+        };
         Self { head: head.to_owned(), answer: answer.to_owned(), offer, board, file }
     }
 
@@ -63,14 +66,14 @@ impl Case {
     }
 }
 
-/// What the viewer gets for `offer`.
+/// The answer for the viewer.
 fn answer(offer: &Offer) -> String {
     let video = offer.video().map(|media| Sources { ssrc: 1, retransmission: media.retransmission.map(|_| 2) });
     let audio = offer.audio().map(|_| Sources { ssrc: 3, retransmission: None });
     let ours = |at: usize| {
         // Each transport has credentials and ports of its own.
         let text = OURS.replace("board", &format!("board{at}")).replace(" 500", &format!(" 5{at}0"));
-        Ours::read(if at == 0 { OURS } else { &text }).expect("it is whole")
+        LocalTransport::read(if at == 0 { OURS } else { &text }).expect("it is whole")
     };
     offer.answer(&(0..offer.transports()).map(ours).collect::<Vec<_>>(), video, audio)
 }
@@ -84,7 +87,7 @@ fn outcome(text: &str, board: Board) -> Result<String, String> {
 }
 
 #[test]
-fn each_offer_gets_the_answer_that_is_written_down() {
+fn each_offer_gets_the_recorded_answer() {
     let cases = cases();
     assert!(cases.len() >= 60, "only {} cases", cases.len());
     let is_writing = std::env::var_os("WRITE_ANSWERS").is_some();
@@ -101,7 +104,7 @@ fn each_offer_gets_the_answer_that_is_written_down() {
 }
 
 #[test]
-fn each_answer_fits_its_offer_for_another_reader() {
+fn each_answer_fits_its_offer_by_gstreamer_s_parser() {
     let mut answered = 0;
     for case in cases() {
         let Ok(answer) = outcome(&case.offer, case.board) else { continue };
@@ -113,10 +116,10 @@ fn each_answer_fits_its_offer_for_another_reader() {
 }
 
 #[test]
-fn an_answer_is_not_ten_times_its_offer() {
+fn an_answer_is_smaller_than_ten_times_its_offer() {
     let most = |text: &str| outcome(text, cases()[0].board).map_or(0, |answer| answer.len()) as f64 / text.len() as f64;
     let worst = cases().iter().map(|case| most(&case.offer)).fold(0.0, f64::max);
-    // The offer that makes most of itself: as many sections as are read, each as short as can be.
+    // The offer with the largest amplification: the maximum number of sections, each as short as possible.
     let short = cases().iter().find(|case| case.name() == "derived-no-mid").expect("it is there").offer.clone();
     let crowded = most(&format!("{short}{}", "m=x 9 y z\r\n".repeat(31)));
     println!("bytes of answer for each byte of offer: {worst:.1} at most, {crowded:.1} with 32 short sections");

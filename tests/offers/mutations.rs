@@ -1,4 +1,4 @@
-//! Offers that were damaged on their way: none ends anything, and what is answered all the same is sound.
+//! Damaged offers: none causes a panic, and each answer is valid.
 
 use std::io::Cursor;
 
@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::{Case, cases, outcome};
 
-/// What tends to be where it should not.
+/// Fragments to insert.
 const ODD: [&str; 14] = [
     "",
     "0",
@@ -27,7 +27,7 @@ const ODD: [&str; 14] = [
     "%s%n",
 ];
 
-/// A case's offer after one to eight accidents.
+/// A case's offer after one to eight random changes.
 fn damaged(cases: &[Case], random: &mut SmallRng) -> String {
     let pick = |random: &mut SmallRng| cases.choose(random).expect("there are cases").offer.clone();
     let mut text = pick(random);
@@ -78,7 +78,7 @@ fn survive(count: u32, seed: u64) {
             Ok(answer) => {
                 answered += 1;
                 let offer = Offer::read(&text, board).expect("it was answered");
-                for reduced in (0..offer.transports()).map(|transport| offer.reduced(transport)) {
+                for reduced in (0..offer.transports()).map(|transport| offer.stack_offer(transport)) {
                     let taken = rtc::sdp::SessionDescription::unmarshal(&mut Cursor::new(reduced.as_bytes()));
                     assert!(taken.is_ok(), "{number}: the stack does not read {reduced}");
                 }
@@ -101,7 +101,7 @@ fn twenty_thousand_damaged_offers_are_answered_or_refused() {
     survive(20_000, 1);
 }
 
-/// For a night: `cargo test --release --test offers -- --ignored`.
+/// For a long run: `cargo test --release --test offers -- --ignored`.
 #[test]
 #[ignore = "takes minutes"]
 fn two_million_damaged_offers_are_answered_or_refused() {

@@ -1,10 +1,10 @@
-//! What an answer has to be for its offer to be answered, by RFC 3264, 8829, 8839, 8842 and 9143, read by GStreamer.
+//! Checks an answer against its offer by RFC 3264, 8829, 8839, 8842 and 9143, parsed by GStreamer.
 
 use std::collections::{HashMap, HashSet};
 
 use gstreamer_sdp::{SDPMediaRef, SDPMessage};
 
-/// The first value of an attribute, of the section or else of the whole.
+/// The first value of an attribute, of the section or else of the session.
 fn value<'a>(message: &'a SDPMessage, media: &'a SDPMediaRef, name: &str) -> Option<&'a str> {
     media.attribute_val(name).or_else(|| message.attribute_val(name))
 }
@@ -21,7 +21,7 @@ fn attributes<'a>(media: &'a SDPMediaRef, name: &'a str) -> impl Iterator<Item =
     media.attributes().filter(move |attribute| attribute.key() == name).filter_map(|attribute| attribute.value())
 }
 
-/// Of the section, of the whole, or what is meant without a word (RFC 8866, section 6.7).
+/// The direction of the section, of the session, or the default (RFC 8866, section 6.7).
 fn direction<'a>(message: &SDPMessage, media: &SDPMediaRef) -> &'a str {
     let all = ["sendrecv", "sendonly", "recvonly", "inactive"];
     let own = all.into_iter().find(|name| media.attribute_val(name).is_some());
@@ -40,9 +40,9 @@ fn groups_of(message: &SDPMessage) -> Vec<Vec<String>> {
     groups.map(|group| group.split_whitespace().map(str::to_owned).collect()).collect()
 }
 
-/// What is wrong with an answer.
+/// The faults of an answer.
 pub fn faults(offer: &str, answer: &str) -> Vec<String> {
-    // Blanks at the ends of lines say nothing, but to GStreamer.
+    // Trailing blanks have no meaning, except to GStreamer.
     let offered: String = offer.lines().map(|line| format!("{}\r\n", line.trim_end())).collect();
     let (offered, answered) = (parse(&offered), parse(answer));
     let mut faults = Vec::new();

@@ -1,10 +1,10 @@
-//! How an offer is written: line ends, blanks and marks that other programs put there, which change nothing.
+//! Formatting of offers: line ends, blanks and marks of other programs, which do not matter.
 
 use peercam::sdp::{Error, Offer};
 
 use crate::{answer, cases, outcome};
 
-/// A way to write an offer of which each line ends with CR LF, and who was found to write it so.
+/// A program, and its formatting of an offer whose lines end with CR LF.
 type Shape = (&'static str, fn(&str) -> String);
 
 const SHAPES: [Shape; 11] = [
@@ -22,7 +22,7 @@ const SHAPES: [Shape; 11] = [
 ];
 
 #[test]
-fn how_an_offer_is_written_changes_nothing() {
+fn formatting_of_an_offer_does_not_matter() {
     let mut compared = 0;
     for case in cases() {
         let Ok(expected) = outcome(&case.offer, case.board) else { continue };
@@ -35,9 +35,9 @@ fn how_an_offer_is_written_changes_nothing() {
     assert!(compared >= 600, "only {compared} were compared");
 }
 
-/// What people send in place of the text, by what their programs show them.
+/// Texts that people send by mistake instead of the offer.
 #[test]
-fn what_is_no_session_description_is_refused_with_what_it_is() {
+fn a_text_that_is_no_session_description_is_refused_with_its_kind() {
     let case = cases().into_iter().find(|case| case.name() == "real-chromium-page").expect("it is there");
     let escaped = case.offer.replace("\r\n", "\\r\\n");
     for (text, words) in [

@@ -3,11 +3,7 @@
 //! systemd does not run in a root; what it makes of the package stands in tests/board. Of each release one root serves
 //! all tests, in the order in which they stand in [`try_in`]; the first that fails ends the run.
 
-#[path = "../harness/alone.rs"]
-mod alone;
 mod namespace;
-#[path = "../harness/package.rs"]
-mod package;
 mod root;
 
 use std::fs;
@@ -19,12 +15,14 @@ use anyhow::{Context, Result, ensure};
 use tokio::task::JoinSet;
 
 use crate::namespace::Found;
-use crate::package::Repacked;
 use crate::root::Root;
+use testkit::namespaces;
+use testkit::package;
+use testkit::package::Repacked;
 
 /// Of the processor's time, from `apt install` to the end of its work, without the download. The product's figure, to
-/// the first picture, is two minutes; of them this leaves half to download, disk and start. Processor's time, since what
-/// else a machine has to do says nothing about the package.
+/// the first picture, is two minutes; of them this leaves half to download, disk and start. Processor's time, since
+/// what else a machine has to do says nothing about the package.
 const INSTALL_LIMIT: f64 = 60.0;
 
 /// The configuration that the package brings, and what an operator makes of it.
@@ -33,10 +31,10 @@ const OPERATORS: &str = "[web]\nlisten = \"[::]:8080\"\n\n[[camera]]\nsource = \
 
 fn main() -> ExitCode {
     // Returns on the other side only.
-    alone::go_on(namespace::enter(), |found| async move { run(&found).await })
+    namespaces::run(namespace::enter(), |found| async move { run(&found).await })
 }
 
-/// Runs one test and says how it went; not before, since another root's tests run beside it.
+/// Runs one test and prints its result at the end, since another root's tests run at the same time.
 macro_rules! test {
     ($place:expr, $name:ident, $($argument:expr),*) => {{
         let started = Instant::now();
@@ -53,7 +51,7 @@ macro_rules! test {
 async fn run(found: &Found) -> Result<()> {
     let started = Instant::now();
     test!("package", lintian_finds_no_error, &found.package);
-    test!("package", the_shipped_configuration_is_that_of_every_version_before,);
+    test!("package", the_shipped_configuration_is_unchanged_since_version_0_1,);
     // Beside each other: what apt and dpkg do is the work of one processor.
     let mut releases = JoinSet::new();
     for (release, tar) in &found.roots {
@@ -71,17 +69,22 @@ async fn run(found: &Found) -> Result<()> {
 }
 
 async fn try_in(release: &str, root: &Root, package: &Path) -> Result<()> {
-    test!(release, apt_installs_it_with_all_it_needs_and_the_first_picture_comes, root, package);
-    test!(release, the_service_is_enabled_and_the_reboot_is_not, root);
-    test!(release, systemd_understands_the_units_and_finds_the_service_exposed_little, root);
-    test!(release, only_what_captures_is_linked_with_gstreamer_and_alsa, root);
-    test!(release, doctor_misses_nothing, root);
-    test!(release, where_x264_is_not_installed_openh264_encodes, root);
-    test!(release, a_missing_plugin_is_told_with_the_package_that_has_it, root);
-    test!(release, another_shipped_configuration_comes_with_an_upgrade_where_nobody_has_changed_it, root, package);
-    test!(release, an_upgrade_keeps_a_changed_configuration_and_has_nothing_to_ask, root, package);
-    test!(release, where_both_have_changed_it_the_operators_is_kept_and_the_other_put_beside, root, package);
-    test!(release, removed_it_leaves_configuration_and_state_and_purged_nothing, root, package);
+    test!(release, apt_installs_all_dependencies_and_the_first_picture_arrives, root, package);
+    test!(release, the_service_is_enabled_and_the_reboot_unit_is_not, root);
+    test!(release, systemd_accepts_the_units_and_rates_the_service_as_little_exposed, root);
+    test!(release, only_the_capture_program_is_linked_with_gstreamer_and_alsa, root);
+    test!(release, the_doctor_reports_nothing_missing, root);
+    test!(release, openh264_encodes_if_x264_is_not_installed, root);
+    test!(release, a_missing_plugin_is_reported_with_its_package, root);
+    test!(release, an_upgrade_replaces_an_unchanged_configuration, root, package);
+    test!(release, an_upgrade_keeps_a_changed_configuration_without_a_question, root, package);
+    test!(
+        release,
+        if_both_changed_the_configuration_the_operators_is_kept_and_the_new_one_is_put_beside_it,
+        root,
+        package
+    );
+    test!(release, removal_leaves_configuration_and_state_and_purge_leaves_nothing, root, package);
     Ok(())
 }
 
@@ -89,9 +92,9 @@ async fn lintian_finds_no_error(package: &Path) -> Result<()> {
     package::run(Command::new("lintian").args(["--allow-root", "--fail-on", "error"]).arg(package))
 }
 
-/// dpkg has to ask whenever both sides have changed a configuration, and breaks an upgrade off where nobody answers.
-/// So this side never does: a new default goes into src/config/default.toml, which the program has within itself.
-async fn the_shipped_configuration_is_that_of_every_version_before() -> Result<()> {
+/// dpkg has to ask if both sides have changed a configuration, and aborts an unattended upgrade. So the package never
+/// changes it: new defaults go into src/config/default.toml, which is part of the program.
+async fn the_shipped_configuration_is_unchanged_since_version_0_1() -> Result<()> {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/peercam.toml");
     let sum = Command::new("sha256sum").arg(shipped).output()?;
     let sum = String::from_utf8(sum.stdout)?;
@@ -102,7 +105,7 @@ async fn the_shipped_configuration_is_that_of_every_version_before() -> Result<(
 /// SHA-256 of the configuration of 0.1.0.
 const FIRST_SHIPPED: &str = "213828a17c4529f1184aeea76a1c571ab8eed986b5498a33030c4e9419da1ac1";
 
-async fn apt_installs_it_with_all_it_needs_and_the_first_picture_comes(root: &Root, package: &Path) -> Result<()> {
+async fn apt_installs_all_dependencies_and_the_first_picture_arrives(root: &Root, package: &Path) -> Result<()> {
     let package = root.bring(package)?;
     let began = Instant::now();
     let told = root.must(&format!("TIMEFORMAT='processor: %U %S'; time apt-get install --yes {package}"))?;
@@ -120,7 +123,7 @@ async fn apt_installs_it_with_all_it_needs_and_the_first_picture_comes(root: &Ro
     Ok(())
 }
 
-async fn the_service_is_enabled_and_the_reboot_is_not(root: &Root) -> Result<()> {
+async fn the_service_is_enabled_and_the_reboot_unit_is_not(root: &Root) -> Result<()> {
     ensure_enabled(root)?;
     // An image that has all presets applied at its first boot ends up with the same.
     root.must("systemctl preset-all")?;
@@ -140,7 +143,7 @@ fn ensure_enabled(root: &Root) -> Result<()> {
     Ok(())
 }
 
-async fn systemd_understands_the_units_and_finds_the_service_exposed_little(root: &Root) -> Result<()> {
+async fn systemd_accepts_the_units_and_rates_the_service_as_little_exposed(root: &Root) -> Result<()> {
     root.must("systemd-analyze verify --man=no /usr/lib/systemd/system/peercam*")?;
     // The threshold is ten times the exposure level: 1.5. Comparable daemons have 8 to 9.
     for unit in ["peercam.service", "peercam-capture@.service"] {
@@ -150,7 +153,7 @@ async fn systemd_understands_the_units_and_finds_the_service_exposed_little(root
     Ok(())
 }
 
-async fn only_what_captures_is_linked_with_gstreamer_and_alsa(root: &Root) -> Result<()> {
+async fn only_the_capture_program_is_linked_with_gstreamer_and_alsa(root: &Root) -> Result<()> {
     let service = root.must("ldd /usr/bin/peercam")?;
     let capture = root.must("ldd /usr/libexec/peercam/peercam-capture")?;
     for library in ["libgstreamer-1.0", "libasound"] {
@@ -160,13 +163,13 @@ async fn only_what_captures_is_linked_with_gstreamer_and_alsa(root: &Root) -> Re
     Ok(())
 }
 
-async fn doctor_misses_nothing(root: &Root) -> Result<()> {
+async fn the_doctor_reports_nothing_missing(root: &Root) -> Result<()> {
     let report = root.must("peercam doctor")?;
     ensure!(report.contains("x264enc works") && report.contains("openh264enc works"), "{report}");
     Ok(())
 }
 
-async fn where_x264_is_not_installed_openh264_encodes(root: &Root) -> Result<()> {
+async fn openh264_encodes_if_x264_is_not_installed(root: &Root) -> Result<()> {
     root.must("apt-get remove --yes gstreamer1.0-plugins-ugly")?;
     let report = root.must("peercam doctor")?;
     ensure!(report.contains("fps, openh264enc"), "{report}");
@@ -175,7 +178,7 @@ async fn where_x264_is_not_installed_openh264_encodes(root: &Root) -> Result<()>
     Ok(())
 }
 
-async fn a_missing_plugin_is_told_with_the_package_that_has_it(root: &Root) -> Result<()> {
+async fn a_missing_plugin_is_reported_with_its_package(root: &Root) -> Result<()> {
     root.must("dpkg --remove --force-depends gstreamer1.0-plugins-good")?;
     let doctor = root.run("peercam doctor")?;
     ensure!(doctor.code == Some(1) && doctor.text.contains("apt install gstreamer1.0-plugins-good"), "{doctor:?}");
@@ -184,17 +187,14 @@ async fn a_missing_plugin_is_told_with_the_package_that_has_it(root: &Root) -> R
     Ok(())
 }
 
-async fn another_shipped_configuration_comes_with_an_upgrade_where_nobody_has_changed_it(
-    root: &Root,
-    package: &Path,
-) -> Result<()> {
+async fn an_upgrade_replaces_an_unchanged_configuration(root: &Root, package: &Path) -> Result<()> {
     let next = Repacked::of(package, "0.1.0+1")?.with_configuration("# Another.\n")?;
     root.must(&format!("apt-get install --yes {}", root.bring(&next.pack()?)?))?;
     ensure!(root.must(&format!("cat {CONFIG}"))? == "# Another.\n");
     Ok(())
 }
 
-async fn an_upgrade_keeps_a_changed_configuration_and_has_nothing_to_ask(root: &Root, package: &Path) -> Result<()> {
+async fn an_upgrade_keeps_a_changed_configuration_without_a_question(root: &Root, package: &Path) -> Result<()> {
     fs::write(root.path().join(&CONFIG[1..]), OPERATORS)?;
     let next = Repacked::of(package, "0.1.0+2")?.with_configuration("# Another.\n")?;
     root.must(&format!("apt-get install --yes {}", root.bring(&next.pack()?)?))?;
@@ -204,12 +204,12 @@ async fn an_upgrade_keeps_a_changed_configuration_and_has_nothing_to_ask(root: &
     Ok(())
 }
 
-async fn where_both_have_changed_it_the_operators_is_kept_and_the_other_put_beside(
+async fn if_both_changed_the_configuration_the_operators_is_kept_and_the_new_one_is_put_beside_it(
     root: &Root,
     package: &Path,
 ) -> Result<()> {
     let next = Repacked::of(package, "0.1.0+3")?.with_configuration("# A third.\n")?;
-    // What unattended upgrades are told who have to go on in any case; docs/operating.md says it too.
+    // The options for unattended upgrades that must continue in any case; docs/operating.md has them too.
     let keep = "--option Dpkg::Options::=--force-confold";
     root.must(&format!("apt-get install --yes {keep} {}", root.bring(&next.pack()?)?))?;
     ensure!(root.must(&format!("cat {CONFIG}"))? == OPERATORS);
@@ -217,7 +217,7 @@ async fn where_both_have_changed_it_the_operators_is_kept_and_the_other_put_besi
     Ok(())
 }
 
-async fn removed_it_leaves_configuration_and_state_and_purged_nothing(root: &Root, package: &Path) -> Result<()> {
+async fn removal_leaves_configuration_and_state_and_purge_leaves_nothing(root: &Root, package: &Path) -> Result<()> {
     // What a board has besides, made by its operator, by provisioning and by systemd.
     root.must("install -D -m 600 /dev/null /etc/credstore/peercam-secret")?;
     root.must("install -D -m 600 /dev/null /etc/credstore/of-another")?;

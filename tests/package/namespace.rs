@@ -8,8 +8,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::alone;
-use crate::package;
+use testkit::namespaces;
+use testkit::package;
 
 /// Debian's releases that the package is for.
 pub const RELEASES: [&str; 2] = ["bookworm", "trixie"];
@@ -25,7 +25,7 @@ pub struct Found {
     pub roots: Vec<(&'static str, PathBuf)>,
 }
 
-/// Makes package and roots, which needs the network, and goes on without it. Returns inside the namespaces.
+/// Makes package and roots, which needs the network, and continues without it. Returns inside the namespaces.
 pub fn enter() -> Result<Found> {
     if let Some(paths) = env::var_os(INSIDE) {
         ensure!(Command::new("ip").args(["link", "set", "lo", "up"]).status()?.success(), "no loopback interface");
@@ -40,5 +40,5 @@ pub fn enter() -> Result<Found> {
         paths.push(package::printed(&["tests/package/make", release, package])?);
     }
     // dpkg gives files to several users, so one alone does not do.
-    match alone::start_anew(&["--map-auto"], INSIDE, env::join_paths(paths)?)? {}
+    match namespaces::reexec(&["--map-auto"], INSIDE, env::join_paths(paths)?)? {}
 }

@@ -12,9 +12,9 @@ use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::sleep;
 
-use crate::package::run;
+use testkit::package::run;
 
-/// What the root may take of the memory: three times what it has in the end.
+/// Memory limit of the root: three times its final size.
 const SIZE: &str = "size=3g";
 
 /// Of the machine's devices those that programs take for granted. Its cameras are not among them.
@@ -35,7 +35,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
 pub struct Output {
     /// The exit code; 0 is success.
     pub code: Option<i32>,
-    /// stdout and stderr, as they came.
+    /// stdout and stderr, interleaved.
     pub text: String,
 }
 
@@ -79,7 +79,7 @@ impl Root {
         Ok(format!("/{name}"))
     }
 
-    /// Runs a bash script as the root's root, with nobody there to ask.
+    /// Runs a bash script as root of the root file system, without a terminal for questions.
     pub fn run(&self, script: &str) -> Result<Output> {
         let output = self.command(["bash", "-c", &format!("exec 2>&1; {script}")]).output()?;
         Ok(Output { code: output.status.code(), text: String::from_utf8_lossy(&output.stdout).into_owned() })
@@ -98,10 +98,10 @@ impl Root {
         Ok(listed.lines().map(str::to_owned).collect())
     }
 
-    /// Starts the service as its unit does, which nobody reads here. One root serves at a time.
+    /// Starts the service as its unit would; there is no systemd here. One root serves at a time.
     pub async fn serve(&self) -> Result<Service<'_>> {
         let port = PORT.lock().await;
-        // As systemd would, for a user of its own, who is nobody here.
+        // As systemd would; the user is `nobody` here.
         self.must("install -d -m 700 -o nobody -g nogroup /var/lib/peercam /var/cache/peercam")?;
         let log = self.path().join("run/peercam.log");
         let mut command = self.command(["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]);
@@ -127,7 +127,7 @@ impl Drop for Root {
     }
 }
 
-/// The running service. Dropped, it is told to stop, and its end awaited.
+/// The running service. Dropped, it is stopped, and its end awaited.
 pub struct Service<'a> {
     process: Child,
     log: PathBuf,
@@ -137,7 +137,7 @@ pub struct Service<'a> {
 }
 
 impl Service<'_> {
-    /// Waits for the first picture that somebody gets who knows the secret; gives its bytes.
+    /// Waits for the first picture for a client with the secret; returns its bytes.
     pub async fn picture(&mut self) -> Result<Vec<u8>> {
         let deadline = Instant::now() + LIMIT;
         loop {
@@ -154,7 +154,7 @@ impl Service<'_> {
     }
 
     async fn ask(&self) -> Result<Response> {
-        // Where postinst says that it is.
+        // The path of the secret that postinst prints.
         let secret = fs::read_to_string(self.root.path().join("var/lib/peercam/secret"))?;
         Ok(self.client.get(format!("{URL}/snapshot.jpg")).bearer_auth(secret.trim()).send().await?)
     }
@@ -167,7 +167,7 @@ impl Service<'_> {
 
 impl Drop for Service<'_> {
     fn drop(&mut self) {
-        // setpriv has become the service by now. One that has ended already is none to tell.
+        // setpriv has executed the service by now. A service that has ended already cannot be signalled.
         Command::new("kill").arg(self.process.id().to_string()).stderr(Stdio::null()).status().ok();
         self.process.wait().ok();
     }

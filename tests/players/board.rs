@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::network::ADDRESS;
-use crate::shipped::{PROGRAM, Shipped};
+use testkit::shipped::{Shipped, program};
 
 /// What players have to know.
 pub const SECRET: &str = "a-secret-for-the-players";
@@ -57,7 +57,7 @@ impl Board {
     /// Starts one, and waits until it serves.
     pub async fn start() -> Result<Self> {
         let web = format!("[web]\nlisten = \"0.0.0.0:8080\"\nsecret = \"{SECRET}\"\n");
-        let board = Self(Shipped::start(Command::new(PROGRAM), &format!("{web}{CONFIGURATION}"))?);
+        let board = Self(Shipped::start(Command::new(program()), &format!("{web}{CONFIGURATION}"))?);
         let deadline = Instant::now() + START_LIMIT;
         while board.status().await.is_err() {
             ensure!(Instant::now() < deadline, "the board does not serve:\n{}", board.log()?);

@@ -4,19 +4,11 @@
 //! All of them play one board, which has two addresses in a network of its own, so they run in order. They stand in
 //! [`PLAYERS`]; arguments name those that are to run. One of them also takes each [answer](answers) of `tests/offers`.
 
-#[path = "../harness/alone.rs"]
-mod alone;
 mod answers;
 mod board;
-#[path = "../harness/browser.rs"]
-#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
-mod browser;
 mod network;
 mod page;
 mod program;
-#[path = "../harness/shipped.rs"]
-#[allow(dead_code, reason = "a harness for several suites")]
-mod shipped;
 
 use std::env;
 use std::path::Path;
@@ -28,9 +20,10 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use crate::board::Board;
-use crate::browser::Browser;
 use crate::page::Page;
 use crate::program::LIMIT;
+use testkit::browser::Browser;
+use testkit::namespaces;
 
 /// What is played at least: pictures, and pieces of sound of 20 ms.
 const ENOUGH: u32 = 100;
@@ -96,7 +89,7 @@ struct Played {
 
 fn main() -> ExitCode {
     // Returns on the other side only.
-    alone::go_on(network::enter(), |made| async move { run(&made).await })
+    namespaces::run(network::enter(), |made| async move { run(&made).await })
 }
 
 /// Runs all players, or those that are named, and goes on after one that fails.

@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::alone;
+use testkit::namespaces;
 
 /// The machine's address in the network of its default route.
 pub const ADDRESS: &str = "10.77.1.1";
@@ -27,7 +27,7 @@ pub fn enter() -> Result<PathBuf> {
     let make = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/players/make");
     let output = Command::new(make).stderr(Stdio::inherit()).output().context("tests/players/make cannot be run")?;
     ensure!(output.status.success(), "tests/players/make failed: {}", output.status);
-    match alone::start_anew(&[], MADE, String::from_utf8(output.stdout)?.trim_end())? {}
+    match namespaces::reexec(&[], MADE, String::from_utf8(output.stdout)?.trim_end())? {}
 }
 
 /// Two cables, of which both ends are here. Chromium wants a default route; nobody is at its end.

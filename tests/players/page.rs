@@ -15,9 +15,9 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::board;
-use crate::browser::Browser;
 use crate::network::OTHER;
 use crate::{ENOUGH, Played, Player};
+use testkit::browser::Browser;
 
 /// How often the page is asked.
 const INTERVAL: Duration = Duration::from_millis(100);

@@ -2,13 +2,14 @@
 
 use anyhow::{Result, ensure};
 
-use crate::board::VIEWERS;
-use crate::browser::Browser;
-use crate::page::Page;
 use crate::proxy::{Proxy, free_port};
-use crate::{RESOLVER, SECRET, document, locked_board, log_in};
+use crate::{RESOLVER, SECRET, locked_board, log_in};
+use testkit::board::VIEWERS;
+use testkit::browser::Browser;
+use testkit::document;
+use testkit::page::Page;
 
-/// A site that is nothing but a frame with this address.
+/// A site that contains only a frame with this address.
 fn dashboard(listen: &str, frame: &str) -> String {
     format!(
         "server {{

@@ -2,36 +2,23 @@
 //!
 //! nginx and Caddy are Debian's, with the lines of `docs/operating.md`.
 
-#[path = "../harness/board.rs"]
-#[allow(dead_code, reason = "a harness for several suites")]
-mod board;
-#[path = "../harness/browser.rs"]
-#[allow(dead_code, reason = "a harness for several suites")]
-mod browser;
-#[path = "../harness/document.rs"]
-mod document;
 mod frames;
 mod names;
-#[path = "../harness/page.rs"]
-#[allow(dead_code, reason = "a harness for several suites")]
-mod page;
 mod proxy;
-#[path = "../harness/shipped.rs"]
-#[allow(dead_code, reason = "a harness for several suites")]
-mod shipped;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use crate::board::{Board, VIEWERS};
-use crate::browser::Browser;
-use crate::page::Page;
 use crate::proxy::Proxy;
+use testkit::board::{Board, VIEWERS};
+use testkit::browser::Browser;
+use testkit::document;
+use testkit::page::Page;
 
-/// What boards ask for.
+/// The secret of the boards.
 const SECRET: &str = "correct horse battery";
 
-/// What all names below `.example` lead to.
+/// Resolves all names below `.example` to loopback.
 const RESOLVER: &str = "--host-resolver-rules=MAP *.example 127.0.0.1";
 
 /// A board that a proxy on this machine asks for, with further lines in `[web]`.
@@ -39,7 +26,7 @@ async fn locked_board(web: &str) -> Result<Board> {
     Board::start_with("127.0.0.1", &format!("secret = \"{SECRET}\"\n{web}"), "").await
 }
 
-/// Waits for the question, and answers it.
+/// Waits for the login page, and logs in.
 async fn log_in(browser: &Browser, page: &Page<'_>) -> Result<()> {
     page.wait_until("the question", "viewer === null && document.querySelector('#secret') !== null").await?;
     browser.enter("#secret", SECRET).await

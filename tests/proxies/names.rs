@@ -2,10 +2,10 @@
 
 use anyhow::{Result, ensure};
 
-use crate::browser::Browser;
-use crate::page::Page;
 use crate::proxy::Proxy;
 use crate::{RESOLVER, locked_board, log_in};
+use testkit::browser::Browser;
+use testkit::page::Page;
 
 /// A site at a port of its own, by http, with these lines for the names.
 fn site(names: &str) -> String {

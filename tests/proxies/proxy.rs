@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
-use crate::board::Board;
+use testkit::board::Board;
 
 /// How long a start may take on a loaded machine.
 const LIMIT: Duration = Duration::from_secs(20);

@@ -7,12 +7,12 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::network::{BOARD, Side};
-use crate::shipped::{PROGRAM, Shipped};
+use testkit::shipped::{Shipped, program};
 
-/// Where it serves; the middle passes this port on.
+/// The port that it serves on; the middle forwards it.
 pub const PORT: u16 = 8080;
 
-/// What its viewers must know.
+/// The secret of the board.
 pub const SECRET: &str = "a-secret-for-the-relay";
 
 /// How long a start may take on a loaded machine.
@@ -28,7 +28,7 @@ impl Board {
             "[web]\nlisten = \"{BOARD}:{PORT}\"\nsecret = \"{SECRET}\"\n[[camera]]\nsource = \"test\"\nwidth = 640\n\
              height = 360\nbitrate = 800\n[audio]\ncapture = \"test\"\n{tables}"
         );
-        let board = Self(Shipped::start(Side::Board.command(PROGRAM), &text)?);
+        let board = Self(Shipped::start(Side::Board.command(program()), &text)?);
         let deadline = Instant::now() + START_LIMIT;
         while board.status().await.is_err() {
             ensure!(Instant::now() < deadline, "the board does not serve:\n{}", board.log()?);
@@ -37,12 +37,12 @@ impl Board {
         Ok(board)
     }
 
-    /// What it says of itself.
+    /// Its status.
     pub async fn status(&self) -> Result<Value> {
         self.0.status(&format!("http://{BOARD}:{PORT}"), SECRET).await
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub fn log(&self) -> Result<String> {
         self.0.log()
     }

@@ -54,21 +54,21 @@ impl Coturn {
         Ok(coturn)
     }
 
-    /// The table `[ice]` that leads a board to it, with a secret of which credentials are good for `lifetime` seconds.
+    /// The table `[ice]` for a board that uses it, with credentials valid for `lifetime` seconds.
     pub fn table(secret: &str, lifetime: u32) -> String {
         format!(
             "[ice]\nservers = [{{ urls = \"turn:{MIDDLE}:{PORT}\", secret = \"{secret}\" }}]\nlifetime = {lifetime}\n"
         )
     }
 
-    /// Has it hear and say nothing any more, as a machine that hangs.
+    /// Suspends it, like a machine that hangs.
     pub fn freeze(&self) -> Result<()> {
         let status = Command::new("kill").args(["-STOP", &self.process.id().to_string()]).status()?;
         ensure!(status.success(), "kill: {status}");
         Ok(())
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub fn log(&self) -> Result<String> {
         Ok(fs::read_to_string(self.directory.path().join("log"))?)
     }

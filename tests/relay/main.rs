@@ -3,17 +3,9 @@
 //! The viewer is Chromium. Signalling goes through the middle, as through a reverse proxy. The tests stand in [`main`]
 //! and run in order, since they share the networks; the first that fails ends the run.
 
-#[path = "../harness/alone.rs"]
-mod alone;
 mod board;
-#[path = "../harness/browser.rs"]
-#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
-mod browser;
 mod coturn;
 mod network;
-#[path = "../harness/shipped.rs"]
-#[allow(dead_code, reason = "a harness for several suites")]
-mod shipped;
 mod viewer;
 
 use std::net::SocketAddr;
@@ -24,20 +16,21 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use crate::board::{Board, PORT, SECRET};
-use crate::browser::Browser;
 use crate::coturn::Coturn;
 use crate::network::{BOARD, MIDDLE, Side, reaches};
 use crate::viewer::Viewer;
+use testkit::browser::Browser;
+use testkit::namespaces;
 
-/// What relay and board share.
+/// The secret that relay and board share.
 const SHARED: &str = "north-by-north-west";
 
-/// Seconds for which credentials are good where their end matters: the least that can be configured.
+/// Lifetime of credentials in seconds in tests of their expiry: the minimum.
 const SHORT: u32 = 10;
 
 fn main() -> ExitCode {
     // Returns on the other side only.
-    alone::go_on(network::enter(), |()| async {
+    namespaces::run(network::enter(), |()| async {
         tokio::select! {
             result = run() => result,
             result = network::pass_on(PORT) => result,
@@ -45,7 +38,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// Runs one test with a board and a relay of its own, and says how it went.
+/// Runs one test with its own board and relay, and prints the result.
 macro_rules! test {
     ($name:ident, $browser:expr, $secret:expr, $lifetime:expr) => {{
         let started = Instant::now();
@@ -64,20 +57,16 @@ macro_rules! test {
 
 async fn run() -> Result<()> {
     let browser = Browser::start_at(&network::viewers_place()).await?;
-    test!(pictures_come_through_the_relay_where_nothing_else_connects, browser, SHARED, 600);
-    test!(a_whep_viewer_comes_through_the_relay_with_the_servers_of_the_answer_s_links, browser, SHARED, 600);
-    test!(the_picture_goes_on_over_the_relay_when_a_restart_s_answer_is_lost, browser, SHARED, 600);
-    test!(credentials_are_renewed_before_they_end_and_who_watches_does_not_notice, browser, SHARED, SHORT);
-    test!(a_wrong_secret_gives_no_connection_and_board_and_viewer_are_told_why, browser, "south", 600);
-    test!(a_relay_that_does_not_answer_is_told_of_too, browser, SHARED, 600);
+    test!(video_is_relayed_if_no_direct_path_exists, browser, SHARED, 600);
+    test!(a_whep_viewer_uses_the_relay_of_the_answer_s_links, browser, SHARED, 600);
+    test!(video_goes_on_over_the_relay_when_a_restart_s_answer_is_lost, browser, SHARED, 600);
+    test!(credentials_are_renewed_before_they_expire_without_interrupting_viewers, browser, SHARED, SHORT);
+    test!(a_wrong_secret_gives_no_connection_and_the_reason_is_reported, browser, "south", 600);
+    test!(a_relay_that_does_not_answer_is_reported, browser, SHARED, 600);
     Ok(())
 }
 
-async fn pictures_come_through_the_relay_where_nothing_else_connects(
-    board: &Board,
-    viewer: &Viewer<'_>,
-    _: &Coturn,
-) -> Result<()> {
+async fn video_is_relayed_if_no_direct_path_exists(board: &Board, viewer: &Viewer<'_>, _: &Coturn) -> Result<()> {
     ensure!(reaches(Side::Viewer, SocketAddr::new(MIDDLE, PORT))?, "the viewer does not reach the middle");
     ensure!(!reaches(Side::Viewer, SocketAddr::new(BOARD, PORT))?, "the viewer reaches the board by itself");
     viewer.join().await?;
@@ -89,11 +78,7 @@ async fn pictures_come_through_the_relay_where_nothing_else_connects(
     Ok(())
 }
 
-async fn a_whep_viewer_comes_through_the_relay_with_the_servers_of_the_answer_s_links(
-    _: &Board,
-    viewer: &Viewer<'_>,
-    _: &Coturn,
-) -> Result<()> {
+async fn a_whep_viewer_uses_the_relay_of_the_answer_s_links(_: &Board, viewer: &Viewer<'_>, _: &Coturn) -> Result<()> {
     let link: String = viewer
         .ask(&format!(
             r#"make([]);
@@ -128,7 +113,7 @@ async fn a_whep_viewer_comes_through_the_relay_with_the_servers_of_the_answer_s_
     Ok(())
 }
 
-async fn the_picture_goes_on_over_the_relay_when_a_restart_s_answer_is_lost(
+async fn video_goes_on_over_the_relay_when_a_restart_s_answer_is_lost(
     _: &Board,
     viewer: &Viewer<'_>,
     _: &Coturn,
@@ -148,7 +133,7 @@ async fn the_picture_goes_on_over_the_relay_when_a_restart_s_answer_is_lost(
              socket.onmessage = onmessage",
         )
         .await?;
-    // This relay's allocations last ten seconds, and nobody refreshes that of the former path.
+    // This relay's allocations last ten seconds, and that of the former path is not refreshed.
     let path = viewer.watch(60).await?;
     ensure!(path.freezes - frozen < 1.0, "the picture stood still: {path:?}");
     let () = viewer.ask("await offer({ iceRestart: true })").await?;
@@ -158,7 +143,7 @@ async fn the_picture_goes_on_over_the_relay_when_a_restart_s_answer_is_lost(
     Ok(())
 }
 
-async fn credentials_are_renewed_before_they_end_and_who_watches_does_not_notice(
+async fn credentials_are_renewed_before_they_expire_without_interrupting_viewers(
     _: &Board,
     viewer: &Viewer<'_>,
     _: &Coturn,
@@ -200,7 +185,7 @@ async fn credentials_are_renewed_before_they_end_and_who_watches_does_not_notice
     let path = viewer.watch(60).await?;
     ensure!((&*path.local, &*path.remote) == ("relay", "relay"), "after the restart: {path:?}");
 
-    // The relay does refuse what has ended: it was no accident that the rest went well.
+    // The relay refuses expired credentials: the renewal was necessary.
     let gathered: Vec<String> = viewer
         .ask(&format!(
             "const other = new RTCPeerConnection({{ iceServers: {old} }});
@@ -220,7 +205,7 @@ async fn credentials_are_renewed_before_they_end_and_who_watches_does_not_notice
     Ok(())
 }
 
-async fn a_wrong_secret_gives_no_connection_and_board_and_viewer_are_told_why(
+async fn a_wrong_secret_gives_no_connection_and_the_reason_is_reported(
     board: &Board,
     viewer: &Viewer<'_>,
     _: &Coturn,
@@ -234,16 +219,12 @@ async fn a_wrong_secret_gives_no_connection_and_board_and_viewer_are_told_why(
     let fault = status.pointer("/viewers/relay_fault").and_then(Value::as_str).unwrap_or_default();
     ensure!(fault.contains("401") && fault.contains("secret"), "{status:#}");
     let log = board.log()?;
-    ensure!(log.matches("no relay").count() == 1, "not one warning:\n{log}");
+    ensure!(log.matches("no TURN relay").count() == 1, "not one warning:\n{log}");
     ensure!(!log.contains(&MIDDLE.to_string()), "an address is in the log:\n{log}");
     Ok(())
 }
 
-async fn a_relay_that_does_not_answer_is_told_of_too(
-    board: &Board,
-    viewer: &Viewer<'_>,
-    coturn: &Coturn,
-) -> Result<()> {
+async fn a_relay_that_does_not_answer_is_reported(board: &Board, viewer: &Viewer<'_>, coturn: &Coturn) -> Result<()> {
     coturn.freeze()?;
     viewer.join().await?;
     let reason: String =

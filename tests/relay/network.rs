@@ -10,12 +10,12 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::alone;
-use crate::browser;
+use testkit::browser;
+use testkit::namespaces;
 
-/// Where the relay is, for both sides (RFC 5737: for documentation, and so nobody's).
+/// The address of the relay, for both sides (RFC 5737: reserved for documentation).
 pub const MIDDLE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
-/// Where the board is, in its own network. The viewer must not get there.
+/// The address of the board, in its own network. The viewer cannot reach it.
 pub const BOARD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 1, 2));
 /// Where the viewer is.
 const VIEWER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 2, 2));
@@ -30,7 +30,7 @@ const INSIDE: &str = "PEERCAM_RELAY_INSIDE";
 /// One of the two sides.
 #[derive(Clone, Copy, Debug)]
 pub enum Side {
-    /// Where the board is.
+    /// The board's side.
     Board,
     /// Where the viewer is.
     Viewer,
@@ -44,7 +44,7 @@ impl Side {
         }
     }
 
-    /// What takes a command to this side, in front of it.
+    /// The prefix of commands that run on this side.
     pub fn through(self) -> Vec<String> {
         vec!["nsenter".into(), format!("--net=/run/netns/{}", self.name()), "--".into()]
     }
@@ -58,9 +58,9 @@ impl Side {
     }
 }
 
-/// Goes on in namespaces of its own. Returns inside, with the networks laid.
+/// Enters its own namespaces. Returns inside, with the networks set up.
 pub fn enter() -> Result<()> {
-    alone::enter(INSIDE)?;
+    namespaces::enter(INSIDE)?;
     run("ip link set lo up")?;
     run(&format!("ip address add {MIDDLE}/32 dev lo"))?;
     for (side, near, far) in [(Side::Board, TO_BOARD.to_owned(), BOARD), (Side::Viewer, TO_VIEWER.to_string(), VIEWER)]
@@ -99,14 +99,14 @@ pub fn viewers_place() -> browser::Place {
     browser::Place { through: Side::Viewer.through(), address: VIEWER, test: TO_VIEWER }
 }
 
-/// Whether a TCP connection from one side to an address comes about.
+/// Whether a TCP connection from one side to an address succeeds.
 pub fn reaches(side: Side, address: SocketAddr) -> Result<bool> {
     let script = format!("exec 3<>/dev/tcp/{}/{}", address.ip(), address.port());
     let output = side.command("timeout").args(["1", "bash", "-c", &script]).output()?;
     Ok(output.status.success())
 }
 
-/// Passes TCP connections to the middle at `port` on to the same port of the board: what a reverse proxy would do.
+/// Passes TCP connections to the middle at `port` on to the same port of the board: like a reverse proxy.
 pub async fn pass_on(port: u16) -> Result<()> {
     let listener = TcpListener::bind((MIDDLE, port)).await?;
     loop {

@@ -1,4 +1,4 @@
-//! A viewer in the browser that does with ICE servers what `docs/protocol.md` says.
+//! A viewer in the browser that uses ICE servers as described in `docs/protocol.md`.
 
 use std::time::{Duration, Instant};
 
@@ -8,15 +8,15 @@ use serde_json::from_value;
 use tokio::time::sleep;
 
 use crate::board::{PORT, SECRET};
-use crate::browser::Browser;
 use crate::network::MIDDLE;
+use testkit::browser::Browser;
 
-/// What can be waited for comes within this time.
+/// Time limit of waits.
 const LIMIT: Duration = Duration::from_secs(25);
-/// How often the browser is asked.
+/// Polling interval.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// What every script may use.
+/// Functions for every script.
 const PRELUDE: &str = r"
     const until = async (what, condition) => {
         const end = performance.now() + 20000;
@@ -81,7 +81,7 @@ pub struct Path {
     pub remote: String,
     /// Pictures decoded so far.
     pub frames: u64,
-    /// Seconds for which the picture stood still.
+    /// Seconds without a new frame.
     pub freezes: f64,
 }
 
@@ -97,12 +97,12 @@ impl<'a> Viewer<'a> {
         Ok(Self { browser })
     }
 
-    /// Joins by WebSocket with the servers that the board gives.
+    /// Joins by WebSocket with the servers that the board sends.
     pub async fn join(&self) -> Result<()> {
         self.ask(&format!("await call('{SECRET}'); make(servers()); await offer()")).await
     }
 
-    /// Waits until so many more pictures are decoded, and gives the path that they took.
+    /// Waits until that many more frames are decoded, and returns their path.
     pub async fn watch(&self, more: u64) -> Result<Path> {
         let before = self.path().await?.frames;
         let deadline = Instant::now() + LIMIT;
@@ -126,7 +126,7 @@ impl<'a> Viewer<'a> {
         self.ask("return path()").await
     }
 
-    /// Runs the body of an async function that knows what stands in the prelude.
+    /// Runs the body of an async function with the functions of the prelude.
     pub async fn ask<T: DeserializeOwned>(&self, body: &str) -> Result<T> {
         Ok(from_value(self.browser.run(&format!("{PRELUDE}{body}")).await?)?)
     }

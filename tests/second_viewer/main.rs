@@ -1,20 +1,12 @@
 //! The shipped binary watched by a second, independent WebRTC stack: GStreamer's `webrtcbin`, with libnice, OpenSSL and
 //! libsrtp below it, which comes by WHEP and decodes pictures and sound.
 
-#[path = "../harness/board.rs"]
-#[allow(dead_code, reason = "the end-to-end suite uses the rest")]
-mod board;
-mod player;
-#[path = "../harness/shipped.rs"]
-#[allow(dead_code, reason = "a harness for several suites")]
-mod shipped;
-
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use board::{Board, ENCODERS, VIEWERS};
-use player::{AUDIO, Bundling, CHANNEL, Player, VIDEO};
+use testkit::board::{Board, ENCODERS, VIEWERS};
+use testkit::player::{AUDIO, Bundling, CHANNEL, Player, VIDEO};
 
 /// How long pictures and sound are counted.
 const SPAN: Duration = Duration::from_secs(6);

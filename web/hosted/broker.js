@@ -1,25 +1,25 @@
-/** The page's connection to its broker, and how it stands in words. */
+/** The page's connection to its broker, and the state of the connection as text. */
 import mqtt from 'mqtt';
 import { openSocket } from './early-socket.js';
 
-/** Between attempts; jittered, so that the pages of many people do not come back at the same moment. */
+/** Pause between attempts; random, so that many pages do not reconnect at the same moment. */
 const RETRY_MS = [800, 1600];
-/** Over a slow mobile path a TLS connection with MQTT on top takes several seconds. */
+/** Time limit for connecting: over a slow mobile path a TLS connection with MQTT takes several seconds. */
 const CONNECT_MS = 10_000;
-/** A path that is gone is noticed within one and a half of these (MQTT 5, section 3.1.2.10). */
+/** Keep-alive interval: a lost path is detected within one and a half of these (MQTT 5, section 3.1.2.10). */
 const KEEP_ALIVE_S = 20;
 
-/** By CONNACK's reason codes, of version 5 and of 3.1.1. Brokers do not agree on which of two says that a password is wrong. */
+/** By CONNACK reason code, of version 5 and of 3.1.1. Brokers differ in which of two codes means a wrong password. */
 const VERSION = 'The broker does not speak MQTT 5.';
 const LOGIN = 'The broker does not admit this user, or the password is wrong.';
 const REFUSALS = { 1: VERSION, 4: LOGIN, 5: LOGIN, 132: VERSION, 134: LOGIN, 135: LOGIN, 138: 'The broker has banned this user.' };
 
 /**
- * `connecting`: the first attempt; `online`; `away`: it is tried again; `refused`: it is not, before something changes.
+ * `connecting`: the first attempt; `online`; `away`: retried; `refused`: not retried until something changes.
  * @typedef {{state: 'connecting' | 'online' | 'away' | 'refused', reason: string}} Standing
  */
 
-/** @fires change  The standing is another. */
+/** @fires change  The standing has changed. */
 export class BrokerConnection extends EventTarget {
   /** @type {Standing} */
   standing = { state: 'connecting', reason: '' };
@@ -60,7 +60,7 @@ export class BrokerConnection extends EventTarget {
   }
 
   #failed(code, message) {
-    // Numbers are CONNACK's; what has none, or a word, is the network's and is followed by `close`.
+    // Numbers are CONNACK codes; an error without a code, or with a word, is the network's and is followed by `close`.
     if (typeof code !== 'number') console.warn('peercam: the broker’s connection:', message);
     else if (REFUSALS[code] === LOGIN && !this.#isNamed) this.#tell('refused', 'The broker wants a user and a password.');
     else this.#tell('refused', REFUSALS[code] ?? `The broker refuses: ${message.replace(/^Connection refused: /, '')} (${code}).`);

@@ -1,16 +1,16 @@
-/** The cameras that announce themselves at a broker, kept as a list on the page. */
+/** The page's list of the cameras that announce themselves at a broker. */
 
-/** Before a broker with many retained messages has sent them all, nothing is said about there being none. */
+/** Time for a broker to send all its retained messages; only then the page may state that there are no cameras. */
 const PATIENCE_MS = 1500;
 
 const STATES = { live: 'Live', idle: 'Ready', starting: 'Starting', waiting: 'No picture', private: 'Private' };
 const TONES = { waiting: 'busy', private: 'quiet' };
 
-/** By name, as people order them: camera 2 before camera 10. An entry does not move when its camera comes or goes. */
+/** Order by name, as people sort: camera 2 before camera 10. An entry does not move when its camera comes or goes. */
 const order = new Intl.Collator(undefined, { numeric: true });
 
 /**
- * @fires choose  Somebody wants to see a camera; `detail` is `{device, camera}`.
+ * @fires choose  A person has chosen a camera; `detail` is `{device, camera}`.
  */
 export class CameraList extends EventTarget {
   #list;
@@ -22,7 +22,7 @@ export class CameraList extends EventTarget {
   #entries = new Map();
   #chosen = '';
   #patience = 0;
-  /** What keeps cameras from being heard of, where something does. */
+  /** Why no cameras can be found, if there is a reason. */
   #obstacle = '';
 
   /**
@@ -55,7 +55,7 @@ export class CameraList extends EventTarget {
       this.#show();
     });
     client.on('connect', () => this.#wait());
-    // What a camera does meanwhile is not known, and told anew afterwards.
+    // The cameras' state is unknown meanwhile, and is sent again afterwards.
     client.on('close', () => {
       for (const device of this.#devices.values()) device.availability = 'unknown';
       this.#show();
@@ -64,13 +64,13 @@ export class CameraList extends EventTarget {
     this.#show();
   }
 
-  /** Marks the one that is shown. */
+  /** Marks the camera that is shown. */
   choose(device, camera) {
     this.#chosen = key(device, camera);
     this.#show();
   }
 
-  /** @returns {string}  What a camera is called here, where devices have one or several. */
+  /** @returns {string}  The name of a camera in the list; it includes the device's name. */
   title(device, camera) {
     const several = (this.#devices.get(device)?.status?.cameras?.length ?? 0) > 1;
     return camera && several ? `${device} · ${camera}` : device;
@@ -98,7 +98,7 @@ export class CameraList extends EventTarget {
   #show() {
     const wanted = new Map();
     for (const [name, device] of this.#devices) {
-      // A device announces itself by its availability, and an empty one takes it away.
+      // A device announces itself with its availability; an empty one removes it.
       if (!device.availability) continue;
       const cameras = Array.isArray(device.status?.cameras) && device.status.cameras.length ? device.status.cameras : [{}];
       for (const camera of cameras) wanted.set(key(name, cameras.length > 1 ? camera.name : ''), { name, device, camera });
@@ -142,7 +142,7 @@ export class CameraList extends EventTarget {
     write(button.querySelector('.state'), words);
   }
 
-  /** Moves only what is out of order: a moved element would lose the focus. */
+  /** Moves only entries that are out of order: a moved element would lose the focus. */
   #arrange() {
     const ids = [...this.#entries.keys()].sort(order.compare);
     ids.forEach((id, index) => {
@@ -151,7 +151,7 @@ export class CameraList extends EventTarget {
     });
   }
 
-  /** Up and down, home and end, as in any list; Enter and space are the button's own. */
+  /** Handles up, down, home and end, as in any list; the buttons handle Enter and space themselves. */
   #key(event) {
     const buttons = [...this.#list.querySelectorAll('button')];
     const at = buttons.indexOf(document.activeElement);
@@ -166,7 +166,7 @@ function situation({ availability, status }, camera) {
   if (availability === 'offline') return { tone: 'bad', words: 'Offline' };
   if (availability !== 'online') return { tone: 'quiet', words: 'Not known at the moment' };
   const { state, reason, mode } = camera;
-  // The board's own count is of all its cameras, and of calls that are not finished.
+  // The board's own count includes all its cameras, and calls that are not connected yet.
   const watches = (viewer) => viewer.camera === camera.name && ['watching', 'interrupted'].includes(viewer.state);
   const viewers = status?.viewers?.list?.filter(watches).length;
   const words = [
@@ -185,7 +185,7 @@ function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** A status that cannot be read is as good as none: the camera can be watched all the same. */
+/** Parses a status. An invalid one is treated as missing: the camera can be watched all the same. */
 function parsed(payload) {
   try {
     const status = JSON.parse(new TextDecoder().decode(payload));

@@ -1,4 +1,4 @@
-/** A WebSocket to the broker that is opened before the MQTT client is there to use it. */
+/** A WebSocket to the broker that is opened before the MQTT client is loaded. */
 
 /** @type {WebSocket | null} */
 let early = null;
@@ -9,7 +9,7 @@ export function openEarly(address) {
 }
 
 /**
- * The one that was opened early, once, if it leads there and has not failed; else another.
+ * Returns the early socket, once, if it is for this address and has not failed; else a new one.
  * @param {string} address  @param {string[]} protocols
  */
 export function openSocket(address, protocols) {

@@ -1,4 +1,4 @@
-/** A page that can lie on any web server: it finds cameras at an MQTT broker and plays one. */
+/** A page for any web server: it finds cameras at an MQTT broker and plays one. */
 import '../peercam-viewer.js';
 import { MqttTransport } from '../mqtt-signalling.js';
 import { BrokerConnection } from './broker.js';
@@ -45,7 +45,7 @@ finding.querySelector('.leave').addEventListener('click', () => {
 
 cameras.addEventListener('choose', ({ detail: { device, camera } }) => play(device, camera));
 
-/** Nothing is asked where the broker is known and nothing more is needed. */
+/** Connects without asking if the settings are complete. */
 function begin() {
   if (!isComplete(settings)) {
     enter('');
@@ -68,7 +68,7 @@ function connect() {
   broker.addEventListener('change', brokerChanged);
   cameras.listen(broker.client, settings.prefix);
   showBroker();
-  // At once: the offer is made while the broker is being reached.
+  // Plays at once: the offer is made while the broker is being connected.
   if (settings.device && !finding.hidden) play(settings.device, settings.camera);
 }
 
@@ -122,7 +122,7 @@ function enter(reason) {
   show(entering);
   say(reason, 'bad');
   document.title = 'Cameras';
-  // Where the person has to go on.
+  // Focuses the first field that is still empty.
   const missing = ['broker', 'user', 'password'].find((name) => !form.elements[name].value);
   form.elements[missing ?? 'password'].focus();
 }

@@ -1,9 +1,9 @@
 /**
- * Which broker, as whom, and which camera: from the page's address and from what was entered before.
+ * The settings of the page: broker, user and camera, from the page's address and from earlier input.
  *
- * A link may name everything but user and password. What was entered is remembered by the browser, the password only
- * until the tab is closed; and both are used with the broker alone for which they were entered, since a link can name
- * any.
+ * A link may contain everything except user and password. The browser remembers the input, the password only until the
+ * tab is closed. User and password are used only with the broker for which they were entered, since a link can name any
+ * broker.
  *
  * @typedef {{broker: string, user: string, password: string, prefix: string}} Settings
  */
@@ -28,7 +28,7 @@ export function remembered() {
   };
 }
 
-/** Whether it can be tried without asking for more. A broker that wants a user says so. */
+/** Whether the page can connect without asking for more. A broker that requires a user reports that. */
 export const isComplete = ({ broker, user, password }) => Boolean(broker && (password || !user));
 
 /** @param {Settings} settings */
@@ -42,7 +42,7 @@ export function forgetPassword() {
 }
 
 /**
- * Keeps the page's address in step, so that it can be bookmarked and sent to somebody.
+ * Updates the page's address, so that it can be bookmarked and sent to somebody.
  * @param {{broker: string, prefix: string, device?: string, camera?: string}} what
  */
 export function showInAddress({ broker, prefix, device = '', camera = '' }) {
@@ -53,10 +53,10 @@ export function showInAddress({ broker, prefix, device = '', camera = '' }) {
 }
 
 /**
- * Understands what was entered.
+ * Validates and completes the input.
  * @param {Record<keyof Settings, FormDataEntryValue>} entered
  * @returns {Settings}
- * @throws {Error}  Says what cannot be used, and what can.
+ * @throws {Error}  States what is invalid, and what is valid.
  */
 export function understood(entered) {
   const prefix = String(entered.prefix ?? '').trim() || USUAL_PREFIX;
@@ -86,7 +86,7 @@ function parsed(text) {
   }
 }
 
-/** What a browser that forbids storage gives is nothing, and then each visit begins anew. */
+/** Reads an entry of the storage. If the browser forbids storage, it is empty, and each visit starts afresh. */
 function read(storage, key) {
   try {
     return JSON.parse(storage.getItem(key)) ?? {};
@@ -99,6 +99,6 @@ function write(storage, key, value) {
   try {
     storage.setItem(key, JSON.stringify(value));
   } catch {
-    // As above.
+    // Storage is forbidden, see `read`.
   }
 }

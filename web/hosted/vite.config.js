@@ -3,14 +3,14 @@ import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vite';
 
 export default defineConfig({
-  // Relative addresses: the page need not lie at the root of its host.
+  // Relative addresses: the page need not be at the root of its host.
   base: './',
   build: {
-    // What the viewer itself needs: constructed style sheets, private methods, static fields.
+    // The viewer itself needs these versions: constructed style sheets, private methods, static fields.
     target: ['chrome105', 'firefox113', 'safari16.4'],
-    // The page's content security policy has no `data:`; a file of its own is as good.
+    // The page's content security policy does not allow `data:`, so assets stay separate files.
     assetsInlineLimit: 0,
-    // MQTT.js is more than half of it, and needed at once.
+    // MQTT.js is more than half of the size, and needed at once.
     chunkSizeWarningLimit: 600,
     reportCompressedSize: false,
   },

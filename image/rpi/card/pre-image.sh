@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # shellcheck disable=SC2154 # IGconf_* come from rpi-image-gen
-# Called by rpi-image-gen with the root and the directory for what genimage is to read: names the partitions by the
+# rpi-image-gen calls this with the root and the directory for genimage's input. It names the partitions by the
 # signature of this card in fstab and on the kernel's command line, and fills in genimage's template.
 set -euo pipefail
 root=$1

@@ -1,9 +1,9 @@
-//! Cameras whose capture process is played by the test, which says and does what a real one would not.
+//! Tests of cameras with a fake capture process, which can misbehave in ways that a real one does not.
 
-mod lying;
+mod false_reports;
 mod misbehaving;
-mod playing;
-mod waiting;
+mod time_limits;
+mod well_behaved;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,65 +14,65 @@ use std::thread;
 
 use tokio::net::UnixStream;
 
-use crate::capture::wire::{self, Header, Kind};
-use crate::capture::{Begin, Built, Mode, Order, Patience, Report, Step};
-use crate::media::{Frame, Resolution, Subscription};
+use crate::capture::wire::{self, Header, MessageKind};
+use crate::capture::{ActiveMode, Begin, Built, Order, Patience, Report, Step};
+use crate::media::{Frame, Purpose, Resolution, Subscription};
 
-use super::launcher::{Exit, Life};
+use super::launcher::{Exit, ProcessHandle};
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn in_time<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("it takes far less than the patience")
+    tokio::time::timeout(PATIENCE, future).await.expect("done within PATIENCE")
 }
 
 async fn close(group: Group) {
     assert!(group.close(Duration::from_secs(5)).await, "tasks are left");
 }
 
-/// What the next processes do, each in its turn. The last one is played again and again.
+/// Launches fake processes with these behaviours, in order. The last one repeats.
 #[derive(Clone)]
-pub struct Player(Arc<Mutex<VecDeque<Part>>>);
+pub struct FakeLauncher(Arc<Mutex<VecDeque<Behaviour>>>);
 
-type Part = Arc<dyn Fn(&mut Puppet) -> Option<Exit> + Send + Sync>;
+type Behaviour = Arc<dyn Fn(&mut FakeProcess) -> Option<Exit> + Send + Sync>;
 
-impl Player {
-    /// The process that a test plays, at the other end of a connection.
-    pub fn play(&self) -> io::Result<(UnixStream, Life)> {
+impl FakeLauncher {
+    /// Starts a fake process, and connects to it.
+    pub fn launch(&self) -> io::Result<(UnixStream, ProcessHandle)> {
         let (ours, theirs) = Socket::pair()?;
         ours.set_nonblocking(true)?;
-        let part = {
-            let mut parts = self.0.lock().unwrap();
-            if parts.len() > 1 { parts.pop_front() } else { parts.front().cloned() }
+        let behaviour = {
+            let mut behaviours = self.0.lock().unwrap();
+            if behaviours.len() > 1 { behaviours.pop_front() } else { behaviours.front().cloned() }
         };
-        let part = part.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no such program"))?;
+        let behaviour = behaviour.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no such program"))?;
         let (killed, is_killed) = watch::channel(false);
         let (ended, has_ended) = watch::channel(None);
-        let mut puppet = Puppet { socket: theirs, is_killed, begin: None };
+        let mut process = FakeProcess { socket: theirs, is_killed, begin: None };
         thread::spawn(move || {
-            let exit = part(&mut puppet);
-            let exit = if *puppet.is_killed.borrow() { Exit::Signal(9) } else { exit.unwrap_or(Exit::Code(0)) };
-            drop(puppet);
+            let exit = behaviour(&mut process);
+            let exit = if *process.is_killed.borrow() { Exit::Signal(9) } else { exit.unwrap_or(Exit::Code(0)) };
+            drop(process);
             ended.send_replace(Some(exit));
         });
-        Ok((UnixStream::from_std(ours)?, Life::Played(Played { killed, has_ended })))
+        Ok((UnixStream::from_std(ours)?, ProcessHandle::Fake(FakeHandle { killed, has_ended })))
     }
 }
 
-/// The hold on a process that a test plays.
-pub struct Played {
+/// Handle to a fake process.
+pub struct FakeHandle {
     killed: watch::Sender<bool>,
     has_ended: watch::Receiver<Option<Exit>>,
 }
 
-impl fmt::Debug for Played {
+impl fmt::Debug for FakeHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("played")
+        f.write_str("fake")
     }
 }
 
-impl Played {
+impl FakeHandle {
     pub fn kill(&self) -> io::Result<()> {
         self.killed.send_replace(true);
         Ok(())
@@ -83,15 +83,15 @@ impl Played {
     }
 }
 
-/// The process's end.
-pub struct Puppet {
+/// A fake process: its side of the connection.
+pub struct FakeProcess {
     socket: Socket,
     is_killed: watch::Receiver<bool>,
     begin: Option<Begin>,
 }
 
-impl Puppet {
-    /// The next order; none where the parent is gone, or has killed the process.
+impl FakeProcess {
+    /// The next order; `None` if the parent is gone, or has killed the process.
     fn order(&mut self) -> Option<Order> {
         self.socket.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
         loop {
@@ -115,14 +115,14 @@ impl Puppet {
     }
 
     fn report(&mut self, report: &Report) {
-        self.raw(&wire::message(Kind::Report, report).unwrap());
+        self.raw(&wire::message(MessageKind::Report, report).unwrap());
     }
 
     fn doing(&mut self, step: Step) {
         self.report(&Report::Doing(step));
     }
 
-    /// The parent may be gone by then.
+    /// Ignores errors: the parent may be gone.
     fn raw(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).ok();
     }
@@ -130,11 +130,11 @@ impl Puppet {
     fn frame(&mut self, attempt: u32, is_key: bool, text: &str) {
         let captured = wire::nanoseconds(std::time::Instant::now());
         let length = text.len() as u32;
-        let header = Header { kind: Kind::Frame, is_key, rendition: 0, length, number: attempt, captured };
+        let header = Header { kind: MessageKind::Frame, is_key, rendition: 0, length, number: attempt, captured };
         self.raw(&[&header.bytes()[..], text.as_bytes()].concat());
     }
 
-    /// Greets, and takes how it is to begin.
+    /// Sends the hello and receives the first settings.
     fn greet(&mut self) -> Option<Begin> {
         self.report(&Report::Hello { version: wire::VERSION });
         let Some(Order::Begin(begin)) = self.order() else { return None };
@@ -142,7 +142,7 @@ impl Puppet {
         Some(begin)
     }
 
-    /// The number of the attempt that is ordered next.
+    /// The number of the next attempt.
     fn opened(&mut self) -> Option<u32> {
         loop {
             if let Order::Open { attempt, .. } = self.order()? {
@@ -158,7 +158,7 @@ impl Puppet {
         self.frame(attempt, true, "first");
     }
 
-    /// Sends a frame each 20 ms and does what it is told, until the parent is gone or `ends` says so.
+    /// Sends a frame each 20 ms and carries out orders, until the parent is gone or `ends` returns true.
     fn serve(&mut self, mut ends: impl FnMut(&mut Self, u32, u32) -> bool) -> Option<()> {
         loop {
             let attempt = self.opened()?;
@@ -188,7 +188,7 @@ impl Puppet {
 fn built() -> Built {
     Built {
         device: "camera".into(),
-        mode: Some(Mode { format: "NV12".into(), resolution: Resolution { width: 640, height: 480 }, fps: 50.0 }),
+        mode: Some(ActiveMode { format: "NV12".into(), resolution: Resolution { width: 640, height: 480 }, fps: 50.0 }),
         encoder: Some("x264enc".into()),
         key_frames_on_demand: Some(true),
         patience: Patience { first: Duration::from_millis(300), next: Duration::from_millis(200) },
@@ -199,31 +199,31 @@ fn running() -> Step {
     Step::Running { device: "camera".into(), format: Some("NV12".into()), encoder: Some("x264enc".into()) }
 }
 
-/// A process as it is to be.
-fn good(puppet: &mut Puppet) -> Option<Exit> {
-    puppet.greet()?;
-    puppet.serve(|_, _, _| false);
+/// A process that does what it should.
+fn good(process: &mut FakeProcess) -> Option<Exit> {
+    process.greet()?;
+    process.serve(|_, _, _| false);
     None
 }
 
-/// A camera whose processes are played.
-struct Stage {
+/// A camera with fake processes.
+struct Fixture {
     group: Group,
     camera: Camera,
     viewer: Subscription,
     status: watch::Receiver<Status>,
 }
 
-impl Stage {
-    fn new(parts: Vec<Part>) -> Self {
-        Self::with(parts, Duration::from_secs(60))
+impl Fixture {
+    fn new(behaviours: Vec<Behaviour>) -> Self {
+        Self::with(behaviours, Duration::from_secs(60))
     }
 
-    fn with(parts: Vec<Part>, linger: Duration) -> Self {
+    fn with(behaviours: Vec<Behaviour>, linger: Duration) -> Self {
         let group = Group::new();
-        let launcher = Launcher::played(Player(Arc::new(Mutex::new(parts.into()))), linger);
+        let launcher = Launcher::with_fake(FakeLauncher(Arc::new(Mutex::new(behaviours.into()))), linger);
         let camera = Camera::open(Config { source: "/dev/video0".into(), ..Config::default() }, &launcher, &group);
-        let (viewer, status) = (camera.feed().subscribe(), camera.status());
+        let (viewer, status) = (camera.feed().subscribe(Purpose::Viewer), camera.status());
         Self { group, camera, viewer, status }
     }
 
@@ -235,15 +235,15 @@ impl Stage {
         in_time(self.status.wait_for(|status| status.state == state)).await.unwrap().clone()
     }
 
-    /// The next reason that has these words.
+    /// Waits for a reason that contains these words.
     async fn reason(&mut self, words: &str) -> String {
         let has = |status: &Status| status.reason.as_deref().is_some_and(|reason| reason.contains(words));
         let found = tokio::time::timeout(PATIENCE, self.status.wait_for(has)).await;
         let found = found.map(|found| found.unwrap().reason.clone().unwrap());
-        found.unwrap_or_else(|_| panic!("{words:?} is not said, but {:?}", self.camera.status().borrow().reason))
+        found.unwrap_or_else(|_| panic!("the reason is not {words:?}, but {:?}", self.camera.status().borrow().reason))
     }
 }
 
-fn part(play: impl Fn(&mut Puppet) -> Option<Exit> + Send + Sync + 'static) -> Part {
+fn behaviour(play: impl Fn(&mut FakeProcess) -> Option<Exit> + Send + Sync + 'static) -> Behaviour {
     Arc::new(play)
 }

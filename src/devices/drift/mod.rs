@@ -1,11 +1,12 @@
 //! Keeps a sound card's samples in step with the clock.
 //!
-//! A card counts its samples by a quartz of its own, which is off from the system's clock by up to some hundred millionths:
-//! at 200 ppm sound and picture are a second apart after 83 minutes. Here sound is stretched or pressed by just so much,
-//! as it comes from the card and before anything counts its samples, so that from here on a sample's time is that of the
-//! first and their number. Where samples are missing, or are too many, that time steps once, and the buffer says so.
+//! A card counts its samples by a quartz of its own, which is off from the system's clock by up to some hundred
+//! ppm: at 200 ppm sound and picture are a second apart after 83 minutes. This module resamples the sound by just
+//! that ratio, as it comes from the card and before anything counts its samples. From here on a sample's time is
+//! that of the first sample plus the number of samples since. If samples are missing, or are too many, that time
+//! steps once, and the buffer is flagged.
 
-mod course;
+mod estimator;
 mod resampler;
 
 use std::sync::{Mutex, PoisonError};
@@ -16,28 +17,28 @@ use peercam::capture::Error;
 
 use crate::graph::elements::filter;
 
-use course::Course;
+use estimator::DriftEstimator;
 use resampler::Resampler;
 
-/// What is worked on: what the encoder takes.
+/// The sample format that is processed, which is the encoder's.
 const FORMAT: &str = "audio/x-raw,format=S16LE,layout=interleaved";
 
-/// How often the log has the drift, in seconds of sound.
-const TOLD: f64 = 60.0;
+/// Interval of log lines about the drift, in seconds of sound.
+const LOG_INTERVAL: f64 = 60.0;
 
-/// Samples that are too many are left out, up to so many seconds. A stamp that is still earlier is another line of time.
-const MOST_LEFT_OUT: f64 = 1.0;
+/// Surplus samples are left out, up to so many seconds. An even earlier stamp belongs to another time line.
+const MAX_LEFT_OUT: f64 = 1.0;
 
-/// A stamp that is further from now is not of the pipeline's clock. No card holds on to so much sound.
+/// A stamp that is further from the present is not of the pipeline's clock. No card buffers so much sound.
 const OTHER_CLOCK: gst::ClockTime = gst::ClockTime::from_seconds(3600);
 
-/// An element after which sound is in step with the pipeline's clock. Before it stand the card and what converts samples,
-/// but nothing that has its own idea of time.
-pub fn follower() -> Result<gst::Element, Error> {
+/// An element whose output is in step with the pipeline's clock. It follows the card and the sample conversion, but
+/// nothing that keeps time itself.
+pub fn clock_follower() -> Result<gst::Element, Error> {
     let element = filter(FORMAT)?;
     let pad = element.static_pad("src").ok_or_else(|| Error::broken("no pad to put sound in step"))?;
     Resampler::prepare();
-    // Locked by one thread only: the one that the pad's data flow in.
+    // Only one thread locks it: the pad's streaming thread.
     let followed = Mutex::new(None);
     pad.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, move |pad, info| {
         let mut followed = followed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -45,17 +46,17 @@ pub fn follower() -> Result<gst::Element, Error> {
             Some(gst::PadProbeData::Buffer(buffer)) => {
                 let stamp = stamp(pad, buffer);
                 if followed.is_none() {
-                    *followed = pad.current_caps().zip(stamp).and_then(|(caps, start)| Follower::of(&caps, start));
+                    *followed = pad.current_caps().zip(stamp).and_then(|(caps, start)| ClockFollower::of(&caps, start));
                 }
                 match followed.as_mut().map(|follower| follower.follow(buffer, stamp)) {
                     Some(Some(followed)) => *buffer = followed,
                     // All of it is left out.
                     Some(None) => return gst::PadProbeReturn::Drop,
-                    // Without a stamp there is no line to follow.
+                    // Without a stamp there is no time line to follow.
                     None => {}
                 }
             }
-            // Another format than before, or another line of time.
+            // Another format than before, or another time line.
             Some(gst::PadProbeData::Event(event))
                 if matches!(event.type_(), gst::EventType::Caps | gst::EventType::Segment) =>
             {
@@ -68,12 +69,12 @@ pub fn follower() -> Result<gst::Element, Error> {
     Ok(element)
 }
 
-/// When the first sample of `buffer` was taken, as far as its stamp says so.
+/// When the first sample of `buffer` was taken, according to its stamp.
 ///
-/// ALSA's plugins outside the kernel (alsa-lib's ioplug) stamp by the wall clock, which alsasrc (1.22) takes for the
-/// pipeline's. Then the moment at which the buffer comes is the best that is known.
+/// ALSA's plugins outside the kernel (alsa-lib's ioplug) stamp by the wall clock, which alsasrc (1.22) treats as
+/// the pipeline's. The arrival of the buffer is then the best that is known.
 fn stamp(pad: &gst::Pad, buffer: &gst::BufferRef) -> Option<gst::ClockTime> {
-    // Until a pipeline plays, time has no beginning in it.
+    // Before a pipeline plays, it has no base time.
     let element = pad.parent_element().filter(|element| element.base_time().is_some_and(|base| !base.is_zero()));
     let now = element.and_then(|element| element.current_running_time());
     let is_of_another_clock = |stamp: gst::ClockTime| now.is_some_and(|now| stamp.absdiff(now) > OTHER_CLOCK);
@@ -81,25 +82,25 @@ fn stamp(pad: &gst::Pad, buffer: &gst::BufferRef) -> Option<gst::ClockTime> {
     buffer.pts().filter(|stamp| !is_of_another_clock(*stamp)).or_else(came)
 }
 
-/// The line of time of one card's samples.
+/// The time line of one card's samples.
 #[derive(Debug)]
-struct Follower {
+struct ClockFollower {
     rate: u32,
     channels: usize,
-    course: Course,
+    estimator: DriftEstimator,
     resampler: Resampler,
     /// When sample 0 of `samples` was taken.
     start: gst::ClockTime,
-    /// How many samples of each channel came out since.
+    /// Number of samples per channel that came out since.
     samples: u64,
-    /// Whether the next buffer begins another line of time.
+    /// Whether the next buffer starts a new time line.
     is_new: bool,
-    /// Sound since the log was told of the drift, in seconds.
-    untold: f64,
+    /// Seconds of sound since the drift was last logged.
+    since_log: f64,
 }
 
-impl Follower {
-    /// For sound of these capabilities that begins at `start`.
+impl ClockFollower {
+    /// For sound with these caps that begins at `start`.
     fn of(caps: &gst::CapsRef, start: gst::ClockTime) -> Option<Self> {
         let found = caps.structure(0)?;
         let (rate, channels) = (found.get::<i32>("rate").ok()?, found.get::<i32>("channels").ok()?);
@@ -109,29 +110,30 @@ impl Follower {
             Self {
                 rate,
                 channels,
-                course: Course::default(),
+                estimator: DriftEstimator::default(),
                 resampler: Resampler::new(channels),
                 start: start.saturating_sub(ahead),
                 samples: 0,
                 is_new: true,
-                untold: 0.0,
+                since_log: 0.0,
             }
         })
     }
 
-    /// The same sound in step with the clock; none where all of it is to be left out. `stamp` is when it was taken.
+    /// The same sound in step with the clock; `None` if all of it is to be left out. `stamp` is the time when it
+    /// was taken.
     fn follow(&mut self, buffer: &gst::BufferRef, stamp: Option<gst::ClockTime>) -> Option<gst::Buffer> {
         let map = buffer.map_readable().ok()?;
         let long = (map.len() / 2 / self.channels) as f64 / f64::from(self.rate);
         if let Some(stamp) = stamp {
             let late = self.late(stamp);
-            if let Some(skip) = self.course.hear(late, long) {
+            if let Some(skip) = self.estimator.add_stamp(late, long) {
                 self.step(skip, stamp);
             }
         }
-        self.tell(long);
+        self.log_drift(long);
         let mut followed = Vec::with_capacity(map.len() + 8 * self.channels);
-        let made = self.resampler.pass(&map, self.course.stretch(), &mut followed) as u64;
+        let made = self.resampler.pass(&map, self.estimator.stretch(), &mut followed) as u64;
         if made == 0 {
             return None;
         }
@@ -158,15 +160,13 @@ impl Follower {
         stamp.nseconds() as f64 / 1e9 - expected
     }
 
-    /// Sound of so many seconds is missing before the buffer with this stamp, or is too much.
+    /// Handles that `skip` seconds of sound are missing before the buffer with this stamp, or if negative, are too
+    /// many.
     fn step(&mut self, skip: f64, stamp: gst::ClockTime) {
-        // Seldom, and told at `debug` only.
-        tracing::debug!(
-            missing_ms = (skip * 1e3).round(),
-            "the sound card's samples and its stamps are not of one line"
-        );
-        if (-MOST_LEFT_OUT..0.0).contains(&skip) {
-            // Time does not go back: what viewers have had they cannot give back.
+        // Rare, and only logged at `debug`.
+        tracing::debug!(missing_ms = (skip * 1e3).round(), "the sound card's samples do not match its time stamps");
+        if (-MAX_LEFT_OUT..0.0).contains(&skip) {
+            // Time does not go back: viewers have that part already.
             return self.resampler.skip((-skip * f64::from(self.rate)) as u32);
         }
         let waiting = self.resampler.waiting() / f64::from(self.rate);
@@ -175,12 +175,12 @@ impl Follower {
         self.is_new = true;
     }
 
-    /// Tells the log of the drift, once a minute.
-    fn tell(&mut self, long: f64) {
-        self.untold += long;
-        if self.untold >= TOLD {
-            self.untold = 0.0;
-            let (drift, error) = (self.course.drift() * 1e6, self.course.error() * 1e3);
+    /// Logs the drift once a minute.
+    fn log_drift(&mut self, long: f64) {
+        self.since_log += long;
+        if self.since_log >= LOG_INTERVAL {
+            self.since_log = 0.0;
+            let (drift, error) = (self.estimator.drift() * 1e6, self.estimator.error() * 1e3);
             tracing::debug!(
                 drift_ppm = drift.round(),
                 error_ms = (error * 100.0).round() / 100.0,
@@ -194,7 +194,7 @@ fn seconds(seconds: f64) -> gst::ClockTime {
     gst::ClockTime::from_nseconds((seconds.max(0.0) * 1e9) as u64)
 }
 
-/// How long so many samples last.
+/// Duration of so many samples.
 fn span(samples: u64, rate: u32) -> gst::ClockTime {
     let nanos = u128::from(samples) * 1_000_000_000 / u128::from(rate);
     gst::ClockTime::from_nseconds(nanos as u64)
@@ -209,12 +209,12 @@ mod tests {
 
     use super::*;
 
-    /// A card whose samples each last longer by `drift`, and whose stamps waver.
+    /// A card whose samples each last longer by `drift`, and whose stamps jitter.
     struct Card {
         rate: u32,
         channels: usize,
         drift: f64,
-        /// The sine that it hears, in Hz.
+        /// Frequency of the sine that it records, in Hz.
         pitch: f64,
         /// From this sample on, so many seconds are missing.
         gap: (u64, f64),
@@ -258,14 +258,15 @@ mod tests {
         }
     }
 
-    /// The first channel of what comes out of so many seconds of sound, each with its time.
+    /// The first channel of the output for so many seconds of sound: time and value of each sample.
     fn followed(card: &mut Card, long: u64) -> Vec<(f64, f64)> {
         gst::init().unwrap();
         let mut follower = None;
         let mut heard = vec![];
         for _ in 0..long * 100 {
             let buffer = card.buffer();
-            let follower = follower.get_or_insert_with(|| Follower::of(&card.caps(), buffer.pts().unwrap()).unwrap());
+            let follower =
+                follower.get_or_insert_with(|| ClockFollower::of(&card.caps(), buffer.pts().unwrap()).unwrap());
             let Some(followed) = follower.follow(&buffer, buffer.pts()) else { continue };
             let begin = followed.pts().unwrap().nseconds() as f64 / 1e9;
             for (place, frame) in followed.map_readable().unwrap().chunks_exact(2 * card.channels).enumerate() {
@@ -277,11 +278,11 @@ mod tests {
     }
 
     #[test]
-    fn sound_of_a_drifting_card_is_placed_where_it_was_made() {
+    fn sound_of_a_drifting_card_is_stamped_with_its_capture_time() {
         for drift in [0.0002, -0.0002] {
             let mut card = Card { pitch: 10.0, ..Card::new(16_000, 1, drift) };
             let heard = followed(&mut card, 240);
-            // A sine's phase tells the time, to half a period.
+            // The phase of a sine gives the time, to half a period.
             for period in heard.chunks_exact(1600) {
                 let part = |turn: fn(f64) -> f64| -> f64 {
                     period.iter().map(|(time, heard)| heard * turn(TAU * 10.0 * time)).sum()
@@ -290,7 +291,7 @@ mod tests {
                 assert!(off.abs() < 0.006, "at {} s it is off by {off} s", period[0].0 - 100.0);
             }
             let (last, _) = heard.last().unwrap();
-            // 48 ms are lost to who does not follow.
+            // Without following, 48 ms would be lost.
             assert!((last - card.at(card.samples)).abs() < 0.006, "{drift}: {last} s");
         }
     }
@@ -302,7 +303,7 @@ mod tests {
         {
             let mut card = Card::new(rate, channels, drift);
             let heard = followed(&mut card, 40);
-            // Of a sine the samples before and after tell each sample; a step of a hundredth of a period would be 500 off.
+            // In a sine each sample follows from its neighbours; a step of a hundredth of a period would be 500 off.
             let turn = 2.0 * (TAU * card.pitch / f64::from(rate)).cos();
             let steps = heard[100..].windows(3).map(|near| (near[0].1 + near[2].1 - turn * near[1].1).abs());
             let worst = steps.fold(0.0, f64::max);
@@ -312,8 +313,8 @@ mod tests {
         }
     }
 
-    /// The stamps of the packets that the encoder makes of so many seconds of the card's sound, but for the first, whose
-    /// stamp is wrong.
+    /// The stamps of the packets that the encoder makes of so many seconds of the card's sound, without the first,
+    /// whose stamp is wrong.
     fn packets(mut card: Card, long: u64) -> (Vec<u64>, Card) {
         gst::init().unwrap();
         let element = |name: &str| gst::ElementFactory::make(name).build().unwrap();
@@ -326,7 +327,7 @@ mod tests {
         let elements = [
             source.clone().upcast(),
             element("audioconvert"),
-            follower().unwrap(),
+            clock_follower().unwrap(),
             element("audioresample"),
             filter("audio/x-raw,rate=48000,channels=1").unwrap(),
             opus,
@@ -350,20 +351,20 @@ mod tests {
         (stamps.split_off(1), pushing.join().unwrap())
     }
 
-    /// How far one packet's stamp is from where the one before would have it, in milliseconds.
+    /// How far each packet's stamp is from the expected one, in milliseconds, if not close to zero.
     fn jumps(stamps: &[u64]) -> Vec<f64> {
         let off = stamps.windows(2).map(|pair| (pair[1] as f64 - pair[0] as f64) / 1e6 - 20.0);
         off.filter(|off| off.abs() > 0.01).collect()
     }
 
     #[test]
-    fn packets_keep_step_with_the_clock_whatever_the_card_s_rate() {
+    fn packets_stay_in_step_with_the_clock_at_each_rate_of_the_card() {
         for (rate, channels, drift) in [(16_000, 1, 0.0002), (44_100, 2, -0.0002), (48_000, 1, 0.0002)] {
             let (stamps, card) = packets(Card::new(rate, channels, drift), 300);
             assert!(jumps(&stamps).is_empty(), "{rate} Hz: {:?}", jumps(&stamps));
             let begin = card.at(0);
             let (sent, recorded) = (stamps.len() as f64 * 0.02, card.at(card.samples) - begin);
-            // 60 ms are lost to who does not follow. The last packet is filled up.
+            // Without following, 60 ms would be lost. The last packet is padded.
             assert!((sent - recorded).abs() < 0.026, "{rate} Hz: {sent} s of {recorded}");
             let first = stamps[0] as f64 / 1e9 - begin - 0.02;
             assert!(first.abs() < 0.01, "{rate} Hz: the first packet is off by {first} s");
@@ -371,13 +372,13 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_a_gap_in_the_packets_too() {
+    fn a_gap_in_the_samples_is_a_gap_in_the_packets() {
         for (rate, gap) in [(16_000, 1.0), (44_100, 0.05), (48_000, 5.0)] {
             let card = Card { gap: (u64::from(rate) * 10, gap), ..Card::new(rate, 1, 0.0002) };
             let (stamps, _) = packets(card, 20);
             let jumps = jumps(&stamps);
             let whole: f64 = jumps.iter().sum();
-            // The resampler begins again after it, with a filter's length or so.
+            // The resampler restarts after it, with about the length of its filter.
             assert!((whole - gap * 1e3).abs() < 4.0 && jumps.len() <= 2, "{rate} Hz, {gap} s: {jumps:?}");
         }
     }

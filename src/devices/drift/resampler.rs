@@ -1,34 +1,34 @@
-//! Sound that is played a little faster or slower: what lies between two samples is interpolated.
+//! Plays sound a little faster or slower, by interpolation between samples.
 //!
-//! Each sample that comes out is the sum of the 32 around its place, weighed by a sinc under a Kaiser window. That is exact
-//! to -80 dB up to 0.42 of the rate (20 kHz of 48), and changes nothing at all where a place is that of a sample.
+//! Each output sample is the sum of the 32 samples around its position, weighted by a sinc with a Kaiser window.
+//! That is exact to -80 dB up to 0.42 of the rate (20 kHz of 48), and changes nothing if a position is that of a
+//! sample.
 
 use std::f64::consts::PI;
 use std::sync::LazyLock;
 
-/// Samples that one is made of.
+/// Number of input samples per output sample.
 const TAPS: usize = 32;
 
-/// How many places between two samples are told apart. What comes out is off by half of that at most: -88 dB at 1 kHz
-/// of 48.
-const PLACES: usize = 1 << PLACE_BITS;
-const PLACE_BITS: u32 = 10;
+/// Number of positions between two samples. The output is off by half of that distance at most: -88 dB at 1 kHz of 48.
+const PHASES: usize = 1 << PHASE_BITS;
+const PHASE_BITS: u32 = 10;
 
-/// The window: less lets aliases through, more takes from the high notes.
+/// Kaiser window parameter: less lets aliases through, more attenuates high frequencies.
 const BETA: f64 = 8.0;
 
-/// What the weights of one place add up to. They and the sum of 32 samples times them fit their types.
+/// Sum of the weights of one position. The weights, and the sum of 32 samples times them, fit their types.
 const UNIT: i32 = 1 << UNIT_BITS;
 const UNIT_BITS: u32 = 14;
 
-/// The bits of a place behind the point: what is between two samples.
-const POINT: u32 = 32;
+/// Number of fractional bits of a position.
+const FRACTION_BITS: u32 = 32;
 
-/// The weights of each place, in order.
+/// The weights of each position, in order.
 static WEIGHTS: LazyLock<Vec<[i16; TAPS]>> =
-    LazyLock::new(|| (0..PLACES).map(|place| weights(place as f64 / PLACES as f64)).collect());
+    LazyLock::new(|| (0..PHASES).map(|place| weights(place as f64 / PHASES as f64)).collect());
 
-/// The weights of the samples around a place that is `behind` the middle one by so much.
+/// The weights of the samples around a position that is `behind` the middle one by this fraction.
 fn weights(behind: f64) -> [i16; TAPS] {
     let (half, top) = ((TAPS / 2) as f64, bessel(BETA));
     let exact: [f64; TAPS] = std::array::from_fn(|tap| {
@@ -38,7 +38,7 @@ fn weights(behind: f64) -> [i16; TAPS] {
     });
     let total: f64 = exact.iter().sum();
     let mut rounded = exact.map(|weight| (weight / total * f64::from(UNIT)).round() as i16);
-    // So that loudness does not waver from place to place.
+    // So that the volume is the same at each position.
     let missing = UNIT - rounded.iter().map(|weight| i32::from(*weight)).sum::<i32>();
     let middle = if behind < 0.5 { TAPS / 2 - 1 } else { TAPS / 2 };
     rounded[middle] += missing as i16;
@@ -55,20 +55,20 @@ fn bessel(of: f64) -> f64 {
     sum
 }
 
-/// Interleaved samples of 16 bits in, the same at another speed out.
+/// Resamples interleaved 16-bit samples.
 #[derive(Debug)]
 pub struct Resampler {
-    /// Of each channel the samples that are still needed.
+    /// For each channel, the samples that are still needed.
     channels: Vec<Vec<i16>>,
-    /// Of the next sample that comes out: the first that it is made of, counted from the first in `channels`.
+    /// Of the next output sample: position of the first sample that it needs, counted from the first in `channels`.
     place: u64,
 }
 
 impl Resampler {
-    /// By how many samples what comes out lies before what came in: with the first buffer as many come out as go in.
+    /// Number of samples by which the output is ahead of the input: the first buffer yields as many as it has.
     pub const AHEAD: usize = TAPS / 2;
 
-    /// Does beforehand what takes some milliseconds.
+    /// Computes the weights in advance, which takes some milliseconds.
     pub fn prepare() {
         LazyLock::force(&WEIGHTS);
     }
@@ -77,57 +77,57 @@ impl Resampler {
         Self { channels: vec![vec![0; TAPS - 1]; channels], place: 0 }
     }
 
-    /// How many samples lie between the next that comes out and the next that goes in. Negative where some are skipped.
+    /// Number of samples between the next output sample and the next input sample. Negative while samples are skipped.
     pub fn waiting(&self) -> f64 {
-        let place = self.place as f64 / (1_u64 << POINT) as f64;
+        let place = self.place as f64 / (1_u64 << FRACTION_BITS) as f64;
         self.channels[0].len() as f64 - (TAPS / 2 - 1) as f64 - place
     }
 
-    /// Leaves out so many samples of those that come next.
+    /// Leaves out so many of the next samples.
     pub fn skip(&mut self, samples: u32) {
-        self.place += u64::from(samples) << POINT;
+        self.place += u64::from(samples) << FRACTION_BITS;
     }
 
-    /// Takes in interleaved samples and adds to `into` what comes out where each lasts longer by `stretch`. Returns how
-    /// many samples of each channel came out.
+    /// Takes interleaved samples and appends the output to `into`, with each sample longer by `stretch`. Returns
+    /// the number of output samples per channel.
     pub fn pass(&mut self, samples: &[u8], stretch: f64, into: &mut Vec<u8>) -> usize {
         let count = self.channels.len();
         for (number, channel) in self.channels.iter_mut().enumerate() {
             let own = samples.chunks_exact(2).skip(number).step_by(count);
             channel.extend(own.map(|sample| i16::from_le_bytes([sample[0], sample[1]])));
         }
-        let (step, places) = (((1.0 - stretch) * (1_u64 << POINT) as f64) as u64, WEIGHTS.as_slice());
+        let (step, places) = (((1.0 - stretch) * (1_u64 << FRACTION_BITS) as f64) as u64, WEIGHTS.as_slice());
         let mut made = 0;
         loop {
-            // To the nearest place that there are weights for.
-            let near = self.place + (1 << (POINT - PLACE_BITS - 1));
-            let (first, between) = ((near >> POINT) as usize, near >> (POINT - PLACE_BITS));
-            let weights = &places[between as usize % PLACES];
+            // Rounds to the nearest position that has weights.
+            let near = self.place + (1 << (FRACTION_BITS - PHASE_BITS - 1));
+            let (first, between) = ((near >> FRACTION_BITS) as usize, near >> (FRACTION_BITS - PHASE_BITS));
+            let weights = &places[between as usize % PHASES];
             for channel in &self.channels {
                 let Some(taken) = channel.get(first..).and_then(|rest| rest.first_chunk()) else {
-                    return self.forget(made);
+                    return self.discard(made);
                 };
-                into.extend_from_slice(&weighed(taken, weights).to_le_bytes());
+                into.extend_from_slice(&weighted_sum(taken, weights).to_le_bytes());
             }
             self.place += step;
             made += 1;
         }
     }
 
-    /// Drops the samples that are not needed any more.
-    fn forget(&mut self, made: usize) -> usize {
-        let used = (self.place >> POINT).min(self.channels[0].len() as u64);
+    /// Drops the samples that are no longer needed.
+    fn discard(&mut self, made: usize) -> usize {
+        let used = (self.place >> FRACTION_BITS).min(self.channels[0].len() as u64);
         for channel in &mut self.channels {
             channel.drain(..used as usize);
         }
-        self.place -= used << POINT;
+        self.place -= used << FRACTION_BITS;
         made
     }
 }
 
-// Each tap by its number, not in a loop: a debug build, such as the virtual board's, would take three times as long to
-// count and to check the bounds.
-fn weighed(samples: &[i16; TAPS], weights: &[i16; TAPS]) -> i16 {
+// Unrolled by hand: a debug build, such as the virtual board's, would take three times as long to count and to
+// check the bounds.
+fn weighted_sum(samples: &[i16; TAPS], weights: &[i16; TAPS]) -> i16 {
     macro_rules! sum_of {
         ($($tap:literal)*) => { UNIT / 2 $(+ samples[$tap] as i32 * weights[$tap] as i32)* };
     }
@@ -139,7 +139,7 @@ fn weighed(samples: &[i16; TAPS], weights: &[i16; TAPS]) -> i16 {
 mod tests {
     use super::*;
 
-    /// What comes out where a sine of so many periods in a sample goes in, in buffers of odd lengths.
+    /// The output for a sine with so many periods per sample, in buffers of odd lengths.
     fn played(periods: f64, count: usize, stretch: f64) -> Vec<f64> {
         let mut resampler = Resampler::new(2);
         let mut out = vec![];
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn at_the_card_s_own_speed_not_a_bit_changes() {
+    fn without_stretching_no_bit_changes() {
         let out = played(0.01, 48_000, 0.0);
         assert!(out[..Resampler::AHEAD].iter().all(|sample| *sample == 0.0));
         for (sample, found) in out[Resampler::AHEAD..].iter().enumerate() {
@@ -172,8 +172,9 @@ mod tests {
     }
 
     #[test]
-    fn a_stretched_sine_is_a_lower_sine_and_nothing_else() {
-        // In parts of the rate: 1 kHz of 48, 1 kHz of 16, 10 kHz of 48. What else there may be, in decibels.
+    fn a_stretched_sine_is_a_lower_sine_without_distortion() {
+        // As fractions of the rate: 1 kHz of 48, 1 kHz of 16, 10 kHz of 48; with the most distortion and noise, in
+        // decibels.
         for (periods, most) in [(1.0 / 48.0, -75.0), (1.0 / 16.0, -70.0), (10.0 / 48.0, -62.0)] {
             for stretch in [0.0002, -0.0002, 0.002] {
                 let out = played(periods, 96_000, stretch);
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_loudest_sound_is_not_wrapped() {
+    fn the_loudest_sound_is_clipped_and_does_not_wrap() {
         let mut resampler = Resampler::new(1);
         let mut out = vec![];
         // Steps between the extremes overshoot.
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_left_out_across_buffers() {
+    fn samples_are_skipped_across_buffers() {
         let mut resampler = Resampler::new(1);
         let count: Vec<u8> = (0..480_i16).flat_map(|sample| (sample * 10).to_le_bytes()).collect();
         let mut out = vec![];

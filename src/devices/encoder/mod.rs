@@ -1,8 +1,9 @@
-//! Which H.264 encoder this board has, and what its knobs are called.
+//! The H.264 encoders, and the names of their properties.
 //!
-//! All encoders are made to do the same: constrained baseline, no B-frames, no look-ahead, no access unit
-//! delimiters, a bitrate and key frames on demand. How each is told so is a row of [`TABLE`].
+//! All are set to the same: constrained baseline, no B-frames, no look-ahead, no access unit delimiters, a bitrate
+//! and key frames on demand. A row of [`TABLE`] has how each is set.
 
+mod table;
 pub mod trial;
 
 use gstreamer as gst;
@@ -14,278 +15,129 @@ use peercam::media::{Bitrate, Resolution};
 
 use crate::graph::elements::{caps, element};
 
-/// What an encoder is asked to do.
+pub use table::TABLE;
+
+/// The task of an encoder.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Work {
+pub struct EncodingTask {
     pub resolution: Resolution,
     pub fps: f64,
     pub bitrate: Bitrate,
-    /// Frames between key frames that nobody asked for.
+    /// Interval of the regular key frames, in frames.
     pub key_interval: u32,
 }
 
-/// How an encoder is told its bitrate.
+/// How an encoder's bitrate is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum BitrateKnob {
-    /// By the property `bitrate`, in kbit/s.
+enum BitrateControl {
+    /// With the property `bitrate`, in kbit/s.
     Kilobits,
-    /// By the property of this name, in bit/s.
+    /// With the property of this name, in bit/s.
     Bits(&'static str),
-    /// By V4L2 controls, in bit/s: the property `extra-controls` holds them all.
+    /// With V4L2 controls, in bit/s: the property `extra-controls` holds all of them.
     V4l2Controls,
 }
 
-/// How an encoder is asked for a key frame while it runs.
+/// How a key frame is requested from a running encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum KeyFrameKnob {
-    /// By GStreamer's force-key-unit event.
+enum KeyFrameControl {
+    /// With GStreamer's force-key-unit event.
     Event,
-    /// By the V4L2 control `force_key_frame`. `v4l2h264enc` translates the event from GStreamer 1.22.5 on only.
+    /// With the V4L2 control `force_key_frame`. `v4l2h264enc` translates the event from GStreamer 1.22.5 on only.
     V4l2Control,
 }
 
-/// What an encoder cannot do, although it says nothing or hangs when asked.
+/// Limits of an encoder beyond which it hangs or fails without an error.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Limits {
     /// Width and height must be multiples of these.
     grid: (u32, u32),
     least_fps: f64,
-    /// Rows of 16x16 blocks per second.
+    /// 16x16 macroblocks per second.
     most_blocks_per_second: f64,
 }
 
 impl Limits {
-    /// What every H.264 encoder for 4:2:0 pictures needs.
+    /// The limits of every H.264 encoder for 4:2:0 pictures.
     const NONE: Self = Self { grid: (2, 2), least_fps: 0.0, most_blocks_per_second: f64::INFINITY };
 
     /// bcm2835-codec of Raspberry Pi 4 and older. The grid is that of its ISP; below 9 fps its rate control fails;
-    /// level 4 (245760 blocks/s) is what the silicon does (raspberrypi/linux 4739, 4906, 3974; firmware 1608).
+    /// level 4 (245760 macroblocks/s) is the limit of the chip (raspberrypi/linux 4739, 4906, 3974; firmware 1608).
     const RASPBERRY_PI: Self = Self { grid: (32, 16), least_fps: 9.0, most_blocks_per_second: 245_760.0 };
 }
 
 /// A level (H.264, table A-1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Level {
-    /// As caps have it.
+    /// In caps.
     name: &'static str,
-    /// As the sequence parameter set has it.
+    /// `level_idc` in the sequence parameter set.
     pub idc: u8,
 }
 
-/// One encoder and its knobs.
+/// One encoder and its properties.
 #[derive(Debug, PartialEq)]
-pub struct Kind {
-    /// The GStreamer element's name, by which configuration and status call it.
+pub struct EncoderKind {
+    /// Name of the GStreamer element, also used in the configuration and the status.
     pub name: &'static str,
-    /// Where it comes from: a Debian package, or whose software brings it.
+    /// Its source: a Debian package, or the vendor's software.
     pub origin: &'static str,
-    /// Hardware can hang or refuse in ways that only a trial shows.
+    /// Whether it is hardware, which can hang or refuse in ways that only a trial shows.
     pub is_hardware: bool,
-    bitrate: BitrateKnob,
-    key_frame: KeyFrameKnob,
-    /// The property for the number of frames between key frames.
+    bitrate: BitrateControl,
+    key_frame: KeyFrameControl,
+    /// The property for the key-frame interval.
     key_interval: Option<&'static str>,
-    /// Raw formats that it takes and that mean 4:2:0; others would become a profile that browsers lack.
+    /// Raw formats that it accepts and encodes as 4:2:0; others would result in a profile that browsers lack.
     formats: &'static str,
-    /// What it is asked for by caps; a level is added where `has_level_in_caps`.
+    /// The caps that it is asked for; a level is added if `has_level_in_caps`.
     caps: &'static str,
-    /// Encoders that choose the level by themselves choose right; V4L2 ones need to be told.
+    /// Whether the level has to be requested: encoders that choose it themselves choose right, V4L2 ones do not choose.
     has_level_in_caps: bool,
-    /// Properties and their values, set where this version of the element has them.
+    /// Properties and their values, set if this version of the element has them.
     fixed: &'static [(&'static str, &'static str)],
     limits: Limits,
 }
 
-/// The knobs that VA's two encoders share.
-const VA: &[(&str, &str)] =
-    &[("b-frames", "0"), ("ref-frames", "1"), ("rate-control", "cbr"), ("target-usage", "6"), ("aud", "false")];
-
-const CONSTRAINED_BASELINE: &str = "video/x-h264,profile=constrained-baseline";
-
-/// In the order of preference: what costs no processor time first.
-pub const TABLE: &[Kind] = &[
-    Kind {
-        name: "v4l2h264enc",
-        origin: "gstreamer1.0-plugins-good, and a kernel with a V4L2 encoder",
-        is_hardware: true,
-        bitrate: BitrateKnob::V4l2Controls,
-        key_frame: KeyFrameKnob::V4l2Control,
-        key_interval: None,
-        formats: "{ NV12, I420 }",
-        // The driver may offer baseline only under either name.
-        caps: "video/x-h264,profile={ (string)constrained-baseline, (string)baseline }",
-        has_level_in_caps: true,
-        fixed: &[],
-        limits: Limits::RASPBERRY_PI,
-    },
-    Kind {
-        name: "mpph264enc",
-        origin: "gstreamer-rockchip, from the board's vendor",
-        is_hardware: true,
-        bitrate: BitrateKnob::Bits("bps"),
-        key_frame: KeyFrameKnob::Event,
-        key_interval: Some("gop"),
-        formats: "{ NV12, I420 }",
-        caps: "video/x-h264",
-        has_level_in_caps: false,
-        fixed: &[("profile", "baseline"), ("rc-mode", "cbr"), ("header-mode", "each-idr")],
-        limits: Limits::NONE,
-    },
-    Kind {
-        name: "vah264enc",
-        origin: "gstreamer1.0-plugins-bad, and a VA driver",
-        is_hardware: true,
-        bitrate: BitrateKnob::Kilobits,
-        key_frame: KeyFrameKnob::Event,
-        key_interval: Some("key-int-max"),
-        formats: "NV12",
-        caps: CONSTRAINED_BASELINE,
-        has_level_in_caps: false,
-        fixed: VA,
-        limits: Limits::NONE,
-    },
-    Kind {
-        name: "vah264lpenc",
-        origin: "gstreamer1.0-plugins-bad, and a VA driver",
-        is_hardware: true,
-        bitrate: BitrateKnob::Kilobits,
-        key_frame: KeyFrameKnob::Event,
-        key_interval: Some("key-int-max"),
-        formats: "NV12",
-        caps: CONSTRAINED_BASELINE,
-        has_level_in_caps: false,
-        fixed: VA,
-        limits: Limits::NONE,
-    },
-    Kind {
-        name: "nvh264enc",
-        origin: "gstreamer1.0-plugins-bad, and NVIDIA's driver",
-        is_hardware: true,
-        bitrate: BitrateKnob::Kilobits,
-        key_frame: KeyFrameKnob::Event,
-        key_interval: Some("gop-size"),
-        formats: "{ NV12, I420 }",
-        caps: CONSTRAINED_BASELINE,
-        has_level_in_caps: false,
-        fixed: &[
-            ("bframes", "0"),
-            ("zerolatency", "true"),
-            ("rc-mode", "cbr"),
-            ("preset", "low-latency-hp"),
-            ("aud", "false"),
-        ],
-        limits: Limits::NONE,
-    },
-    Kind {
-        name: "nvv4l2h264enc",
-        origin: "NVIDIA's software for Jetson",
-        is_hardware: true,
-        bitrate: BitrateKnob::Bits("bitrate"),
-        key_frame: KeyFrameKnob::Event,
-        key_interval: Some("idrinterval"),
-        formats: "{ NV12, I420 }",
-        caps: "video/x-h264",
-        has_level_in_caps: false,
-        // Profile 0 is baseline; it makes no B-frames and no flexible macroblock order.
-        fixed: &[("profile", "0"), ("insert-sps-pps", "true"), ("maxperf-enable", "true"), ("preset-level", "1")],
-        limits: Limits::NONE,
-    },
-    Kind {
-        name: "x264enc",
-        origin: "gstreamer1.0-plugins-ugly",
-        is_hardware: false,
-        bitrate: BitrateKnob::Kilobits,
-        key_frame: KeyFrameKnob::Event,
-        key_interval: Some("key-int-max"),
-        formats: "{ I420, NV12 }",
-        caps: CONSTRAINED_BASELINE,
-        has_level_in_caps: false,
-        fixed: &[
-            ("tune", "zerolatency"),
-            // Superfast takes half as much processor time again (3.7 ms instead of 2.5 ms for a 720p picture on a
-            // server's core) for up to a sixth fewer bytes; a board without an encoder has no such time.
-            ("speed-preset", "ultrafast"),
-            // All threads work on one frame; frame threads would each hold one back.
-            ("sliced-threads", "true"),
-            ("byte-stream", "true"),
-            ("aud", "false"),
-            ("bframes", "0"),
-            ("intra-refresh", "false"),
-            // A key frame may be as large as what is sent in this many milliseconds: a longer burst would stand
-            // in the queue of a slow path and delay what follows, a shorter one would make key frames ugly.
-            ("vbv-buf-capacity", "200"),
-        ],
-        limits: Limits::NONE,
-    },
-    Kind {
-        name: "openh264enc",
-        origin: "gstreamer1.0-plugins-bad",
-        is_hardware: false,
-        bitrate: BitrateKnob::Bits("bitrate"),
-        key_frame: KeyFrameKnob::Event,
-        key_interval: Some("gop-size"),
-        formats: "I420",
-        caps: CONSTRAINED_BASELINE,
-        has_level_in_caps: false,
-        fixed: &[
-            ("usage-type", "camera"),
-            ("complexity", "low"),
-            ("rate-control", "bitrate"),
-            // Dropped frames are the queue's business, which drops before the work is done.
-            ("enable-frame-skip", "false"),
-            ("scene-change-detection", "false"),
-            ("slice-mode", "n-slices"),
-            ("num-slices", "1"),
-        ],
-        limits: Limits::NONE,
-    },
-];
-
 /// An encoder in a pipeline.
 #[derive(Clone, Debug)]
 pub struct Encoder {
-    pub kind: &'static Kind,
+    pub kind: &'static EncoderKind,
     element: gst::Element,
-    /// Frames between key frames at most, of an encoder that makes none on demand.
+    /// The longest key-frame interval, in frames, for an encoder that makes no key frames on demand.
     longest_key_interval: Option<u32>,
 }
 
-impl Kind {
-    /// The row with this name.
-    pub fn named(name: &str) -> Result<&'static Self, Error> {
-        TABLE.iter().find(|kind| kind.name == name).ok_or_else(|| Error::UnknownEncoder { name: name.to_owned() })
+impl EncoderKind {
+    /// The level that it is asked for, if it has to be requested.
+    pub fn level(&self, task: &EncodingTask) -> Option<Level> {
+        self.has_level_in_caps.then(|| level(task))
     }
 
-    /// The level that it is asked for, where it has to be told one: as a number in caps, and as the level_idc of its
-    /// sequence parameter set.
-    pub fn level(&self, work: &Work) -> Option<Level> {
-        self.has_level_in_caps.then(|| level(work))
-    }
-
-    /// Whether GStreamer has the element here. V4L2 and VA elements exist only where a device was found.
+    /// Whether the GStreamer element exists. V4L2 and VA elements exist only if a device was found.
     pub fn is_installed(&self) -> bool {
         gst::ElementFactory::find(self.name).is_some()
     }
 
-    /// Why it cannot do `work`, if it is known not to.
-    pub fn obstacle(&self, work: &Work) -> Option<String> {
-        let Resolution { width, height } = work.resolution;
+    /// Why it cannot do `task`, if it is known not to.
+    pub fn unsupported_reason(&self, task: &EncodingTask) -> Option<String> {
+        let Resolution { width, height } = task.resolution;
         let (columns, rows) = self.limits.grid;
         if width % columns != 0 || height % rows != 0 {
             return Some(format!(
                 "{} needs a width that is a multiple of {columns} and a height that is a multiple of {rows}, not {}",
-                self.name, work.resolution
+                self.name, task.resolution
             ));
         }
-        if work.fps < self.limits.least_fps {
+        if task.fps < self.limits.least_fps {
             return Some(format!("{} needs at least {} frames per second", self.name, self.limits.least_fps));
         }
-        (blocks_per_second(work) > self.limits.most_blocks_per_second)
-            .then(|| format!("{} is too slow for {} at {:.0} fps", self.name, work.resolution, work.fps))
+        (blocks_per_second(task) > self.limits.most_blocks_per_second)
+            .then(|| format!("{} is too slow for {} at {:.0} fps", self.name, task.resolution, task.fps))
     }
 
-    /// The encoder for a pipeline, with what stands before and after it.
-    pub fn build(&'static self, work: Work) -> Result<(Vec<gst::Element>, Encoder), Error> {
+    /// The encoder for a pipeline, with the elements before and after it.
+    pub fn build(&'static self, task: EncodingTask) -> Result<(Vec<gst::Element>, Encoder), Error> {
         let raw = element("capsfilter")?
             .property("caps", caps(&format!("video/x-raw,format={}", self.formats))?)
             .build()
@@ -297,39 +149,39 @@ impl Kind {
             }
         }
         if self.name == "x264enc" {
-            // One slice a thread; more than four cost bits and win no time at the sizes of a camera.
+            // One slice per thread; more than four cost bits and save no time at the sizes of a camera.
             let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4));
             encoder.set_property("threads", threads as u32);
         }
-        let level = self.level(&work).map_or(String::new(), |level| format!(",level=(string){}", level.name));
+        let level = self.level(&task).map_or(String::new(), |level| format!(",level=(string){}", level.name));
         let encoded = element("capsfilter")?
             .property("caps", caps(&format!("{}{level}", self.caps))?)
             .build()
             .map_err(Error::broken)?;
         let tuned = Encoder { kind: self, element: encoder.clone(), longest_key_interval: None };
-        tuned.tune(work.bitrate, work.key_interval);
+        tuned.tune(task.bitrate, task.key_interval);
         Ok((vec![raw, encoder, encoded], tuned))
     }
 }
 
 impl Encoder {
-    /// Sets the bitrate and the number of frames between key frames that nobody asked for, also while running.
+    /// Sets the bitrate and the key-frame interval in frames, also while running.
     ///
-    /// An element that cannot change the latter while it runs (x264enc and openh264enc cannot) keeps the one that it
-    /// was started with.
+    /// An element that cannot change the interval while it runs (x264enc and openh264enc cannot) keeps the one that
+    /// it was started with.
     pub fn tune(&self, bitrate: Bitrate, key_interval: u32) {
         let key_interval = key_interval.min(self.longest_key_interval.unwrap_or(u32::MAX));
         if let Some(property) = self.kind.key_interval.filter(|property| self.is_changeable(property)) {
             self.set_number(property, key_interval.into());
         }
         match self.kind.bitrate {
-            BitrateKnob::Kilobits => {
+            BitrateControl::Kilobits => {
                 self.set_number("bitrate", bitrate.as_kbps().max(1));
             }
-            BitrateKnob::Bits(property) => {
+            BitrateControl::Bits(property) => {
                 self.set_number(property, bitrate.as_bps().max(1000));
             }
-            BitrateKnob::V4l2Controls => {
+            BitrateControl::V4l2Controls => {
                 // A key-frame period of 1 makes bcm2835-codec send broken streams.
                 let period = key_interval.max(2).min(i32::MAX as u32) as i32;
                 let controls = gst::Structure::builder("controls")
@@ -342,42 +194,42 @@ impl Encoder {
         }
     }
 
-    /// Makes a key frame each second from now on, whatever it is tuned to: who joins cannot ask for one.
-    pub fn has_key_frames_each_second(&mut self, work: Work) {
-        self.longest_key_interval = Some(work.fps.ceil().max(1.0) as u32);
-        self.tune(work.bitrate, work.key_interval);
+    /// Makes a key frame each second from now on, whatever interval is set: new viewers cannot request one.
+    pub fn has_key_frames_each_second(&mut self, task: EncodingTask) {
+        self.longest_key_interval = Some(task.fps.ceil().max(1.0) as u32);
+        self.tune(task.bitrate, task.key_interval);
     }
 
-    /// Whether it makes a key frame when it is asked for one.
+    /// Whether it makes a key frame on demand.
     pub fn has_key_frames_on_demand(&self) -> bool {
         self.longest_key_interval.is_none()
     }
 
-    /// Asks for a key frame at the next picture.
+    /// Requests a key frame at the next picture.
     pub fn force_key_frame(&self) {
         match self.kind.key_frame {
-            KeyFrameKnob::Event => {
+            KeyFrameControl::Event => {
                 let event = gst_video::UpstreamForceKeyUnitEvent::builder().all_headers(true).build();
                 if let Some(pad) = self.element.static_pad("src") {
                     pad.send_event(event);
                 }
             }
-            KeyFrameKnob::V4l2Control => {
-                // The other controls keep the values that they were given before.
+            KeyFrameControl::V4l2Control => {
+                // The other controls keep their values.
                 let control = gst::Structure::builder("controls").field("force_key_frame", 1).build();
                 self.element.set_property("extra-controls", control);
             }
         }
     }
 
-    /// Sets the property to the number, or to what comes nearest of all that it takes: `vah264enc` takes at most 1024
-    /// frames between key frames.
+    /// Sets the property to the nearest number that it accepts: `vah264enc` accepts at most 1024 frames between key
+    /// frames.
     fn set_number(&self, property: &str, number: u64) {
         let taken = self.element.find_property(property).map_or(number, |property| nearest(&property, number));
         self.element.set_property_from_str(property, &taken.to_string());
     }
 
-    /// Whether this version of the element has the property, and takes it in the state that it is in.
+    /// Whether this version of the element has the property, and accepts it in its present state.
     fn is_changeable(&self, property: &str) -> bool {
         let is_at_rest = self.element.current_state() < gst::State::Paused;
         let found = self.element.find_property(property);
@@ -385,7 +237,7 @@ impl Encoder {
     }
 }
 
-/// What comes nearest to `number` of all that the property takes.
+/// The nearest number that the property accepts.
 fn nearest(property: &glib::ParamSpec, number: u64) -> u64 {
     if let Some(property) = property.downcast_ref::<glib::ParamSpecUInt>() {
         return number.clamp(property.minimum().into(), property.maximum().into());
@@ -396,15 +248,15 @@ fn nearest(property: &glib::ParamSpec, number: u64) -> u64 {
     number
 }
 
-fn blocks_per_second(work: &Work) -> f64 {
-    let Resolution { width, height } = work.resolution;
-    f64::from(width.div_ceil(16) * height.div_ceil(16)) * work.fps
+fn blocks_per_second(task: &EncodingTask) -> f64 {
+    let Resolution { width, height } = task.resolution;
+    f64::from(width.div_ceil(16) * height.div_ceil(16)) * task.fps
 }
 
-/// The lowest level that is enough, but at least 4: bcm2835-codec hangs with VGA below level 3, and decoders in
-/// browsers take any level that their profile is offered with (H.264, table A-1; RFC 6184, level-asymmetry).
-fn level(work: &Work) -> Level {
-    match blocks_per_second(work) {
+/// The lowest sufficient level, but at least 4: bcm2835-codec hangs with VGA below level 3, and decoders in
+/// browsers accept any level of a profile that they offer (H.264, table A-1; RFC 6184, level-asymmetry).
+fn level(task: &EncodingTask) -> Level {
+    match blocks_per_second(task) {
         blocks if blocks <= 245_760.0 => Level { name: "4", idc: 40 },
         blocks if blocks <= 522_240.0 => Level { name: "4.2", idc: 42 },
         blocks if blocks <= 983_040.0 => Level { name: "5.1", idc: 51 },
@@ -416,30 +268,33 @@ fn level(work: &Work) -> Level {
 mod tests {
     use super::*;
 
-    fn work(width: u32, height: u32, fps: f64) -> Work {
-        Work { resolution: Resolution { width, height }, fps, bitrate: Bitrate::kbps(2000), key_interval: 300 }
+    fn task(width: u32, height: u32, fps: f64) -> EncodingTask {
+        EncodingTask { resolution: Resolution { width, height }, fps, bitrate: Bitrate::kbps(2000), key_interval: 300 }
     }
 
     #[test]
-    fn the_encoder_of_the_raspberry_pi_is_not_asked_for_what_makes_it_hang() {
-        let pi = Kind::named("v4l2h264enc").unwrap();
+    fn the_raspberry_pi_encoder_is_not_used_outside_its_limits() {
+        let pi = EncoderKind::named("v4l2h264enc").unwrap();
         let cases = [
-            (work(1280, 720, 30.0), None),
-            (work(640, 480, 30.0), None),
-            (work(1920, 1088, 30.0), None),
-            (work(1920, 1080, 30.0), Some("multiple")),
-            (work(854, 480, 30.0), Some("multiple")),
-            (work(1280, 720, 5.0), Some("at least 9")),
-            (work(1920, 1088, 60.0), Some("too slow")),
+            (task(1280, 720, 30.0), None),
+            (task(640, 480, 30.0), None),
+            (task(1920, 1088, 30.0), None),
+            (task(1920, 1080, 30.0), Some("multiple")),
+            (task(854, 480, 30.0), Some("multiple")),
+            (task(1280, 720, 5.0), Some("at least 9")),
+            (task(1920, 1088, 60.0), Some("too slow")),
         ];
-        for (work, expected) in cases {
-            let obstacle = pi.obstacle(&work);
+        for (task, expected) in cases {
+            let unsupported_reason = pi.unsupported_reason(&task);
             match expected {
-                None => assert_eq!(obstacle, None, "{work:?}"),
-                Some(part) => assert!(obstacle.as_deref().is_some_and(|why| why.contains(part)), "{obstacle:?}"),
+                None => assert_eq!(unsupported_reason, None, "{task:?}"),
+                Some(part) => assert!(
+                    unsupported_reason.as_deref().is_some_and(|why| why.contains(part)),
+                    "{unsupported_reason:?}"
+                ),
             }
         }
-        assert_eq!(Kind::named("x264enc").unwrap().obstacle(&work(854, 480, 5.0)), None);
+        assert_eq!(EncoderKind::named("x264enc").unwrap().unsupported_reason(&task(854, 480, 5.0)), None);
     }
 
     #[test]
@@ -451,12 +306,12 @@ mod tests {
             ((3840, 2160, 30.0), "5.1"),
         ];
         for ((width, height, fps), expected) in cases {
-            assert_eq!(level(&work(width, height, fps)).name, expected, "{width}x{height} at {fps}");
+            assert_eq!(level(&task(width, height, fps)).name, expected, "{width}x{height} at {fps}");
         }
     }
 
     #[test]
-    fn what_a_property_does_not_take_becomes_what_comes_nearest() {
+    fn an_unsupported_property_value_becomes_the_nearest_supported_one() {
         gst::init().unwrap();
         let queue = gst::ElementFactory::make("queue").build().unwrap();
         let encoder = gst::ElementFactory::make("x264enc").build().unwrap();
@@ -473,6 +328,12 @@ mod tests {
         assert!(TABLE[software..].iter().all(|kind| !kind.is_hardware));
         let names: std::collections::BTreeSet<_> = TABLE.iter().map(|kind| kind.name).collect();
         assert_eq!(names.len(), TABLE.len());
-        assert!(matches!(Kind::named("x265enc"), Err(Error::UnknownEncoder { .. })));
+        assert!(matches!(EncoderKind::named("x265enc"), Err(Error::UnknownEncoder { .. })));
+    }
+
+    #[test]
+    fn the_configuration_accepts_the_encoders_of_the_table_in_its_order() {
+        let names: Vec<_> = TABLE.iter().map(|kind| kind.name).collect();
+        assert_eq!(names, peercam::capture::ENCODERS);
     }
 }

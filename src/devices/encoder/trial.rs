@@ -1,7 +1,7 @@
-//! Finding an encoder that works: each is made to encode a few pictures before it is used.
+//! Finds an encoder that works: each has to encode a few pictures before it is used.
 //!
-//! An element being there says little: a kernel may lack the device, a driver may refuse the size, hang, write another
-//! profile than it was asked for, or show something else.
+//! That an element exists proves little: a kernel may lack the device, a driver may refuse the size, hang, write
+//! another profile than requested, or encode something else.
 
 use std::time::Duration;
 
@@ -12,36 +12,37 @@ use gstreamer_app as gst_app;
 use peercam::capture::{Error, PASSTHROUGH};
 use peercam::media::{H264Profile, Resolution, h264, time_code};
 
+use crate::codec_trials::{CodecTrials, MAX_HELD, PICTURE_LIMIT, TrialKey, TrialPipeline, WorkingCodec};
 use crate::graph::elements::{self, element, filter, parser};
 use crate::test_source::test_picture::{self, TestPicture};
-use crate::trials::{Found, LIMIT, MOST_HELD, Trial, Trials, Tried};
 
-use super::{Encoder, Kind, TABLE, Work};
+use super::{Encoder, EncoderKind, EncodingTask, TABLE};
 
-/// How many pictures are encoded before a key frame is asked for.
+/// Number of pictures that are encoded before a key frame is requested.
 const BEFORE: usize = 4;
 
-/// A key frame that was asked for has to come within so many pictures.
+/// A requested key frame has to come within so many pictures.
 const SOON: usize = 2;
 
 /// profile_idc of baseline and constrained baseline (H.264, annex A.2.1).
 const BASELINE: u8 = 66;
 
-/// Decoders that do not use the hardware under trial.
+/// Decoders that do not use the hardware on trial.
 const DECODERS: [&str; 2] = ["avdec_h264", "openh264dec"];
 
-impl Trials {
-    /// The encoder to use for `work`: the one named, or with `auto` the first of the table that works.
-    pub fn choose(&mut self, name: &str, work: &Work) -> Result<(&'static Kind, Found), Error> {
+impl CodecTrials {
+    /// The encoder for `task`: the named one, or with `auto` the first of the table that works.
+    pub fn choose(&mut self, name: &str, task: &EncodingTask) -> Result<(&'static EncoderKind, WorkingCodec), Error> {
         let named = match name {
             "auto" | PASSTHROUGH => None,
-            name => Some(Kind::named(name)?),
+            name => Some(EncoderKind::named(name)?),
         };
         let mut tried = Vec::new();
         for kind in TABLE.iter().filter(|kind| named.is_none_or(|named| named == *kind)) {
-            match self.verdict(kind, work) {
+            match self.verdict(kind, task) {
                 Ok(found) => return Ok((kind, found)),
-                // What other boards have is no news; what every board can have is.
+                // A missing encoder of another kind of board is not reported; a missing one that every board can
+                // have is.
                 Err(_) if named.is_none() && kind.is_hardware && !kind.is_installed() => {}
                 Err(why) => tried.push(why),
             }
@@ -50,30 +51,30 @@ impl Trials {
         Err(Error::NoEncoder { tried: tried.join("; ") })
     }
 
-    /// What the trial of `kind` showed, or why it cannot be used.
-    pub fn verdict(&mut self, kind: &'static Kind, work: &Work) -> Result<Found, String> {
+    /// The result of trying `kind`, or why it cannot be used.
+    pub fn verdict(&mut self, kind: &'static EncoderKind, task: &EncodingTask) -> Result<WorkingCodec, String> {
         if !kind.is_installed() {
             return Err(match kind.is_hardware {
-                true => format!("{} is not here (it comes with {})", kind.name, kind.origin),
-                false => format!("{} is not here; install {}", kind.name, kind.origin),
+                true => format!("{} is not available (it comes with {})", kind.name, kind.origin),
+                false => format!("{} is not installed; install {}", kind.name, kind.origin),
             });
         }
-        if let Some(obstacle) = kind.obstacle(work) {
-            return Err(obstacle);
+        if let Some(reason) = kind.unsupported_reason(task) {
+            return Err(reason);
         }
-        let trial = work.tried_by(kind.name);
-        // People wait for its picture, and software does on this board what it does on all.
-        if !kind.is_hardware && self.is_of_a_replacement(&trial) {
-            return Ok(Found { took: Duration::ZERO, has_key_frames_on_demand: true });
+        let trial = task.trial_key(kind.name);
+        // Viewers wait for its picture, and software behaves the same on all boards.
+        if !kind.is_hardware && self.is_untested_replacement(&trial) {
+            return Ok(WorkingCodec { took: Duration::ZERO, has_key_frames_on_demand: true });
         }
-        let (found, is_news) = self.outcome(trial, || encode(kind, *work));
+        let (found, is_news) = self.outcome(trial, || encode(kind, *task));
         match &found {
-            Ok(Found { has_key_frames_on_demand: false, .. }) if is_news => {
+            Ok(WorkingCodec { has_key_frames_on_demand: false, .. }) if is_news => {
                 tracing::warn!(encoder = kind.name, "encoder makes no key frames on demand: one comes each second");
             }
             Ok(found) => tracing::debug!(encoder = kind.name, took_ms = found.took.as_millis() as u64, "encoder works"),
             Err(why) if is_news => {
-                let (size, fps) = (work.resolution, work.fps);
+                let (size, fps) = (task.resolution, task.fps);
                 tracing::warn!(encoder = kind.name, %size, fps, %why, "encoder does not work");
             }
             Err(_) => {}
@@ -82,51 +83,51 @@ impl Trials {
     }
 }
 
-impl Work {
-    /// The trial of an encoder for it.
-    pub fn tried_by(&self, encoder: &str) -> Trial {
-        Trial::of(encoder, self.resolution, self.fps)
+impl EncodingTask {
+    /// The trial of an encoder for this work.
+    pub fn trial_key(&self, encoder: &str) -> TrialKey {
+        TrialKey::of(encoder, self.resolution, self.fps)
     }
 }
 
-/// Whether `kind` makes key frames on demand.
-fn encode(kind: &'static Kind, work: Work) -> Result<bool, Error> {
-    let info = test_picture::format(work.resolution, work.fps.round().max(1.0) as u32)?;
+/// Tries `kind`; returns whether it makes key frames on demand.
+fn encode(kind: &'static EncoderKind, task: EncodingTask) -> Result<bool, Error> {
+    let info = test_picture::format(task.resolution, task.fps.round().max(1.0) as u32)?;
     let source =
         gst_app::AppSrc::builder().caps(&info.to_caps().map_err(Error::broken)?).format(gst::Format::Time).build();
     let sink = gst_app::AppSink::builder().sync(false).build();
     let mut elements = vec![source.clone().upcast(), element("videoconvert")?.build().map_err(Error::broken)?];
-    let (encoding, encoder) = kind.build(work)?;
+    let (encoding, encoder) = kind.build(task)?;
     elements.extend(encoding);
     elements.extend(parser()?);
     elements.push(sink.clone().upcast());
-    let pipeline = Tried::of(&elements)?;
-    let run = Run { source, sink, picture: TestPicture::new(&info), fps: work.fps, pushed: 0, coded: Vec::new() };
-    let outcome = run.try_out(&pipeline.0, &encoder, &work);
-    // What an element reports says more than that nothing came.
+    let pipeline = TrialPipeline::of(&elements)?;
+    let run = TrialRun { source, sink, picture: TestPicture::new(&info), fps: task.fps, pushed: 0, coded: Vec::new() };
+    let outcome = run.try_out(&pipeline.0, &encoder, &task);
+    // The error of an element is more specific than a missing picture.
     pipeline.failure().map_or(outcome, Err)
 }
 
-/// Pictures go in one after the other, so that it is known which of them came out.
-struct Run {
+/// Feeds pictures one by one, so that each output can be matched to its input.
+struct TrialRun {
     source: gst_app::AppSrc,
     sink: gst_app::AppSink,
     picture: TestPicture,
     fps: f64,
     pushed: usize,
-    coded: Vec<Coded>,
+    coded: Vec<CodedPicture>,
 }
 
-/// What came out of an encoder.
-struct Coded {
-    /// Which of the pictures it is: an encoder may leave some out.
+/// A picture from the encoder.
+struct CodedPicture {
+    /// Number of the input picture: an encoder may leave some out.
     number: usize,
     is_key: bool,
     bytes: Bytes,
 }
 
-impl Run {
-    fn try_out(mut self, pipeline: &gst::Pipeline, encoder: &Encoder, work: &Work) -> Result<bool, Error> {
+impl TrialRun {
+    fn try_out(mut self, pipeline: &gst::Pipeline, encoder: &Encoder, task: &EncodingTask) -> Result<bool, Error> {
         pipeline.set_state(gst::State::Playing).map_err(Error::broken)?;
         while self.coded.len() < BEFORE {
             self.push()?;
@@ -140,14 +141,14 @@ impl Run {
         }
         // A picture that the encoder held back may become the key frame too.
         let forced = self.coded[before..].iter().find(|coded| coded.is_key);
-        self.check_parameters(encoder.kind, work)?;
+        self.check_parameters(encoder.kind, task)?;
         for coded in self.coded.first().into_iter().chain(forced) {
-            self.check_picture(coded, work.resolution)?;
+            self.check_picture(coded, task.resolution)?;
         }
         Ok(forced.is_some())
     }
 
-    /// The moment that a picture shows.
+    /// The time that a picture shows.
     fn moment(&self, number: usize) -> Duration {
         Duration::from_secs_f64(number as f64 / self.fps)
     }
@@ -163,18 +164,20 @@ impl Run {
         Ok(())
     }
 
-    /// Waits for what comes out. An encoder that holds pictures back gets more of them first.
+    /// Waits for output. An encoder that holds pictures back gets more input first.
     fn pull_what_is_due(&mut self) -> Result<(), Error> {
         let held = self.pushed - self.coded.last().map_or(0, |last| last.number + 1);
-        // Long enough for most. An encoder that takes longer has its next picture waiting, which does no harm.
-        let patience = if held < MOST_HELD { LIMIT / 10 } else { LIMIT };
+        // Long enough for most. If an encoder takes longer, its next picture waits, which does no harm.
+        let patience = if held < MAX_HELD { PICTURE_LIMIT / 10 } else { PICTURE_LIMIT };
         let sample = self.sink.try_pull_sample(gst::ClockTime::from_nseconds(patience.as_nanos() as u64));
         let Some(sample) = sample else {
-            if held < MOST_HELD {
+            if held < MAX_HELD {
                 return Ok(());
             }
             let (came, pushed) = (self.coded.len(), self.pushed);
-            return Err(Error::broken(format!("{came} of {pushed} pictures came out, and none within {LIMIT:?}")));
+            return Err(Error::broken(format!(
+                "{came} of {pushed} pictures came out, and none within {PICTURE_LIMIT:?}"
+            )));
         };
         let buffer = sample.buffer().ok_or_else(|| Error::broken("a picture without bytes"))?;
         let segment = sample.segment().and_then(|segment| segment.downcast_ref::<gst::ClockTime>());
@@ -184,11 +187,11 @@ impl Run {
         let number = (Duration::from(at).as_secs_f64() * self.fps).round() as usize;
         let is_key = !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
         let map = buffer.map_readable().map_err(Error::broken)?;
-        self.coded.push(Coded { number, is_key, bytes: Bytes::copy_from_slice(&map) });
+        self.coded.push(CodedPicture { number, is_key, bytes: Bytes::copy_from_slice(&map) });
         Ok(())
     }
 
-    fn check_parameters(&self, kind: &Kind, work: &Work) -> Result<(), Error> {
+    fn check_parameters(&self, kind: &EncoderKind, task: &EncodingTask) -> Result<(), Error> {
         let first = self.coded.first().filter(|first| first.is_key);
         let Some((bytes, H264Profile { idc, .. })) =
             first.and_then(|first| Some((&first.bytes, h264::profile(&first.bytes)?)))
@@ -198,7 +201,7 @@ impl Run {
         if idc != BASELINE {
             return Err(Error::broken(format!("its profile is {idc} and not {BASELINE} (baseline)")));
         }
-        match (kind.level(work), h264::level(bytes)) {
+        match (kind.level(task), h264::level(bytes)) {
             (Some(wanted), Some(level)) if level != wanted.idc => {
                 Err(Error::broken(format!("its level is {level} and not {}", wanted.idc)))
             }
@@ -206,10 +209,10 @@ impl Run {
         }
     }
 
-    /// A key frame shows what went in.
-    fn check_picture(&self, coded: &Coded, resolution: Resolution) -> Result<(), Error> {
+    /// Checks that a key frame shows the picture that went in.
+    fn check_picture(&self, coded: &CodedPicture, resolution: Resolution) -> Result<(), Error> {
         let decoder = DECODERS.into_iter().find(|name| gst::ElementFactory::find(name).is_some());
-        let least = time_code::LEAST;
+        let least = time_code::MIN_SIZE;
         let Some(decoder) = decoder.filter(|_| resolution.width >= least.width && resolution.height >= least.height)
         else {
             return Ok(());
@@ -225,13 +228,13 @@ impl Run {
             filter("video/x-raw,format=I420")?,
             sink.clone().upcast(),
         ];
-        let pipeline = Tried::of(&elements)?;
+        let pipeline = TrialPipeline::of(&elements)?;
         pipeline.0.set_state(gst::State::Playing).map_err(Error::broken)?;
         let mut buffer = gst::Buffer::from_slice(coded.bytes.clone());
         buffer.make_mut().set_pts(gst::ClockTime::ZERO);
         source.push_buffer(buffer).map_err(Error::broken)?;
         source.end_of_stream().map_err(Error::broken)?;
-        let shown = sink.try_pull_sample(gst::ClockTime::from_nseconds(LIMIT.as_nanos() as u64));
+        let shown = sink.try_pull_sample(gst::ClockTime::from_nseconds(PICTURE_LIMIT.as_nanos() as u64));
         let seen = shown.as_ref().and_then(|sample| {
             let info = gstreamer_video::VideoInfo::from_caps(sample.caps()?).ok()?;
             let map = sample.buffer()?.map_readable().ok()?;
@@ -245,77 +248,77 @@ impl Run {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guide::Guide;
+    use crate::step_reporter::StepReporter;
     use peercam::media::Bitrate;
 
     #[test]
-    fn each_encoder_that_is_here_makes_key_frames_on_demand() {
+    fn each_installed_encoder_makes_key_frames_on_demand() {
         gst::init().unwrap();
-        let work = Work {
+        let task = EncodingTask {
             resolution: Resolution { width: 640, height: 368 },
             fps: 30.0,
             bitrate: Bitrate::kbps(1000),
             key_interval: 300,
         };
-        let mut trials = Trials::new(Guide::alone());
+        let mut trials = CodecTrials::new(StepReporter::silent());
         let here: Vec<_> = TABLE.iter().filter(|kind| kind.is_installed()).collect();
         assert!(here.iter().any(|kind| kind.name == "x264enc"), "{here:?}");
         for kind in here {
-            let found = trials.verdict(kind, &work);
+            let found = trials.verdict(kind, &task);
             println!("{}: {found:?}", kind.name);
             assert!(found.is_ok_and(|found| found.has_key_frames_on_demand), "{}", kind.name);
         }
     }
 
     #[test]
-    fn where_nothing_worked_it_is_tried_again_and_what_worked_is_remembered() {
+    fn failures_are_forgotten_if_nothing_works_and_successes_are_remembered() {
         gst::init().unwrap();
-        let work = |width| Work {
+        let task = |width| EncodingTask {
             resolution: Resolution { width, height: 66 },
             fps: 30.0,
             bitrate: Bitrate::kbps(500),
             key_interval: 300,
         };
-        let mut trials = Trials::new(Guide::alone());
-        let is_known = |trials: &mut Trials, width| {
+        let mut trials = CodecTrials::new(StepReporter::silent());
+        let is_known = |trials: &mut CodecTrials, width| {
             let mut is_tried = false;
             let tried = || {
                 is_tried = true;
                 Ok(true)
             };
-            assert!(trials.outcome(work(width).tried_by("x264enc"), tried).0.is_ok());
+            assert!(trials.outcome(task(width).trial_key("x264enc"), tried).0.is_ok());
             !is_tried
         };
         // x264 takes no odd width in 4:2:0.
-        assert!(trials.choose("x264enc", &work(67)).is_err());
+        assert!(trials.choose("x264enc", &task(67)).is_err());
         assert!(!is_known(&mut trials, 67), "a failure that leaves no encoder is forgotten");
-        assert!(trials.choose("x264enc", &work(66)).is_ok());
+        assert!(trials.choose("x264enc", &task(66)).is_ok());
         assert!(is_known(&mut trials, 66));
     }
 
     #[test]
-    fn an_encoder_that_fails_in_use_or_kills_the_process_gives_way_to_the_next_also_after_a_restart() {
+    fn an_encoder_that_fails_in_use_or_crashes_the_process_is_skipped_also_after_a_restart() {
         gst::init().unwrap();
-        let work = Work {
+        let task = EncodingTask {
             resolution: Resolution { width: 320, height: 192 },
             fps: 30.0,
             bitrate: Bitrate::kbps(500),
             key_interval: 300,
         };
-        let mut trials = Trials::new(Guide::alone());
-        let first = trials.choose("auto", &work).unwrap().0.name;
-        trials.fail(work.tried_by(first), "it stands still");
-        let second = trials.choose("auto", &work).unwrap().0.name;
+        let mut trials = CodecTrials::new(StepReporter::silent());
+        let first = trials.choose("auto", &task).unwrap().0.name;
+        trials.record_failure(task.trial_key(first), "it stands still");
+        let second = trials.choose("auto", &task).unwrap().0.name;
         assert_ne!(first, second);
-        let why = trials.verdict(Kind::named(first).unwrap(), &work).unwrap_err();
+        let why = trials.verdict(EncoderKind::named(first).unwrap(), &task).unwrap_err();
         assert!(why.contains("it stands still"), "{why}");
-        let mut after = Trials::new(Guide::alone());
-        let findings = serde_json::to_string(trials.findings()).unwrap();
-        after.recall(serde_json::from_str(&findings).unwrap());
-        assert_eq!(after.choose("auto", &work).unwrap().0.name, second);
-        after.blame(second, "it hung");
-        let why = after.choose("auto", &work).unwrap_err().to_string();
+        let mut after = CodecTrials::new(StepReporter::silent());
+        let results = serde_json::to_string(trials.results()).unwrap();
+        after.restore(serde_json::from_str(&results).unwrap());
+        assert_eq!(after.choose("auto", &task).unwrap().0.name, second);
+        after.record_crash(second, "it hung");
+        let why = after.choose("auto", &task).unwrap_err().to_string();
         assert!(why.contains("it hung") && why.contains("it stands still"), "{why}");
-        assert!(after.choose("auto", &work).is_ok(), "where nothing works all are tried again");
+        assert!(after.choose("auto", &task).is_ok(), "where nothing works all are tried again");
     }
 }

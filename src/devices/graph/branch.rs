@@ -1,4 +1,4 @@
-//! One encoding of what a graph captures: from raw pictures, or what the camera has encoded, to what is sent.
+//! One encoding in a graph: from raw pictures, or from the camera's own H.264, to the frames that are sent.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -13,16 +13,16 @@ use crate::encoder::Encoder;
 use super::Published;
 use super::elements::element;
 
-/// How long the pictures of a graph may take to pass by, so that a branch can be taken off. They are passed on to queues,
-/// which takes microseconds.
+/// Time limit for the pictures in a pad to pass, so that a branch can be removed. They are only passed on to
+/// queues, which takes microseconds.
 const PASSING: Duration = Duration::from_secs(1);
 
 /// The parts of a branch before it runs, in order of flow.
 #[derive(Debug)]
 pub struct Branch {
-    /// From the queue in front of the encoder to the parser.
+    /// From the queue before the encoder to the parser.
     pub elements: Vec<gst::Element>,
-    /// What is turned at run time; none where the camera encodes, and for sound.
+    /// The encoder that can be tuned; `None` if the camera encodes, and for sound.
     pub encoder: Option<Encoder>,
 }
 
@@ -32,7 +32,7 @@ pub struct Running {
     branch: Branch,
     sink: gst_app::AppSink,
     published: Published,
-    /// Where it is joined to the graph; none where it is the graph's only one.
+    /// Where it is joined to the graph; `None` if it is the graph's only branch.
     joint: Option<(gst::Element, gst::Pad)>,
 }
 
@@ -73,36 +73,36 @@ impl Running {
         }
     }
 
-    /// Takes the branch out of the pipeline, which goes on. Blocks for as long as its encoder takes to stop.
+    /// Removes the branch from the pipeline, which continues. Blocks until its encoder has stopped.
     pub fn leave(&mut self, pipeline: &gst::Pipeline) {
         if let Some((tee, pad)) = self.joint.take() {
             let (done, idle) = mpsc::channel();
-            // Called when no picture is within the pad, at once or by the thread that passes one.
+            // Called when no picture is in the pad: at once, or by the thread that passes one on.
             pad.add_probe(gst::PadProbeType::IDLE, move |pad, _| {
                 if let Some(peer) = pad.peer() {
-                    // Not linked is what it is to be.
+                    // An error means that it is not linked, as wanted.
                     pad.unlink(&peer).ok();
                 }
                 done.send(()).ok();
                 gst::PadProbeReturn::Remove
             });
-            // Longer it takes only where all stands still, and then nothing is lost by going on.
+            // It takes longer only if everything is stalled, and then continuing loses nothing.
             idle.recv_timeout(PASSING).ok();
             tee.release_request_pad(&pad);
         }
         for element in self.branch.elements.iter().chain([self.sink.upcast_ref()]) {
-            // An element that refuses to stop or to leave is not asked twice: the pipeline stops it at last.
+            // An element that refuses to stop or to leave is not asked twice: the pipeline stops it in the end.
             element.set_state(gst::State::Null).ok();
             pipeline.remove(element).ok();
         }
     }
 
-    /// What is turned at run time.
+    /// The encoder that can be tuned.
     pub fn encoder(&self) -> Option<&Encoder> {
         self.branch.encoder.as_ref()
     }
 
-    /// What was sent of it.
+    /// The frames that it has sent.
     pub fn published(&self) -> &Published {
         &self.published
     }
@@ -115,6 +115,6 @@ impl Running {
 
 /// Where branches join a graph.
 pub fn tee() -> Result<gst::Element, Error> {
-    // Between two branches there may be none for a moment.
+    // While branches are exchanged there may be none for a moment.
     element("tee")?.property("allow-not-linked", true).build().map_err(Error::broken)
 }

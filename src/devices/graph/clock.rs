@@ -1,7 +1,7 @@
 //! One clock for everything that is captured.
 //!
-//! Every pipeline runs on a monotonic system clock, so that pictures and sound from separate pipelines, and the
-//! frames before and after a restart, are on one line of time: that of [`Instant`].
+//! All pipelines run on a monotonic system clock, so that pictures and sound of separate pipelines, and frames
+//! before and after a restart, share one time line: that of [`Instant`].
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,7 +13,7 @@ use gstreamer::prelude::*;
 #[derive(Clone, Debug)]
 pub struct Clock {
     clock: gst::Clock,
-    /// The same moment on both clocks. Both count CLOCK_MONOTONIC, so that one pair is enough for ever.
+    /// The same moment on both clocks. Both are CLOCK_MONOTONIC, so one pair is valid for ever.
     zero: Instant,
     zero_time: gst::ClockTime,
 }
@@ -35,12 +35,12 @@ impl Clock {
             .clone()
     }
 
-    /// What a pipeline is told to use.
+    /// The clock for a pipeline.
     pub fn as_gst(&self) -> &gst::Clock {
         &self.clock
     }
 
-    /// The moment that this clock shows as `time`.
+    /// The moment at which this clock shows `time`.
     pub fn instant(&self, time: gst::ClockTime) -> Instant {
         match time.checked_sub(self.zero_time) {
             Some(after) => self.zero + Duration::from(after),
@@ -48,7 +48,7 @@ impl Clock {
         }
     }
 
-    /// What this clock shows at `instant`.
+    /// The time of this clock at `instant`.
     pub fn time(&self, instant: Instant) -> gst::ClockTime {
         let nanos = |duration: Duration| gst::ClockTime::from_nseconds(duration.as_nanos() as u64);
         match instant.checked_duration_since(self.zero) {
@@ -58,11 +58,11 @@ impl Clock {
     }
 }
 
-/// Two readings that are further apart than this are no pair: in between, the thread lost its processor.
+/// Two readings that are further apart than this do not form a pair: the thread was preempted in between.
 const AT_ONCE: Duration = Duration::from_micros(50);
 
-/// What `read` gives, and the moment at which it did. On a busy board some milliseconds may pass between two readings:
-/// the closest of a few pairs is taken.
+/// The result of `read`, and the moment of the call. On a busy board some milliseconds may pass between two
+/// readings, so the closest of a few pairs is taken.
 fn at_once<T>(mut read: impl FnMut() -> T) -> (Instant, T) {
     let mut pair = || {
         let moment = Instant::now();
@@ -82,8 +82,8 @@ fn at_once<T>(mut read: impl FnMut() -> T) -> (Instant, T) {
     (closest.1, closest.2)
 }
 
-/// The Unix time of `instant`, by the wall clock as it goes now: a board without a battery starts in 1970 and
-/// jumps when the network tells it the time.
+/// The Unix time of `instant`, by the present wall clock: a board without a battery starts in 1970 and jumps when
+/// it gets the time from the network.
 pub fn unix_time(instant: Instant) -> Duration {
     let (now, wall) = at_once(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
     match now.checked_duration_since(instant) {
@@ -103,20 +103,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instants_and_clock_times_are_one_line() {
+    fn instants_and_clock_times_share_one_time_line() {
         gst::init().unwrap();
         let clock = Clock::of_process();
         let now = Instant::now();
         assert_eq!(clock.instant(clock.time(now)), now);
         let (before, time, after) = (Instant::now(), clock.as_gst().time(), Instant::now());
-        // The pair that joins the clocks may be a scheduling pause apart, never more.
+        // The two readings of the pair that joins the clocks may be a scheduling pause apart, never more.
         let slack = Duration::from_millis(2);
         let instant = clock.instant(time);
         assert!(instant + slack >= before && instant <= after + slack);
     }
 
     #[test]
-    fn a_pair_of_readings_is_not_torn_where_the_thread_loses_its_processor() {
+    fn a_pair_of_readings_is_close_even_if_the_thread_is_preempted() {
         let mut readings = 0;
         let (moment, value) = at_once(|| {
             readings += 1;

@@ -5,7 +5,7 @@ use peercam::capture::Error;
 
 use super::plugins;
 
-/// A builder for an element, or what to install where GStreamer does not have it.
+/// A builder for an element, or an error with the package to install if GStreamer does not have it.
 pub fn element(name: &str) -> Result<gst::element_factory::ElementBuilder<'_>, Error> {
     match gst::ElementFactory::find(name) {
         Some(_) => Ok(gst::ElementFactory::make(name)),
@@ -13,7 +13,7 @@ pub fn element(name: &str) -> Result<gst::element_factory::ElementBuilder<'_>, E
     }
 }
 
-/// What GStreamer calls a format.
+/// Parses caps.
 pub fn caps(text: &str) -> Result<gst::Caps, Error> {
     text.parse().map_err(Error::broken)
 }
@@ -23,17 +23,17 @@ pub fn filter(text: &str) -> Result<gst::Element, Error> {
     element("capsfilter")?.property("caps", caps(text)?).build().map_err(Error::broken)
 }
 
-/// Access units in Annex B with SPS and PPS in front of each key frame.
+/// The elements that output access units in Annex B with SPS and PPS before each key frame.
 pub fn parser() -> Result<[gst::Element; 2], Error> {
     let parse = element("h264parse")?.property("config-interval", -1).build().map_err(Error::broken)?;
     Ok([parse, filter("video/x-h264,stream-format=byte-stream,alignment=au")?])
 }
 
-/// Between what brings pictures and what is done with them.
+/// A queue between the source of pictures and their processing.
 pub fn queue() -> Result<gst::Element, Error> {
     let queue = element("queue")?
-        // Where the encoder is too slow, pictures are dropped before the work is done, the oldest first, so
-        // that what is shown stays new. One waits while one is being encoded.
+        // If the encoder is too slow, pictures are dropped before they are encoded, the oldest first, so that the
+        // output stays current. One waits while another is encoded.
         .property("max-size-buffers", 1_u32)
         .property("max-size-bytes", 0_u32)
         .property("max-size-time", 0_u64)

@@ -1,4 +1,4 @@
-//! The end of a graph: each access unit or packet is sent to the parent.
+//! The end of a graph: sends each access unit or packet to the parent.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,41 +7,41 @@ use bytes::Bytes;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
-use peercam::capture::wire::{self, Header, Kind};
+use peercam::capture::wire::{self, Header, MessageKind};
 use peercam::media::h264;
 
 use crate::output::Output;
 
 use super::clock::Clock;
-use super::even::Even;
+use super::timestamp_smoother::TimestampSmoother;
 
-/// What was sent of a graph. A clone is the same.
+/// The frames that a branch has sent. Clones share the count.
 #[derive(Clone, Debug, Default)]
 pub struct Published(Arc<(Mutex<Sent>, Condvar)>);
 
 #[derive(Debug, Default)]
 struct Sent {
     count: u64,
-    /// The newest one, where key frames are kept.
+    /// The newest key frame, if key frames are kept.
     key_frame: Option<(Instant, Bytes)>,
     keeps_key_frames: bool,
 }
 
 impl Published {
-    /// Nothing so far. Key frames are kept where there are no raw pictures that a snapshot could be made of.
+    /// No frames so far. Key frames are kept if there are no raw pictures for snapshots.
     pub fn keeping_key_frames(keeps_key_frames: bool) -> Self {
         let published = Self::default();
         published.sent().keeps_key_frames = keeps_key_frames;
         published
     }
 
-    /// How many frames were sent.
+    /// Number of frames sent.
     pub fn count(&self) -> u64 {
         self.sent().count
     }
 
-    /// A key frame that is no older than `age`, else the next one, for which is waited for `limit` at most. Only of a
-    /// graph without raw pictures.
+    /// A key frame that is no older than `age`, else the next one, which must come within `limit`. Only in a graph
+    /// without raw pictures.
     pub fn key_frame(&self, age: Duration, limit: Duration) -> Option<Bytes> {
         let begun = Instant::now();
         let since = begun.checked_sub(age).unwrap_or(begun);
@@ -66,21 +66,21 @@ impl Published {
     }
 }
 
-/// How the frames of a graph are sent.
+/// Destination of the frames of a graph.
 #[derive(Clone, Debug)]
-pub struct Sending {
+pub struct FrameTarget {
     /// The attempt that they belong to.
     pub attempt: u32,
-    /// The way to the parent.
+    /// Sends to the parent.
     pub output: Output,
 }
 
-/// A sink that sends what comes to it.
-pub fn sink(sending: &Sending, rendition: u16, is_video: bool, published: Published) -> gst_app::AppSink {
-    let Sending { attempt, output } = sending.clone();
+/// A sink that sends its input to the parent.
+pub fn sink(target: &FrameTarget, rendition: u16, is_video: bool, published: Published) -> gst_app::AppSink {
+    let FrameTarget { attempt, output } = target.clone();
     let clock = Clock::of_process();
-    // Only of sound: pictures are as even as their camera makes them.
-    let mut even = (!is_video).then(Even::default);
+    // Only for sound: pictures are as even as their camera makes them.
+    let mut smoother = (!is_video).then(TimestampSmoother::default);
     let new_sample = move |appsink: &gst_app::AppSink| {
         let sample = appsink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
         let buffer = sample.buffer().ok_or(gst::FlowError::Error)?;
@@ -90,21 +90,21 @@ pub fn sink(sending: &Sending, rendition: u16, is_video: bool, published: Publis
         let (Some(running), Some(base)) = (running, appsink.base_time()) else { return Ok(gst::FlowSuccess::Ok) };
         let is_key = !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
         let stamped = clock.instant(base + running);
-        let placed = even.as_mut().map_or(Some(stamped), |even| even.place(stamped));
+        let placed = smoother.as_mut().map_or(Some(stamped), |smoother| smoother.smooth(stamped));
         let Some(captured) = placed else { return Ok(gst::FlowSuccess::Ok) };
-        // Written out of the encoder's own memory. Where the parent does not read, this waits, and pictures are dropped
-        // in front of the encoder, where nothing is lost of the stream.
+        // Sent directly from the encoder's memory. If the parent does not read, this blocks, and pictures are
+        // dropped before the encoder, which does not damage the stream.
         let map = buffer.map_readable().map_err(|_| gst::FlowError::Error)?;
         let data = if is_video { h264::without_delimiter(&map) } else { &map };
         let header = Header {
-            kind: Kind::Frame,
+            kind: MessageKind::Frame,
             is_key,
             rendition,
             length: data.len().try_into().map_err(|_| gst::FlowError::Error)?,
             number: attempt,
             captured: wire::nanoseconds(captured),
         };
-        if header.length as usize > Kind::Frame.most() {
+        if header.length as usize > MessageKind::Frame.most() {
             return Err(gst::FlowError::Error);
         }
         output.send(&header, data);
@@ -112,7 +112,7 @@ pub fn sink(sending: &Sending, rendition: u16, is_video: bool, published: Publis
         Ok(gst::FlowSuccess::Ok)
     };
     gst_app::AppSink::builder()
-        // A frame is worth most now: it is the viewer's place to smooth, not ours to wait.
+        // Frames are sent at once: smoothing is up to the viewer.
         .sync(false)
         .async_(false)
         .enable_last_sample(false)

@@ -1,4 +1,4 @@
-//! One current picture as JPEG.
+//! Takes one current picture as JPEG.
 
 use std::sync::Mutex;
 use std::thread;
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
-use peercam::capture::wire::{Header, Kind};
+use peercam::capture::wire::{Header, MessageKind};
 use peercam::capture::{Error, Report};
 use peercam::tasks;
 
@@ -17,33 +17,34 @@ use crate::output::Output;
 use super::elements::{self, element};
 use super::{Pipeline, Published};
 
-/// JPEG's numbers are full range, BT.601 (JFIF), cameras' mostly video range. Out of RGB the JPEG library itself makes
-/// what is right; videoconvert (1.22) between two kinds of 4:2:0 with the same matrix forgets the range.
+/// JPEG values are full range, BT.601 (JFIF), those of cameras mostly video range. From RGB the JPEG library itself
+/// makes the right values; videoconvert (1.22) ignores the range when it converts between two 4:2:0 formats with
+/// the same matrix.
 const JPEG_RAW: &str = "video/x-raw,format=RGB";
 
-/// High enough that blocks do not show; a 720p picture has about 150 kB.
+/// High enough that blocks are not visible; a 720p picture has about 150 kB.
 const QUALITY: i32 = 88;
 
-/// How long the conversion of one picture may take on a slow and busy board.
+/// Time limit for the conversion of one picture, on a slow and busy board.
 const CONVERSION: gst::ClockTime = gst::ClockTime::from_seconds(4);
 
-/// How old a key frame may be for a snapshot.
+/// Greatest age of a key frame for a snapshot.
 const AGE: Duration = Duration::from_millis(600);
 
-/// How long is waited for a key frame.
+/// Time limit for a new key frame.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// What a JPEG is made of.
+/// The input for a JPEG.
 #[derive(Debug)]
 pub enum Still {
     /// A raw picture and its format.
     Raw(gst::Sample),
-    /// What the camera has encoded.
+    /// A key frame from the camera.
     KeyFrame(Bytes),
 }
 
-/// Answers `request` with the next picture of `pipeline` as JPEG. It is made on a thread of its own: that takes longer
-/// than the next picture takes to come.
+/// Answers `request` with the next picture of `pipeline` as JPEG. A separate thread encodes it, because that takes
+/// longer than the next picture takes to come.
 pub fn take(pipeline: &Pipeline, request: u32, output: &Output) {
     let output = output.clone();
     let Some(pad) = pipeline.raw().and_then(|element| element.static_pad("sink")) else {
@@ -51,7 +52,7 @@ pub fn take(pipeline: &Pipeline, request: u32, output: &Output) {
         return in_background(request, output, move || key_frame(&published));
     };
     let once = Mutex::new(Some(output));
-    // The probe removes itself, so that it costs nothing otherwise.
+    // The probe removes itself, so it costs nothing otherwise.
     pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
         let output = once.lock().ok().and_then(|mut once| once.take());
         if let (Some(output), Some(buffer), Some(caps)) = (output, info.buffer(), pad.current_caps()) {
@@ -69,11 +70,11 @@ fn key_frame(published: &Published) -> Result<Still, Error> {
 
 fn in_background(request: u32, output: Output, still: impl FnOnce() -> Result<Still, Error> + Send + 'static) {
     let work = move || {
-        let made = tasks::caught(|| convert(&still()?)).unwrap_or_else(|panic| Err(Error::Panicked(panic)));
+        let made = tasks::catch_panic(|| convert(&still()?)).unwrap_or_else(|panic| Err(Error::Panicked(panic)));
         match made {
-            Ok(jpeg) if jpeg.len() <= Kind::Picture.most() => {
+            Ok(jpeg) if jpeg.len() <= MessageKind::Picture.most() => {
                 let header = Header {
-                    kind: Kind::Picture,
+                    kind: MessageKind::Picture,
                     is_key: false,
                     rendition: 0,
                     length: jpeg.len() as u32,
@@ -86,7 +87,7 @@ fn in_background(request: u32, output: Output, still: impl FnOnce() -> Result<St
             Err(error) => answer(&output, request, error),
         }
     };
-    // Without a thread there is no answer, and who asked has a limit for that.
+    // Without a thread there is no answer, and the time limit of the request applies.
     if let Err(error) = thread::Builder::new().name("snapshot".into()).spawn(work) {
         tracing::warn!(reason = %error, "no thread to make a snapshot");
     }
@@ -96,7 +97,7 @@ fn answer(output: &Output, request: u32, error: Error) {
     output.report(&Report::Answer { request, answer: Err(error) });
 }
 
-/// As JPEG. Blocks.
+/// Converts to JPEG. Blocks.
 pub fn convert(still: &Still) -> Result<Bytes, Error> {
     let (caps, buffer, times, decode) = match still {
         Still::Raw(sample) => (
@@ -108,7 +109,7 @@ pub fn convert(still: &Still) -> Result<Bytes, Error> {
         Still::KeyFrame(bytes) => (
             elements::caps("video/x-h264,stream-format=byte-stream,alignment=au")?,
             gst::Buffer::from_slice(bytes.clone()),
-            // Of a profile whose pictures may be out of order, openh264dec (1.22) gives a picture out with the next one.
+            // With a profile that may reorder pictures, openh264dec (1.22) outputs a picture only with the next one.
             2,
             vec![element("h264parse")?, element(decoder())?],
         ),
@@ -127,13 +128,13 @@ pub fn convert(still: &Still) -> Result<Bytes, Error> {
     elements.push(sink.clone().upcast());
     pipeline.add_many(&elements).map_err(Error::broken)?;
     gst::Element::link_many(&elements).map_err(Error::broken)?;
-    let shot = shoot(&pipeline, &source, &sink, &vec![buffer; times]);
-    // It has served; whether it stops well changes nothing about the picture.
+    let encoded = encode(&pipeline, &source, &sink, &vec![buffer; times]);
+    // The picture is done; an error at the stop does not matter.
     pipeline.set_state(gst::State::Null).ok();
-    shot
+    encoded
 }
 
-fn shoot(
+fn encode(
     pipeline: &gst::Pipeline,
     source: &gst_app::AppSrc,
     sink: &gst_app::AppSink,
@@ -143,7 +144,7 @@ fn shoot(
     for (buffer, second) in buffers.iter().zip(0..) {
         let mut buffer = buffer.clone();
         let still = buffer.make_mut();
-        // A still has no time; the capture's would put it outside of this pipeline's.
+        // A still has no time; the capture's time stamp would be outside of this pipeline's range.
         still.set_pts(gst::ClockTime::from_seconds(second));
         still.set_dts(gst::ClockTime::NONE);
         source.push_buffer(buffer).map_err(Error::broken)?;

@@ -1,15 +1,15 @@
-//! Which of a camera's modes comes nearest to the one that is wanted.
+//! Chooses the mode of a camera that is nearest to the wanted one.
 
-use peercam::capture::{Format, Offer, Rate};
+use peercam::capture::{CaptureFormat, CaptureMode, FrameRate};
 use peercam::media::Resolution;
 
-/// The size without its last line and column where it is odd: pictures in 4:2:0, which is all that encoders take, have
+/// Makes both sides even by cutting off the last line and column: encoders only take 4:2:0, whose pictures have
 /// even sides.
 pub fn even(size: Resolution) -> Resolution {
     Resolution { width: size.width & !1, height: size.height & !1 }
 }
 
-/// Leaves the first of equal things.
+/// Removes repeated values, and keeps the first of each.
 pub fn without_repetition<T: PartialEq>(things: &mut Vec<T>) {
     let mut place = 0;
     while place < things.len() {
@@ -18,48 +18,52 @@ pub fn without_repetition<T: PartialEq>(things: &mut Vec<T>) {
     }
 }
 
-/// What is asked of a device.
+/// The mode that the configuration requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Wanted {
+pub struct ModeRequest {
     pub resolution: Resolution,
     pub fps: u32,
     pub encoding: Encoding,
 }
 
-/// Who encodes.
+/// Where pictures are encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
-    /// The board, unless the camera has nothing but H.264, or nothing else of it works.
+    /// On the board, unless the camera only has H.264, or none of its other formats works.
     Board,
-    /// The camera.
+    /// In the camera.
     Camera,
 }
 
-/// The mode to ask the device for.
+/// The mode to request from the device.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Choice {
-    pub format: Format,
+pub struct ModeChoice {
+    pub format: CaptureFormat,
     pub resolution: Resolution,
-    /// None: whatever the device sends.
-    pub rate: Option<Rate>,
+    /// `None`: any rate that the device sends.
+    pub rate: Option<FrameRate>,
 }
 
-/// The offer to take: of those whose format has failed least, the one nearest to what is wanted, first by size, then by
-/// whole frames per second, then by the cost of its format. `None` if there is no offer that fits `wanted.encoding`.
-pub fn choose(offers: &[Offer], wanted: Wanted, failures: impl Fn(Format) -> u32) -> Option<Choice> {
-    let fits = |format: Format| wanted.encoding == Encoding::Board || format == Format::H264;
-    let choices = offers.iter().filter(|offer| fits(offer.format)).map(|offer| {
-        // What the camera has encoded is the last resort, unless it is asked for.
-        let (format, failed) = (offer.format, failures(offer.format));
-        let is_last = wanted.encoding == Encoding::Board && format == Format::H264;
-        let off = |rate: &Rate| (rate.as_fps() - f64::from(wanted.fps)).abs();
-        let rate = offer.rates.iter().copied().min_by(|one, other| off(one).total_cmp(&off(other)));
-        let resolution = offer.sizes.nearest(wanted.resolution);
+/// The best mode: of those whose format has failed least, the one nearest to what is wanted, first by size, then
+/// by rounded frame rate, then by the cost of its format. `None` if no mode fits `wanted.encoding`.
+pub fn choose(
+    modes: &[CaptureMode],
+    wanted: ModeRequest,
+    failures: impl Fn(CaptureFormat) -> u32,
+) -> Option<ModeChoice> {
+    let fits = |format: CaptureFormat| wanted.encoding == Encoding::Board || format == CaptureFormat::H264;
+    let choices = modes.iter().filter(|mode| fits(mode.format)).map(|mode| {
+        // The camera's own H.264 is the last resort, unless it is wanted.
+        let (format, failed) = (mode.format, failures(mode.format));
+        let is_last = wanted.encoding == Encoding::Board && format == CaptureFormat::H264;
+        let off = |rate: &FrameRate| (rate.as_fps() - f64::from(wanted.fps)).abs();
+        let rate = mode.rates.iter().copied().min_by(|one, other| off(one).total_cmp(&off(other)));
+        let resolution = mode.sizes.nearest(wanted.resolution);
         let far =
             resolution.width.abs_diff(wanted.resolution.width) + resolution.height.abs_diff(wanted.resolution.height);
         // 29.97 is as good as 30.
         let slow = rate.as_ref().map_or(0, |rate| off(rate).round() as u64);
-        ((failed, is_last, far, slow, format), Choice { format, resolution, rate })
+        ((failed, is_last, far, slow, format), ModeChoice { format, resolution, rate })
     });
     choices.min_by_key(|(cost, _)| *cost).map(|(_, choice)| choice)
 }
@@ -69,28 +73,28 @@ mod tests {
 
     use super::*;
 
-    const NV12: Format = Format::called("NV12");
-    const I420: Format = Format::called("I420");
-    const YUYV: Format = Format::called("YUYV");
+    const NV12: CaptureFormat = CaptureFormat::called("NV12");
+    const I420: CaptureFormat = CaptureFormat::called("I420");
+    const YUYV: CaptureFormat = CaptureFormat::called("YUYV");
 
     const fn size(width: u32, height: u32) -> Resolution {
         Resolution { width, height }
     }
 
-    fn offer(format: Format, width: u32, height: u32, rates: &[(u32, u32)]) -> Offer {
-        let rates = rates.iter().map(|&(frames, seconds)| Rate { frames, seconds }).collect();
-        Offer { format, sizes: Sizes::One(size(width, height)), rates }
+    fn mode(format: CaptureFormat, width: u32, height: u32, rates: &[(u32, u32)]) -> CaptureMode {
+        let rates = rates.iter().map(|&(frames, seconds)| FrameRate { frames, seconds }).collect();
+        CaptureMode { format, sizes: Sizes::One(size(width, height)), rates }
     }
 
-    fn chosen(offers: &[Offer], width: u32, height: u32, fps: u32) -> String {
-        let wanted = Wanted { resolution: size(width, height), fps, encoding: Encoding::Board };
-        let Some(choice) = choose(offers, wanted, |_| 0) else { return "none".into() };
+    fn chosen(modes: &[CaptureMode], width: u32, height: u32, fps: u32) -> String {
+        let wanted = ModeRequest { resolution: size(width, height), fps, encoding: Encoding::Board };
+        let Some(choice) = choose(modes, wanted, |_| 0) else { return "none".into() };
         let rate = choice.rate.map_or("any".into(), |rate| format!("{}/{}", rate.frames, rate.seconds));
         format!("{} {} {rate}", choice.format.name(), choice.resolution)
     }
 
-    /// What the kernel's vivid driver lists for its webcam input: slower the larger, 25/2 among them.
-    fn vivid() -> Vec<Offer> {
+    /// The list of the kernel's vivid driver for its webcam input: the larger, the slower; 25/2 among the rates.
+    fn vivid() -> Vec<CaptureMode> {
         let rates: [&[(u32, u32)]; 4] = [
             &[(1, 1), (2, 1), (4, 1), (5, 1), (10, 1), (25, 2), (15, 1), (25, 1), (30, 1), (40, 1), (50, 1), (60, 1)],
             &[(1, 1), (2, 1), (4, 1), (5, 1), (10, 1), (25, 2), (15, 1), (25, 1), (30, 1), (40, 1)],
@@ -98,12 +102,12 @@ mod tests {
             &[(1, 1), (2, 1), (4, 1), (5, 1), (10, 1)],
         ];
         let sizes = [(320, 180), (640, 360), (640, 480), (1280, 720)];
-        let each = |format| sizes.into_iter().zip(rates).map(move |((w, h), rates)| offer(format, w, h, rates));
+        let each = |format| sizes.into_iter().zip(rates).map(move |((w, h), rates)| mode(format, w, h, rates));
         each(YUYV).chain(each(NV12)).collect()
     }
 
     #[test]
-    fn a_real_rate_of_that_size_is_chosen() {
+    fn a_rate_that_the_size_has_is_chosen() {
         let cases = [
             ((640, 480, 30), "NV12 640x480 25/1"),
             ((640, 360, 30), "NV12 640x360 30/1"),
@@ -119,13 +123,13 @@ mod tests {
     }
 
     #[test]
-    fn a_usb_camera_is_used_raw_where_that_is_fast_enough() {
+    fn a_raw_format_of_a_usb_camera_is_used_if_it_is_fast_enough() {
         let camera = [
-            offer(Format::H264, 1280, 720, &[(30, 1)]),
-            offer(Format::MJPEG, 1280, 720, &[(30, 1), (15, 1)]),
-            offer(YUYV, 1280, 720, &[(10, 1)]),
-            offer(Format::MJPEG, 640, 480, &[(30, 1)]),
-            offer(YUYV, 640, 480, &[(30_000, 1001)]),
+            mode(CaptureFormat::H264, 1280, 720, &[(30, 1)]),
+            mode(CaptureFormat::MJPEG, 1280, 720, &[(30, 1), (15, 1)]),
+            mode(YUYV, 1280, 720, &[(10, 1)]),
+            mode(CaptureFormat::MJPEG, 640, 480, &[(30, 1)]),
+            mode(YUYV, 640, 480, &[(30_000, 1001)]),
         ];
         assert_eq!(chosen(&camera, 1280, 720, 30), "MJPEG 1280x720 30/1");
         assert_eq!(chosen(&camera, 1280, 720, 10), "YUYV 1280x720 10/1");
@@ -135,41 +139,45 @@ mod tests {
     }
 
     #[test]
-    fn the_cameras_own_encoder_is_used_when_asked_for_and_only_then() {
-        let camera = [offer(YUYV, 640, 480, &[(30, 1)]), offer(Format::H264, 1280, 720, &[(30, 1)])];
-        let wanted = |encoding| Wanted { resolution: size(1280, 720), fps: 30, encoding };
+    fn the_cameras_own_encoder_is_used_only_on_request() {
+        let camera = [mode(YUYV, 640, 480, &[(30, 1)]), mode(CaptureFormat::H264, 1280, 720, &[(30, 1)])];
+        let wanted = |encoding| ModeRequest { resolution: size(1280, 720), fps: 30, encoding };
         let format = |encoding| choose(&camera, wanted(encoding), |_| 0).map(|choice| choice.format);
-        assert_eq!(format(Encoding::Camera), Some(Format::H264));
+        assert_eq!(format(Encoding::Camera), Some(CaptureFormat::H264));
         assert_eq!(format(Encoding::Board), Some(YUYV));
         assert_eq!(choose(&camera[..1], wanted(Encoding::Camera), |_| 0), None);
     }
 
     #[test]
-    fn formats_that_failed_stand_behind_those_that_failed_less_and_h264_behind_all_others() {
+    fn formats_with_fewer_failures_come_first_and_h264_comes_last() {
         let camera = [
-            offer(Format::H264, 1280, 720, &[(30, 1)]),
-            offer(Format::MJPEG, 1280, 720, &[(30, 1)]),
-            offer(YUYV, 640, 480, &[(30, 1)]),
+            mode(CaptureFormat::H264, 1280, 720, &[(30, 1)]),
+            mode(CaptureFormat::MJPEG, 1280, 720, &[(30, 1)]),
+            mode(YUYV, 640, 480, &[(30, 1)]),
         ];
-        let wanted = |encoding| Wanted { resolution: size(1280, 720), fps: 30, encoding };
-        let chosen = |encoding, failed: [(Format, u32); 2]| {
+        let wanted = |encoding| ModeRequest { resolution: size(1280, 720), fps: 30, encoding };
+        let chosen = |encoding, failed: [(CaptureFormat, u32); 2]| {
             let failures = |format| failed.iter().find(|(known, _)| *known == format).map_or(0, |(_, failed)| *failed);
             choose(&camera, wanted(encoding), failures).map(|choice| choice.format)
         };
         let cases = [
-            ([(Format::MJPEG, 0), (YUYV, 0)], Format::MJPEG),
-            ([(Format::MJPEG, 1), (YUYV, 0)], YUYV),
-            ([(Format::MJPEG, 1), (YUYV, 1)], Format::H264),
-            ([(Format::MJPEG, 2), (Format::H264, 1)], YUYV),
+            ([(CaptureFormat::MJPEG, 0), (YUYV, 0)], CaptureFormat::MJPEG),
+            ([(CaptureFormat::MJPEG, 1), (YUYV, 0)], YUYV),
+            ([(CaptureFormat::MJPEG, 1), (YUYV, 1)], CaptureFormat::H264),
+            ([(CaptureFormat::MJPEG, 2), (CaptureFormat::H264, 1)], YUYV),
         ];
         for (failed, expected) in cases {
             assert_eq!(chosen(Encoding::Board, failed), Some(expected), "{failed:?}");
         }
-        assert_eq!(chosen(Encoding::Camera, [(Format::H264, 9), (YUYV, 0)]), Some(Format::H264), "it was asked for");
+        assert_eq!(
+            chosen(Encoding::Camera, [(CaptureFormat::H264, 9), (YUYV, 0)]),
+            Some(CaptureFormat::H264),
+            "it was asked for"
+        );
     }
 
     #[test]
-    fn a_range_of_sizes_has_the_nearest_step() {
+    fn the_nearest_size_on_the_grid_of_a_range_is_chosen() {
         let sizes = Sizes::Range { least: size(32, 32), most: size(1920, 1080), step: size(16, 8) };
         let cases = [
             ((1280, 720), (1280, 720)),
@@ -181,12 +189,12 @@ mod tests {
         for ((width, height), (expected_width, expected_height)) in cases {
             assert_eq!(sizes.nearest(size(width, height)), size(expected_width, expected_height));
         }
-        let range = Offer { format: I420, sizes, rates: vec![] };
+        let range = CaptureMode { format: I420, sizes, rates: vec![] };
         assert_eq!(chosen(&[range], 1280, 720, 30), "I420 1280x720 any");
     }
 
     #[test]
-    fn gstreamer_takes_every_format_of_the_table_from_a_camera_and_converts_it() {
+    fn gstreamer_accepts_and_converts_every_format_of_the_table() {
         gstreamer::init().unwrap();
         let pads = |name: &str| gstreamer::ElementFactory::find(name).unwrap().static_pad_templates();
         let caps = |name: &str, pad: &str| {
@@ -194,15 +202,15 @@ mod tests {
             pads.iter().find(|template| template.name_template() == pad).unwrap().caps()
         };
         let (camera, converter) = (caps("v4l2src", "src"), caps("videoconvert", "sink"));
-        for known in Format::all() {
+        for known in CaptureFormat::all() {
             let (name, caps) = (known.name(), known.caps());
             let format: gstreamer::Caps = caps.parse().unwrap();
             assert!(camera.can_intersect(&format), "v4l2src has no {name}");
             assert!(!caps.starts_with("video/x-raw") || converter.can_intersect(&format), "{name} is not converted");
         }
-        let codes: Vec<_> = Format::all().flat_map(Format::codes).collect();
+        let codes: Vec<_> = CaptureFormat::all().flat_map(CaptureFormat::codes).collect();
         let mut once = codes.clone();
         without_repetition(&mut once);
-        assert_eq!(once, codes, "a code stands twice");
+        assert_eq!(once, codes, "a code appears twice");
     }
 }

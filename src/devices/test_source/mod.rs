@@ -1,5 +1,5 @@
-//! The picture and the tone where there is no device, in real time.
+//! Test picture and test tone, in real time, for a board without devices.
 
-pub mod paced;
+pub mod live_source;
 pub mod test_picture;
 pub mod test_tone;

@@ -1,10 +1,10 @@
-//! The picture that is shown where there is no camera, and that latency and lip sync are measured with.
+//! The picture without a camera, with which latency and lip sync are measured.
 //!
-//! Colour bars; leaves in the wind (noise, in place of the black bar), so that the encoder has as much to do as with
-//! a real scene and uses the bitrate it is given; a clock (UTC, `HH:MM:SS.mmm`); a bar that moves once across in four seconds; a field at the lower
-//! right that is white during the first 100 ms of each Unix second, while the test tone beeps; and the time code
-//! of [`peercam::media::time_code`] at the top left. Everything that moves shows one and the same moment, which is also the
-//! moment that the frame says it was captured at. BT.709, video range, I420.
+//! It has colour bars; leaves in the wind (noise, in place of the black bar), so that the encoder has as much work
+//! as with a real scene and uses the bitrate it is given; a clock (UTC, `HH:MM:SS.mmm`); a bar that moves across
+//! once in four seconds; a field at the lower right that is white during the first 100 ms of each Unix second,
+//! while the test tone beeps; and the time code of [`peercam::media::time_code`] at the top left. Everything that
+//! moves shows the same time, which is also the capture time of the frame. BT.709, video range, I420.
 
 use std::time::Duration;
 
@@ -17,12 +17,12 @@ use peercam::media::{Resolution, time_code};
 
 use crate::graph::clock;
 
-use super::paced::{self, Pace, Waker};
+use super::live_source::{self, Pace, Waker};
 
-/// How long flash and beep last, from each full second on.
+/// Duration of flash and beep, from each full second on.
 pub const FLASH: Duration = Duration::from_millis(100);
 
-/// How long the moving bar takes from the left edge to the right.
+/// Time that the moving bar takes from the left edge to the right.
 const SWEEP: Duration = Duration::from_secs(4);
 
 /// White, yellow, cyan, green, magenta, red, blue and black at 75 % as Y, Cb, Cr (BT.709, video range).
@@ -37,16 +37,16 @@ const BARS: [[u8; 3]; 8] = [
     [16, 128, 128],
 ];
 
-/// The lower third, on which clock, moving bar and flash field are seen well.
+/// The lower third, on which clock, moving bar and flash field are well visible.
 const GROUND: [u8; 3] = [40, 128, 128];
 
-/// Brightness of the leaves around the middle of the scale: strong enough to fill 2 Mbit/s at 720p30.
+/// Brightness range of the leaves: strong enough to fill 2 Mbit/s at 720p30.
 const LEAVES: std::ops::RangeInclusive<u8> = 80..=176;
 
 const WHITE: u8 = 235;
 const BLACK: u8 = 16;
 
-/// Digits, colon and point as five columns by seven lines; the highest of five bits is the leftmost column.
+/// Digits, colon and point as five columns by seven lines; bit 4 is the leftmost column.
 const GLYPHS: [[u8; 7]; 12] = [
     [0b01110, 0b10001, 0b10011, 0b10101, 0b11001, 0b10001, 0b01110],
     [0b00100, 0b01100, 0b00100, 0b00100, 0b00100, 0b00100, 0b01110],
@@ -62,7 +62,7 @@ const GLYPHS: [[u8; 7]; 12] = [
     [0b00000, 0b00000, 0b00000, 0b00000, 0b00000, 0b01100, 0b01100],
 ];
 
-/// Where a plane lies in a picture's buffer.
+/// Position of a plane in a picture's buffer.
 #[derive(Clone, Copy, Debug)]
 struct Plane {
     offset: usize,
@@ -74,17 +74,17 @@ struct Plane {
 pub struct TestPicture {
     resolution: Resolution,
     luma: Plane,
-    /// What does not move, drawn once; each frame begins as a copy of it.
+    /// The parts that do not move, drawn once; each frame starts as a copy of it.
     background: Vec<u8>,
-    /// Noise that each line of the leaves takes a part of, from another place at each moment.
+    /// Noise for the leaves; each line uses a part of it, at another offset each time.
     noise: Vec<u8>,
 }
 
-/// How much noise there is: a prime, so that lines and moments do not fall into step with its length.
+/// Length of the noise: a prime, so that lines and times do not fall into step with it.
 const NOISE: usize = 65_537;
 
 impl TestPicture {
-    /// A picture laid out as `info` (I420) says.
+    /// A picture with the layout of `info` (I420).
     pub fn new(info: &gst_video::VideoInfo) -> Self {
         let resolution = Resolution { width: info.width(), height: info.height() };
         let plane = |index: usize| Plane { offset: info.offset()[index], stride: info.stride()[index] as usize };
@@ -108,12 +108,12 @@ impl TestPicture {
         Self { resolution, luma: plane(0), background, noise }
     }
 
-    /// How many bytes a picture has.
+    /// Size of a picture in bytes.
     pub fn size(&self) -> usize {
         self.background.len()
     }
 
-    /// Draws the moment `unix_time` into `picture`.
+    /// Draws the time `unix_time` into `picture`.
     pub fn draw(&self, picture: &mut [u8], unix_time: Duration) {
         picture.copy_from_slice(&self.background);
         let luma = &mut picture[self.luma.offset..];
@@ -180,7 +180,7 @@ impl TestPicture {
         }
     }
 
-    /// Fills a rectangle of luma, cut at the picture's edges.
+    /// Fills a rectangle of luma, clipped at the picture's edges.
     fn fill(&self, luma: &mut [u8], (left, top): (usize, usize), (width, height): (usize, usize), value: u8) {
         let right = (left + width).min(self.resolution.width as usize);
         for line in top..(top + height).min(self.resolution.height as usize) {
@@ -198,20 +198,20 @@ pub fn source(resolution: Resolution, fps: u32) -> Result<(gst_app::AppSrc, Wake
     let picture = TestPicture::new(&info);
     let pool = gst::BufferPool::new();
     let mut config = pool.config();
-    // Two in the queue and the encoder, two for encoders that keep a reference; more are made when needed.
+    // Two in the queue and the encoder, two for encoders that keep a reference; more are allocated when needed.
     config.set_params(Some(&caps), picture.size() as u32, 4, 0);
     pool.set_config(config).map_err(Error::broken)?;
     pool.set_active(true).map_err(Error::broken)?;
     let pace = Pace { buffers: fps, seconds: 1 };
     let patience = Duration::from_secs(1) / fps;
-    Ok(paced::source(&caps, pace, patience, move |moment| {
+    Ok(live_source::source(&caps, pace, patience, move |moment| {
         let mut buffer = pool.acquire_buffer(None).ok()?;
         picture.draw(&mut buffer.get_mut()?.map_writable().ok()?, clock::unix_time(moment));
         Some(buffer)
     }))
 }
 
-/// How the test picture lies in memory.
+/// Layout of the test picture in memory.
 pub fn format(resolution: Resolution, fps: u32) -> Result<gst_video::VideoInfo, Error> {
     gst_video::VideoInfo::builder(gst_video::VideoFormat::I420, resolution.width, resolution.height)
         .fps(gst::Fraction::new(fps as i32, 1))
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn it_shows_its_moment_as_time_code_at_each_size() {
+    fn the_time_code_is_readable_at_each_size() {
         let now = Duration::from_millis(1_763_646_463_123);
         for (width, height) in [(160, 120), (320, 180), (640, 360), (854, 480), (1280, 720), (1920, 1080)] {
             let (_, info, bytes) = picture(width, height, now);
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn two_moments_differ_by_little_more_than_what_moves() {
+    fn two_pictures_differ_by_little_more_than_the_moving_parts() {
         let (_, _, first) = picture(1280, 720, Duration::from_millis(1_763_646_463_500));
         let (_, _, second) = picture(1280, 720, Duration::from_millis(1_763_646_463_533));
         let changed = first.iter().zip(&second).filter(|(first, second)| first != second).count();

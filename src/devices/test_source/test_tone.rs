@@ -1,4 +1,4 @@
-//! The sound that is heard where there is no microphone: a beep in step with the test picture's flash.
+//! The sound without a microphone: a beep in step with the test picture's flash.
 
 use std::f64::consts::TAU;
 use std::time::{Duration, Instant};
@@ -9,10 +9,10 @@ use peercam::capture::Error;
 
 use crate::graph::{clock, elements};
 
-use super::paced::{self, Pace, Waker};
+use super::live_source::{self, Pace, Waker};
 use super::test_picture::FLASH;
 
-/// What Opus works with.
+/// The sample rate of Opus.
 pub const RATE: u32 = 48_000;
 
 /// 1 kHz, a whole number of periods in a beep, so that it begins and ends at zero without a click.
@@ -24,7 +24,7 @@ const LOUDNESS: f64 = 8192.0;
 /// Blocks of 10 ms, half of an Opus frame.
 const PACE: Pace = Pace { buffers: 100, seconds: 1 };
 
-/// Sound must not have holes; only after so long a pause (a suspended machine) is what was missed skipped.
+/// Sound must not have gaps; only after so long a pause (a suspended machine) is the missed part skipped.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The sample at `unix_time`.
@@ -33,12 +33,12 @@ fn sample(unix_time: Duration) -> i16 {
     if into < FLASH { (LOUDNESS * (TAU * PITCH * into.as_secs_f64()).sin()) as i16 } else { 0 }
 }
 
-/// The tone as a live source of one channel.
+/// The tone as a live source with one channel.
 pub fn source() -> Result<(gst_app::AppSrc, Waker), Error> {
     let caps = elements::caps(&format!("audio/x-raw,format=S16LE,layout=interleaved,rate={RATE},channels=1"))?;
     let length = RATE * PACE.seconds / PACE.buffers;
-    Ok(paced::source(&caps, PACE, PATIENCE, move |start: Instant| {
-        // As from a real microphone, a block comes when its last sample was taken.
+    Ok(live_source::source(&caps, PACE, PATIENCE, move |start: Instant| {
+        // As from a real microphone, a block comes once its last sample is taken.
         std::thread::sleep((start + Duration::from_millis(10)).saturating_duration_since(Instant::now()));
         let begin = clock::unix_time(start);
         let samples = (0..length).flat_map(|index| {
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_beeps_during_the_first_tenth_of_each_second_only() {
+    fn it_beeps_only_during_the_first_tenth_of_each_second() {
         let second = 1_763_646_463;
         let loudest = |from_ms: u64, to_ms: u64| {
             (from_ms * 48..to_ms * 48)

@@ -1,4 +1,4 @@
-//! The capture process as its parent sees it, with real GStreamer.
+//! Tests of the capture process from its parent's side, with real GStreamer.
 
 mod damaged;
 mod renditions;
@@ -14,10 +14,10 @@ use bytes::Bytes;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
-use peercam::capture::wire::{self, Header, Kind};
-use peercam::capture::{Begin, Config, Log, Memory, Order, Report, Role, Settings, Step};
+use peercam::capture::wire::{self, Header, MessageKind};
+use peercam::capture::{Begin, Config, LearnedState, LogSettings, Order, Report, Role, Settings, Step};
 
-use crate::serve::{Left, serve};
+use crate::serve::{EndState, serve};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -26,14 +26,14 @@ fn config(width: u32, height: u32, fps: u32) -> Config {
 }
 
 fn begin(role: Role) -> Begin {
-    Begin { version: wire::VERSION, role, log: Log::default(), memory: Memory::Null, blame: None }
+    Begin { version: wire::VERSION, role, log: LogSettings::default(), memory: LearnedState::Null, blame: None }
 }
 
 fn of_camera() -> Role {
     Role::Camera { kept: BTreeMap::new() }
 }
 
-/// What came from the capture process.
+/// A message from the capture process.
 #[derive(Debug)]
 enum Received {
     Report(Report),
@@ -41,11 +41,11 @@ enum Received {
     Picture(Header, Bytes),
 }
 
-/// The parent of a capture that runs in a thread of the test.
+/// The parent of a capture process that runs as a thread of the test.
 struct Parent {
     socket: UnixStream,
-    capture: JoinHandle<io::Result<Left>>,
-    /// Whether encoders may be tried.
+    capture: JoinHandle<io::Result<EndState>>,
+    /// Whether it permits trials of encoders.
     gives_leave: bool,
 }
 
@@ -64,7 +64,7 @@ impl Parent {
     }
 
     fn order(&mut self, order: &Order) {
-        self.socket.write_all(&wire::message(Kind::Order, order).unwrap()).unwrap();
+        self.socket.write_all(&wire::message(MessageKind::Order, order).unwrap()).unwrap();
     }
 
     fn open(&mut self, attempt: u32, config: Config) {
@@ -72,12 +72,12 @@ impl Parent {
     }
 
     fn next(&mut self) -> Received {
-        let (header, body) = wire::read(&mut self.socket).unwrap().expect("the capture goes on");
+        let (header, body) = wire::read(&mut self.socket).unwrap().expect("the capture process still runs");
         match header.kind {
-            Kind::Order => panic!("the capture orders"),
-            Kind::Frame => Received::Frame(header, body),
-            Kind::Picture => Received::Picture(header, body),
-            Kind::Report => {
+            MessageKind::Order => panic!("the capture process sends orders"),
+            MessageKind::Frame => Received::Frame(header, body),
+            MessageKind::Picture => Received::Picture(header, body),
+            MessageKind::Report => {
                 let report = serde_json::from_slice(&body).unwrap();
                 if report == Report::Doing(Step::Waiting) && self.gives_leave {
                     self.order(&Order::Try);
@@ -87,7 +87,7 @@ impl Parent {
         }
     }
 
-    /// The next report that `wanted` takes.
+    /// The next report for which `wanted` returns a value.
     fn report<T>(&mut self, wanted: impl Fn(Report) -> Option<T>) -> T {
         loop {
             if let Received::Report(report) = self.next()
@@ -111,14 +111,14 @@ impl Parent {
         self.report(|report| (report == Report::Closed { attempt }).then_some(()));
     }
 
-    /// Goes away; gives what the capture was doing then.
-    fn leave(self) -> io::Result<Left> {
+    /// Closes the connection; returns the state of the capture process then.
+    fn leave(self) -> io::Result<EndState> {
         drop(self.socket);
         self.capture.join().unwrap()
     }
 }
 
-/// Runs encoded bytes through `chain` of GStreamer elements and takes what comes out.
+/// Sends encoded bytes through a `chain` of GStreamer elements and returns the output.
 fn through(chain: &str, caps: &str, buffers: &[Bytes]) -> Vec<gst::Sample> {
     gst::init().unwrap();
     let pipeline = gst::parse::launch(&format!("appsrc name=in format=time ! {chain} ! appsink name=out sync=false"))

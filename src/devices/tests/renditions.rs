@@ -22,7 +22,7 @@ fn size_of(key_frame: &Bytes) -> (u32, u32) {
     (info.width(), info.height())
 }
 
-/// Frames of both renditions until `enough` says so, given how many came of each.
+/// Collects frames of both renditions until `enough` returns true for them.
 fn frames(parent: &mut Parent, enough: impl Fn(&[Vec<(Header, Bytes)>; 2]) -> bool) -> [Vec<(Header, Bytes)>; 2] {
     let mut found = [vec![], vec![]];
     while !enough(&found) {
@@ -33,10 +33,10 @@ fn frames(parent: &mut Parent, enough: impl Fn(&[Vec<(Header, Bytes)>; 2]) -> bo
 }
 
 #[test]
-fn one_rendition_comes_and_goes_while_the_other_is_watched_without_a_lost_frame() {
+fn adding_and_removing_a_rendition_loses_no_frame_of_the_other() {
     gst::init().unwrap();
     let mut parent = Parent::of(of_camera());
-    // Pictures are dropped in front of the encoder where the machine is too slow for it: few and small ones here.
+    // If the machine is too slow, pictures are dropped before the encoder; here they are few and small.
     parent.open(1, Config { key_frame_interval: 600, ..config(480, 270, FPS) });
     let mut watched = Vec::new();
     let [first, _] = frames(&mut parent, |found| found[0].len() >= 10);
@@ -68,7 +68,7 @@ fn one_rendition_comes_and_goes_while_the_other_is_watched_without_a_lost_frame(
 }
 
 #[test]
-fn a_rendition_that_cannot_be_is_refused_and_the_others_go_on() {
+fn an_impossible_rendition_is_refused_and_the_others_continue() {
     let mut parent = Parent::of(of_camera());
     parent.open(1, config(320, 180, 30));
     parent.frame();
@@ -79,7 +79,7 @@ fn a_rendition_that_cannot_be_is_refused_and_the_others_go_on() {
         _ => None,
     });
     assert!(outcome.unwrap_err().to_string().contains("321x180"));
-    // One that never was is no error.
+    // Ending one that never existed is no error.
     parent.order(&Order::Rendition { number: 7, wanted: None });
     for _ in 0..10 {
         assert_eq!(parent.frame().0.rendition, 0);

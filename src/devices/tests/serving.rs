@@ -1,28 +1,29 @@
-//! What the parent orders, in an order that is right and in others.
+//! Orders of the parent, in valid sequences and in others.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
 use peercam::capture::wire;
 use peercam::capture::{
-    Answer, AudioConfig, Begin, Blame, Config, Error, Memory, Order, Question, Rendition, Report, Role, Settings, Step,
+    Answer, AudioConfig, Begin, Blame, Config, Error, LearnedState, Order, Question, Rendition, Report, Role, Settings,
+    Step,
 };
 
-use crate::attempt::{Attempt, Event, Means};
+use crate::attempt::{Attempt, AttemptContext, AttemptEvent};
+use crate::codec_trials::CodecTrials;
 use crate::graph::branch::Branch;
 use crate::graph::{Graph, snapshot};
-use crate::guide::Guide;
-use crate::look::controls::Adjusted;
-use crate::look::device::Nodes;
-use crate::opener::{Opener, Outcome};
+use crate::graph_builder::{AttemptOutcome, GraphBuilder};
+use crate::inventory::controls::DeviceControls;
+use crate::inventory::device::Nodes;
 use crate::output::Output;
-use crate::source::Capture;
-use crate::trials::Trials;
+use crate::source::CameraBuilder;
+use crate::step_reporter::StepReporter;
 
 use super::*;
 
 #[test]
-fn an_attempt_is_told_of_step_by_step_and_its_frames_carry_its_number() {
+fn an_attempt_reports_each_step_and_its_frames_carry_its_number() {
     let mut parent = Parent::of(of_camera());
     let mut told = Vec::new();
     parent.open(7, config(320, 180, 30));
@@ -52,14 +53,14 @@ fn an_attempt_is_told_of_step_by_step_and_its_frames_carry_its_number() {
     ];
     assert_eq!(told[..7], expected);
     parent.closed(7);
-    // The same process goes on with the next.
+    // The same process serves the next attempt.
     parent.open(8, config(320, 180, 30));
     assert_eq!(parent.frame().0.number, 8);
-    assert_eq!(parent.leave().unwrap(), Left::Capturing);
+    assert_eq!(parent.leave().unwrap(), EndState::Capturing);
 }
 
 #[test]
-fn no_encoder_is_tried_without_leave_and_what_was_found_out_is_handed_on() {
+fn no_encoder_is_tried_without_a_permit_and_results_pass_to_the_next_process() {
     let mut parent = Parent { gives_leave: false, ..Parent::of(of_camera()) };
     parent.open(1, config(320, 180, 30));
     parent.report(|report| (report == Report::Doing(Step::Waiting)).then_some(()));
@@ -73,7 +74,7 @@ fn no_encoder_is_tried_without_leave_and_what_was_found_out_is_handed_on() {
     });
     parent.frame();
     parent.closed(1);
-    assert_eq!(parent.leave().unwrap(), Left::AtRest);
+    assert_eq!(parent.leave().unwrap(), EndState::AtRest);
     let mut next = Parent { gives_leave: false, ..Parent::new() };
     next.order(&Order::Begin(Begin { memory, ..begin(of_camera()) }));
     next.open(1, config(320, 180, 30));
@@ -82,7 +83,7 @@ fn no_encoder_is_tried_without_leave_and_what_was_found_out_is_handed_on() {
 }
 
 #[test]
-fn an_encoder_that_a_process_died_of_is_passed_over_by_the_next() {
+fn the_next_process_skips_an_encoder_that_the_last_one_died_of() {
     let mut parent = Parent::new();
     let blame = Blame { step: Step::Trying { encoder: "x264enc".into() }, how: "it hung".into() };
     parent.order(&Order::Begin(Begin { blame: Some(blame), ..begin(of_camera()) }));
@@ -96,7 +97,7 @@ fn an_encoder_that_a_process_died_of_is_passed_over_by_the_next() {
 }
 
 #[test]
-fn a_device_that_does_not_exist_is_a_failure_and_the_process_goes_on() {
+fn a_missing_device_is_a_failure_and_the_process_continues() {
     let mut parent = Parent::of(of_camera());
     parent.open(1, Config { source: "/dev/video987".into(), ..Config::default() });
     let error = parent.report(|report| match report {
@@ -111,7 +112,7 @@ fn a_device_that_does_not_exist_is_a_failure_and_the_process_goes_on() {
 }
 
 #[test]
-fn questions_are_answered_beside_the_pictures() {
+fn questions_are_answered_while_pictures_are_sent() {
     let mut parent = Parent::of(of_camera());
     let mut ask = |request, question| {
         parent.order(&Order::Ask { request, question });
@@ -133,8 +134,8 @@ fn questions_are_answered_beside_the_pictures() {
     assert!(ask(2, Question::Snapshot).is_err_and(|why| why.contains("no pictures come")));
     let capture = |name: &str| AudioConfig { capture: name.into(), ..AudioConfig::default() };
     assert_eq!(ask(3, Question::HasSound(capture("test"))), Ok(Answer::HasSound(true)));
-    let survey = Question::Survey { cameras: vec![config(320, 180, 30)], audio: capture("test") };
-    let Ok(Answer::Survey(survey)) = ask(4, survey) else { panic!("no survey") };
+    let survey = Question::Inventory { cameras: vec![config(320, 180, 30)], audio: capture("test") };
+    let Ok(Answer::Inventory(survey)) = ask(4, survey) else { panic!("no survey") };
     assert!(survey.uses[0].1.as_ref().is_ok_and(|used| used.starts_with("test picture, I420 320x180 at 30 fps, ")));
     parent.open(1, config(320, 180, 30));
     parent.frame();
@@ -149,13 +150,13 @@ fn questions_are_answered_beside_the_pictures() {
 }
 
 #[test]
-fn what_the_parent_must_not_order_ends_the_process_with_the_reason() {
+fn invalid_orders_end_the_process_with_the_reason() {
     let close = Order::Close { attempt: 1 };
     let open = |attempt| Order::Open { attempt, settings: Settings::Camera(config(320, 180, 30)) };
     let old = Begin { version: 0, ..begin(of_camera()) };
     let good = || Order::Begin(begin(of_camera()));
     let cases = [
-        (vec![close], "the first order is not to begin"),
+        (vec![close], "the first order is not `begin`"),
         (vec![Order::Begin(old)], "peercam speaks version 0 of the protocol, peercam-capture version 1"),
         (vec![good(), good()], "the parent begins twice"),
         (vec![good(), open(1), open(2)], "attempt 2 begins before attempt 1 is closed"),
@@ -167,9 +168,9 @@ fn what_the_parent_must_not_order_ends_the_process_with_the_reason() {
         assert_eq!(error, why);
     }
     let mut parent = Parent::of(of_camera());
-    parent.socket.write_all(&wire::message(Kind::Report, &Report::Closed { attempt: 1 }).unwrap()).unwrap();
+    parent.socket.write_all(&wire::message(MessageKind::Report, &Report::Closed { attempt: 1 }).unwrap()).unwrap();
     let error = parent.capture.join().unwrap().unwrap_err().to_string();
-    assert!(error.contains("no order"), "{error}");
+    assert!(error.contains("not an order"), "{error}");
     let mut parent = Parent::of(of_camera());
     parent.socket.write_all(b"GET / HTTP/1.1\r\n\r\n0123456789").unwrap();
     let error = parent.capture.join().unwrap().unwrap_err().to_string();
@@ -177,7 +178,7 @@ fn what_the_parent_must_not_order_ends_the_process_with_the_reason() {
 }
 
 #[test]
-fn settings_of_something_else_are_a_failure() {
+fn settings_for_another_kind_of_device_are_a_failure() {
     let mut parent = Parent::of(Role::Microphone { cameras: vec![] });
     parent.open(1, config(320, 180, 30));
     let error = parent.report(|report| match report {
@@ -189,9 +190,9 @@ fn settings_of_something_else_are_a_failure() {
 }
 
 #[test]
-fn black_and_white_of_a_usb_camera_are_black_and_white_in_the_snapshot() {
+fn video_range_black_and_white_are_full_range_in_the_snapshot() {
     gst::init().unwrap();
-    // What v4l2src says of nearly all of them: video range, BT.601.
+    // What v4l2src reports for nearly all of them: video range, BT.601.
     let caps = "video/x-raw,format=NV12,width=64,height=64,framerate=30/1,colorimetry=2:4:7:1".parse().unwrap();
     let mut bytes = vec![128; 64 * 96];
     bytes[..64 * 32].fill(16);
@@ -205,56 +206,56 @@ fn black_and_white_of_a_usb_camera_are_black_and_white_in_the_snapshot() {
     assert!(black < 4 && white > 251, "black is {black}, white is {white}");
 }
 
-/// A device that panics at the first look, and shows the test picture at the next.
+/// A device that panics at the first attempt, and shows the test picture at the next.
 struct Panicking {
     looks: AtomicU32,
-    good: Capture,
+    good: CameraBuilder,
 }
 
-impl Opener for Panicking {
-    fn open(&mut self, settings: &Settings) -> Result<Graph, Error> {
+impl GraphBuilder for Panicking {
+    fn build(&mut self, settings: &Settings) -> Result<Graph, Error> {
         assert!(self.looks.fetch_add(1, Ordering::Relaxed) > 0, "a driver that nobody has thought of");
-        self.good.open(settings)
+        self.good.build(settings)
     }
 
     fn rendition(&mut self, wanted: &Rendition, fps: f64) -> Result<(Branch, String), Error> {
         self.good.rendition(wanted, fps)
     }
 
-    fn learn(&mut self, outcome: Outcome<'_>) {
-        self.good.learn(outcome);
+    fn record_outcome(&mut self, outcome: AttemptOutcome<'_>) {
+        self.good.record_outcome(outcome);
     }
 
-    fn memory(&self) -> Memory {
-        self.good.memory()
+    fn learned(&self) -> LearnedState {
+        self.good.learned()
     }
 
-    fn recall(&mut self, memory: Memory) {
-        self.good.recall(memory);
+    fn restore(&mut self, memory: LearnedState) {
+        self.good.restore(memory);
     }
 
-    fn blame(&mut self, blame: &Blame) {
-        self.good.blame(blame);
+    fn record_crash(&mut self, blame: &Blame) {
+        self.good.record_crash(blame);
     }
 }
 
 #[test]
-fn a_panic_over_a_device_is_a_failure_like_another_and_the_next_attempt_goes_well() {
+fn a_panic_in_one_attempt_is_a_failure_and_the_next_attempt_works() {
     let (mut socket, child) = UnixStream::pair().unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let output = Output::new(child);
-    let nodes = Nodes::new(Guide::alone());
-    let adjusted = Adjusted::new(BTreeMap::new(), &nodes, output.clone());
-    let good = Capture::new(adjusted, nodes, Trials::new(Guide::alone()));
-    let opener = Arc::new(Mutex::new(Panicking { looks: AtomicU32::new(0), good }));
-    let means = Means { opener, output, guide: Guide::alone() };
+    let nodes = Nodes::new(StepReporter::silent());
+    let controls = DeviceControls::new(BTreeMap::new(), &nodes, output.clone());
+    let good = CameraBuilder::new(controls, nodes, CodecTrials::new(StepReporter::silent()));
+    let builder = Arc::new(Mutex::new(Panicking { looks: AtomicU32::new(0), good }));
+    let context = AttemptContext { builder, output, reporter: StepReporter::silent() };
     for attempt in 1..=2 {
         let (done, closed) = mpsc::channel();
         let settings = Settings::Camera(config(320, 180, 30));
-        let handle = Attempt::begin(attempt, settings, means.clone(), move || done.send(()).unwrap()).unwrap();
+        let handle = Attempt::begin(attempt, settings, context.clone(), move || done.send(()).unwrap()).unwrap();
         loop {
             let (header, body) = wire::read(&mut socket).unwrap().unwrap();
-            if header.kind == Kind::Frame {
+            if header.kind == MessageKind::Frame {
                 assert_eq!(attempt, 2);
                 break;
             }
@@ -263,7 +264,7 @@ fn a_panic_over_a_device_is_a_failure_like_another_and_the_next_attempt_goes_wel
                 break;
             }
         }
-        handle.tell(Event::Close);
+        handle.send(AttemptEvent::Close);
         closed.recv_timeout(PATIENCE).unwrap();
     }
 }

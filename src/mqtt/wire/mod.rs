@@ -1,11 +1,11 @@
-//! One connection to the broker, from dialling to its end; the only place that knows `rumqttc`.
+//! One connection to the broker, from the attempt to its end. No other module uses `rumqttc`.
 //!
-//! Each attempt has a client of its own, so that nothing is left of the one before: `rumqttc` would reconnect at once
-//! by itself, without end, and send again what it had, however old.
+//! Each attempt has its own client, so that nothing of the previous one remains: `rumqttc` would reconnect at once by
+//! itself, without end, and send its queue again, however old.
 
 mod failure;
-mod five;
-mod three;
+mod v3;
+mod v5;
 
 use std::any::Any;
 use std::future::{Future, Ready, ready};
@@ -27,77 +27,78 @@ use super::url::{Scheme, Url};
 
 pub use failure::{Failure, Kind};
 
-/// Name resolution, TCP, TLS and the broker's answer together take at most this.
-pub const DIAL_LIMIT: Duration = Duration::from_secs(5);
+/// The time limit for name resolution, TCP, TLS and the broker's answer together.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Publications that the broker has not acknowledged yet, at most. Mosquitto takes 20 at a time by default, and below
-/// that `rumqttc` never meets a packet number that is still in use. One exchange of signals has about ten.
+/// The most publications that the broker has not acknowledged yet. Mosquitto accepts 20 at a time by default, and below
+/// that `rumqttc` never reaches a packet number that is still in use. A call has about ten signals.
 const WINDOW: u16 = 16;
 
-/// `rumqttc` keeps a slot for each publication that may be under way; by default 65535 of them, which are 10 MB.
-const SLOTS: u16 = 2 * WINDOW;
+/// `rumqttc` keeps a slot for each publication that may be under way; by default 65535, which need 10 MB.
+const MAX_IN_FLIGHT: u16 = 2 * WINDOW;
 
-/// Requests handed to `rumqttc` that it has not taken yet: a whole window, subscriptions, and the goodbye.
+/// The most requests handed to `rumqttc` that it has not processed: a whole window, subscriptions, and the DISCONNECT.
 const REQUESTS: usize = 2 * WINDOW as usize;
 
-/// Letters of a reason that are repeated: a broker chose them.
-const LONGEST_REASON: usize = 200;
+/// The most characters of a reason that are repeated: the broker chose them.
+const MAX_REASON: usize = 200;
 
-/// What is needed to connect.
-pub struct Dial<'a> {
+/// Parameters of an attempt to connect.
+pub struct ConnectOptions<'a> {
     /// Version, user and keep-alive.
     pub config: &'a Config,
-    /// Where to.
+    /// The broker.
     pub url: &'a Url,
-    /// Who we are to the broker, which gives our place to a later client of the same name. Where this is empty the
-    /// broker gives a name.
+    /// Our client id. The broker ends our connection when a later client has the same id. It assigns an id if this is
+    /// empty.
     pub client_id: &'a str,
-    /// The topic where `offline` is published when we vanish, and how.
+    /// The topic on which the broker publishes `offline` when we vanish, and the delivery.
     pub will: Option<(&'a str, Delivery)>,
-    /// The user's password, and what TLS needs.
+    /// The user's password, and the TLS configuration.
     pub credentials: Credentials,
-    /// The address of the URL's host to connect to; any where there is none.
+    /// The address of the URL's host to connect to; any of them if it is `None`.
     pub address: Option<IpAddr>,
-    /// All of it together takes at most this.
+    /// The time limit for the whole attempt.
     pub limit: Duration,
 }
 
-/// What happens on a connection.
+/// An event on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The broker took us.
+    /// The broker accepted us.
     Accepted(Accepted),
-    /// It has answered a subscription: for each filter, why it is not granted where it is not.
+    /// It answered a subscription: for each filter, why it is not granted, if it is not.
     Granted(Vec<Result<(), String>>),
-    /// The publication handed over the longest ago went out under this number, which is 0 where none is acknowledged.
+    /// The publication that was handed over first was sent under this packet number; it is 0 if there is no
+    /// acknowledgement.
     Sent(u16),
-    /// It has the publication with this number.
+    /// It acknowledged the publication with this number.
     Acknowledged {
         /// See [`Event::Sent`].
         number: u16,
-        /// Why it will not pass it on (MQTT 5).
+        /// Why it does not pass it on (MQTT 5).
         refusal: Option<String>,
     },
-    /// A message came.
-    Came(Message),
-    /// Our goodbye went out.
-    Ended,
-    /// Something else was heard: the broker lives.
-    Alive,
+    /// A message arrived.
+    Received(Message),
+    /// Our DISCONNECT was sent.
+    DisconnectSent,
+    /// Another packet arrived: the broker is alive.
+    OtherPacket,
 }
 
-/// What the broker said when it took us (MQTT 5, section 3.2.2.3); MQTT 3.1.1 has no words for it.
+/// Parameters that the broker reported when it accepted us (MQTT 5, section 3.2.2.3); MQTT 3.1.1 cannot report it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
-    /// Publications that it takes before it has acknowledged the first of them.
+    /// How many publications it accepts before it has acknowledged the first of them.
     pub window: usize,
-    /// The largest packet that it takes, in bytes, where it said so.
+    /// The largest packet that it accepts, in bytes, if it reported that.
     pub most_bytes: Option<usize>,
-    /// What publications may have.
+    /// The best delivery that it supports.
     pub best: Delivery,
     /// Whether a filter may have wildcards.
     pub has_wildcards: bool,
-    /// The name that it gave us.
+    /// The client id that it assigned.
     pub client_id: Option<String>,
 }
 
@@ -106,15 +107,15 @@ pub struct Accepted {
 pub struct Delivery {
     /// Whether it acknowledges it (QoS 1) or not (QoS 0).
     pub is_acknowledged: bool,
-    /// Whether it is kept for those who come later, in place of the one before.
+    /// Whether it is retained for later subscribers, in place of the one before.
     pub is_retained: bool,
 }
 
 impl Delivery {
-    /// What is wanted of a broker.
+    /// The delivery that the board prefers.
     pub const BEST: Self = Self { is_acknowledged: true, is_retained: true };
 
-    /// What both allow.
+    /// The delivery that both allow.
     pub fn within(self, other: Self) -> Self {
         Self {
             is_acknowledged: self.is_acknowledged && other.is_acknowledged,
@@ -123,12 +124,12 @@ impl Delivery {
     }
 }
 
-/// It is not taken now; nothing was sent.
+/// The client's queue is full; nothing was sent.
 #[derive(Debug)]
-pub struct NotTaken;
+pub struct QueueFull;
 
 /// A connection, or the attempt to get one.
-pub struct Line {
+pub struct Connection {
     requests: Requests,
     events: BoxStream<'static, Result<Event, Failure>>,
 }
@@ -138,29 +139,28 @@ enum Requests {
     ThreeOneOne(rumqttc::AsyncClient),
 }
 
-impl Line {
-    /// Begins to connect as soon as [`Line::next`] is awaited.
-    pub fn dial(dial: &Dial<'_>) -> Self {
-        let (asked, has_user) = (dial.url.asked(), dial.config.user.is_some());
-        match dial.config.version {
+impl Connection {
+    /// Begins to connect as soon as [`Connection::next`] is awaited.
+    pub fn open(settings: &ConnectOptions<'_>) -> Self {
+        let (asked, has_user) = (settings.url.http_path_hint(), settings.config.user.is_some());
+        match settings.config.version {
             Version::Five => {
-                let (client, poll) = rumqttc::v5::AsyncClient::new(five::options(dial), REQUESTS);
-                let (keep_alive, limit) = (dial.config.keep_alive(), dial.limit);
+                let (client, poll) = rumqttc::v5::AsyncClient::new(v5::options(settings), REQUESTS);
+                let (keep_alive, limit) = (settings.config.keep_alive(), settings.limit);
                 let events = stream::unfold(poll, move |mut poll| async move {
                     loop {
-                        let event = match contained(poll.poll()).await {
+                        let event = match catch_panic(poll.poll()).await {
                             Ok(Ok(event)) => {
-                                // A broker that wants none (0) would be asked for a sign of life without a pause.
+                                // A broker may set 0 (none); `rumqttc` would then send pings without a pause.
                                 if poll.options.keep_alive().is_zero() {
                                     poll.options.set_keep_alive(keep_alive);
                                 }
-                                five::event(event).map(Ok)
+                                v5::event(event).map(Ok)
                             }
                             Ok(Err(error)) => {
-                                let elsewhere = five::other_server(&poll.state.events);
-                                Some(
-                                    Err(five::failure(error, elsewhere.as_deref(), limit).of_dialling(asked, has_user)),
-                                )
+                                let elsewhere = v5::server_reference(&poll.state.events);
+                                Some(Err(v5::failure(error, elsewhere.as_deref(), limit)
+                                    .with_connect_context(asked, has_user)))
                             }
                             Err(failure) => Some(Err(failure)),
                         };
@@ -172,16 +172,16 @@ impl Line {
                 Self { requests: Requests::Five(client), events: events.boxed() }
             }
             Version::ThreeOneOne => {
-                let (client, mut poll) = rumqttc::AsyncClient::new(three::options(dial), REQUESTS);
-                poll.set_network_options(network(dial.limit));
-                let limit = dial.limit;
-                let has_own_id = !dial.client_id.is_empty();
+                let (client, mut poll) = rumqttc::AsyncClient::new(v3::options(settings), REQUESTS);
+                poll.set_network_options(network(settings.limit));
+                let limit = settings.limit;
+                let has_own_id = !settings.client_id.is_empty();
                 let events = stream::unfold(poll, move |mut poll| async move {
                     loop {
-                        let event = match contained(poll.poll()).await {
-                            Ok(Ok(event)) => three::event(event).map(Ok),
+                        let event = match catch_panic(poll.poll()).await {
+                            Ok(Ok(event)) => v3::event(event).map(Ok),
                             Ok(Err(error)) => {
-                                Some(Err(three::failure(error, has_own_id, limit).of_dialling(asked, has_user)))
+                                Some(Err(v3::failure(error, has_own_id, limit).with_connect_context(asked, has_user)))
                             }
                             Err(failure) => Some(Err(failure)),
                         };
@@ -195,47 +195,47 @@ impl Line {
         }
     }
 
-    /// What happens next. After a failure the line is dead. Nothing is lost where this is not awaited to its end.
+    /// The next event. After a failure the connection is over. Dropping the future early loses nothing.
     pub async fn next(&mut self) -> Result<Event, Failure> {
-        self.events.next().await.unwrap_or_else(|| Err(Failure::away("the connection has ended")))
+        self.events.next().await.unwrap_or_else(|| Err(Failure::unavailable("the connection has ended")))
     }
 
-    /// Hands a publication over.
+    /// Queues a publication at the client.
     pub fn publish(
         &self,
         topic: &str,
         payload: &Bytes,
         delivery: Delivery,
         correlation: Option<&Bytes>,
-    ) -> Result<(), NotTaken> {
+    ) -> Result<(), QueueFull> {
         match &self.requests {
-            Requests::Five(client) => five::publish(client, topic, payload, delivery, correlation),
-            // MQTT 3.1.1 has no place for correlation data.
-            Requests::ThreeOneOne(client) => three::publish(client, topic, payload, delivery),
+            Requests::Five(client) => v5::publish(client, topic, payload, delivery, correlation),
+            // MQTT 3.1.1 has no correlation data.
+            Requests::ThreeOneOne(client) => v3::publish(client, topic, payload, delivery),
         }
     }
 
-    /// Asks for the messages of filters, at QoS 1.
-    pub fn subscribe(&self, filters: &[String]) -> Result<(), NotTaken> {
+    /// Subscribes to filters, at QoS 1.
+    pub fn subscribe(&self, filters: &[String]) -> Result<(), QueueFull> {
         match &self.requests {
-            Requests::Five(client) => five::subscribe(client, filters),
-            Requests::ThreeOneOne(client) => three::subscribe(client, filters),
+            Requests::Five(client) => v5::subscribe(client, filters),
+            Requests::ThreeOneOne(client) => v3::subscribe(client, filters),
         }
     }
 
-    /// Says goodbye, after which the broker does not publish the last will.
-    pub fn hang_up(&self) -> Result<(), NotTaken> {
+    /// Sends DISCONNECT, after which the broker does not publish the last will.
+    pub fn disconnect(&self) -> Result<(), QueueFull> {
         match &self.requests {
-            Requests::Five(client) => client.try_disconnect().map_err(|_| NotTaken),
-            Requests::ThreeOneOne(client) => client.try_disconnect().map_err(|_| NotTaken),
+            Requests::Five(client) => client.try_disconnect().map_err(|_| QueueFull),
+            Requests::ThreeOneOne(client) => client.try_disconnect().map_err(|_| QueueFull),
         }
     }
 }
 
-/// A panic in what reads the broker's bytes ends this connection rather than all reach of the board: `rumqttc` and its
-/// WebSocket have `unwrap`s of which not each can be seen to be safe from here.
-async fn contained<T>(poll: impl Future<Output = T>) -> Result<T, Failure> {
-    let caught = |_: Box<dyn Any + Send>| Failure::away("the MQTT client could not bear what the broker sent");
+/// A panic while the broker's bytes are read ends this connection rather than all access to the board: `rumqttc` and
+/// its WebSocket library have `unwrap`s, and not all of them can be verified to be safe.
+async fn catch_panic<T>(poll: impl Future<Output = T>) -> Result<T, Failure> {
+    let caught = |_: Box<dyn Any + Send>| Failure::unavailable("the MQTT client failed on what the broker sent");
     AssertUnwindSafe(poll).catch_unwind().await.map_err(caught)
 }
 
@@ -247,18 +247,18 @@ fn network(limit: Duration) -> NetworkOptions {
     options
 }
 
-/// What a broker said besides its reason, as a part of a message.
+/// A broker's reason text, quoted as part of a message.
 fn quoted(said: &str) -> String {
-    format!("{:?}", said.chars().take(LONGEST_REASON).collect::<String>())
+    format!("{:?}", said.chars().take(MAX_REASON).collect::<String>())
 }
 
-/// The host as `rumqttc` wants it: a WebSocket's is a whole URL.
+/// The host as `rumqttc` expects it: for a WebSocket it is a whole URL.
 ///
-/// With an address TLS does not tell the broker by which name it is called. The certificate is compared with the name
-/// all the same, see [`crate::mqtt::trust`].
-fn host(dial: &Dial<'_>) -> String {
-    let url = dial.url;
-    match (url.scheme(), dial.address) {
+/// With an address, TLS does not send the name (SNI) to the broker. The certificate is compared with the name all the
+/// same, see [`crate::mqtt::certificate_verifier`].
+fn host(settings: &ConnectOptions<'_>) -> String {
+    let url = settings.url;
+    match (url.scheme(), settings.address) {
         (Scheme::Mqtt | Scheme::Mqtts, None) => url.host().to_owned(),
         (Scheme::Mqtt | Scheme::Mqtts, Some(address)) => address.to_string(),
         (Scheme::Ws | Scheme::Wss, None) => url.in_full(),
@@ -266,8 +266,8 @@ fn host(dial: &Dial<'_>) -> String {
     }
 }
 
-/// What a WebSocket at an address asks for: the broker by its name, as it does without.
-fn named(url: &Url) -> impl Fn(Request<()>) -> Ready<Request<()>> + Send + Sync + use<> {
+/// Makes a WebSocket request to an address name the broker, as a request without an address does.
+fn with_host_name(url: &Url) -> impl Fn(Request<()>) -> Ready<Request<()>> + Send + Sync + use<> {
     let (target, authority) = (url.in_full(), url.authority());
     move |mut request: Request<()>| {
         if let (Ok(target), Ok(authority)) = (target.parse(), authority.parse()) {
@@ -278,19 +278,19 @@ fn named(url: &Url) -> impl Fn(Request<()>) -> Ready<Request<()>> + Send + Sync 
     }
 }
 
-fn transport(dial: &Dial<'_>) -> Transport {
-    let tls = || dial.credentials.tls.clone().map(TlsConfiguration::Rustls);
-    match (dial.url.scheme(), tls()) {
+fn transport(settings: &ConnectOptions<'_>) -> Transport {
+    let tls = || settings.credentials.tls.clone().map(TlsConfiguration::Rustls);
+    match (settings.url.scheme(), tls()) {
         (Scheme::Mqtts, Some(tls)) => Transport::Tls(tls),
         (Scheme::Wss, Some(tls)) => Transport::Wss(tls),
         (Scheme::Ws, _) => Transport::Ws,
         (Scheme::Mqtt, _) => Transport::Tcp,
-        (Scheme::Mqtts | Scheme::Wss, None) => unreachable!("who dials an encrypted URL has loaded what TLS needs"),
+        (Scheme::Mqtts | Scheme::Wss, None) => unreachable!("an encrypted URL is dialled with a TLS configuration"),
     }
 }
 
-/// The last will, and what is published on a clean goodbye.
+/// The last will, and the payload published before a clean disconnect.
 pub const OFFLINE: &str = "offline";
 
-/// What [`OFFLINE`] is not.
+/// The payload published while connected.
 pub const ONLINE: &str = "online";

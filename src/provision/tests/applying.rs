@@ -1,4 +1,4 @@
-//! What a sound file comes to.
+//! Tests of what a valid file changes.
 
 use std::fs;
 use std::mem::forget;
@@ -6,9 +6,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use super::super::changes;
-use super::super::file::Found;
+use super::super::file::ProvisioningFile;
 use super::super::plan::Plan;
-use super::super::wanted::Wanted;
+use super::super::settings::FileSettings;
 use super::super::{EXAMPLE, Outcome, provision};
 use super::{Board, FULL, SHIPPED};
 use crate::config::Config;
@@ -18,16 +18,19 @@ fn mode(file: &Path) -> u32 {
 }
 
 #[test]
-fn all_of_a_file_comes_to_where_the_system_and_the_service_look_for_it_and_the_file_is_removed() {
+fn all_settings_of_a_file_are_written_to_their_places_and_the_file_is_removed() {
     let board = Board::new();
     board.put("boot/firmware/peercam-error.txt", "of an earlier one");
     let outcome = board.start_with(FULL);
-    let said = outcome.to_string();
-    let Outcome::Applied { address, .. } = outcome else { panic!("{said}") };
+    let message = outcome.to_string();
+    let Outcome::Applied { address, .. } = outcome else { panic!("{message}") };
     assert_eq!(address.as_deref(), Some("http://front-door.local:8080"));
-    assert!(said.contains("name front-door, password, time zone Europe/Berlin, Wi-Fi \"home\", [mqtt]"), "{said}");
+    assert!(
+        message.contains("name front-door, password, time zone Europe/Berlin, Wi-Fi \"home\", [mqtt]"),
+        "{message}"
+    );
     for secret in ["correct horse", "battery staple", "broker's word"] {
-        assert!(!said.contains(secret), "{said}");
+        assert!(!message.contains(secret), "{message}");
     }
     assert_eq!(fs::read_dir(board.at("boot/firmware")).unwrap().count(), 0);
     assert_eq!(board.text("etc/hostname"), "front-door\n");
@@ -45,7 +48,7 @@ fn all_of_a_file_comes_to_where_the_system_and_the_service_look_for_it_and_the_f
 }
 
 #[test]
-fn a_table_takes_the_place_of_the_boards_own_and_the_rest_stays_as_it_was_written() {
+fn a_table_replaces_that_of_the_board_and_the_rest_stays_unchanged() {
     let board = Board::new();
     board.start_with(FULL);
     let after = SHIPPED.replace(
@@ -66,7 +69,7 @@ fn a_table_takes_the_place_of_the_boards_own_and_the_rest_stays_as_it_was_writte
 }
 
 #[test]
-fn the_forms_that_toml_has_for_a_table_come_to_the_same() {
+fn all_toml_forms_of_a_table_have_the_same_effect() {
     for text in [
         "mqtt = { url = \"mqtt://b\", user = \"u\", password = \"p\" }",
         "mqtt.url = \"mqtt://b\"\nmqtt.user = \"u\"\nmqtt.password = \"p\"",
@@ -84,7 +87,7 @@ fn the_forms_that_toml_has_for_a_table_come_to_the_same() {
 }
 
 #[test]
-fn a_new_password_holds_whatever_the_configuration_had_and_a_new_broker_never_gets_the_old_ones() {
+fn a_new_password_always_applies_and_a_new_broker_never_gets_the_old_one() {
     let board = Board::new();
     board.put("etc/peercam/peercam.toml", "[web]\nsecret = \"an earlier one\"\nlisten = \"[::]:8080\"\n");
     board.put("etc/credstore/peercam-mqtt-password", "of the old broker\n");
@@ -92,7 +95,7 @@ fn a_new_password_holds_whatever_the_configuration_had_and_a_new_broker_never_ge
     let config = Config::parse(&board.text("etc/peercam/peercam.toml")).unwrap();
     assert!(config.web.secret.is_none());
     assert!(!board.at("etc/credstore/peercam-mqtt-password").exists());
-    // A file that says nothing of either changes neither.
+    // A file that sets neither changes neither.
     board.put("etc/credstore/peercam-mqtt-password", "of the other broker\n");
     board.start_with("time_zone = \"UTC\"");
     assert_eq!(board.text("etc/credstore/peercam-mqtt-password"), "of the other broker\n");
@@ -100,7 +103,7 @@ fn a_new_password_holds_whatever_the_configuration_had_and_a_new_broker_never_ge
 }
 
 #[test]
-fn a_password_that_stands_in_its_table_goes_where_passwords_go_and_the_configuration_keeps_its_readers() {
+fn a_password_in_a_table_is_stored_as_a_credential_and_the_configuration_keeps_its_readers() {
     let board = Board::new();
     let file = board.at("etc/peercam/peercam.toml");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
@@ -112,23 +115,23 @@ fn a_password_that_stands_in_its_table_goes_where_passwords_go_and_the_configura
 }
 
 #[test]
-fn a_board_that_keeps_nothing_is_set_up_at_each_start_until_it_keeps_something() {
+fn a_board_without_persistent_storage_is_set_up_at_each_start() {
     let board = Board::new();
     board.put("run/peercam-forgets", "");
     board.put("boot/firmware/peercam-error.txt", "of an earlier one");
-    let said = board.start_with(FULL).to_string();
-    assert!(said.contains("set up from") && said.contains("each start sets it up again"), "{said}");
+    let message = board.start_with(FULL).to_string();
+    assert!(message.contains("set up from") && message.contains("each start sets it up again"), "{message}");
     assert_eq!(board.text("boot/firmware/peercam.toml"), FULL);
     assert!(!board.at("boot/firmware/peercam-error.txt").exists());
     assert!(board.text("run/peercam-notices/provisioning").contains("each start sets it up again"));
-    // The next start finds what was there before the first.
+    // The next start finds the files from before the first.
     fs::remove_dir_all(board.at("etc/credstore")).unwrap();
     board.put("etc/hostname", "debian\n");
-    assert!(matches!(provision(&board.places()), Outcome::Applied { .. }));
+    assert!(matches!(provision(&board.paths()), Outcome::Applied { .. }));
     assert_eq!(board.text("etc/hostname"), "front-door\n");
     assert_eq!(board.text("etc/credstore/peercam-secret"), "correct horse\n");
     fs::remove_file(board.at("run/peercam-forgets")).unwrap();
-    assert!(matches!(provision(&board.places()), Outcome::Applied { .. }));
+    assert!(matches!(provision(&board.paths()), Outcome::Applied { .. }));
     assert!(!board.at("boot/firmware/peercam.toml").exists());
     assert!(!board.at("run/peercam-notices/provisioning").exists());
 }
@@ -139,7 +142,7 @@ fn a_board_without_a_configuration_gets_one() {
     fs::remove_dir_all(board.at("etc/peercam")).unwrap();
     fs::remove_file(board.at("etc/hosts")).unwrap();
     let outcome = board.start_with("name = \"attic\"");
-    // Nobody has opened it to the network.
+    // Nothing has opened it to the network.
     assert!(matches!(outcome, Outcome::Applied { address: None, .. }), "{outcome}");
     assert_eq!(board.text("etc/peercam/peercam.toml"), "[device]\nid = \"attic\"\n");
     assert_eq!(mode(&board.at("etc/peercam")), 0o755);
@@ -147,7 +150,7 @@ fn a_board_without_a_configuration_gets_one() {
 }
 
 #[test]
-fn wpa_supplicant_is_given_the_network_and_wanted_at_each_start() {
+fn wpa_supplicant_gets_the_network_and_is_enabled() {
     let board = Board::new();
     board.start_with(FULL);
     let file = "etc/wpa_supplicant/wpa_supplicant-wlan0.conf";
@@ -160,7 +163,7 @@ fn wpa_supplicant_is_given_the_network_and_wanted_at_each_start() {
     let wants = board.at("etc/systemd/system/multi-user.target.wants/wpa_supplicant@wlan0.service");
     assert_eq!(fs::read_link(wants).unwrap(), Path::new("/usr/lib/systemd/system/wpa_supplicant@.service"));
     assert!(board.text("etc/systemd/network/70-peercam-wifi.network").contains("DHCP=yes"));
-    // The radio is not there yet, and is not to get another name when it comes.
+    // The radio is not there yet, and must not get another name when it appears.
     assert!(
         board
             .text("etc/systemd/network/70-peercam-wifi.link")
@@ -178,7 +181,7 @@ fn wpa_supplicant_is_given_the_network_and_wanted_at_each_start() {
 }
 
 #[test]
-fn network_manager_is_not_what_joins_where_it_is_masked_or_not_enabled() {
+fn network_manager_is_not_used_if_it_is_masked_or_disabled() {
     let wants = "etc/systemd/system/multi-user.target.wants/NetworkManager.service";
     let (masked, disabled) = (Board::raspberry(), Board::raspberry());
     symlink("/dev/null", masked.at("etc/systemd/system/NetworkManager.service")).unwrap();
@@ -191,7 +194,7 @@ fn network_manager_is_not_what_joins_where_it_is_masked_or_not_enabled() {
 }
 
 #[test]
-fn network_manager_is_given_the_network_and_the_radio_is_switched_on() {
+fn network_manager_gets_the_network_and_the_radio_is_switched_on() {
     let board = Board::raspberry();
     board.start_with(FULL);
     let file = "etc/NetworkManager/system-connections/peercam.nmconnection";
@@ -214,8 +217,8 @@ fn network_manager_is_given_the_network_and_the_radio_is_switched_on() {
 }
 
 #[test]
-fn a_power_cut_at_any_moment_comes_to_the_same_board_at_the_next_start() {
-    /// That are made or changed, links among them.
+fn after_a_power_cut_at_any_moment_the_next_start_has_the_same_result() {
+    /// Files that are made or changed, links among them.
     const FILES: usize = 12;
     let whole = Board::raspberry();
     whole.start_with(FULL);
@@ -231,7 +234,7 @@ fn a_power_cut_at_any_moment_comes_to_the_same_board_at_the_next_start() {
         let before = strip(&board);
         let is_whole = cut_after(&board, cut);
         cuts += 1;
-        // Nothing but drafts, which nobody reads, until all are there.
+        // Only drafts, which nothing reads, until all are there.
         let (drafts, named): (Vec<_>, Vec<_>) =
             strip(&board).into_iter().partition(|(path, _)| path.ends_with(".draft"));
         if cut <= FILES {
@@ -240,7 +243,7 @@ fn a_power_cut_at_any_moment_comes_to_the_same_board_at_the_next_start() {
             assert_ne!(named, before, "after {cut} steps");
         }
         assert!(board.at("boot/firmware/peercam.toml").exists());
-        let outcome = provision(&board.places());
+        let outcome = provision(&board.paths());
         assert!(matches!(outcome, Outcome::Applied { .. }), "after {cut} steps: {outcome}");
         assert_eq!(strip(&board), expected, "after {cut} steps");
         assert!(!board.at("boot/firmware/peercam.toml").exists());
@@ -248,61 +251,61 @@ fn a_power_cut_at_any_moment_comes_to_the_same_board_at_the_next_start() {
             break;
         }
     }
-    // None at all, then a draft for each, then a name for each.
+    // No step at all, then a draft for each, then a name for each.
     assert_eq!(cuts, 1 + 2 * FILES);
 }
 
-/// Makes so many steps of what the board's file wants; whether those are all.
+/// Makes the first `steps` steps of what the board's file sets. Returns whether those are all.
 fn cut_after(board: &Board, steps: usize) -> bool {
-    let places = board.places();
-    let found = Found::on(&places).unwrap();
+    let paths = board.paths();
+    let found = ProvisioningFile::find(&paths).unwrap();
     let text = found.read().unwrap();
-    let plan = Plan::make(&found, &text, &Wanted::read(&text, &places).unwrap(), &places).unwrap();
-    let drafts = plan.changes.iter().filter(|change| !change.is_so()).count();
-    let mut drafted = changes::draft_some(&plan.changes, steps).unwrap();
+    let plan = Plan::make(&found, &text, &FileSettings::read(&text, &paths).unwrap(), &paths).unwrap();
+    let drafts = plan.changes.iter().filter(|change| !change.is_done()).count();
+    let mut drafted = changes::prepare(&plan.changes, steps).unwrap();
     let rest = drafted.split_off(steps.saturating_sub(drafts).min(drafted.len()));
-    changes::take(drafted).unwrap();
+    changes::commit(drafted).unwrap();
     let is_whole = rest.is_empty() && steps > drafts;
     forget(rest);
     is_whole
 }
 
 #[test]
-fn a_start_with_the_same_file_writes_nothing_again() {
+fn a_start_with_the_same_file_writes_nothing() {
     let board = Board::raspberry();
     board.start_with(FULL);
     board.put("boot/firmware/peercam.toml", FULL);
-    let places = board.places();
-    let found = Found::on(&places).unwrap();
+    let paths = board.paths();
+    let found = ProvisioningFile::find(&paths).unwrap();
     let text = found.read().unwrap();
-    let plan = Plan::make(&found, &text, &Wanted::read(&text, &places).unwrap(), &places).unwrap();
-    let left: Vec<_> = plan.changes.iter().filter(|change| !change.is_so()).collect();
+    let plan = Plan::make(&found, &text, &FileSettings::read(&text, &paths).unwrap(), &paths).unwrap();
+    let left: Vec<_> = plan.changes.iter().filter(|change| !change.is_done()).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
-fn what_the_disk_refuses_changes_nothing_and_the_next_start_tries_again() {
+fn after_a_failed_write_nothing_is_changed_and_the_next_start_tries_again() {
     let board = Board::new();
     let before = board.kept();
     // A directory cannot be made where a file is.
     board.put("etc/credstore", "in the way");
-    let said = board.start_with(FULL).to_string();
+    let message = board.start_with(FULL).to_string();
     assert!(
-        said.contains("etc/credstore/peercam-secret cannot be written") && said.contains("nothing was changed"),
-        "{said}"
+        message.contains("etc/credstore/peercam-secret cannot be written") && message.contains("nothing was changed"),
+        "{message}"
     );
     assert_eq!(board.text("boot/firmware/peercam-error.txt").matches("cannot be written").count(), 1);
     assert!(board.text("run/peercam-notices/provisioning").contains("cannot be written"));
     fs::remove_file(board.at("etc/credstore")).unwrap();
     assert_eq!(board.kept(), before);
-    let outcome = provision(&board.places());
+    let outcome = provision(&board.paths());
     assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome}");
     assert!(!board.at("run/peercam-notices/provisioning").exists());
     assert!(!board.at("boot/firmware/peercam-error.txt").exists());
 }
 
 #[test]
-fn the_example_says_nothing_as_it_is_and_all_of_it_when_it_is_filled_in() {
+fn the_example_sets_nothing_until_it_is_filled_in() {
     let board = Board::new();
     assert!(board.start_with(EXAMPLE).to_string().contains("nothing in it that could be set"));
     let is_setting = |line: &&str| line.starts_with('#') && !line.starts_with("# ") && line.len() > 1;

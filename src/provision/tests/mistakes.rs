@@ -1,4 +1,5 @@
-//! Files that are wrong: named with what, where and what is allowed; nothing is changed, nothing secret is told.
+//! Tests of invalid files: the error says what is wrong, where and what is allowed; nothing is changed, and no secret
+//! is revealed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,11 +8,11 @@ use rustix::fs::StatVfsMountFlags;
 use rustix::mount::MountFlags;
 
 use super::super::file::flags;
-use super::super::wanted::Wanted;
+use super::super::settings::FileSettings;
 use super::super::{Outcome, provision};
 use super::{Board, FULL};
 
-/// Refuses the file, and gives what is said of it everywhere.
+/// Has the file refused, and returns the reasons, which are the same everywhere.
 fn refusal(file: impl AsRef<[u8]>) -> String {
     let board = Board::new();
     let before = board.kept();
@@ -35,7 +36,7 @@ fn refused(file: impl AsRef<[u8]>, expected: &[&str]) {
 }
 
 #[test]
-fn what_is_no_text_is_told_apart() {
+fn files_that_are_not_text_are_refused_with_the_reason() {
     refused("", &["is empty"]);
     refused(" \r\n\t\n", &["is empty"]);
     refused("# name = \"front-door\"\n", &["nothing in it that could be set"]);
@@ -43,12 +44,12 @@ fn what_is_no_text_is_told_apart() {
     refused(b"name = \"a\"\npassword = \"gr\xfc\xdfe an alle\"\n", &["line 2", "UTF-8"]);
     refused(b"\xff\xfen\0a\0m\0e\0", &["UTF-16"]);
     refused("x".repeat(65 * 1024), &["longer than 64 KiB"]);
-    // A file of exactly the size that is allowed is read.
+    // A file of exactly the allowed size is read.
     refused(format!("{}\nnam = 1", "#".repeat(64 * 1024 - 8)), &["did you mean `name`"]);
 }
 
 #[test]
-fn a_mark_in_front_and_ends_of_lines_as_windows_writes_them_are_taken() {
+fn a_byte_order_mark_and_windows_line_ends_are_accepted() {
     let board = Board::new();
     let outcome = board.start_with(format!("\u{feff}{}", FULL.replace('\n', "\r\n")));
     assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome}");
@@ -57,30 +58,30 @@ fn a_mark_in_front_and_ends_of_lines_as_windows_writes_them_are_taken() {
 }
 
 #[test]
-fn a_name_to_which_windows_has_added_an_ending_is_noticed() {
+fn a_file_name_extension_added_by_windows_is_reported() {
     let board = Board::new();
     board.put("boot/firmware/peercam.toml.txt", FULL);
-    let said = provision(&board.places()).to_string();
-    assert!(said.contains("called peercam.toml.txt and not peercam.toml"), "{said}");
+    let message = provision(&board.paths()).to_string();
+    assert!(message.contains("called peercam.toml.txt and not peercam.toml"), "{message}");
     assert!(board.text("boot/firmware/peercam-error.txt").contains("Show endings"));
-    // Beside one that is called as it should be it is nobody's business.
+    // Beside a file with the right name it is ignored.
     assert!(matches!(board.start_with(FULL), Outcome::Applied { .. }));
     assert!(board.at("boot/firmware/peercam.toml.txt").exists());
 }
 
 #[test]
-fn the_file_is_found_wherever_the_boot_partition_is_mounted() {
+fn the_file_is_found_at_every_mount_point_of_the_boot_partition() {
     for place in ["boot/firmware", "boot/efi", "boot"] {
         let board = Board::new();
         board.put(&format!("{place}/peercam.toml"), FULL);
-        assert!(matches!(provision(&board.places()), Outcome::Applied { .. }));
+        assert!(matches!(provision(&board.paths()), Outcome::Applied { .. }));
         assert!(!board.at(place).join("peercam.toml").exists());
     }
-    assert!(matches!(provision(&Board::new().places()), Outcome::NothingToDo));
+    assert!(matches!(provision(&Board::new().paths()), Outcome::NothingToDo));
 }
 
 #[test]
-fn all_mistakes_are_named_at_once_each_with_its_line() {
+fn all_mistakes_are_reported_at_once_with_their_lines() {
     let text = "nmae = \"a\"\npassword = \"short\"\ntime_zone = \"Europe/Berln\"\n[wifi]\nssid = \"home\"\npasword = \"battery staple\"\ncountry = \"DE\"\n[[camera]]\nbitrate = \"fast\"\n";
     let reasons = refusal(text);
     let lines: Vec<&str> = reasons.lines().collect();
@@ -109,7 +110,7 @@ fn names_have_to_be_host_names_and_device_ids() {
 }
 
 #[test]
-fn wireless_networks_are_checked_as_far_as_that_goes_without_a_radio() {
+fn wireless_networks_are_checked_without_a_radio() {
     let wifi = |more: &str| format!("[wifi]\nssid = \"home\"\ncountry = \"DE\"\n{more}\n");
     let long = "x".repeat(64);
     for password in ["", "1234567", "pässword", long.as_str()] {
@@ -130,12 +131,12 @@ fn wireless_networks_are_checked_as_far_as_that_goes_without_a_radio() {
     refused("wifi = \"home\"", &["`wifi` is a table"]);
     let board = Board::new();
     fs::remove_file(board.at("usr/lib/systemd/system/wpa_supplicant@.service")).unwrap();
-    let said = board.start_with(wifi("")).to_string();
-    assert!(said.contains("neither NetworkManager nor wpa_supplicant"), "{said}");
+    let message = board.start_with(wifi("")).to_string();
+    assert!(message.contains("neither NetworkManager nor wpa_supplicant"), "{message}");
 }
 
 #[test]
-fn time_zones_are_those_that_the_board_has() {
+fn only_time_zones_that_the_board_has_are_accepted() {
     for (zone, expected) in [
         ("Berlin", "did you mean \"Europe/Berlin\""),
         ("europe/berlin", "did you mean \"Europe/Berlin\""),
@@ -151,7 +152,7 @@ fn time_zones_are_those_that_the_board_has() {
 }
 
 #[test]
-fn a_brokers_password_needs_its_broker_and_its_user() {
+fn a_broker_password_needs_a_broker_and_a_user() {
     refused("[mqtt]\nurl = \"mqtt://b\"\npassword = \"broker's word\"", &["line 3: `mqtt.password`: needs `user`"]);
     refused("[mqtt]\nuser = \"u\"\npassword = \"broker's word\"", &["`mqtt.url`: is missing"]);
     refused("[mqtt]\nurl = \"mqtt://b\"\nuser = \"u\"\npassword = \"\"", &["line 4: `mqtt.password`: is empty"]);
@@ -159,7 +160,7 @@ fn a_brokers_password_needs_its_broker_and_its_user() {
 }
 
 #[test]
-fn nothing_secret_is_told_however_a_file_is_broken() {
+fn no_error_reveals_a_secret() {
     for broken in [
         "password = hunter2222",
         "password = hunter2222\"",
@@ -201,7 +202,7 @@ fn nothing_secret_is_told_however_a_file_is_broken() {
 }
 
 #[test]
-fn a_boards_own_configuration_that_is_broken_is_set_aside_and_one_begun_as_it_was_shipped() {
+fn a_broken_configuration_of_the_board_is_set_aside_and_replaced_by_the_shipped_one() {
     for (own, fault) in [
         (b"[web\nsecret = \"hunter2222\"".as_slice(), "It is not TOML."),
         (b"[web]\nsecret = 2222222222\n[[camera]]\nbitrate = 0", "It had mistakes:\n  line 2"),
@@ -210,18 +211,18 @@ fn a_boards_own_configuration_that_is_broken_is_set_aside_and_one_begun_as_it_wa
         let board = Board::new();
         board.put("etc/peercam/peercam.toml", own);
         let outcome = board.start_with("name = \"attic\"");
-        let said = outcome.to_string();
-        let Outcome::Applied { address, .. } = outcome else { panic!("{said}") };
+        let message = outcome.to_string();
+        let Outcome::Applied { address, .. } = outcome else { panic!("{message}") };
         assert_eq!(address.as_deref(), Some("http://attic.local:8080"));
-        for told in [&said, &board.text("run/peercam-notices/provisioning")] {
-            assert!(told.contains(fault) && told.contains("the old one is") && !told.contains("2222"), "{told}");
+        for shown in [&message, &board.text("run/peercam-notices/provisioning")] {
+            assert!(shown.contains(fault) && shown.contains("the old one is") && !shown.contains("2222"), "{shown}");
         }
         let aside = board.at("etc/peercam/peercam.toml.bad");
         assert_eq!(fs::read(&aside).unwrap(), own);
         assert_eq!(fs::metadata(&aside).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!board.at("boot/firmware/peercam.toml").exists());
     }
-    // A file that brings all that was broken mends it, and nothing is lost.
+    // A file that replaces all that was broken repairs it, and nothing is lost.
     let board = Board::new();
     board.put("etc/peercam/peercam.toml", "[web]\nlisten = 5\n");
     board.start_with("[web]\nlisten = \"[::]:80\"\n");
@@ -229,21 +230,24 @@ fn a_boards_own_configuration_that_is_broken_is_set_aside_and_one_begun_as_it_wa
 }
 
 #[test]
-fn what_the_board_cannot_read_is_not_held_against_the_file() {
+fn a_read_error_of_the_board_is_not_reported_as_a_mistake_in_the_file() {
     for file in ["etc/peercam/peercam.toml", "boot/firmware/peercam.toml"] {
         let board = Board::new();
         board.put("boot/firmware/peercam.toml", FULL);
-        // As a broken disk, it is there and cannot be read.
+        // As on a broken disk, it is there and cannot be read.
         fs::remove_file(board.at(file)).unwrap();
         fs::create_dir(board.at(file)).unwrap();
-        let said = provision(&board.places()).to_string();
-        assert!(said.contains("The next start of the board tries again") && said.contains("cannot be read"), "{said}");
+        let message = provision(&board.paths()).to_string();
+        assert!(
+            message.contains("The next start of the board tries again") && message.contains("cannot be read"),
+            "{message}"
+        );
         assert_eq!(board.text("etc/hostname"), "debian\n");
     }
 }
 
 #[test]
-fn a_remount_takes_nothing_off_a_mount_but_what_it_is_for() {
+fn a_remount_keeps_all_other_flags() {
     let mounted = StatVfsMountFlags::RDONLY | StatVfsMountFlags::NOSUID | StatVfsMountFlags::RELATIME;
     assert_eq!(flags(mounted), MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::RELATIME);
 }
@@ -254,21 +258,21 @@ fn the_same_refusal_is_not_written_again_at_each_start() {
     board.start_with("nmae = \"a\"");
     let file = board.at("boot/firmware/peercam-error.txt");
     let written = fs::metadata(&file).unwrap().modified().unwrap();
-    provision(&board.places());
+    provision(&board.paths());
     assert_eq!(fs::metadata(&file).unwrap().modified().unwrap(), written);
     board.start_with("nme = \"a\"");
     assert!(board.text("boot/firmware/peercam-error.txt").contains("`nme`"));
 }
 
 #[test]
-fn no_slip_of_the_keyboard_makes_it_panic_or_tell_a_secret() {
+fn no_typing_mistake_causes_a_panic_or_reveals_a_secret() {
     let board = Board::new();
-    let places = board.places();
+    let paths = board.paths();
     let secrets = ["correct hors", "orrect horse", "battery stapl", "attery staple", "broker's wor", "roker's word"];
     let check = |text: String| {
-        if let Err(mistakes) = Wanted::read(&text, &places) {
-            let said = format!("{mistakes:?}");
-            assert!(!secrets.iter().any(|secret| said.contains(secret)), "{text}\n{said}");
+        if let Err(mistakes) = FileSettings::read(&text, &paths) {
+            let message = format!("{mistakes:?}");
+            assert!(!secrets.iter().any(|secret| message.contains(secret)), "{text}\n{message}");
         }
     };
     let whole = FULL.trim();

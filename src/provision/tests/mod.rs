@@ -1,4 +1,4 @@
-//! The room against made-up boards.
+//! Tests of provisioning on made-up boards.
 
 mod applying;
 mod joined;
@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::{Outcome, Places, provision};
+use super::{Outcome, Paths, provision};
 
 /// The configuration that a package ships, with something that an operator wrote.
 const SHIPPED: &str = "# Ours.\n[web]\nlisten = \"[::]:8080\" # all\n\n# The one above the door.\n[[camera]]\nname = \"main\"\n\n# None yet.\n[mqtt]\nprefix = \"home\"\n";
 
-/// All that a file can say of its own, with a broker.
+/// All the keys of its own that a file can have, with a broker.
 const FULL: &str = r#"
 name = "front-door"
 password = "correct horse"
@@ -36,7 +36,7 @@ struct Board {
 }
 
 impl Board {
-    /// As our image has it: wpa_supplicant and systemd-networkd.
+    /// Like our image: wpa_supplicant and systemd-networkd.
     fn new() -> Self {
         let board = Self { root: tempfile::tempdir().unwrap() };
         for zone in ["Europe/Berlin", "UTC"] {
@@ -52,7 +52,7 @@ impl Board {
         board
     }
 
-    /// As Raspberry Pi OS has it: NetworkManager, and the radio off.
+    /// Like Raspberry Pi OS: NetworkManager, and the radio off.
     fn raspberry() -> Self {
         let board = Self::new();
         board.put("usr/lib/systemd/system/NetworkManager.service", "");
@@ -66,8 +66,8 @@ impl Board {
         board
     }
 
-    fn places(&self) -> Places {
-        Places::below(self.root.path())
+    fn paths(&self) -> Paths {
+        Paths::below(self.root.path())
     }
 
     fn at(&self, path: &str) -> PathBuf {
@@ -87,10 +87,10 @@ impl Board {
     /// A start of the board with this file on its boot partition.
     fn start_with(&self, file: impl AsRef<[u8]>) -> Outcome {
         self.put("boot/firmware/peercam.toml", file);
-        provision(&self.places())
+        provision(&self.paths())
     }
 
-    /// All files where something may be set, with their contents and rights, and links with where they lead.
+    /// All files where something may be set, with their contents and permissions, and links with their targets.
     fn kept(&self) -> Vec<(String, String)> {
         let mut found = Vec::new();
         for place in ["etc", "var"].map(|place| self.at(place)).iter().filter(|place| place.exists()) {

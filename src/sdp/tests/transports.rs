@@ -1,9 +1,9 @@
-//! What shares a transport, by BUNDLE or without, and what each transport has.
+//! Tests of transports: which sections share one, with and without BUNDLE, and what each transport contains.
 
 use super::*;
 
 #[test]
-fn without_bundle_each_section_has_a_transport_of_its_own() {
+fn without_bundle_each_section_has_its_own_transport() {
     let read = Offer::read(&apart(), BOARD).unwrap();
     assert_eq!(read.transports(), 3);
     let answer = answer_of(&read);
@@ -16,19 +16,23 @@ fn without_bundle_each_section_has_a_transport_of_its_own() {
         assert_eq!(rest.matches("a=candidate:").count(), 1, "{answer}");
     }
     for (at, name) in ["video", "audio", "data"].into_iter().enumerate() {
-        let reduced = read.reduced(at);
-        assert!(reduced.contains(&format!("a=group:BUNDLE {name}\r\n")), "{reduced}");
+        let stack_offer = read.stack_offer(at);
+        assert!(stack_offer.contains(&format!("a=group:BUNDLE {name}\r\n")), "{stack_offer}");
         assert!(
-            reduced.contains(&format!("a=ice-ufrag:{name}\r\n")) && reduced.contains(&candidate(name)),
-            "{reduced}"
+            stack_offer.contains(&format!("a=ice-ufrag:{name}\r\n")) && stack_offer.contains(&candidate(name)),
+            "{stack_offer}"
         );
-        assert_eq!((reduced.matches("m=").count(), reduced.matches("a=candidate:").count()), (1, 1), "{reduced}");
-        assert_eq!(read.tagged(at), (at, Some(["0", "1", "2"][at])));
+        assert_eq!(
+            (stack_offer.matches("m=").count(), stack_offer.matches("a=candidate:").count()),
+            (1, 1),
+            "{stack_offer}"
+        );
+        assert_eq!(read.tagged_section(at), (at, Some(["0", "1", "2"][at])));
     }
 }
 
 #[test]
-fn of_a_partial_group_what_is_in_it_shares_a_transport_and_the_rest_does_not() {
+fn only_the_sections_of_a_partial_group_share_a_transport() {
     for (groups, transports) in [
         ("a=group:BUNDLE 0 2", vec![("0", "video data"), ("1", "audio")]),
         ("a=group:BUNDLE 2 0", vec![("2", "video data"), ("1", "audio")]),
@@ -41,9 +45,9 @@ fn of_a_partial_group_what_is_in_it_shares_a_transport_and_the_rest_does_not() {
         let read = Offer::read(&text, BOARD).unwrap();
         assert_eq!(read.transports(), transports.len(), "{groups}");
         for (at, (tag, carried)) in transports.into_iter().enumerate() {
-            assert_eq!(read.tagged(at).1, Some(tag), "{groups}");
-            let reduced = read.reduced(at);
-            assert!(reduced.contains(&format!("a=group:BUNDLE {carried}\r\n")), "{groups}: {reduced}");
+            assert_eq!(read.tagged_section(at).1, Some(tag), "{groups}");
+            let stack_offer = read.stack_offer(at);
+            assert!(stack_offer.contains(&format!("a=group:BUNDLE {carried}\r\n")), "{groups}: {stack_offer}");
         }
         let answer = answer_of(&read);
         let answered: Vec<_> = answer.lines().filter(|line| line.starts_with("a=group")).collect();
@@ -54,7 +58,7 @@ fn of_a_partial_group_what_is_in_it_shares_a_transport_and_the_rest_does_not() {
 }
 
 #[test]
-fn groups_without_end_cost_no_more_than_other_lines() {
+fn a_flood_of_groups_costs_no_more_than_other_lines() {
     let many = "a=group:BUNDLE x\r\n".repeat(12_000);
     let long = format!("a=group:BUNDLE {}0 1 2\r\n", "x ".repeat(115_000));
     for groups in [many, long] {
@@ -64,10 +68,10 @@ fn groups_without_end_cost_no_more_than_other_lines() {
         let time = |text: &str| {
             let began = std::time::Instant::now();
             let read = Offer::read(text, BOARD).unwrap();
-            answer_of(&read.again(text, BOARD).unwrap());
+            answer_of(&read.renegotiate(text, BOARD).unwrap());
             began.elapsed()
         };
-        // A group of something else is read, too.
+        // Groups with other semantics are parsed, too.
         let (bundled, other) = (time(&text), time(&text.replace("BUNDLE", "FINITE")));
         println!("{} bytes of groups take {bundled:?}, and {other:?} where they are others", groups.len());
         assert!(bundled < 10 * other, "{bundled:?}, and {other:?} where the groups are others");
@@ -75,7 +79,7 @@ fn groups_without_end_cost_no_more_than_other_lines() {
 }
 
 #[test]
-fn a_transport_that_cannot_be_had_costs_only_what_it_carries() {
+fn an_unusable_transport_loses_only_its_own_media() {
     let without = |name: &str| {
         let text = apart();
         let at = text.find(&format!("a=ice-ufrag:{name}")).unwrap();
@@ -84,7 +88,7 @@ fn a_transport_that_cannot_be_had_costs_only_what_it_carries() {
     let answered = answer(&without("audio"), BOARD);
     assert_eq!(sections(&answered)[1].0, "audio 0 UDP/TLS/RTP/SAVPF 111");
     let read = Offer::read(&without("audio"), BOARD).unwrap();
-    assert_eq!((read.transports(), read.audio(), read.tagged(1).1), (2, None, Some("2")));
+    assert_eq!((read.transports(), read.audio(), read.tagged_section(1).1), (2, None, Some("2")));
     assert_eq!(sections(&answer(&without("data"), BOARD))[2].0, "application 0 UDP/DTLS/SCTP webrtc-datachannel");
     assert!(refusal(&without("video")).contains("video section has no fingerprint"));
     let unmuxed = apart();
@@ -94,7 +98,7 @@ fn a_transport_that_cannot_be_had_costs_only_what_it_carries() {
 }
 
 #[test]
-fn one_payload_type_for_both_is_told_apart_by_the_transport() {
+fn the_same_payload_type_is_distinguished_by_transport() {
     let same = |text: String| text.replace(" 111 63", " 109 63").replace("rtpmap:111", "rtpmap:109");
     assert_eq!(sections(&answer(&same(apart()), BOARD))[1].0, "audio 9 UDP/TLS/RTP/SAVPF 109");
     assert_eq!(sections(&answer(&same(offer()), BOARD))[1].0, "audio 0 UDP/TLS/RTP/SAVPF 109");
@@ -116,8 +120,8 @@ fn a_candidate_goes_to_the_transport_of_its_section() {
 }
 
 #[test]
-fn of_a_group_the_first_section_that_stays_has_transport_and_candidates() {
-    // Sound stands first; its credentials are those of all.
+fn the_first_accepted_section_of_a_group_has_the_transport_and_candidates() {
+    // Audio is the first section of the group; its credentials are used for all.
     let text = offer().replace("BUNDLE 0 1 2", "BUNDLE 1 0");
     let text = text.replace(
         "ice-ufrag:abcd\r\na=ice-pwd:abcdefghijklmnopqrstuvwx\r\na=ice-options:trickle\r\na=fingerprint:sha-256",
@@ -130,25 +134,25 @@ fn of_a_group_the_first_section_that_stays_has_transport_and_candidates() {
     let text = format!("{video}m=audio{other}m=application{data}");
     let first = text.replace("BUNDLE 0 1 2", "BUNDLE 1 0");
     let read = Offer::read(&first, BOARD).unwrap();
-    assert_eq!((read.credentials(0).ufrag.as_str(), read.tagged(0)), ("wxyz", (1, Some("1"))));
+    assert_eq!((read.credentials(0).ufrag.as_str(), read.tagged_section(0)), ("wxyz", (1, Some("1"))));
     let answered = answer_of(&read);
-    assert_eq!(read.tagged(1), (2, Some("2")), "not in the group");
+    assert_eq!(read.tagged_section(1), (2, Some("2")), "not in the group");
     assert!(sections(&answered)[1].1.contains("a=candidate:"), "{answered}");
-    // Where sound cannot be served at all, the picture's section speaks.
+    // If audio cannot be served at all, the video section is the tagged one.
     let read = Offer::read(&first.replace("opus/48000/2", "PCMU/8000"), BOARD).unwrap();
-    assert_eq!((read.credentials(0).ufrag.as_str(), read.tagged(0)), ("abcd", (0, Some("0"))));
+    assert_eq!((read.credentials(0).ufrag.as_str(), read.tagged_section(0)), ("abcd", (0, Some("0"))));
     assert!(answer_of(&read).contains("a=group:BUNDLE 0\r\n"));
 }
 
 #[test]
-fn the_part_in_dtls_fits_the_viewer_s() {
+fn the_dtls_role_matches_the_viewer_s() {
     for (offered, answered, told) in
         [("active", "passive", "active"), ("passive", "active", "passive"), ("actpass", "active", "passive")]
     {
         let text = offer().replace("a=setup:actpass", &format!("a=setup:{offered}"));
         let read = Offer::read(&text, BOARD).unwrap();
         assert_eq!(answer_of(&read).matches(&format!("a=setup:{answered}\r\n")).count(), 3);
-        assert_eq!(read.reduced(0).matches(&format!("a=setup:{told}\r\n")).count(), 3);
+        assert_eq!(read.stack_offer(0).matches(&format!("a=setup:{told}\r\n")).count(), 3);
     }
     let text = offer().replace("a=setup:actpass\r\n", "");
     assert_eq!(answer(&text, BOARD).matches("a=setup:passive\r\n").count(), 3, "RFC 4145: none is active");
@@ -156,7 +160,7 @@ fn the_part_in_dtls_fits_the_viewer_s() {
 }
 
 #[test]
-fn what_stands_twice_counts_once_or_not_at_all() {
+fn duplicates_count_once_or_not_at_all() {
     let twice = offer().replace("BUNDLE 0 1 2", "BUNDLE 0 1 1 2\r\na=group:BUNDLE 1 0");
     let answered = answer(&twice, BOARD);
     assert_eq!(answered.matches("a=group").count(), 1, "{answered}");

@@ -3,26 +3,26 @@
 use crate::sdp::lines;
 use crate::signalling::Candidate;
 
-/// Candidates in one fragment: twice what a browser with four interfaces gathers.
-const MOST_CANDIDATES: usize = 64;
+/// The most candidates in one fragment: twice what a browser with four interfaces gathers.
+const MAX_CANDIDATES: usize = 64;
 
-/// What a viewer PATCHes.
+/// The body of a viewer's PATCH.
 #[derive(Debug, Default, PartialEq)]
 pub struct Fragment {
-    /// ICE generations, of a transport each.
+    /// ICE generations, one for each transport.
     generations: Vec<Generation>,
     /// New candidates.
     pub candidates: Vec<Candidate>,
-    /// Whether these are the last.
+    /// Whether these candidates are the last.
     pub is_end: bool,
-    /// Whether it has sections, as RFC 8840, section 9 wants it.
+    /// Whether it has sections, as RFC 8840, section 9 requires.
     has_sections: bool,
 }
 
-/// User name fragment and password, with the section that they stand in.
+/// User name fragment and password, with the section that has them.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Generation {
-    /// `None` before the first section, where they are of all.
+    /// `None` before the first section, where they apply to all sections.
     index: Option<u16>,
     mid: Option<String>,
     ufrag: Option<String>,
@@ -43,7 +43,7 @@ impl Fragment {
                 continue;
             }
             let Some(attribute) = line.strip_prefix("a=") else {
-                // Other lines of a description, which some clients send along, say nothing of candidates.
+                // Some clients send other lines of a description along; they do not concern candidates.
                 if line.as_bytes().get(1) == Some(&b'=') {
                     continue;
                 }
@@ -61,8 +61,8 @@ impl Fragment {
                 // A browser's last candidate is empty, and some clients send it on.
                 "candidate" if value.is_empty() => fragment.is_end = true,
                 "candidate" => {
-                    if fragment.candidates.len() == MOST_CANDIDATES {
-                        return Err(format!("too long: at most {MOST_CANDIDATES} candidates are read"));
+                    if fragment.candidates.len() == MAX_CANDIDATES {
+                        return Err(format!("too long: at most {MAX_CANDIDATES} candidates are read"));
                     }
                     fragment.candidates.push(Candidate {
                         candidate: attribute.to_owned(),
@@ -82,8 +82,8 @@ impl Fragment {
     }
 
     fn keep(&mut self, generation: Generation) -> Result<(), String> {
-        if self.generations.len() == MOST_CANDIDATES {
-            return Err(format!("too long: at most {MOST_CANDIDATES} sections are read"));
+        if self.generations.len() == MAX_CANDIDATES {
+            return Err(format!("too long: at most {MAX_CANDIDATES} sections are read"));
         }
         if generation != Generation::default() {
             self.generations.push(generation);
@@ -91,8 +91,8 @@ impl Fragment {
         Ok(())
     }
 
-    /// Whether all that it names is in `offer`, of the session that it belongs to. The error completes the sentence "the
-    /// SDP fragment ..".
+    /// Checks that all its sections are in `offer`, the offer of its session. The error completes the sentence
+    /// "the SDP fragment ..".
     pub fn check(&self, offer: &str) -> Result<(), String> {
         let parts = parts(offer);
         let named = self.generations.iter().filter_map(|one| Some((one.mid.as_deref(), one.index?)));
@@ -102,7 +102,8 @@ impl Fragment {
                 return Err(format!("names {place}, which the offer of this session does not have"));
             }
         }
-        // A generation has both (RFC 8839, section 5.4). Who repeats the name alone says which one candidates are of.
+        // A generation has both (RFC 8839, section 5.4). The name alone, repeated, states to which generation
+        // candidates belong.
         let is_known = |ufrag: &str| (0..parts.len()).any(|at| ufrag_of(&parts, at) == Some(ufrag));
         for one in &self.generations {
             match (one.ufrag.as_deref(), one.password.as_deref()) {
@@ -117,32 +118,32 @@ impl Fragment {
                     ufrag_of(&parts, at) == Some(*old) && password_of(&parts, at) == fresh.password.as_deref()
                 })
         };
-        if self.renewed(&parts).iter().any(has_other_password) {
+        if self.new_generations(&parts).iter().any(has_other_password) {
             return Err("changes a=ice-pwd and not a=ice-ufrag; a restart changes both (RFC 8839, section 5.4)".into());
         }
         Ok(())
     }
 
-    /// Whether it begins a new ICE generation of a transport of the session that `offer` began.
+    /// Whether it begins a new ICE generation of a transport in the session that `offer` began.
     pub fn restarts(&self, offer: &str) -> bool {
         let parts = parts(offer);
-        self.renewed(&parts).iter().any(|(old, fresh)| fresh.ufrag.as_deref() != Some(old))
+        self.new_generations(&parts).iter().any(|(old, fresh)| fresh.ufrag.as_deref() != Some(old))
     }
 
-    /// The offer that a viewer would have sent to restart ICE: the old one with new credentials and candidates. Sections
-    /// that had the same credentials share a transport, so that all get the new ones.
-    pub fn restarted(&self, offer: &str) -> String {
+    /// The offer that a viewer would have sent to restart ICE: the old one with new credentials and candidates.
+    /// Sections that had the same credentials share a transport, so all of them get the new ones.
+    pub fn restart_offer(&self, offer: &str) -> String {
         let parts = parts(offer);
-        let renewed = self.renewed(&parts);
+        let new_generations = self.new_generations(&parts);
         let renewal =
-            |old: Option<&str>| renewed.iter().find(|(known, _)| Some(*known) == old).map(|(_, fresh)| *fresh);
+            |old: Option<&str>| new_generations.iter().find(|(known, _)| Some(*known) == old).map(|(_, fresh)| *fresh);
         let mut text = String::new();
         for (at, part) in parts.iter().enumerate() {
             let old = ufrag_of(&parts, at);
             let fresh = renewal(old);
             for line in part {
                 let (key, value) = match (line.split_once(':').unwrap_or((line, "")), fresh) {
-                    // Of another transport, whose generation goes on.
+                    // It belongs to another transport, whose generation goes on.
                     (_, None) => (*line, ""),
                     (("a=candidate" | "a=end-of-candidates", _), _) => continue,
                     ((key @ "a=ice-ufrag", _), Some(fresh)) => (key, fresh.ufrag.as_deref().unwrap_or("")),
@@ -155,7 +156,8 @@ impl Fragment {
                 }
                 text.push_str("\r\n");
             }
-            // Each section gets those of its transport: whichever of them speaks for it has them then.
+            // Each section gets the candidates of its transport, so that they are there whichever section represents
+            // it.
             let is_of_old = |one: &&Candidate| {
                 let section = section_of(&parts, one.sdp_mid.as_deref(), one.sdp_m_line_index);
                 section.is_none_or(|section| ufrag_of(&parts, section) == old)
@@ -167,37 +169,39 @@ impl Fragment {
         text
     }
 
-    /// The user name fragments of the offer that these credentials take the place of.
-    fn renewed<'a>(&'a self, parts: &[Vec<&'a str>]) -> Vec<(&'a str, &'a Generation)> {
-        let mut renewed = Vec::new();
+    /// The user name fragments of the offer that these credentials replace.
+    fn new_generations<'a>(&'a self, parts: &[Vec<&'a str>]) -> Vec<(&'a str, &'a Generation)> {
+        let mut new_generations = Vec::new();
         let named = || self.generations.iter().filter(|one| one.index.is_some());
         for generation in self.generations.iter().filter(|one| one.ufrag.is_some() && one.password.is_some()) {
             match generation.index {
                 Some(_) => {
                     let section = section_of(parts, generation.mid.as_deref(), generation.index);
                     let old = section.and_then(|section| ufrag_of(parts, section));
-                    // What a section says comes before what was said for all.
-                    renewed.retain(|(known, _)| Some(*known) != old);
-                    renewed.extend(old.map(|old| (old, generation)));
+                    // The credentials of a section take precedence over those for all.
+                    new_generations.retain(|(known, _)| Some(*known) != old);
+                    new_generations.extend(old.map(|old| (old, generation)));
                 }
-                // They are of the sections that the fragment has, or of all where it has none.
+                // They apply to the sections in the fragment, or to all if it has none.
                 None if self.has_sections => {
                     let sections = named().filter_map(|one| section_of(parts, one.mid.as_deref(), one.index));
-                    renewed.extend(sections.filter_map(|at| Some((ufrag_of(parts, at)?, generation))));
+                    new_generations.extend(sections.filter_map(|at| Some((ufrag_of(parts, at)?, generation))));
                 }
-                None => renewed.extend((0..parts.len()).filter_map(|at| Some((ufrag_of(parts, at)?, generation)))),
+                None => {
+                    new_generations.extend((0..parts.len()).filter_map(|at| Some((ufrag_of(parts, at)?, generation))))
+                }
             }
         }
-        renewed
+        new_generations
     }
 
-    /// The fragment that answers this one, which restarts ICE, out of the whole `answer`: the sections that have the
+    /// The fragment that answers this one, which restarts ICE, taken from the whole `answer`: the sections that have
     /// candidates, one for each transport, with credentials.
     ///
-    /// A viewer that sends no section, but credentials alone, is not one that trickles by RFC 8840. `whip-whep` is the
-    /// one that is met: it puts what it gets below each `m=` line of the answer that it has, all candidates in one
-    /// line, so that only the best one is told.
-    pub fn answered(&self, answer: &str) -> String {
+    /// A viewer that sends credentials without a section does not trickle by RFC 8840. The known one is `whip-whep`: it
+    /// inserts the response below each `m=` line of the answer that it has, with all candidates in one line, so only
+    /// the best one is sent.
+    pub fn answer_to(&self, answer: &str) -> String {
         let parts = parts(answer);
         let has_candidates = |part: &&Vec<&str>| part.iter().any(|line| line.starts_with("a=candidate:"));
         let mut sections: Vec<_> = parts.iter().skip(1).filter(has_candidates).collect();
@@ -205,32 +209,32 @@ impl Fragment {
             sections.extend(parts.get(1));
         }
         let credentials = ["a=ice-ufrag:", "a=ice-pwd:"];
-        let mut told = Vec::new();
+        let mut answer = Vec::new();
         for section in sections {
-            let having = |keys: &[&str]| -> Vec<&str> {
+            let lines_with = |keys: &[&str]| -> Vec<&str> {
                 section.iter().copied().filter(|line| keys.iter().any(|key| line.starts_with(key))).collect()
             };
             if !self.has_sections {
-                told.extend(having(&credentials));
-                told.extend(having(&["a=candidate:"]).first());
+                answer.extend(lines_with(&credentials));
+                answer.extend(lines_with(&["a=candidate:"]).first());
                 break;
             }
             for keys in [&["m="][..], &["a=mid:"], &credentials, &["a=candidate:"], &["a=end-of-candidates"]] {
-                told.extend(having(keys));
+                answer.extend(lines_with(keys));
             }
         }
-        told.join("\r\n") + "\r\n"
+        answer.join("\r\n") + "\r\n"
     }
 }
 
-/// The lines of a description: first those of the whole, then those of each section.
+/// The lines of a description: first those of the session, then those of each section.
 fn parts(sdp: &str) -> Vec<Vec<&str>> {
     let mut parts = vec![Vec::new()];
     for line in lines(sdp).filter(|line| !line.is_empty()) {
         if line.starts_with("m=") {
             parts.push(Vec::new());
         }
-        parts.last_mut().expect("there is one for the whole").push(line);
+        parts.last_mut().expect("there is one for the session").push(line);
     }
     parts
 }
@@ -239,17 +243,17 @@ fn value<'a>(part: &[&'a str], prefix: &str) -> Option<&'a str> {
     part.iter().find_map(|line| line.strip_prefix(prefix))
 }
 
-/// The user name fragment of a part: its own, or that of the whole.
+/// The user name fragment of a part: its own, or that of the session.
 fn ufrag_of<'a>(parts: &[Vec<&'a str>], at: usize) -> Option<&'a str> {
     value(&parts[at], "a=ice-ufrag:").or_else(|| value(&parts[0], "a=ice-ufrag:"))
 }
 
-/// The password of a part: its own, or that of the whole.
+/// The password of a part: its own, or that of the session.
 fn password_of<'a>(parts: &[Vec<&'a str>], at: usize) -> Option<&'a str> {
     value(&parts[at], "a=ice-pwd:").or_else(|| value(&parts[0], "a=ice-pwd:"))
 }
 
-/// The part that is the section of this tag, or in an offer without tags of this index.
+/// The part that is the section with this tag, or, in an offer without tags, with this index.
 fn section_of(parts: &[Vec<&str>], mid: Option<&str>, index: Option<u16>) -> Option<usize> {
     let has_tags = parts.iter().any(|part| value(part, "a=mid:").is_some());
     match mid.filter(|_| has_tags) {
@@ -285,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn how_a_fragment_is_written_changes_nothing() {
+    fn formatting_of_a_fragment_does_not_matter() {
         let text = format!("a=ice-ufrag:old\r\na=ice-pwd:x\r\nm=audio 9 X 0\r\na=mid:0\r\na={CANDIDATE}\r\n");
         let expected = Fragment::read(&text);
         assert!(expected.is_ok());
@@ -299,10 +303,10 @@ mod tests {
     }
 
     #[test]
-    fn new_credentials_make_a_restart() {
+    fn new_credentials_cause_a_restart() {
         let fragment = Fragment::read(&format!("a=ice-ufrag:new\r\na=ice-pwd:fresh\r\na={CANDIDATE}\r\n")).unwrap();
         assert!(fragment.restarts(OFFER));
-        let offer = fragment.restarted(OFFER);
+        let offer = fragment.restart_offer(OFFER);
         assert_eq!(offer.matches("a=ice-ufrag:new\r\n").count(), 2);
         assert_eq!(offer.matches("a=ice-pwd:fresh\r\n").count(), 2);
         assert!(!offer.contains("192.0.2.9"), "candidates of the old generation are gone");
@@ -317,19 +321,19 @@ mod tests {
 
     #[test]
     fn a_restart_is_answered_with_the_section_that_has_the_candidates() {
-        let wanted = "a=ice-ufrag:n\r\na=ice-pwd:p\r\nm=video 9 X 0\r\na=mid:1\r\n";
+        let query = "a=ice-ufrag:n\r\na=ice-pwd:p\r\nm=video 9 X 0\r\na=mid:1\r\n";
         assert_eq!(
-            Fragment::read(wanted).unwrap().answered(ANSWER),
+            Fragment::read(query).unwrap().answer_to(ANSWER),
             "m=video 9 X 96\r\na=mid:1\r\na=ice-ufrag:new\r\na=ice-pwd:secret\r\n\
              a=candidate:1 1 udp 9 192.0.2.1 1 typ host\r\na=candidate:2 1 udp 8 198.51.100.1 1 typ host\r\n\
              a=end-of-candidates\r\n"
         );
     }
 
-    /// As `whip-whep` 1.2 asks, and puts the answer into the description that it has.
+    /// `whip-whep` 1.2 sends this, and inserts the answer into its description.
     #[test]
-    fn what_is_answered_to_credentials_alone_can_be_put_below_each_section() {
-        let fragment = Fragment::read("a=ice-ufrag:n\r\na=ice-pwd:p\r\n").unwrap().answered(ANSWER);
+    fn the_answer_to_bare_credentials_fits_below_each_section() {
+        let fragment = Fragment::read("a=ice-ufrag:n\r\na=ice-pwd:p\r\n").unwrap().answer_to(ANSWER);
         let candidates: Vec<_> =
             fragment.split_inclusive("\r\n").filter(|line| line.starts_with("a=candidate:")).collect();
         let merged = format!("m=video 9 X 96\r\n{}c=IN IP4 0.0.0.0\r\n", candidates.join(","));
@@ -337,7 +341,7 @@ mod tests {
         assert_eq!(fragment, "a=ice-ufrag:new\r\na=ice-pwd:secret\r\na=candidate:1 1 udp 9 192.0.2.1 1 typ host\r\n");
     }
 
-    /// As [`OFFER`], with a transport for each section, of which that of sound is told for the whole.
+    /// As [`OFFER`], with a transport for each section; the audio section's credentials are on the session level.
     const APART: &str = "v=0\r\na=ice-ufrag:sound\r\na=ice-pwd:x\r\nm=audio 9 X 111\r\na=mid:a\r\n\
                          a=candidate:9 1 udp 1 192.0.2.9 1 typ host\r\nm=video 9 X 96\r\na=mid:b\r\n\
                          a=ice-ufrag:picture\r\na=ice-pwd:y\r\na=candidate:8 1 udp 1 192.0.2.8 1 typ host\r\n";
@@ -347,16 +351,16 @@ mod tests {
         let text = format!("m=video 9 X 0\r\na=mid:b\r\na=ice-ufrag:new\r\na=ice-pwd:z\r\na={CANDIDATE}\r\n");
         let fragment = Fragment::read(&text).unwrap();
         assert!(fragment.check(APART).is_ok() && fragment.restarts(APART));
-        let wanted = APART.replace("picture", "new").replace("ice-pwd:y", "ice-pwd:z");
-        let wanted = wanted.replace("candidate:8 1 udp 1 192.0.2.8 1 typ host", CANDIDATE);
-        assert_eq!(fragment.restarted(APART), wanted);
-        let sound = Fragment::read(&text.replace("mid:b", "mid:a")).unwrap().restarted(APART);
+        let query = APART.replace("picture", "new").replace("ice-pwd:y", "ice-pwd:z");
+        let query = query.replace("candidate:8 1 udp 1 192.0.2.8 1 typ host", CANDIDATE);
+        assert_eq!(fragment.restart_offer(APART), query);
+        let sound = Fragment::read(&text.replace("mid:b", "mid:a")).unwrap().restart_offer(APART);
         assert!(sound.contains("v=0\r\na=ice-ufrag:new\r\na=ice-pwd:z\r\nm=audio"), "{sound}");
         assert!(
             sound.contains("ufrag:picture") && sound.contains("192.0.2.8") && !sound.contains("192.0.2.9"),
             "{sound}"
         );
-        let all = Fragment::read("a=ice-ufrag:new\r\na=ice-pwd:z\r\n").unwrap().restarted(APART);
+        let all = Fragment::read("a=ice-ufrag:new\r\na=ice-pwd:z\r\n").unwrap().restart_offer(APART);
         assert_eq!(all.matches("ufrag:new").count(), 2, "{all}");
     }
 
@@ -364,19 +368,19 @@ mod tests {
     fn two_transports_restart_at_once_and_both_are_answered() {
         let part = |mid, ufrag| format!("m=x 9 X 0\r\na=mid:{mid}\r\na=ice-ufrag:{ufrag}\r\na=ice-pwd:z\r\n");
         let fragment = Fragment::read(&format!("{}{}", part("a", "one"), part("b", "two"))).unwrap();
-        let offer = fragment.restarted(APART);
+        let offer = fragment.restart_offer(APART);
         assert!(
             offer.find("ufrag:one") < offer.find("m=audio") && offer.find("ufrag:two") > offer.find("m=video"),
             "{offer}"
         );
         let answer = APART.replace("m=audio", "a=x:y\r\nm=audio");
-        let answered = fragment.answered(&answer);
-        assert_eq!(answered.matches("m=").count(), 2, "{answered}");
-        assert!(answered.contains("m=video 9 X 96\r\na=mid:b\r\na=ice-ufrag:picture"), "{answered}");
+        let answer_to = fragment.answer_to(&answer);
+        assert_eq!(answer_to.matches("m=").count(), 2, "{answer_to}");
+        assert!(answer_to.contains("m=video 9 X 96\r\na=mid:b\r\na=ice-ufrag:picture"), "{answer_to}");
     }
 
     #[test]
-    fn a_section_that_was_not_offered_is_named() {
+    fn an_unoffered_section_is_an_error() {
         let with = |mid: &str| Fragment::read(&format!("m=video 9 X 0\r\n{mid}a={CANDIDATE}\r\n")).unwrap();
         assert_eq!(with("a=mid:0\r\n").check(OFFER), Ok(()));
         assert!(with("a=mid:7\r\n").check(OFFER).unwrap_err().contains("a=mid:7"));
@@ -386,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_candidate_that_cannot_be_used_does_not_lose_those_beside_it() {
+    fn an_unusable_candidate_does_not_affect_the_others() {
         let text = format!("m=video 9 X 0\r\na=candidate:1 2 3\r\na={CANDIDATE}\r\na=candidate:\r\n");
         let fragment = Fragment::read(&text).unwrap();
         assert_eq!(fragment.candidates.len(), 2, "whether they can be used is decided where they are");
@@ -394,22 +398,22 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn a_malformed_fragment_is_an_error() {
         assert!(Fragment::read("hello").unwrap_err().contains("hello"));
         assert!(Fragment::read("").unwrap_err().contains("empty"));
         assert!(Fragment::read(&"a=candidate:1 1 udp 1 a 1 typ host\n".repeat(65)).unwrap_err().contains("at most 64"));
     }
 
     #[test]
-    fn credentials_for_all_are_of_the_sections_that_the_fragment_has() {
+    fn session_level_credentials_apply_to_the_fragment_s_sections() {
         let of = |ufrag: &str| format!("a=ice-ufrag:{ufrag}\r\na=ice-pwd:y\r\nm=video 9 X 0\r\na=mid:b\r\n");
         assert!(!Fragment::read(&of("picture")).unwrap().restarts(APART), "they are those that it has");
-        let restarted = Fragment::read(&of("new")).unwrap().restarted(APART);
-        assert!(restarted.contains("ufrag:sound") && !restarted.contains("ufrag:picture"), "{restarted}");
+        let restart_offer = Fragment::read(&of("new")).unwrap().restart_offer(APART);
+        assert!(restart_offer.contains("ufrag:sound") && !restart_offer.contains("ufrag:picture"), "{restart_offer}");
     }
 
     #[test]
-    fn half_a_generation_is_refused() {
+    fn incomplete_credentials_are_refused() {
         let said = |text: &str| Fragment::read(text).unwrap().check(OFFER);
         assert!(said("a=ice-ufrag:new\r\n").unwrap_err().contains("without a=ice-pwd"));
         assert!(said("a=ice-pwd:new\r\n").unwrap_err().contains("without a=ice-ufrag"));

@@ -1,7 +1,7 @@
-//! One WHEP resource is one call (draft-ietf-wish-whep-03).
+//! Signalling over WHEP (draft-ietf-wish-whep-03): one WHEP resource is one call.
 //!
-//! `POST /whep` answers an offer and names the resource in `Location`; `PATCH` trickles candidates or restarts ICE
-//! with an SDP fragment (RFC 8840); `DELETE` ends it. Authentication and CORS are laid around this by the web room.
+//! `POST /whep` answers an offer and names the resource in `Location`; `PATCH` trickles candidates or restarts ICE with
+//! an SDP fragment (RFC 8840); `DELETE` ends it. Authentication and CORS are added by `web`.
 
 mod fragment;
 
@@ -21,7 +21,8 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Line, MOST_BYTES, Reception, Refusal, Signal, Way, call};
+use super::{ErrorCode, MAX_BYTES, Signal, SignallingChannel, SignallingContext, Transport, call};
+use crate::access::Grant;
 use crate::ice::IceServer;
 use fragment::Fragment;
 
@@ -30,23 +31,23 @@ const FRAGMENT: &str = "application/trickle-ice-sdpfrag";
 const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
 const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
 
-/// How long an answer may take; it needs no network, so this is for a board that is overloaded.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How long an answer may take. It needs no network, so this only matters on an overloaded board.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Seconds after which a refused viewer should try again.
 const RETRY_AFTER: &str = "5";
 
 /// The WHEP endpoint and its resources.
-pub fn router(reception: Reception) -> Router {
-    let whep = Whep { shared: Arc::new(Shared { reception, resources: Mutex::default() }) };
-    // Players put a slash behind the addresses that they are given.
+pub fn router(signalling_context: SignallingContext) -> Router {
+    let whep = Whep { shared: Arc::new(Shared { signalling_context, resources: Mutex::default() }) };
+    // Players append a slash to the addresses that they are given.
     let endpoint = post(create).head(describe).options(describe).fallback(not_allowed);
     Router::new()
         .route("/whep", endpoint.clone())
         .route("/whep/", endpoint)
         .route("/whep/{id}", any(resource))
         .route("/whep/{id}/", any(resource))
-        .layer(DefaultBodyLimit::max(MOST_BYTES))
+        .layer(DefaultBodyLimit::max(MAX_BYTES))
         .with_state(whep)
 }
 
@@ -56,7 +57,7 @@ struct Whep {
 }
 
 struct Shared {
-    reception: Reception,
+    signalling_context: SignallingContext,
     resources: Mutex<HashMap<String, Arc<Resource>>>,
 }
 
@@ -65,7 +66,7 @@ struct Resource {
     to_device: mpsc::Sender<Signal>,
     /// One request at a time changes the session.
     session: tokio::sync::Mutex<Negotiated>,
-    /// Who waits for the answer to a restart.
+    /// The request that waits for the answer to a restart.
     waiting: Mutex<Option<oneshot::Sender<Signal>>>,
 }
 
@@ -81,25 +82,25 @@ impl Negotiated {
 }
 
 #[derive(Deserialize)]
-struct Wanted {
+struct CreateQuery {
     camera: Option<String>,
 }
 
-/// A mark of requests that were let in. Only with it an endpoint's description names servers, whose credentials are
-/// nobody else's business (RFC 9725, section 4.6).
+/// Marks an authorized request. Only such a request gets the servers in an endpoint's description, since nobody else
+/// may see their credentials (RFC 9725, section 4.6).
 #[derive(Clone, Copy, Debug)]
-pub struct Admitted;
+pub struct Authorized;
 
-/// Of a request, the address of the board that it came in at.
+/// The board's address that a request was sent to.
 #[derive(Clone, Copy, Debug)]
 pub struct Reached(pub IpAddr);
 
 /// `OPTIONS` and `HEAD` of the endpoint.
-async fn describe(State(whep): State<Whep>, admitted: Option<Extension<Admitted>>) -> Response {
+async fn describe(State(whep): State<Whep>, authorized: Option<Extension<Authorized>>) -> Response {
     let headers = [(ACCEPT_POST, SDP), (header::CONTENT_TYPE, SDP), (header::ALLOW, "POST, OPTIONS, HEAD")];
     let mut response = (StatusCode::OK, headers).into_response();
-    if admitted.is_some() {
-        whep.name_servers(&mut response);
+    if authorized.is_some() {
+        whep.add_server_links(&mut response);
     }
     response
 }
@@ -111,7 +112,8 @@ async fn not_allowed() -> Response {
 
 async fn create(
     State(whep): State<Whep>,
-    Query(wanted): Query<Wanted>,
+    Extension(grant): Extension<Grant>,
+    Query(query): Query<CreateQuery>,
     uri: Uri,
     reached: Option<Extension<Reached>>,
     headers: HeaderMap,
@@ -120,31 +122,32 @@ async fn create(
     if !is_type(&headers, SDP) {
         return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send the offer with Content-Type: application/sdp");
     }
-    if let Some(refusal) = encoded(&headers) {
+    if let Some(refusal) = refuse_encoded(&headers) {
         return refusal;
     }
     let body = match body {
         Ok(body) => body,
-        Err(rejection) => return unread(&rejection),
+        Err(rejection) => return body_error(&rejection),
     };
     let Ok(offer) = String::from_utf8(body.into()) else {
         return problem(StatusCode::BAD_REQUEST, "the offer is not UTF-8");
     };
-    let (call, mut line) = call(Way::Whep, wanted.camera, reached.map(|Extension(Reached(address))| address));
-    if whep.shared.reception.calls.send(call).await.is_err() {
+    let reached = reached.map(|Extension(Reached(address))| address);
+    let (call, mut channel) = call(Transport::Whep, grant, query.camera, reached);
+    if whep.shared.signalling_context.calls.send(call).await.is_err() {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "the board shuts down");
     }
-    line.to_device.try_send(Signal::Offer { sdp: offer.clone(), camera: None }).ok();
-    match tokio::time::timeout(ANSWER_WITHIN, outcome(&mut line.to_viewer)).await {
-        Ok(Some(Signal::Answer { sdp })) => whep.created(&uri, line, offer, sdp),
+    channel.to_device.try_send(Signal::Offer { sdp: offer.clone(), camera: None }).ok();
+    match tokio::time::timeout(ANSWER_TIMEOUT, answer_or_error(&mut channel.to_viewer)).await {
+        Ok(Some(Signal::Answer { sdp })) => whep.created(&uri, channel, offer, sdp),
         Ok(Some(Signal::Error { code, reason })) => refused(code, &reason),
         Ok(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "the call ended without an answer"),
         Err(_) => problem(StatusCode::GATEWAY_TIMEOUT, "the board did not answer in time; try again"),
     }
 }
 
-/// The answer or refusal among what a viewer is told. Candidates have no way to a WHEP viewer; the answer holds them.
-async fn outcome(to_viewer: &mut mpsc::Receiver<Signal>) -> Option<Signal> {
+/// The answer or refusal among the signals for a viewer. A WHEP viewer cannot be sent candidates; the answer has them.
+async fn answer_or_error(to_viewer: &mut mpsc::Receiver<Signal>) -> Option<Signal> {
     loop {
         match to_viewer.recv().await? {
             Signal::Candidate { .. } => {}
@@ -154,28 +157,28 @@ async fn outcome(to_viewer: &mut mpsc::Receiver<Signal>) -> Option<Signal> {
 }
 
 impl Whep {
-    fn created(&self, endpoint: &Uri, line: Line, offer: String, answer: String) -> Response {
-        let id = line.viewer.as_str().to_owned();
+    fn created(&self, endpoint: &Uri, channel: SignallingChannel, offer: String, answer: String) -> Response {
+        let id = channel.viewer.as_str().to_owned();
         // Relative, since behind a reverse proxy the endpoint has another path than here.
         let folder = if endpoint.path().ends_with('/') { "" } else { "whep/" };
         let location = format!("{folder}{id}");
         let negotiated = Negotiated { offer, generation: 1 };
         let etag = negotiated.etag();
         let resource = Arc::new(Resource {
-            to_device: line.to_device,
+            to_device: channel.to_device,
             session: tokio::sync::Mutex::new(negotiated),
             waiting: Mutex::default(),
         });
         self.shared.resources().insert(id.clone(), resource.clone());
-        let (whep, mut to_viewer) = (self.clone(), line.to_viewer);
+        let (whep, mut to_viewer) = (self.clone(), channel.to_viewer);
         let name = id;
-        self.shared.reception.group.spawn(async move {
-            while let Some(signal) = outcome(&mut to_viewer).await {
+        self.shared.signalling_context.group.spawn(async move {
+            while let Some(signal) = answer_or_error(&mut to_viewer).await {
                 let waiting = resource.waiting.lock().expect("lock is never poisoned: no panic while held").take();
                 match waiting {
-                    // A request that was given up does not want its answer any more.
+                    // A request that was cancelled does not need its answer any more.
                     Some(waiting) => drop(waiting.send(signal)),
-                    None => tracing::debug!(?signal, "nobody waits for what a WHEP viewer is told"),
+                    None => tracing::debug!(?signal, "no request waits for this signal to a WHEP viewer"),
                 }
             }
             whep.shared.resources().remove(&name);
@@ -187,12 +190,12 @@ impl Whep {
             (ACCEPT_PATCH, FRAGMENT.into()),
         ];
         let mut response = (StatusCode::CREATED, headers, answer).into_response();
-        self.name_servers(&mut response);
+        self.add_server_links(&mut response);
         response
     }
 
-    fn name_servers(&self, response: &mut Response) {
-        let servers = self.shared.reception.servers.for_viewer();
+    fn add_server_links(&self, response: &mut Response) {
+        let servers = self.shared.signalling_context.servers.for_viewer();
         for link in servers.iter().flat_map(links).filter_map(|link| HeaderValue::from_str(&link).ok()) {
             response.headers_mut().append(header::LINK, link);
         }
@@ -232,7 +235,7 @@ async fn resource(
         }
         axum::http::Method::PATCH => match body {
             Ok(body) => resource.patch(&headers, body).await,
-            Err(rejection) => unread(&rejection),
+            Err(rejection) => body_error(&rejection),
         },
         axum::http::Method::HEAD => (StatusCode::OK, [(header::CONTENT_TYPE, SDP)]).into_response(),
         _ => {
@@ -249,7 +252,7 @@ impl Resource {
             let text = "send candidates with Content-Type: application/trickle-ice-sdpfrag";
             return ([(ACCEPT_PATCH, FRAGMENT)], problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, text)).into_response();
         }
-        if let Some(refusal) = encoded(headers) {
+        if let Some(refusal) = refuse_encoded(headers) {
             return refusal;
         }
         let fragment = match std::str::from_utf8(&body).map_err(|_| "not UTF-8".to_owned()).and_then(Fragment::read) {
@@ -286,16 +289,16 @@ impl Resource {
     }
 
     async fn restart(&self, fragment: &Fragment, session: &mut Negotiated) -> Response {
-        let offer = fragment.restarted(&session.offer);
-        let (answered, answer) = oneshot::channel();
-        *self.waiting.lock().expect("lock is never poisoned: no panic while held") = Some(answered);
+        let offer = fragment.restart_offer(&session.offer);
+        let (answer_to, answer) = oneshot::channel();
+        *self.waiting.lock().expect("lock is never poisoned: no panic while held") = Some(answer_to);
         self.to_device.send(Signal::Offer { sdp: offer.clone(), camera: None }).await.ok();
-        match tokio::time::timeout(ANSWER_WITHIN, answer).await {
+        match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
             Ok(Ok(Signal::Answer { sdp })) => {
                 session.offer = offer;
                 session.generation += 1;
                 let headers = [(header::CONTENT_TYPE, FRAGMENT.to_owned()), (header::ETAG, session.etag())];
-                (StatusCode::OK, headers, fragment.answered(&sdp)).into_response()
+                (StatusCode::OK, headers, fragment.answer_to(&sdp)).into_response()
             }
             Ok(Ok(Signal::Error { code, reason })) => refused(code, &reason),
             Ok(_) => problem(StatusCode::NOT_FOUND, "the session has ended"),
@@ -304,25 +307,25 @@ impl Resource {
     }
 }
 
-/// Whether `If-Match` permits what is asked of the generation with this tag (RFC 9110, section 13.1.1): where it is not
-/// there or empty, too.
+/// Whether `If-Match` permits the request for the generation with this tag (RFC 9110, section 13.1.1). It does if it is
+/// absent or empty, too.
 fn matches_any(headers: &HeaderMap, etag: &str) -> bool {
     let values = headers.get_all(header::IF_MATCH).iter().filter_map(|value| value.to_str().ok());
     let mut tags = values.flat_map(|value| value.split(',')).map(opaque).filter(|tag| !tag.is_empty()).peekable();
     tags.peek().is_none() || tags.any(|tag| tag == "*" || tag == opaque(etag))
 }
 
-/// What of an entity tag tells generations apart. Proxies that compress answers change the rest: they make the tag weak,
-/// as nginx and Cloudflare do, or add the encoding, as Apache does. RFC 9725, section 4.3.3 writes the asterisk in
-/// quotes.
+/// The part of an entity tag that distinguishes generations. Proxies that compress answers change the rest: they make
+/// the tag weak, as nginx and Cloudflare do, or add the encoding, as Apache does. RFC 9725, section 4.3.3 writes the
+/// asterisk in quotes.
 fn opaque(tag: &str) -> &str {
     let tag = tag.trim();
     let tag = tag.strip_prefix("W/").unwrap_or(tag).trim_matches('"');
     tag.split(['-', ';']).next().unwrap_or(tag)
 }
 
-/// The refusal of a body that is compressed (RFC 9110, section 15.5.16).
-fn encoded(headers: &HeaderMap) -> Option<Response> {
+/// Refuses a body that is compressed (RFC 9110, section 15.5.16).
+fn refuse_encoded(headers: &HeaderMap) -> Option<Response> {
     let coding = headers.get(header::CONTENT_ENCODING)?;
     if coding.as_bytes().eq_ignore_ascii_case(b"identity") {
         return None;
@@ -333,15 +336,15 @@ fn encoded(headers: &HeaderMap) -> Option<Response> {
 }
 
 /// Why a body was not read.
-fn unread(rejection: &BytesRejection) -> Response {
+fn body_error(rejection: &BytesRejection) -> Response {
     let text = match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => format!("the body is too long: at most {MOST_BYTES} bytes are read"),
+        StatusCode::PAYLOAD_TOO_LARGE => format!("the body is too long: at most {MAX_BYTES} bytes are read"),
         _ => "the body did not arrive whole".to_owned(),
     };
     problem(rejection.status(), &text)
 }
 
-/// A server as headers say it, one for each URL (draft-ietf-wish-whep-03, section 4.6).
+/// A server as `Link` headers, one for each URL (draft-ietf-wish-whep-03, section 4.6).
 fn links(server: &IceServer) -> impl Iterator<Item = String> {
     // A quoted-string (RFC 9110, section 5.6.4).
     let quote = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
@@ -356,20 +359,21 @@ fn links(server: &IceServer) -> impl Iterator<Item = String> {
     server.urls.iter().map(move |url| format!("<{url}>; rel=\"ice-server\"{login}"))
 }
 
-fn is_type(headers: &HeaderMap, wanted: &str) -> bool {
+fn is_type(headers: &HeaderMap, query: &str) -> bool {
     let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    given.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(wanted)
+    given.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(query)
 }
 
-/// A refusal as HTTP says it (draft-ietf-wish-whep-03, section 4.2).
-fn refused(code: Refusal, reason: &str) -> Response {
+/// A refusal as an HTTP response (draft-ietf-wish-whep-03, section 4.2).
+fn refused(code: ErrorCode, reason: &str) -> Response {
     let status = match code {
-        Refusal::BadMessage | Refusal::BadOffer | Refusal::BadCandidate => StatusCode::BAD_REQUEST,
-        Refusal::NoCommonCodec => StatusCode::NOT_ACCEPTABLE,
-        Refusal::UnknownCamera => StatusCode::NOT_FOUND,
-        Refusal::NoPicture => StatusCode::CONFLICT,
-        Refusal::TooManyViewers => StatusCode::SERVICE_UNAVAILABLE,
-        Refusal::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        ErrorCode::BadMessage | ErrorCode::BadOffer | ErrorCode::BadCandidate => StatusCode::BAD_REQUEST,
+        ErrorCode::NoCommonCodec => StatusCode::NOT_ACCEPTABLE,
+        ErrorCode::UnknownCamera => StatusCode::NOT_FOUND,
+        ErrorCode::NotAllowed => StatusCode::FORBIDDEN,
+        ErrorCode::NoPicture => StatusCode::CONFLICT,
+        ErrorCode::TooManyViewers => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     };
     let mut response = problem(status, reason);
     if matches!(status, StatusCode::CONFLICT | StatusCode::SERVICE_UNAVAILABLE) {
@@ -378,7 +382,7 @@ fn refused(code: Refusal, reason: &str) -> Response {
     response
 }
 
-/// An error as RFC 9457 has it.
+/// An error as problem details (RFC 9457).
 fn problem(status: StatusCode, detail: &str) -> Response {
     let title = status.canonical_reason();
     let body = json!({ "type": "about:blank", "status": status.as_u16(), "title": title, "detail": detail });

@@ -1,7 +1,8 @@
-//! One viewer from its call to its end: a driver around the table in [`super::state`].
+//! The session of one viewer, from its call to its end: runs the state machine in [`super::state`].
 
-mod sending;
-mod telling;
+mod media;
+mod peer_events;
+mod reporting;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,80 +11,80 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use super::control_channel::{Commands, Reply, Request};
-use super::peer::{Error, Event as PeerEvent, Later, Peer, Stack};
-use super::progress::Progress;
-use super::reports::{Reports, cut};
+use super::control_channel::{Commands, Reply};
+use super::error_reports::ErrorReports;
+use super::keyframe_requests::KeyFrameRequests;
+use super::optional_wait::{next_event, next_frame};
+use super::peer::{Error, Event as PeerEvent, Gathering, Kind, Peer, Stack};
+use super::session_stats::SessionStats;
 use super::state::{Action, Event, State};
-use super::waits::{event_of, next_of, sleep_until};
-use super::wishes::Wishes;
-use super::{Picture, Source, milliseconds};
+use super::{Picture, Source};
 use crate::command::Outcome;
-use crate::media::{Frame, Subscription};
+use crate::media::{Frame, Purpose, Subscription};
 use crate::sdp::Board;
-use crate::signalling::{Call, Candidate, Farewell, Refusal, Signal, Way};
-use crate::tasks::Group;
+use crate::signalling::{Call, Candidate, CloseReason, ErrorCode, Signal, Transport};
+use crate::tasks::{Group, sleep_until};
 
-/// Candidates kept until the offer comes: twice what a browser with four interfaces sends.
+/// Candidates kept until the offer arrives: twice as many as a browser with four interfaces sends.
 const EARLY_CANDIDATES: usize = 64;
 
-/// How often a viewer's bitrate is worked out.
+/// How often a viewer's bitrate is calculated.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long an answer waits until it is known whether there is sound: a capture process says so within a quarter of a second.
+/// How long an answer waits until it is known whether there is sound: a capture process reports that within a quarter
+/// of a second.
 const SOUND_KNOWN: Duration = Duration::from_secs(1);
 
-/// What an operator has a viewer told.
+/// A notice to a session, from an operator or from the admission of viewers.
 #[derive(Clone, Debug)]
 pub enum Notice {
-    /// The board shows itself, and so shall its pages.
+    /// An operator identifies the board: pages make themselves noticeable for this time.
     Identify(Duration),
-    /// The conversation ends, for this reason.
+    /// The session ends, for this reason.
     Dismissed(String),
-    /// It is not connected yet, and another call has got its place.
-    GivesWay,
+    /// Another call has taken the place of this viewer, which is not connected yet.
+    Replaced,
 }
 
-/// How a conversation ends.
-struct Parting {
+/// How a session ends.
+struct Close {
     reason: Cow<'static, str>,
-    code: Option<Farewell>,
+    code: Option<CloseReason>,
 }
 
-/// One viewer.
+/// The session of one viewer.
 pub struct Session {
     call: Call,
     source: Source,
     stack: Stack,
-    progress: Arc<Progress>,
+    stats: Arc<SessionStats>,
     board_epoch: Instant,
     state: State,
     deadline: Option<Instant>,
-    is_line_open: bool,
-    /// Whether no transport is being begun again.
-    is_back: bool,
+    is_signalling_open: bool,
+    /// `false` while a transport is being restarted.
+    has_all_transports: bool,
     peer: Option<Peer>,
-    /// The latest offer and our answer to it: an impatient viewer repeats its offer.
+    /// The latest offer and its answer: an impatient viewer repeats its offer.
     answered: Option<(String, String)>,
-    early: Vec<Candidate>,
-    have_candidates_ended: bool,
-    /// Held from the call on, so that the camera starts while ICE is still at work. Read from once connected. `None`
-    /// while the viewer wants no pictures, so that the camera may rest.
+    early_candidates: Vec<Candidate>,
+    has_end_of_candidates: bool,
+    /// Subscribed from the call on, so that the camera starts while ICE is in progress; read only once connected.
+    /// `None` while the viewer wants no video, so that the camera can stop.
     video: Option<Subscription>,
     audio: Option<Subscription>,
-    wishes: Wishes,
-    reports: Reports,
+    key_frame_requests: KeyFrameRequests,
+    error_reports: ErrorReports,
     commands: Commands,
     notices: mpsc::Receiver<Notice>,
 }
 
-/// What woke the session.
-enum Woken {
+/// The event that woke the session.
+enum Wakeup {
     Stopping,
     Signal(Option<Signal>),
     Peer(PeerEvent),
-    Video(Arc<Frame>),
-    Audio(Arc<Frame>),
+    Frame(Kind, Arc<Frame>),
     PictureChanged,
     SoundChanged,
     CountChanged,
@@ -94,76 +95,76 @@ enum Woken {
 }
 
 impl Session {
-    /// A session for a call that was admitted.
+    /// Creates a session for a call that was admitted.
     pub fn new(
         call: Call,
         source: Source,
         stack: Stack,
-        progress: Arc<Progress>,
+        stats: Arc<SessionStats>,
         board_epoch: Instant,
         commands: Commands,
         notices: mpsc::Receiver<Notice>,
     ) -> Self {
-        let video = Some(source.video.subscribe());
+        let video = Some(source.video.subscribe(Purpose::Viewer));
         let state = State::default();
         Self {
             call,
             stack,
-            progress,
+            stats,
             board_epoch,
             state,
-            deadline: state.patience().map(|patience| Instant::now() + patience),
-            is_line_open: true,
-            is_back: true,
+            deadline: state.time_limit().map(|time_limit| Instant::now() + time_limit),
+            is_signalling_open: true,
+            has_all_transports: true,
             peer: None,
             answered: None,
-            early: Vec::new(),
-            have_candidates_ended: false,
+            early_candidates: Vec::new(),
+            has_end_of_candidates: false,
             video,
             audio: None,
-            wishes: Wishes::default(),
-            reports: Reports::default(),
+            key_frame_requests: KeyFrameRequests::default(),
+            error_reports: ErrorReports::default(),
             source,
             commands,
             notices,
         }
     }
 
-    /// Lives the viewer's life; `count` is the number of viewers.
+    /// Runs the session until it ends; `count` is the number of viewers.
     pub async fn run(mut self, mut count: watch::Receiver<usize>, stop: Group) {
-        tracing::info!(viewer = %self.call.viewer, way = ?self.call.way, camera = self.source.name, "viewer called");
+        tracing::info!(viewer = %self.call.viewer, way = ?self.call.transport, camera = self.source.name, "viewer called");
         let mut picture = self.source.picture.clone();
         let mut ticks = tokio::time::interval(TICK);
         let mut bytes = 0;
-        let parting = loop {
-            let woken = self.wait(&mut picture, &mut count, &mut ticks, &stop).await;
-            let action = match woken {
-                Woken::Stopping => self.happened(Event::Stopping),
-                Woken::Signal(Some(signal)) => self.hear(signal).await,
-                Woken::Signal(None) => {
-                    self.is_line_open = false;
-                    // Who begins a transport again goes on speaking.
-                    self.happened(if self.is_back { Event::LineClosed } else { Event::Bye })
+        let close = loop {
+            let wakeup = self.wait(&mut picture, &mut count, &mut ticks, &stop).await;
+            let action = match wakeup {
+                Wakeup::Stopping => self.apply(Event::Stopping),
+                Wakeup::Signal(Some(signal)) => self.on_signal(signal).await,
+                Wakeup::Signal(None) => {
+                    self.is_signalling_open = false;
+                    // A viewer that restarts a transport has to keep its signalling connection.
+                    self.apply(if self.has_all_transports { Event::SignallingClosed } else { Event::Bye })
                 }
-                Woken::Peer(event) => self.on_peer(event, &picture, &count).await,
-                Woken::Video(frame) => self.send_video(&frame).await,
-                Woken::Audio(frame) => self.send_audio(&frame).await,
-                Woken::PictureChanged => self.tell_picture(&picture).await,
-                Woken::SoundChanged => self.tell_sound().await,
-                Woken::CountChanged => self.tell_count(&count).await,
-                Woken::Outcome(outcome) => self.tell_text(&Commands::message(outcome)).await,
-                Woken::Notice(Notice::Identify(time)) => self.tell_identify(time).await,
-                Woken::Notice(Notice::Dismissed(reason)) => {
-                    break Parting { reason: reason.into(), code: Some(Farewell::Dismissed) };
+                Wakeup::Peer(event) => self.on_peer(event, &picture, &count).await,
+                Wakeup::Frame(Kind::Video, frame) => self.send_video(&frame).await,
+                Wakeup::Frame(Kind::Audio, frame) => self.send_audio(&frame).await,
+                Wakeup::PictureChanged => self.send_picture_state(&picture).await,
+                Wakeup::SoundChanged => self.send_sound_state().await,
+                Wakeup::CountChanged => self.send_viewer_count(&count).await,
+                Wakeup::Outcome(outcome) => self.send_text(&Commands::message(outcome)).await,
+                Wakeup::Notice(Notice::Identify(time)) => self.send_identify(time).await,
+                Wakeup::Notice(Notice::Dismissed(reason)) => {
+                    break Close { reason: reason.into(), code: Some(CloseReason::Dismissed) };
                 }
-                Woken::Notice(Notice::GivesWay) => Action::Part("others wait and no path was found yet; call again"),
-                Woken::Late => self.happened(Event::TooLate),
-                Woken::Tick => {
-                    let now = self.progress.bytes();
-                    self.progress.bitrate.store((now - bytes) * 8, Ordering::Relaxed);
+                Wakeup::Notice(Notice::Replaced) => Action::Close("others wait and no path was found yet; call again"),
+                Wakeup::Late => self.apply(Event::TimedOut),
+                Wakeup::Tick => {
+                    let now = self.stats.bytes();
+                    self.stats.bitrate.store((now - bytes) * 8, Ordering::Relaxed);
                     bytes = now;
-                    if self.wishes.is_due(Instant::now()) {
-                        self.want_key_frame();
+                    if self.key_frame_requests.is_due(Instant::now()) {
+                        self.request_key_frame();
                     }
                     Action::Wait
                 }
@@ -171,10 +172,10 @@ impl Session {
             match action {
                 Action::Wait => {}
                 Action::Stream => self.stream(),
-                Action::Part(reason) => break Parting { reason: reason.into(), code: None },
+                Action::Close(reason) => break Close { reason: reason.into(), code: None },
             }
         };
-        self.part(parting).await;
+        self.close(close).await;
     }
 
     async fn wait(
@@ -183,62 +184,63 @@ impl Session {
         count: &mut watch::Receiver<usize>,
         ticks: &mut tokio::time::Interval,
         stop: &Group,
-    ) -> Woken {
+    ) -> Wakeup {
         let is_streaming = matches!(self.state, State::Watching | State::Interrupted);
         let deadline = self.deadline;
         tokio::select! {
             biased;
-            () = stop.stopped() => Woken::Stopping,
-            // Before all that comes from the viewer, which may be a flood.
-            Some(notice) = self.notices.recv() => Woken::Notice(notice),
-            frame = next_of(&mut self.video), if is_streaming => Woken::Video(frame),
-            frame = next_of(&mut self.audio), if is_streaming => Woken::Audio(frame),
-            event = event_of(&mut self.peer) => Woken::Peer(event),
-            signal = self.call.incoming.recv(), if self.is_line_open => Woken::Signal(signal),
-            // With the sender gone there is nothing more to tell; the arm is off then.
-            Ok(()) = picture.changed() => Woken::PictureChanged,
-            Ok(()) = self.source.has_sound.changed() => Woken::SoundChanged,
-            Ok(()) = count.changed() => Woken::CountChanged,
-            outcome = self.commands.outcome() => Woken::Outcome(outcome),
-            () = sleep_until(deadline) => Woken::Late,
-            _ = ticks.tick() => Woken::Tick,
+            () = stop.stopped() => Wakeup::Stopping,
+            // Notices come before everything from the viewer, which may be a flood.
+            Some(notice) = self.notices.recv() => Wakeup::Notice(notice),
+            frame = next_frame(&mut self.video), if is_streaming => Wakeup::Frame(Kind::Video, frame),
+            frame = next_frame(&mut self.audio), if is_streaming => Wakeup::Frame(Kind::Audio, frame),
+            event = next_event(&mut self.peer) => Wakeup::Peer(event),
+            signal = self.call.incoming.recv(), if self.is_signalling_open => Wakeup::Signal(signal),
+            // Once the sender is gone there are no more changes; the pattern does not match and disables the branch.
+            Ok(()) = picture.changed() => Wakeup::PictureChanged,
+            Ok(()) = self.source.has_sound.changed() => Wakeup::SoundChanged,
+            Ok(()) = count.changed() => Wakeup::CountChanged,
+            outcome = self.commands.outcome() => Wakeup::Outcome(outcome),
+            () = sleep_until(deadline) => Wakeup::Late,
+            () = sleep_until(self.call.grant.end()) => Wakeup::Notice(Notice::Dismissed("this access has ended".into())),
+            _ = ticks.tick() => Wakeup::Tick,
         }
     }
 
-    fn happened(&mut self, event: Event) -> Action {
+    fn apply(&mut self, event: Event) -> Action {
         let (next, action) = self.state.on(event);
         if next != self.state {
             tracing::debug!(viewer = %self.call.viewer, from = ?self.state, to = ?next, "viewer's state changed");
             self.state = next;
-            self.deadline = next.patience().map(|patience| Instant::now() + patience);
-            *self.progress.state.lock().expect("nobody panics with it") = next;
+            self.deadline = next.time_limit().map(|time_limit| Instant::now() + time_limit);
+            *self.stats.state.lock().expect("lock is never poisoned: no panic while held") = next;
         }
         action
     }
 
-    async fn hear(&mut self, signal: Signal) -> Action {
+    async fn on_signal(&mut self, signal: Signal) -> Action {
         match signal {
             Signal::Offer { sdp, .. } => self.on_offer(sdp).await,
             Signal::Candidate { candidate } => {
                 self.on_candidate(candidate).await;
                 Action::Wait
             }
-            Signal::Bye { .. } => self.happened(Event::Bye),
+            Signal::Bye { .. } => self.apply(Event::Bye),
             Signal::Error { reason, .. } => {
-                self.reports.tell(&self.call.viewer, &reason, Instant::now());
+                self.error_reports.log(&self.call.viewer, &reason, Instant::now());
                 Action::Wait
             }
-            // The way in answers this; here it has gone astray and there is nothing to do.
+            // The signalling layer answers this message; here there is nothing to do.
             Signal::IceServers { .. } => Action::Wait,
             Signal::Answer { .. } => {
-                self.object(Refusal::BadMessage, "the board makes no offers, so it takes no answers").await;
+                self.send_error(ErrorCode::BadMessage, "the board makes no offers, so it takes no answers").await;
                 Action::Wait
             }
         }
     }
 
-    /// Whether there is sound. After the start of the service it is not known at once; a player that is answered without
-    /// sound then may never ask again.
+    /// Whether there is sound. Right after the service has started this is not known yet; a player whose answer has no
+    /// audio may never send another offer.
     async fn has_sound(&mut self) -> bool {
         let known = self.source.has_sound.wait_for(Option::is_some);
         match tokio::time::timeout(SOUND_KNOWN, known).await {
@@ -250,24 +252,24 @@ impl Session {
     async fn on_offer(&mut self, sdp: String) -> Action {
         if let Some((_, answer)) = self.answered.as_ref().filter(|(offer, _)| *offer == sdp) {
             let answer = answer.clone();
-            self.say(Signal::Answer { sdp: answer }).await;
+            self.send_signal(Signal::Answer { sdp: answer }).await;
             return Action::Wait;
         }
         let has_sound = self.has_sound().await;
         let board = Board {
-            profile: *self.source.profile.borrow(),
+            profile: self.source.profile(),
             has_sound,
-            // WHEP has offers to restart ICE only.
-            takes_more: self.call.way != Way::Whep,
+            // WHEP allows further offers only for an ICE restart.
+            can_renegotiate: self.call.transport != Transport::Whep,
         };
         let result = match &mut self.peer {
             Some(peer) => {
-                // An ICE restart begins a new generation of candidates.
-                self.have_candidates_ended = false;
-                let place = peer.place_of_picture();
+                // An ICE restart starts a new generation of candidates.
+                self.has_end_of_candidates = false;
+                let place = peer.video_section();
                 let answer = peer.negotiate(&sdp, board).await;
-                if peer.place_of_picture() != place {
-                    self.wishes.moved();
+                if peer.video_section() != place {
+                    self.key_frame_requests.section_changed();
                 }
                 answer
             }
@@ -275,173 +277,85 @@ impl Session {
         };
         match result {
             Ok(answer) => {
-                self.follow_wishes();
+                self.update_subscriptions();
                 if let Some(reasons) = self.peer.as_ref().and_then(Peer::rejections) {
                     tracing::info!(viewer = %self.call.viewer, reasons, "sections of an offer are rejected");
                 }
                 self.answered = Some((sdp, answer.clone()));
-                self.say(Signal::Answer { sdp: answer }).await;
-                for candidate in std::mem::take(&mut self.early) {
+                self.send_signal(Signal::Answer { sdp: answer }).await;
+                for candidate in std::mem::take(&mut self.early_candidates) {
                     self.add_candidate(candidate).await;
                 }
-                self.happened(Event::Answered)
+                self.apply(Event::Answered)
             }
             Err(error) => {
                 let code = refusal(&error);
-                // The words may quote the offer, which has no business in a log; its sender gets them.
+                // The error may quote the offer, which does not belong in the log; it is sent to the viewer.
                 tracing::info!(viewer = %self.call.viewer, ?code, "offer refused");
                 tracing::trace!(%error, "why the offer was refused");
-                self.object(code, error.to_string()).await;
-                // The call goes on: the viewer may send a better offer while its patience lasts.
+                self.send_error(code, error.to_string()).await;
+                // The session goes on: the viewer may send a better offer within the time limit.
                 Action::Wait
             }
         }
     }
 
     async fn connect(&mut self, offer: &str, board: Board) -> Result<String, Error> {
-        // HTTP answers once; the other ways go on speaking.
-        let later = if self.call.way == Way::Whep { Later::InAnswer } else { Later::Trickled };
-        let (peer, answer) = self.stack.reached_at(self.call.reached).answer(offer, board, later).await?;
+        // HTTP allows only one answer; the other kinds of signalling stay open.
+        let gathering = if self.call.transport == Transport::Whep { Gathering::Full } else { Gathering::Trickle };
+        let (peer, answer) = self.stack.answer(offer, board, self.call.reached, gathering).await?;
         // Set once: a session has one peer connection.
-        self.progress.link.set(peer.statistics()).ok();
+        self.stats.peer.set(peer.statistics()).ok();
         self.peer = Some(peer);
         Ok(answer)
     }
 
     async fn on_candidate(&mut self, candidate: Option<Candidate>) {
         let Some(candidate) = candidate.filter(|candidate| !candidate.candidate.is_empty()) else {
-            self.have_candidates_ended = true;
+            self.has_end_of_candidates = true;
             return;
         };
-        if self.have_candidates_ended {
-            // RFC 8838, section 14: what comes after the end of candidates is ignored.
-            self.object(Refusal::BadCandidate, "this candidate came after the end of candidates and is ignored").await;
+        if self.has_end_of_candidates {
+            // RFC 8838, section 14: candidates after the end of candidates are ignored.
+            self.send_error(ErrorCode::BadCandidate, "this candidate came after the end of candidates and is ignored")
+                .await;
         } else if self.peer.is_some() {
             self.add_candidate(candidate).await;
-        } else if self.early.len() < EARLY_CANDIDATES {
-            self.early.push(candidate);
+        } else if self.early_candidates.len() < EARLY_CANDIDATES {
+            self.early_candidates.push(candidate);
         } else {
-            self.object(Refusal::BadCandidate, "too many candidates before the offer; send the offer first").await;
+            self.send_error(ErrorCode::BadCandidate, "too many candidates before the offer; send the offer first")
+                .await;
         }
     }
 
     async fn add_candidate(&mut self, candidate: Candidate) {
         let Some(peer) = &self.peer else { return };
         if let Err(error) = peer.add_candidate(candidate).await {
-            self.object(refusal(&error), error.to_string()).await;
+            self.send_error(refusal(&error), error.to_string()).await;
         }
     }
 
-    async fn on_peer(
-        &mut self,
-        event: PeerEvent,
-        picture: &watch::Receiver<Picture>,
-        count: &watch::Receiver<usize>,
-    ) -> Action {
-        match event {
-            PeerEvent::Candidate(candidate) => {
-                self.say(Signal::Candidate { candidate }).await;
-                Action::Wait
-            }
-            PeerEvent::Reached => {
-                // DTLS takes about 20 ms more: a key frame of now will be in the feed when it is done.
-                self.join_video();
-                Action::Wait
-            }
-            PeerEvent::Connected => {
-                self.is_back = true;
-                if matches!(self.state, State::Watching | State::Interrupted) {
-                    // The picture goes by another transport now, where nothing has come yet.
-                    self.wishes.moved();
-                    self.join_video();
-                }
-                self.happened(Event::Connected)
-            }
-            PeerEvent::Disconnected => self.happened(Event::Disconnected),
-            PeerEvent::Closed => self.happened(Event::Closed),
-            PeerEvent::Left => self.happened(Event::Bye),
-            PeerEvent::ControlOpened => {
-                self.tell_picture(picture).await;
-                self.tell_sound().await;
-                self.tell_count(count).await
-            }
-            PeerEvent::KeyFrameWanted => {
-                if self.wishes.wish(self.progress.losses(), Instant::now()) {
-                    self.want_key_frame();
-                }
-                Action::Wait
-            }
-            PeerEvent::Lost(what) => {
-                tracing::info!(viewer = %self.call.viewer, what, "the viewer lost a transport; the others go on");
-                self.audio.take_if(|_| what == "sound");
-                Action::Wait
-            }
-            PeerEvent::Idle => self.happened(Event::Idle),
-            PeerEvent::Refused(refusal) => {
-                tracing::info!(viewer = %self.call.viewer, %refusal, "the DTLS handshake failed");
-                self.happened(Event::Refused)
-            }
-            PeerEvent::Gone { transport, is_main } => {
-                tracing::info!(viewer = %self.call.viewer, "the viewer gave up a transport and begins it again");
-                self.is_back = false;
-                let begun = match &mut self.peer {
-                    Some(peer) if self.is_line_open => peer.begin_again(transport).await,
-                    _ => return self.happened(Event::Bye),
-                };
-                match begun {
-                    Ok(()) if is_main => self.happened(Event::BegunAgain),
-                    Ok(()) => Action::Wait,
-                    Err(error) => {
-                        tracing::warn!(viewer = %self.call.viewer, %error, "the transport does not begin again");
-                        self.happened(Event::Closed)
-                    }
-                }
-            }
-            PeerEvent::Message(text) => self.on_message(&text).await,
-        }
-    }
-
-    async fn on_message(&mut self, text: &str) -> Action {
-        let Some(peer) = &self.peer else { return Action::Wait };
-        match serde_json::from_str(text) {
-            Ok(Request::Ping { sent }) => {
-                let now = Instant::now();
-                let board = milliseconds(now - self.board_epoch);
-                let rtp = peer.video_clock().map(|clock| clock.timestamp(now));
-                peer.tell(&Reply::Pong { sent, board, rtp }.text()).await;
-                Action::Wait
-            }
-            Ok(Request::Bye {}) => self.happened(Event::Bye),
-            Ok(Request::Command {}) if self.commands.take(text) => Action::Wait,
-            Ok(Request::Command {}) => Action::Part("commands came without end"),
-            Err(error) => {
-                // The error quotes what it could not read.
-                let error = error.to_string();
-                let error = cut(&error, 100);
-                let reason = format!("not a message of this channel ({error}); send {{\"type\":\"ping\",\"sent\":..}}");
-                peer.tell(&Reply::Error { reason }.text()).await;
-                Action::Wait
-            }
-        }
-    }
-
-    async fn part(mut self, parting: Parting) {
-        let Parting { reason, code } = parting;
-        let seconds = self.progress.since.elapsed().as_secs();
+    async fn close(mut self, close: Close) {
+        let Close { reason, code } = close;
+        let seconds = self.stats.since.elapsed().as_secs();
         tracing::info!(viewer = %self.call.viewer, %reason, seconds, "viewer gone");
-        // Who was never reached may want to know that the relay is to blame.
+        // If no path was found, the reason includes the fault of the relay.
         let fault = self.peer.as_ref().filter(|_| self.state == State::Connecting).and_then(Peer::relay_fault);
         let said = fault.map_or_else(|| reason.to_string(), |fault| format!("{reason}; {fault}"));
-        self.say(Signal::Bye { reason: said, code }).await;
-        self.tell(&Reply::Bye { reason: &reason, code }).await;
+        self.send_signal(Signal::Bye { reason: said, code }).await;
+        self.send_reply(&Reply::Bye { reason: &reason, code }).await;
     }
 }
 
-fn refusal(error: &Error) -> Refusal {
+fn refusal(error: &Error) -> ErrorCode {
     match error {
-        Error::BadOffer(_) => Refusal::BadOffer,
-        Error::NoCommonCodec(_) => Refusal::NoCommonCodec,
-        Error::BadCandidate(_) => Refusal::BadCandidate,
-        Error::Stack(_) => Refusal::Internal,
+        Error::BadOffer(_) => ErrorCode::BadOffer,
+        Error::NoCommonCodec(_) => ErrorCode::NoCommonCodec,
+        Error::BadCandidate(_) => ErrorCode::BadCandidate,
+        Error::Stack(_) => ErrorCode::Internal,
     }
 }
+
+#[cfg(test)]
+mod tests;

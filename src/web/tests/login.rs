@@ -1,4 +1,4 @@
-//! Who is let in by the secret, a cookie or a token, and who has to wait.
+//! Tests of authorization by the secret, a cookie or a token, and of the pauses after wrong secrets.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use super::{Board, SECRET, header};
 use crate::ice::Servers;
 use crate::web::Config;
-use crate::web::MOST_SECRET;
+use crate::web::MAX_SECRET;
 
 #[tokio::test]
-async fn with_a_secret_every_path_but_the_public_ones_asks_for_it() {
+async fn with_a_secret_every_path_except_the_public_ones_requires_it() {
     let board = Board::locked().await;
     for path in ["/api/status", "/metrics", "/snapshot.jpg", "/api/signal"] {
         let refused = board.get(path, &[]).await;
@@ -53,7 +53,7 @@ async fn a_login_gives_a_cookie_that_scripts_and_other_sites_cannot_use() {
 }
 
 #[tokio::test]
-async fn wrong_secrets_are_slowed_down_whatever_way_they_come() {
+async fn wrong_secrets_are_slowed_down_however_they_are_sent() {
     let board = Board::locked().await;
     assert_eq!(board.login("wrong").await.status(), 401);
     assert_eq!(board.get("/api/status", &[("authorization", "Bearer wrong")]).await.status(), 401);
@@ -62,7 +62,7 @@ async fn wrong_secrets_are_slowed_down_whatever_way_they_come() {
     assert_eq!(board.signal("?token=wrong", &[]).await, Err(401));
     assert!(begun.elapsed() >= Duration::from_millis(900), "the fourth is not looked at for a second");
     let wrong = ("authorization", "Bearer wrong");
-    // Those whose turn does not come within some seconds have to come again; who goes is in nobody's way.
+    // Requests whose turn does not come within some seconds are refused; a client that leaves does not block others.
     let many = (0..20)
         .map(|_| async { tokio::time::timeout(Duration::from_millis(700), board.get("/api/status", &[wrong])).await });
     let refused: Vec<_> = join_all(many).await.into_iter().flatten().collect();
@@ -85,14 +85,14 @@ async fn wrong_secrets_are_slowed_down_whatever_way_they_come() {
 
 /// One network behind a router, or a reverse proxy on another machine.
 #[tokio::test]
-async fn a_program_with_the_right_secret_gets_in_beside_a_guesser_at_its_address() {
+async fn a_program_with_the_right_secret_is_authorized_beside_a_guesser_at_its_address() {
     let chosen = Board::locked().await;
-    let made = Board::start(Config { is_secret_made: true, ..Board::lock(SECRET) }).await;
+    let made = Board::start(Config { is_secret_generated: true, ..Board::lock(SECRET) }).await;
     for (board, longest) in [(&chosen, Duration::from_secs(3)), (&made, Duration::from_millis(500))] {
         let (bearer, basic) =
             (("authorization", "Bearer correct horse"), ("authorization", "Basic YW55OmNvcnJlY3QgaG9yc2U="));
         assert_eq!(board.get("/api/status", &[bearer]).await.status(), 200);
-        let guesser = async {
+        let attempt_source = async {
             loop {
                 let refused = board.get("/api/status", &[("authorization", "Bearer guess")]).await.status().as_u16();
                 assert!([401, 429].contains(&refused), "{refused}");
@@ -109,13 +109,13 @@ async fn a_program_with_the_right_secret_gets_in_beside_a_guesser_at_its_address
         };
         tokio::select! {
             () = honest => {}
-            () = guesser => unreachable!("it never ends"),
+            () = attempt_source => unreachable!("it never ends"),
         }
     }
 }
 
 #[tokio::test]
-async fn who_waits_for_a_turn_does_not_keep_the_service_from_stopping() {
+async fn a_queued_login_attempt_does_not_delay_shutdown() {
     let Board { address, _group: group, calls, state } = Board::locked().await;
     let client = reqwest::Client::new();
     let wrong = || client.get(format!("http://{address}/api/status")).bearer_auth("wrong").send();
@@ -135,7 +135,7 @@ async fn who_waits_for_a_turn_does_not_keep_the_service_from_stopping() {
 }
 
 #[tokio::test]
-async fn a_login_that_is_not_json_is_told_so() {
+async fn a_login_that_is_not_json_is_refused_with_that_reason() {
     let board = Board::locked().await;
     for kind in [None, Some("text/plain"), Some("application/x-www-form-urlencoded")] {
         let headers: Vec<_> = kind.map(|kind| ("content-type", kind)).into_iter().collect();
@@ -148,7 +148,7 @@ async fn a_login_that_is_not_json_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_copy_of_a_cookie_or_token_is_worth_nothing_after_the_logout_and_after_a_restart() {
+async fn a_copied_cookie_or_token_is_invalid_after_a_logout_and_after_a_restart() {
     let board = Board::locked().await;
     let (cookie, other) = (board.cookie().await, board.cookie().await);
     let wanted = json!({ "secret": SECRET, "keep": "token" }).to_string();
@@ -159,7 +159,7 @@ async fn a_copy_of_a_cookie_or_token_is_worth_nothing_after_the_logout_and_after
         assert_eq!(board.ask(Method::POST, "/api/logout", &[login], "").await.status(), 204);
         assert_eq!(board.get("/api/status", &[login]).await.status(), 401);
     }
-    // Whom nobody has logged out goes on, and what is no login changes nothing.
+    // A login that was not ended stays valid, and any other cookie changes nothing.
     assert_eq!(board.ask(Method::POST, "/api/logout", &[("cookie", "peercam=1.2.3")], "").await.status(), 204);
     assert_eq!(board.get("/api/status", &[("cookie", &other)]).await.status(), 200);
     let Board { state, .. } = board;
@@ -175,7 +175,7 @@ async fn a_copy_of_a_cookie_or_token_is_worth_nothing_after_the_logout_and_after
 }
 
 #[tokio::test]
-async fn cookies_are_no_guesses_and_those_that_have_ended_are_taken_back() {
+async fn cookies_do_not_count_as_guesses_and_ended_ones_are_removed() {
     let board = Board::locked().await;
     let cookie = board.cookie().await;
     let (name, _) = cookie.split_once('=').unwrap();
@@ -184,7 +184,7 @@ async fn cookies_are_no_guesses_and_those_that_have_ended_are_taken_back() {
         let refused = board.get("/api/status", &[("cookie", &forged)]).await;
         assert_eq!(refused.status(), 401);
         assert!(header(&refused, "set-cookie").contains("Max-Age=0"));
-        // Another board's behind the same name, or another program's.
+        // A cookie of another board behind the same name, or of another program.
         let other = board.get("/api/status", &[("cookie", "peercam-00000000=1.2.00; peercam=x")]).await;
         assert_eq!((other.status().as_u16(), header(&other, "set-cookie")), (401, ""));
     }
@@ -192,7 +192,7 @@ async fn cookies_are_no_guesses_and_those_that_have_ended_are_taken_back() {
 }
 
 #[tokio::test]
-async fn a_login_outlives_a_restart_and_ends_with_a_new_secret_or_a_lost_key() {
+async fn a_login_survives_a_restart_and_ends_with_a_new_secret_or_a_lost_key() {
     let board = Board::locked().await;
     let cookie = board.cookie().await;
     let Board { state, .. } = board;
@@ -209,7 +209,7 @@ async fn a_login_outlives_a_restart_and_ends_with_a_new_secret_or_a_lost_key() {
 }
 
 #[tokio::test]
-async fn programs_that_know_only_user_and_password_are_let_in_and_the_page_gets_no_dialog() {
+async fn programs_may_use_basic_authentication_and_the_page_gets_no_dialog() {
     let mut board = Board::locked().await;
     // any:correct horse
     let basic = ("authorization", "Basic YW55OmNvcnJlY3QgaG9yc2U=");
@@ -241,13 +241,13 @@ async fn programs_that_know_only_user_and_password_are_let_in_and_the_page_gets_
 
 /// Whatever a page of another site makes its visitor's browser send, the visitor can still log in.
 #[tokio::test]
-async fn no_page_of_another_site_locks_its_visitor_out() {
+async fn a_page_of_another_site_cannot_lock_its_visitor_out() {
     let mut board = Board::locked().await;
     let cookie = board.cookie().await;
     let site = ("sec-fetch-site", "cross-site");
     let evil = ("origin", "https://evil.example");
     for _ in 0..10 {
-        // An image, with a browser that says where from and with one that does not.
+        // An image, from a browser that reports where the request comes from and from one that does not.
         let image = [("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image"), site];
         assert_eq!(board.get("/api/signal?token=x", &image).await.status(), 403);
         assert_eq!(board.get("/api/signal?token=x", &[]).await.status(), 401);
@@ -257,7 +257,7 @@ async fn no_page_of_another_site_locks_its_visitor_out() {
         // What the visitor's own page may send too, if it knows the secret.
         let bearer = [evil, site, ("authorization", "Bearer x"), ("content-type", "application/sdp")];
         let guess = board.ask(Method::POST, "/whep", &bearer, "");
-        // Beyond the third it waits for its turn.
+        // After the third it waits for its turn.
         if let Ok(answer) = tokio::time::timeout(Duration::from_millis(200), guess).await {
             assert!([401, 429].contains(&answer.status().as_u16()));
         }
@@ -270,7 +270,7 @@ async fn no_page_of_another_site_locks_its_visitor_out() {
 }
 
 #[tokio::test]
-async fn a_login_in_a_frame_holds_by_a_cookie_for_frames_or_by_a_token() {
+async fn a_login_in_a_frame_uses_a_partitioned_cookie_or_a_token() {
     let board = Board::locked().await;
     let json = ("content-type", "application/json");
     let login = json!({ "secret": SECRET }).to_string();
@@ -297,8 +297,8 @@ async fn a_login_in_a_frame_holds_by_a_cookie_for_frames_or_by_a_token() {
 }
 
 #[tokio::test]
-async fn a_secret_that_no_login_could_carry_is_refused_by_the_configuration() {
-    let longest = "x".repeat(MOST_SECRET);
+async fn the_configuration_refuses_a_secret_that_http_cannot_carry() {
+    let longest = "x".repeat(MAX_SECRET);
     assert_eq!(Config::secret_fault(&longest), None);
     assert!(Config::secret_fault(&format!("{longest}x")).unwrap().contains("4096"));
     let board = Board::start(Board::lock(&longest)).await;

@@ -1,5 +1,6 @@
-//! The real front on a loopback port, asked by real clients.
+//! Tests of the real front on a loopback port, with real clients.
 
+mod grants;
 mod login;
 mod pages;
 mod whep;
@@ -17,13 +18,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use super::*;
-use crate::board::Gauges;
-use crate::command::Desk;
-use crate::control::Parts;
-use crate::control::StatusConfig;
+use crate::board::BoardSensors;
+use crate::command::CommandQueue;
 use crate::ice::Servers;
 use crate::notices::Notices;
-use crate::signalling::{Call, Reception};
+use crate::signalling::{Call, SignallingContext};
+use crate::status::{Monitor, Parts, StatusConfig};
 use crate::tasks::Group;
 use crate::viewer;
 use crate::viewer::Viewers;
@@ -49,9 +49,9 @@ impl Board {
 
     async fn start_in(state: TempDir, config: Config, servers: Servers) -> Self {
         let group = Group::new();
-        let front = Front::bind(Config { listen: "127.0.0.1:0".parse().unwrap(), ..config }).await.unwrap();
+        let front = HttpServer::bind(Config { listen: "127.0.0.1:0".parse().unwrap(), ..config }).await.unwrap();
         let settings = viewer::Config { max: 1, servers: Servers::default() };
-        let viewers = Viewers::open(&settings, Vec::new(), mpsc::channel(1).1, Desk::new(1).0, &group).unwrap();
+        let viewers = Viewers::open(&settings, Vec::new(), mpsc::channel(1).1, CommandQueue::new(1).0, &group).unwrap();
         let parts = Parts {
             device: "test".into(),
             cameras: Vec::new(),
@@ -59,15 +59,16 @@ impl Board {
             has_sound: watch::channel(Some(false)).1,
             viewers,
             broker: None,
-            gauges: Gauges::new("/".into(), None),
+            sensors: BoardSensors::new("/".into(), None),
             notices: Notices::open(Path::new("/nowhere"), &group),
             local_name: watch::channel(None).1,
             status: StatusConfig::default(),
         };
         let (sender, calls) = mpsc::channel(8);
         let address = front.address();
-        let reception = Reception { calls: sender, desk: Desk::new(1).0, servers, group: group.clone() };
-        front.serve(Control::open(parts, &group), reception, Some(state.path())).unwrap();
+        let signalling_context =
+            SignallingContext { calls: sender, commands: CommandQueue::new(1).0, servers, group: group.clone() };
+        front.serve(Monitor::open(parts, &group), signalling_context, Some(state.path())).unwrap();
         Self { address, calls, state, _group: group }
     }
 
@@ -90,7 +91,7 @@ impl Board {
         header(&login, "set-cookie").split(';').next().unwrap().to_owned()
     }
 
-    /// What comes back for `bytes`, until the board closes the connection or says nothing for a while.
+    /// The answer to `bytes`, until the board closes the connection or sends nothing for a while.
     async fn raw(&self, bytes: &str) -> String {
         let mut socket = TcpStream::connect(self.address).await.unwrap();
         socket.write_all(bytes.as_bytes()).await.unwrap();
@@ -133,15 +134,16 @@ fn header<'r>(response: &'r Response, name: &str) -> &'r str {
 }
 
 #[tokio::test]
-async fn without_a_secret_only_this_machine_is_listened_to() {
-    let error = Front::bind(Config { listen: "0.0.0.0:0".parse().unwrap(), ..Config::default() }).await.unwrap_err();
+async fn without_a_secret_the_board_listens_on_loopback_only() {
+    let error =
+        HttpServer::bind(Config { listen: "0.0.0.0:0".parse().unwrap(), ..Config::default() }).await.unwrap_err();
     assert!(error.to_string().contains("needs a secret"), "{error}");
 }
 
 #[tokio::test]
-async fn a_busy_port_is_named_with_what_to_do() {
+async fn a_busy_port_is_reported_with_advice() {
     let board = Board::open().await;
-    let error = Front::bind(Config { listen: board.address, ..Config::default() }).await.unwrap_err().to_string();
+    let error = HttpServer::bind(Config { listen: board.address, ..Config::default() }).await.unwrap_err().to_string();
     assert!(error.contains(&board.address.to_string()) && error.contains("set another `web.listen`"), "{error}");
 }
 
@@ -158,7 +160,7 @@ async fn files_have_strong_etags_and_are_not_sent_twice() {
 }
 
 #[tokio::test]
-async fn bodies_and_heads_beyond_measure_are_refused() {
+async fn oversized_bodies_and_heads_are_refused() {
     let board = Board::locked().await;
     assert_eq!(board.login(&"x".repeat(100_000)).await.status(), 413);
     let json = [("content-type", "application/json")];

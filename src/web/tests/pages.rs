@@ -1,4 +1,4 @@
-//! Which pages may ask what, under which names, and what they are told.
+//! Tests of origins and host names: allowed requests, and the texts of refusals.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use super::{Board, SECRET, header};
 use crate::web::Config;
 
 #[tokio::test]
-async fn a_page_with_the_secret_may_read_by_http_and_its_browser_s_cookie_does_not_count() {
+async fn a_foreign_page_may_read_with_the_secret_and_the_browser_s_cookie_does_not_count() {
     let board = Board::locked().await;
     let cookie = board.cookie().await;
     let other = ("origin", "https://other.example");
@@ -23,7 +23,7 @@ async fn a_page_with_the_secret_may_read_by_http_and_its_browser_s_cookie_does_n
 }
 
 #[tokio::test]
-async fn links_from_elsewhere_open_and_nothing_else_of_another_site_does() {
+async fn another_site_may_only_link_to_the_board() {
     for board in [Board::locked().await, Board::open().await] {
         let locked = board.get("/", &[]).await.status() == 401;
         let expected = if locked { 401 } else { 200 };
@@ -32,7 +32,7 @@ async fn links_from_elsewhere_open_and_nothing_else_of_another_site_does() {
         assert_eq!(board.get("/api/status", &link).await.status(), expected);
         let frame = [link[0], link[1], ("sec-fetch-dest", "iframe")];
         assert_eq!(board.get("/", &frame).await.status(), expected);
-        // `frame-ancestors` has a say only where somebody may frame it.
+        // `frame-ancestors` decides only if the configuration allows frames.
         assert_eq!(board.get("/snapshot.jpg", &frame).await.status(), if locked { 401 } else { 403 });
         for site in ["cross-site", "same-site"] {
             let image = [("sec-fetch-site", site), ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")];
@@ -76,7 +76,7 @@ async fn a_page_learns_why_its_websocket_was_refused() {
     };
     assert_eq!(why(&[("origin", &ours)]).await.1, "secret-needed");
     assert_eq!(why(&[("origin", &ours), ("cookie", &cookie)]).await.0, 426);
-    // What comes of a WebSocket by a proxy that speaks HTTP/1.0, or does not pass `Upgrade` on.
+    // A WebSocket request as it arrives from a proxy that speaks HTTP/1.0, or does not pass on `Upgrade`.
     let head = format!("Host: {}\r\nCookie: {cookie}\r\nConnection: close\r\n", board.address);
     let upgrade = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     for lost in [
@@ -96,7 +96,7 @@ async fn a_page_learns_why_its_websocket_was_refused() {
 }
 
 #[tokio::test]
-async fn heads_that_name_two_hosts_are_refused() {
+async fn requests_with_two_hosts_are_refused() {
     let board = Board::open().await;
     let answer = async |head: &str| board.raw(&format!("{head}Connection: close\r\n\r\n")).await;
     let sound = "GET /api/status HTTP/1.1\r\nHost: localhost\r\n";
@@ -120,7 +120,7 @@ async fn heads_that_name_two_hosts_are_refused() {
 }
 
 #[tokio::test]
-async fn the_websocket_asks_for_the_secret_and_for_an_origin_that_is_ours() {
+async fn the_websocket_requires_the_secret_and_our_origin() {
     let mut board = Board::locked().await;
     let bearer = ("authorization", format!("Bearer {SECRET}"));
     let ours = ("origin", format!("http://{}", board.address));
@@ -144,7 +144,7 @@ async fn a_page_of_another_origin_cannot_change_anything() {
 }
 
 #[tokio::test]
-async fn without_a_secret_a_name_that_leads_here_from_elsewhere_is_refused() {
+async fn without_a_secret_an_unknown_host_name_is_refused() {
     let board = Board::open().await;
     for (host, expected) in [("evil.example", 403), ("camera.example", 200), ("localhost:8080", 200)] {
         assert_eq!(board.get("/api/status", &[("host", host)]).await.status(), expected, "{host}");
@@ -154,7 +154,7 @@ async fn without_a_secret_a_name_that_leads_here_from_elsewhere_is_refused() {
 }
 
 #[tokio::test]
-async fn a_foreign_page_may_ask_before_it_uses_whep_with_the_secret() {
+async fn a_foreign_page_gets_an_answer_to_its_whep_preflight() {
     let board = Board::locked().await;
     let question = [
         ("origin", "https://other.example"),
@@ -166,13 +166,13 @@ async fn a_foreign_page_may_ask_before_it_uses_whep_with_the_secret() {
     assert!(header(&answer, "access-control-allow-headers").contains("Authorization"));
     assert!(header(&answer, "access-control-expose-headers").contains("Location"));
     assert_eq!(header(&answer, "access-control-allow-credentials"), "");
-    // A player on another site that was given no secret.
+    // A player on another site that does not have the secret.
     let refused = board.ask(Method::POST, "/whep", &question[..1], "").await.text().await.unwrap();
     assert!(refused.contains("foreign-origin") && refused.contains("Authorization: Bearer"), "{refused}");
 }
 
 #[tokio::test]
-async fn every_answer_carries_the_protecting_headers() {
+async fn every_response_has_the_security_headers() {
     let board = Board::locked().await;
     for path in ["/", "/page.css", "/nothing", "/api/status"] {
         let response = board.get(path, &[]).await;
@@ -186,7 +186,7 @@ async fn every_answer_carries_the_protecting_headers() {
 }
 
 #[tokio::test]
-async fn what_the_http_library_refuses_has_a_code_and_a_reason_too() {
+async fn refusals_of_the_http_library_have_a_code_and_a_reason() {
     let board = Board::open().await;
     let json = [("content-type", "application/json")];
     let long = json!({ "secret": "x".repeat(20_000) }).to_string();

@@ -1,4 +1,4 @@
-//! The ways to pictures: WHEP, the WebSocket, and the servers that they name.
+//! Tests of WHEP, the WebSocket, and the ICE servers that they send.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn servers() -> Servers {
     Servers::new(&toml::from_str(config).unwrap(), "door")
 }
 
-/// A call by WHEP at `url` that is answered, and the answer.
+/// Makes a call over WHEP at `url` that is answered. Returns the call and the answer.
 async fn answered(board: &mut Board, url: &str) -> (Call, Response) {
     let answering = async {
         let mut call = board.calls.recv().await.unwrap();
@@ -37,27 +37,27 @@ async fn answered(board: &mut Board, url: &str) -> (Call, Response) {
 }
 
 #[tokio::test]
-async fn a_websocket_begins_with_the_ice_servers_and_tells_them_again_when_asked() {
+async fn a_websocket_starts_with_the_ice_servers_and_sends_them_again_on_request() {
     let board = Board::start_with(Config::default(), servers()).await;
     let request = format!("ws://{}/api/signal", board.address).into_client_request().unwrap();
     let (mut socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
     for _ in 0..2 {
-        let told = loop {
-            // Pings come between.
+        let message = loop {
+            // Pings come in between.
             let message = socket.next().await.unwrap().unwrap();
             if message.is_text() {
                 break serde_json::from_str::<Value>(message.to_text().unwrap()).unwrap();
             }
         };
-        assert_eq!(told["type"], "ice-servers");
-        assert_eq!(told["servers"][0], json!({ "urls": ["stun:a.example"] }));
-        assert_eq!(told["servers"][1]["credential"], "c");
+        assert_eq!(message["type"], "ice-servers");
+        assert_eq!(message["servers"][0], json!({ "urls": ["stun:a.example"] }));
+        assert_eq!(message["servers"][1]["credential"], "c");
         socket.send(r#"{"type":"ice-servers"}"#.into()).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn whep_s_answer_links_to_the_ice_servers() {
+async fn the_whep_answer_links_to_the_ice_servers() {
     let mut board = Board::start_with(Config::default(), servers()).await;
     let url = format!("http://{}/whep", board.address);
     let (_call, answer) = answered(&mut board, &url).await;
@@ -74,7 +74,7 @@ async fn whep_s_answer_links_to_the_ice_servers() {
 }
 
 #[tokio::test]
-async fn whep_is_found_behind_odd_slashes_and_its_sessions_by_a_relative_address() {
+async fn whep_accepts_extra_slashes_and_its_session_urls_are_relative() {
     for path in ["/whep", "/whep/", "//whep", "/whep//", "//whep//?camera=door"] {
         let mut board = Board::start_with(Config::default(), servers()).await;
         let url = format!("http://{}{path}", board.address);
@@ -93,7 +93,7 @@ async fn whep_is_found_behind_odd_slashes_and_its_sessions_by_a_relative_address
 }
 
 #[tokio::test]
-async fn the_endpoint_names_ice_servers_to_those_who_are_let_in() {
+async fn the_endpoint_lists_ice_servers_for_authorized_clients_only() {
     let board = Board::start_with(Board::lock(SECRET), servers()).await;
     let links = async |headers: &[(&str, &str)]| {
         let described = board.ask(Method::OPTIONS, "/whep", headers, "").await;
@@ -113,7 +113,7 @@ async fn the_endpoint_names_ice_servers_to_those_who_are_let_in() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_too_long_is_objected_to_and_the_next_one_is_read() {
+async fn a_message_that_is_too_long_is_refused_and_the_next_one_is_read() {
     let board = Board::open().await;
     let request = format!("ws://{}/api/signal", board.address).into_client_request().unwrap();
     let (mut socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
@@ -129,9 +129,10 @@ async fn a_message_that_is_too_long_is_objected_to_and_the_next_one_is_read() {
     }
 }
 
-/// Who is told only after all was sent, as most programs are, reads a connection that the board has long closed.
+/// A client that reads only after it has sent everything, as most programs do, reads a connection that the board has
+/// long closed.
 #[tokio::test]
-async fn what_is_said_last_arrives_although_the_board_did_not_read_all_that_came() {
+async fn the_last_response_arrives_although_the_board_left_input_unread() {
     let board = Board::open().await;
     let websocket = format!(
         "GET /api/signal HTTP/1.1\r\nhost: {}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
@@ -157,14 +158,18 @@ async fn what_is_said_last_arrives_although_the_board_did_not_read_all_that_came
             socket.write_all(&[b'x'; 100_000]).await.unwrap();
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let mut heard = Vec::new();
-        socket.read_to_end(&mut heard).await.unwrap();
-        assert!(heard.windows(last.len()).any(|heard| heard == last), "{}", String::from_utf8_lossy(&heard));
+        let mut received = Vec::new();
+        socket.read_to_end(&mut received).await.unwrap();
+        assert!(
+            received.windows(last.len()).any(|received| received == last),
+            "{}",
+            String::from_utf8_lossy(&received)
+        );
     }
 }
 
 #[tokio::test]
-async fn an_offer_that_is_too_long_is_refused_in_words_and_if_match_counts_for_the_end_too() {
+async fn an_offer_that_is_too_long_is_refused_with_a_reason_and_if_match_applies_to_delete() {
     let mut board = Board::open().await;
     let offer = [("content-type", "application/sdp")];
     let refused = board.ask(Method::POST, "/whep", &offer, &"x".repeat(300_000)).await;
@@ -181,7 +186,7 @@ async fn an_offer_that_is_too_long_is_refused_in_words_and_if_match_counts_for_t
 }
 
 #[tokio::test]
-async fn if_match_is_taken_as_clients_write_it_and_proxies_change_it() {
+async fn if_match_is_accepted_in_all_forms_that_clients_and_proxies_send() {
     let mut board = Board::open().await;
     let url = format!("http://{}/whep", board.address);
     let (_call, answer) = answered(&mut board, &url).await;
@@ -201,7 +206,7 @@ async fn if_match_is_taken_as_clients_write_it_and_proxies_change_it() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_compressed_is_refused_with_what_is_taken() {
+async fn a_compressed_body_is_refused_with_the_accepted_encoding() {
     let mut board = Board::open().await;
     let url = format!("http://{}/whep", board.address);
     let (_call, answer) = answered(&mut board, &url).await;

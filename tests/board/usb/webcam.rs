@@ -160,7 +160,8 @@ impl Webcam {
         let (mut sample, mut millisecond, mut due) = (0, 0, Instant::now());
         loop {
             let packets = self.state().sounds.front().map_or(1, |request| request.packets.len());
-            // The bus has a frame each millisecond: who is late makes up for it, unless the host has not asked for long.
+            // The bus has a frame each millisecond: who is late makes up for it, unless the host has not asked for
+            // long.
             due += Duration::from_millis(packets as u64);
             due = due.max(Instant::now().checked_sub(PATIENCE).unwrap_or(due));
             thread::sleep(due.saturating_duration_since(Instant::now()));

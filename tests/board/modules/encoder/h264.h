@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * H.264 as simple as the standard allows (ITU-T H.264, clauses 7.3 and 9.2): a macroblock is either carried as its
- * samples (I_PCM) or repeats the picture before (P_Skip). So every decoder shows exactly what went in, and no part of
- * it takes arithmetic that a kernel does not have.
+ * H.264 as simple as the standard allows (ITU-T H.264, clauses 7.3, 8.3 and 9.2): a macroblock is carried as its
+ * samples (I_PCM), repeats the picture before (P_Skip), or, in a key frame, continues the macroblock above or to the
+ * left of it (Intra_16x16 without a residual). So every decoder shows exactly what went in, no part of it takes
+ * arithmetic that a kernel does not have, and key frames of flat pictures have the size that encoders give them.
  *
  * Nothing here belongs to the kernel but the types, so that a program can include it too.
  */
@@ -19,6 +20,14 @@
  * of them are 0, one byte that keeps two of them from being taken for a start code (clause 7.4.1).
  */
 #define H264_BLOCK_OVERHEAD (8 + H264_PCM_BYTES / 2)
+
+enum h264_mark {
+	H264_SKIPPED,
+	H264_PCM,
+	/* Intra_16x16 prediction, vertical and horizontal (table 8-4). */
+	H264_AS_ABOVE,
+	H264_AS_LEFT,
+};
 
 /* A picture in 4:2:0, as NV12 (interleaved chroma, step 2) or planar (step 1). */
 struct h264_picture {
@@ -42,7 +51,7 @@ struct h264_stream {
 	u32 idr_pic_id;
 	/* Where the search for changed macroblocks begins, so that a small budget reaches all of them in turn. */
 	u32 turn;
-	/* One entry for each macroblock: whether the next picture carries it. */
+	/* One entry for each macroblock: an enum h264_mark, how the next picture has it. */
 	u8 *marks;
 };
 
@@ -223,9 +232,65 @@ static inline void h264_pcm(struct h264_writer *w, const u8 *samples)
 		h264_byte(w, samples[i]);
 }
 
+/* Whether each line of a block is the last one of the block above it, or each sample the last one of its line to the left. */
+static inline bool h264_is_as(enum h264_mark mark, const u8 *block, const u8 *other, u32 size)
+{
+	u32 row, column;
+
+	for (row = 0; row < size; row++) {
+		for (column = 0; column < size; column++) {
+			u32 from = mark == H264_AS_ABOVE ? (size - 1) * size + column : row * size + size - 1;
+
+			if (block[row * size + column] != other[from])
+				return false;
+		}
+	}
+	return true;
+}
+
+/* Which of the macroblocks before it in a key frame one continues. */
+static inline enum h264_mark h264_continues(const struct h264_stream *s, u32 index)
+{
+	const u8 *block = s->shown + (size_t)index * H264_PCM_BYTES;
+	enum h264_mark mark;
+
+	for (mark = H264_AS_ABOVE; mark <= H264_AS_LEFT; mark++) {
+		u32 back = mark == H264_AS_ABOVE ? h264_columns(s) : 1;
+		bool has_one = mark == H264_AS_ABOVE ? index >= back : index % h264_columns(s) > 0;
+		const u8 *other = block - (size_t)back * H264_PCM_BYTES;
+
+		if (has_one && h264_is_as(mark, block, other, 16) && h264_is_as(mark, block + 256, other + 256, 8) &&
+		    h264_is_as(mark, block + 320, other + 320, 8))
+			return mark;
+	}
+	return H264_PCM;
+}
+
+/* A macroblock of a key frame by prediction alone (7.3.5). */
+static inline void h264_predicted(struct h264_writer *w, const struct h264_stream *s, u32 index)
+{
+	u32 columns = h264_columns(s);
+	bool is_by_pcm = (index % columns && s->marks[index - 1] == H264_PCM) ||
+			 (index >= columns && s->marks[index - columns] == H264_PCM);
+
+	/* mb_type: I_16x16_0_0_0 and I_16x16_1_0_0 (table 7-11). */
+	h264_ue(w, s->marks[index] == H264_AS_ABOVE ? 1 : 2);
+	/* intra_chroma_pred_mode (table 8-5). */
+	h264_ue(w, s->marks[index] == H264_AS_ABOVE ? 2 : 1);
+	h264_ue(w, 0); /* mb_qp_delta */
+	/*
+	 * coeff_token for no coefficient, by how many the neighbours have on average: 16 in I_PCM and else none, so 0, or
+	 * 8 and more, which share a code (9.2.1, table 9-5).
+	 */
+	if (is_by_pcm)
+		h264_put(w, 3, 6);
+	else
+		h264_put(w, 1, 1);
+}
+
 /*
- * Writes a picture, and gives its length; 0 where it does not fit. `most` is how many macroblocks it may carry besides
- * those of a key frame, which carries all.
+ * Writes a picture, and gives its length; 0 where it does not fit. `most` is how many macroblocks it may carry, but
+ * for a key frame, which has all.
  */
 static inline u32 h264_write(struct h264_stream *s, const struct h264_picture *p, bool is_key, bool has_headers, u32 most,
 			     u8 *bytes, u32 capacity)
@@ -237,12 +302,12 @@ static inline u32 h264_write(struct h264_stream *s, const struct h264_picture *p
 	for (i = 0; i < blocks; i++) {
 		u32 index = (s->turn + i) % blocks;
 
-		s->marks[index] = is_key;
+		s->marks[index] = is_key ? H264_PCM : H264_SKIPPED;
 		if (is_key || marked == most)
 			continue;
 		h264_block(s, p, index, samples);
 		if (memcmp(samples, s->shown + (size_t)index * H264_PCM_BYTES, H264_PCM_BYTES)) {
-			s->marks[index] = 1;
+			s->marks[index] = H264_PCM;
 			if (++marked == most)
 				s->turn = (index + 1) % blocks;
 		}
@@ -273,7 +338,7 @@ static inline u32 h264_write(struct h264_stream *s, const struct h264_picture *p
 	for (i = 0; i < blocks; i++) {
 		u8 *shown = s->shown + (size_t)i * H264_PCM_BYTES;
 
-		if (!s->marks[i]) {
+		if (s->marks[i] == H264_SKIPPED) {
 			skipped++;
 			continue;
 		}
@@ -281,8 +346,14 @@ static inline u32 h264_write(struct h264_stream *s, const struct h264_picture *p
 			h264_ue(&w, skipped); /* mb_skip_run */
 		skipped = 0;
 		h264_block(s, p, i, shown);
-		h264_ue(&w, is_key ? 25 : 30); /* mb_type I_PCM, in I and in P slices */
-		h264_pcm(&w, shown);
+		if (is_key)
+			s->marks[i] = h264_continues(s, i);
+		if (s->marks[i] == H264_PCM) {
+			h264_ue(&w, is_key ? 25 : 30); /* mb_type I_PCM, in I and in P slices */
+			h264_pcm(&w, shown);
+		} else {
+			h264_predicted(&w, s, i);
+		}
 	}
 	if (skipped)
 		h264_ue(&w, skipped);

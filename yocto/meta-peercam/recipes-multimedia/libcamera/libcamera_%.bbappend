@@ -1,2 +1,2 @@
-# libcamerasrc, by which cameras at the CSI connector are read. meta-raspberrypi adds the Raspberry Pi's pipelines.
+# libcamerasrc, which reads cameras at the CSI connector. meta-raspberrypi adds the Raspberry Pi's pipelines.
 PACKAGECONFIG:append:df-peercam = " gst"

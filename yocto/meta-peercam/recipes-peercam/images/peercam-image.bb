@@ -4,10 +4,10 @@ HOMEPAGE = "https://github.com/peercam/peercam"
 BUGTRACKER = "https://github.com/peercam/peercam/issues"
 SECTION = "images"
 LICENSE = "MIT"
-# An image is no product that vulnerabilities are reported of.
+# Vulnerabilities are not reported for images.
 CVE_PRODUCT = ""
 
-# Made to be built with conf/distro/include/peercam-image.inc, by one of the files in yocto/kas. runqemu wants it unpacked.
+# Made to be built with conf/distro/include/peercam-image.inc, by one of the files in yocto/kas. runqemu needs it unpacked.
 IMAGE_FSTYPES = "wic.zst wic.bmap"
 IMAGE_FSTYPES:qemuall = "wic"
 WKS_FILE = "peercam.wks.in"
@@ -30,13 +30,13 @@ IMAGE_INSTALL = "\
 
 inherit core-image
 
-# Beside what the board starts from.
+# In addition to the files that the board starts from.
 IMAGE_BOOT_FILES:append = " peercam.toml.example"
 # nooelint: oelint.vars.mispell.unknown - a task, which oelint takes for a variable
 do_image_wic[depends] += "peercam-board:do_deploy"
 
-# /etc is laid over with the data partition before systemd starts, by a script of ours: oe-core's gives up when the
-# partition is damaged, and the board would never be seen again.
+# Our own script mounts the data partition over /etc before systemd starts: oe-core's script gives up if the partition is
+# damaged, and the board would be unreachable.
 OVERLAYFS_ETC_MOUNT_POINT = "/data"
 OVERLAYFS_ETC_DEVICE = "/dev/mmcblk0p3"
 OVERLAYFS_ETC_DEVICE:qemuall = "/dev/vda3"
@@ -45,7 +45,7 @@ OVERLAYFS_ETC_MOUNT_OPTIONS = "noatime"
 OVERLAYFS_ETC_CREATE_MOUNT_DIRS = "0"
 OVERLAYFS_ETC_INIT_TEMPLATE := "${THISDIR}/peercam-image/preinit.sh.in"
 
-# runqemu takes the kernel from beside the image, and finds the root on its second partition.
+# runqemu takes the kernel from the directory of the image, and finds the root on its second partition.
 QB_DEFAULT_FSTYPE:qemuall = "wic"
 # nooelint: oelint.vars.mispell.unknown - not known to oelint
 QB_KERNEL_ROOT:qemuall = "/dev/vda2 ro"

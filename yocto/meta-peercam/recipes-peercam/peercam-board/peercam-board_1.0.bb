@@ -10,7 +10,7 @@ LIC_FILES_CHKSUM = "\
     file://${COMMON_LICENSE_DIR}/Apache-2.0;md5=89aea4e17d99a7cacdbeed46a0096b10 \
 "
 
-# What the Debian image has too is taken from there, in the checkout that this layer lies in.
+# Files that the Debian image also has are taken from it, in the checkout that contains this layer.
 # nooelint: oelint.vars.fileextrapaths,oelint.vars.outofcontext - a recipe of the same repository
 FILESEXTRAPATHS:prepend := "${THISDIR}/../../../..:"
 SRC_URI = "\
@@ -65,12 +65,12 @@ do_install() {
         ln -s /dev/null ${D}${sysconfdir}/systemd/system/${login}.service
     done
 
-    # What is mounted by the image.
+    # Mount points of the image.
     install -d -m 0700 ${D}/data
     install -d ${D}/boot/firmware
 }
 
-# For the boot partition, from where a person takes it as a pattern.
+# For the boot partition, as a template for users.
 do_deploy() {
     install -m 0644 ${S}/image/boot/peercam.toml.example ${DEPLOYDIR}
 }

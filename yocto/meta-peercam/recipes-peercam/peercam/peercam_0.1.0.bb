@@ -5,7 +5,7 @@ BUGTRACKER = "https://github.com/peercam/peercam/issues"
 SECTION = "multimedia"
 CVE_PRODUCT = "peercam"
 
-# peercam's own, and that of every crate that is linked in; yocto/check holds it against what the crates declare.
+# peercam's own, and that of every crate that is linked in; yocto/check compares it with what the crates declare.
 LICENSE = "(MIT | Apache-2.0) & Apache-2.0 & BSD-3-Clause & ISC & MIT & Unicode-3.0 & Unlicense"
 LIC_FILES_CHKSUM = "\
     file://LICENSE-MIT;md5=734b95c06bb4fb27e8f7c730a797eb24 \
@@ -21,8 +21,8 @@ DEPENDS = "\
     gstreamer1.0-plugins-base \
 "
 
-# The source is the checkout that this layer lies in, so the list of crates below is always that of its Cargo.lock
-# (docs/decisions/0020). What is listed is all that the build reads; yocto/check compiles just that.
+# The source is the checkout that contains this layer, so the list of crates below is always that of its Cargo.lock
+# (docs/decisions/0020). The list has everything that the build reads; yocto/check compiles exactly that.
 # nooelint: oelint.vars.fileextrapaths,oelint.vars.outofcontext - a recipe of the same repository
 FILESEXTRAPATHS:prepend := "${THISDIR}/../../../..:"
 SRC_URI = "\
@@ -34,6 +34,7 @@ SRC_URI = "\
     file://packaging;subdir=${BP} \
     file://src;subdir=${BP} \
     file://systemd;subdir=${BP} \
+    file://tests/kit;subdir=${BP} \
     file://web;subdir=${BP} \
 "
 
@@ -41,33 +42,33 @@ inherit cargo cargo-update-recipe-crates features_check pkgconfig systemd userad
 
 require ${BPN}-crates.inc
 
-# The feature is what switches on the options of GStreamer and libcamera that peercam cannot do without; a build without
-# it would end in an image that has no sound, and say nothing.
+# The feature enables the options of GStreamer and libcamera that peercam needs; a build without it would make an image
+# that has no sound, without an error.
 REQUIRED_DISTRO_FEATURES = "alsa peercam systemd"
 
-# bindgen runs libclang in the build, which is to read the headers of the board.
+# bindgen runs libclang in the build, which has to read the headers of the board.
 export LIBCLANG_PATH = "${STAGING_LIBDIR_NATIVE}"
 export BINDGEN_EXTRA_CLANG_ARGS = "${TOOLCHAIN_OPTIONS} --target=${TARGET_SYS}"
-# v4l2r takes the build machine's header otherwise.
+# Otherwise v4l2r uses the build machine's header.
 export V4L2R_VIDEODEV2_H_PATH = "${STAGING_INCDIR}/linux"
 
-# The crate aes 0.8 uses the processor's AES on arm64 only when told, and still looks at run time whether there is any.
+# The crate aes 0.8 uses the processor's AES on arm64 only with this flag, and still checks at run time whether it exists.
 RUSTFLAGS:append:aarch64 = " --cfg aes_armv8"
 
-# Symbols are taken off by do_package, which keeps them in peercam-dbg; the release profile would do it before.
+# do_package strips the symbols and keeps them in peercam-dbg; the release profile would strip them before.
 export CARGO_PROFILE_RELEASE_STRIP = "none"
 
 do_install:append() {
     install -d ${D}${systemd_system_unitdir}
     install -m 0644 ${S}/systemd/*.service ${S}/systemd/*.socket ${S}/systemd/*.slice ${S}/systemd/*.path ${D}${systemd_system_unitdir}
-    # The service starts it, nobody by hand.
+    # Only the service starts it.
     install -d ${D}${libexecdir}/peercam
     mv ${D}${bindir}/peercam-capture ${D}${libexecdir}/peercam/
     install -D -m 0644 ${S}/systemd/70-peercam.rules ${D}${nonarch_base_libdir}/udev/rules.d/70-peercam.rules
     install -D -m 0644 ${S}/packaging/peercam.toml ${D}${sysconfdir}/peercam/peercam.toml
 }
 
-# With this, everybody who may command the camera may reboot the board: the integrator's choice, so a package of its own.
+# With this, everybody who may command the camera may reboot the board: the integrator's choice, so it is a separate package.
 PACKAGE_BEFORE_PN = "${PN}-reboot"
 FILES:${PN}-reboot += "\
     ${systemd_system_unitdir}/peercam-reboot.path \
@@ -81,12 +82,12 @@ FILES:${PN} += "\
     ${systemd_system_unitdir}/peercam-capture@.service \
 "
 
-# Who may connect to the socket of the capture processes.
+# The group that may connect to the socket of the capture processes.
 USERADD_PACKAGES = "${PN}"
 GROUPADD_PARAM:${PN} = "--system peercam-capture"
 CONFFILES:${PN} = "${sysconfdir}/peercam/peercam.toml"
 
-# The class makes the preset too, so the one of systemd/ is left where it is.
+# The class makes the preset too, so the one of systemd/ is not installed.
 SYSTEMD_PACKAGES = "${PN} ${PN}-reboot"
 SYSTEMD_SERVICE:${PN} = "peercam.service peercam-provision.service peercam-wifi.service"
 SYSTEMD_SERVICE:${PN}-reboot = "peercam-reboot.path"
